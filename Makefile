@@ -1,0 +1,42 @@
+# Two commands do it all: `make demo` and `make test`. Both set up what they need first (deploy/bootstrap).
+
+ARGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= 2
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench-smoke lock clean
+
+help: ## this list
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the example for real: two sidecars, Consul, allow and deny (make demo ARGS=--keep)
+	@programs=$$(deploy/bootstrap --print-env) && set -a && eval "$$programs" && exec deploy/demo/run $(ARGS)
+
+test: ## the whole suite with real binaries (PYTEST_ARGS="-k name" narrows it)
+	@deploy/bootstrap --tests
+	@$(MAKE) --no-print-directory lint
+	@programs=$$(deploy/bootstrap --tests --print-env 2>/dev/null) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --tests)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.smoke $(ARGS)
+
+lock: ## pin the newest versions that pyproject.toml allows (needs uv on PATH)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --extra haproxy --group build pyproject.toml -o deploy/requirements/run.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --extra haproxy --group dev pyproject.toml -o deploy/requirements/test.txt
+
+clean: ## delete what was made in this folder, .venv included (the cache stays)
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

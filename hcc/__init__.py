@@ -1,0 +1,1 @@
+"""HAProxy Connect: HAProxy as a data plane of Consul's service mesh."""

@@ -1,0 +1,3 @@
+"""The version of hcc, in the one place that packaging and `--version` read it from."""
+
+VERSION = "0.1.0"
