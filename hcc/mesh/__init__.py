@@ -1,0 +1,1 @@
+"""What Consul's service mesh means, as values and pure functions; every module here is pure."""

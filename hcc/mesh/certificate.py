@@ -1,0 +1,160 @@
+"""A leaf certificate and its roots, checked before HAProxy sees them. The only heavy module of `hcc.mesh`.
+
+Leaves to others: writing files (`hcc.actors.cert_manager`) and looking at callers (`hcc.spoe.der`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.x509.verification import (
+    Criticality,
+    ExtensionPolicy,
+    PolicyBuilder,
+    Store,
+    VerificationError,
+)
+
+from hcc.errors import HccError
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Leaf, Roots
+
+
+class CertificateError(HccError):
+    """What Consul gave as a certificate, a key or a root cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A checked leaf with its key, and every root to trust.
+
+    Args:
+        leaf_pem: leaf, intermediates and private key, as HAProxy's `crt` wants them; no blank lines.
+        leaf_serial: upper-case hexadecimal, as HAProxy prints it.
+        leaf_sha1: SHA-1 of the leaf, upper-case hexadecimal: how HAProxy names it; nothing is trusted by it.
+        roots_pem: the roots one after another, oldest first as Consul lists them.
+        roots_sha1: SHA-1 of each root.
+    """
+
+    uri: str
+    leaf_pem: Secret
+    leaf_serial: str
+    leaf_sha1: str
+    not_before: datetime
+    not_after: datetime
+    roots_pem: str
+    roots_sha1: frozenset[str]
+
+
+def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
+    """The credentials in Consul's answers, once everything about them was checked at time `now` (aware, UTC).
+
+    Raises:
+        CertificateError: unreadable, key of another certificate, not valid now, another service's URI, or no
+            chain to one of the roots.
+    """
+    chain = _certificates(leaf.cert_pem, "the leaf")
+    authorities = _root_certificates(roots)
+    certificate, intermediates = chain[0], chain[1:]
+    _check_key(certificate, leaf.key_pem)
+    _check_dates(certificate, now)
+    _check_uri(certificate, leaf.uri)
+    _check_chain(certificate, intermediates, authorities, now)
+    return Credentials(
+        uri=leaf.uri,
+        leaf_pem=Secret(_joined([_pem(item) for item in chain] + [leaf.key_pem.reveal()])),
+        leaf_serial=f"{certificate.serial_number:X}",
+        leaf_sha1=_sha1(certificate),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        roots_pem=_joined([_pem(item) for item in authorities]),
+        roots_sha1=frozenset(_sha1(item) for item in authorities),
+    )
+
+
+def warning_time(credentials: Credentials) -> datetime:
+    """When an unrenewed leaf becomes worth a warning: nine tenths of its life. Consul renews by then."""
+    life = credentials.not_after - credentials.not_before
+    return credentials.not_before + life * 0.9
+
+
+def _certificates(pem: str, what: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as exc:
+        raise CertificateError(f"expected PEM certificates in {what}, found something else: {exc}") from exc
+
+
+def _root_certificates(roots: Roots) -> list[x509.Certificate]:
+    found: dict[str, x509.Certificate] = {}
+    for root in roots.roots:
+        for certificate in _certificates(root.cert_pem, f"root {root.id}"):
+            found.setdefault(_sha1(certificate), certificate)
+    if not found:
+        raise CertificateError("expected at least one root certificate, found none")
+    return list(found.values())
+
+
+def _check_key(certificate: x509.Certificate, key_pem: Secret) -> None:
+    try:
+        key = load_pem_private_key(key_pem.reveal().encode(), password=None)
+    except (ValueError, TypeError) as exc:
+        raise CertificateError("expected an unencrypted PEM private key beside the leaf") from exc
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*spki) != certificate.public_key().public_bytes(*spki):
+        raise CertificateError("expected the leaf's own private key, found the key of another certificate")
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime) -> None:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not start <= now <= end:
+        raise CertificateError(
+            f"expected a leaf valid at {now:%FT%TZ}, found one valid {start:%FT%TZ} to {end:%FT%TZ}"
+        )
+
+
+def _check_uri(certificate: x509.Certificate, uri: str) -> None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as exc:
+        raise CertificateError(f"expected a leaf for {uri}, found one without a SPIFFE URI") from exc
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if uris != [uri]:
+        raise CertificateError(f"expected a leaf for {uri}, found {', '.join(uris) or 'no URI'}")
+
+
+def _check_chain(
+    certificate: x509.Certificate,
+    intermediates: list[x509.Certificate],
+    authorities: list[x509.Certificate],
+    now: datetime,
+) -> None:
+    # The library's own policy is that of the public web; a CA of Vault's or of a company need not follow it. What
+    # counts here is what HAProxy will check too: signatures, dates, and that issuers are CAs.
+    issuers = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
+    leaves = ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+    policy = PolicyBuilder().store(Store(authorities)).time(now.astimezone(UTC))
+    verifier = policy.extension_policies(ca_policy=issuers, ee_policy=leaves).build_client_verifier()
+    try:
+        verifier.verify(certificate, intermediates)
+    except (VerificationError, InvalidSignature) as exc:
+        raise CertificateError(f"expected a leaf that chains to one of Consul's roots: {exc}") from exc
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _joined(blocks: list[str]) -> str:
+    # HAProxy's command line ends a payload at the first blank line, so none may stand inside.
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return "\n".join(lines) + "\n"
+
+
+def _sha1(certificate: x509.Certificate) -> str:
+    return hashlib.sha1(certificate.public_bytes(Encoding.DER), usedforsecurity=False).hexdigest().upper()

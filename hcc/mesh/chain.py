@@ -1,0 +1,148 @@
+"""A compiled discovery chain: how one upstream is reached, as Consul compiled it.
+
+The whole graph is kept (routers, splitters, resolvers), so that serving more of it needs no new type. Leaves to
+others: reading it from JSON (`hcc.consul.decode`) and turning it into backends (`hcc.haproxy.desired`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class NodeType(Enum):
+    """The three kinds of node, by Consul's names."""
+
+    ROUTER = "router"
+    SPLITTER = "splitter"
+    RESOLVER = "resolver"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One leg of a router. `definition` is Consul's JSON of match and destination, kept as read."""
+
+    next_node: str
+    definition: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One leg of a splitter; `weight` is a percentage, 0 to 100 in steps of 0.01."""
+
+    next_node: str
+    weight: float
+    definition: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of the chain; which fields count depends on `type`.
+
+    Args:
+        target: a resolver's target ID.
+        failover: target IDs to try after it, in order.
+        connect_timeout_ms: a resolver's, 0 when not given.
+        request_timeout_ms: a resolver's, 0 when not given.
+        load_balancer: Consul's JSON of the policy, empty when not given.
+    """
+
+    name: str
+    type: NodeType
+    routes: tuple[Route, ...] = ()
+    splits: tuple[Split, ...] = ()
+    target: str = ""
+    failover: tuple[str, ...] = ()
+    connect_timeout_ms: int = 0
+    request_timeout_ms: int = 0
+    load_balancer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One set of instances that a chain may send traffic to.
+
+    Args:
+        id: opaque; its form differs between Consul versions.
+        subset_filter: Consul's filter expression of a subset, empty for all instances.
+        mesh_gateway: mode `none`, `local`, `remote`, or empty.
+    """
+
+    id: str
+    service: str
+    datacenter: str
+    namespace: str = "default"
+    partition: str = "default"
+    peer: str = ""
+    subset: str = ""
+    subset_filter: str = ""
+    only_passing: bool = False
+    mesh_gateway: str = ""
+    sni: str = ""
+    external: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A compiled chain. Nodes and targets are sorted by name; `node` and `target` look one up.
+
+    Source: GET /v1/discovery-chain/:service; reference/consul.md section 4.
+    """
+
+    service: str
+    datacenter: str
+    protocol: str
+    start_node: str
+    nodes: tuple[Node, ...]
+    targets: tuple[Target, ...]
+
+    def node(self, name: str) -> Node:
+        """The node of that name; KeyError when the chain has none (the decoder checks all references)."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def target(self, target_id: str) -> Target:
+        """The target of that ID; KeyError when the chain has none."""
+        for target in self.targets:
+            if target.id == target_id:
+                return target
+        raise KeyError(target_id)
+
+
+def start_resolver(chain: Chain) -> Node:
+    """The resolver that serves while only one target is: the one the chain's default path ends at.
+
+    A router ends with Consul's catch-all route, so its last leg is taken; of a splitter the heaviest leg.
+    """
+    node = chain.node(chain.start_node)
+    while node.type is not NodeType.RESOLVER:
+        if node.type is NodeType.ROUTER:
+            node = chain.node(node.routes[-1].next_node)
+        else:
+            node = chain.node(max(node.splits, key=lambda split: split.weight).next_node)
+    return node
+
+
+def start_target(chain: Chain) -> Target:
+    """The target of `start_resolver`."""
+    return chain.target(start_resolver(chain).target)
+
+
+def unserved(chain: Chain) -> tuple[str, ...]:
+    """What the chain asks for beyond one resolver with one target, a phrase each; empty: all is served."""
+    start = chain.node(chain.start_node)
+    target = start_target(chain)
+    resolver = start_resolver(chain)
+    phrases = (
+        (start.type is NodeType.ROUTER, f"a router of {len(start.routes)} routes"),
+        (any(node.type is NodeType.SPLITTER for node in chain.nodes), "a splitter"),
+        (bool(resolver.failover), f"failover to {', '.join(resolver.failover)}"),
+        (bool(resolver.load_balancer), "a load balancer policy"),
+        (bool(resolver.request_timeout_ms), "a request timeout"),
+        (target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
+        (bool(target.peer), f"the cluster peer {target.peer}"),
+        (target.external, "an external target"),
+    )
+    return tuple(phrase for asked, phrase in phrases if asked)

@@ -1,0 +1,95 @@
+"""SPIFFE identities of services: who a certificate says its holder is.
+
+Leaves to others: finding the URI inside a certificate (`hcc.spoe.der`, `hcc.actors.cert_manager`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes
+
+from hcc.errors import HccError
+
+DEFAULT_PARTITION = "default"
+DEFAULT_NAMESPACE = "default"
+# Longest URI accepted: RFC 5280 has no limit, the SPIFFE ID standard (section 2.3) has 2048 bytes.
+MAX_URI_BYTES = 2048
+
+
+class IdentityError(HccError):
+    """A URI is not the SPIFFE identity of a service."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ServiceIdentity:
+    """One service of one trust domain. Names keep their case: Consul compares them case-sensitively."""
+
+    trust_domain: str
+    service: str
+    datacenter: str
+    namespace: str = DEFAULT_NAMESPACE
+    partition: str = DEFAULT_PARTITION
+
+    def uri(self) -> str:
+        """The SPIFFE URI of the service, its path segments percent-encoded."""
+        partition = "" if self.partition == DEFAULT_PARTITION else f"/ap/{_encode(self.partition)}"
+        return (
+            f"spiffe://{self.trust_domain}{partition}/ns/{_encode(self.namespace)}"
+            f"/dc/{_encode(self.datacenter)}/svc/{_encode(self.service)}"
+        )
+
+
+def parse_service_uri(uri: str) -> ServiceIdentity:
+    """The service that a SPIFFE URI names.
+
+    Args:
+        uri: as it stands in a certificate's subject alternative name.
+
+    Raises:
+        IdentityError: not a SPIFFE URI of a service (a gateway, an agent, a signing CA, anything malformed).
+
+    Source: hashicorp/consul agent/connect/uri.go; reference/consul.md section 5.
+    """
+    if len(uri) > MAX_URI_BYTES:
+        msg = f"expected a SPIFFE URI of at most {MAX_URI_BYTES} bytes, found {len(uri)}"
+        raise IdentityError(msg)
+    if not uri.startswith("spiffe://"):
+        msg = f"expected a URI that starts with spiffe://, found {uri!r}"
+        raise IdentityError(msg)
+    trust_domain, *segments = uri.removeprefix("spiffe://").split("/")
+    values = _named_segments(uri, segments)
+    if not trust_domain or any(character in trust_domain for character in "@:?#%"):
+        msg = f"expected a plain trust domain in {uri!r}"
+        raise IdentityError(msg)
+    return ServiceIdentity(
+        trust_domain=trust_domain.lower(),
+        service=values["svc"],
+        datacenter=values["dc"],
+        namespace=values["ns"],
+        partition=values.get("ap", DEFAULT_PARTITION),
+    )
+
+
+def _named_segments(uri: str, segments: list[str]) -> dict[str, str]:
+    keys, values = tuple(segments[0::2]), segments[1::2]
+    if len(segments) % 2 or keys not in (("ns", "dc", "svc"), ("ap", "ns", "dc", "svc")):
+        msg = f"expected spiffe://DOMAIN[/ap/..]/ns/../dc/../svc/.., found {uri!r}"
+        raise IdentityError(msg)
+    return dict(zip(keys, (_decode(uri, value) for value in values), strict=True))
+
+
+def _encode(name: str) -> str:
+    # Go's url.PathEscape leaves these alone; nothing else may differ, or the same service gets two URIs.
+    return quote(name, safe="$&+=:@~-._")
+
+
+def _decode(uri: str, segment: str) -> str:
+    try:
+        value = unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        msg = f"expected UTF-8 after percent-decoding in {uri!r}"
+        raise IdentityError(msg) from exc
+    if not value or not value.isprintable() or any(mark in segment for mark in "?#"):
+        msg = f"expected non-empty printable path segments in {uri!r}"
+        raise IdentityError(msg)
+    return value

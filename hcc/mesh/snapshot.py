@@ -1,0 +1,240 @@
+"""Everything Consul said that matters for one proxy, as one immutable value.
+
+Leaves to others: reading it from Consul's answers (`hcc.consul`) and deciding what HAProxy should do
+(`hcc.haproxy.desired`). Durations are milliseconds, 0 meaning "not given" unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hcc.mesh.chain import Chain
+from hcc.mesh.intentions import Policy
+from hcc.mesh.secret import Secret
+
+
+class Protocol(Enum):
+    """What a service speaks; anything that Consul may say besides these counts as tcp."""
+
+    TCP = "tcp"
+    HTTP = "http"
+    HTTP2 = "http2"
+    GRPC = "grpc"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether HAProxy looks at requests (http, http2 and grpc)."""
+        return self is not Protocol.TCP
+
+    @property
+    def is_h2(self) -> bool:
+        """Whether the application speaks HTTP/2 (http2 and grpc)."""
+        return self in (Protocol.HTTP2, Protocol.GRPC)
+
+
+class UpstreamType(Enum):
+    """How Consul finds the instances of an upstream."""
+
+    SERVICE = "service"
+    PREPARED_QUERY = "prepared_query"
+
+
+class Health(Enum):
+    """State of one endpoint: its worst check, node checks included."""
+
+    PASSING = "passing"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UpstreamKey:
+    """What makes two upstreams of one proxy two; duplicates of one key differ by where they listen."""
+
+    type: str
+    name: str
+    datacenter: str = ""
+    namespace: str = ""
+    partition: str = ""
+    peer: str = ""
+
+    def label(self) -> str:
+        """The upstream in one word, for log lines and metrics: `web`, `web.dc2`, `query:web`."""
+        prefix = "query:" if self.type == UpstreamType.PREPARED_QUERY.value else ""
+        return prefix + ".".join(part for part in (self.name, self.datacenter, self.peer) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One upstream as the proxy's registration has it, its opaque Config decoded.
+
+    Args:
+        local_bind_address: an IP address; `local_bind_socket` replaces address and port when set.
+        protocol: from the registration; a service upstream follows its discovery chain's instead.
+        poll_interval_ms: how often a prepared query is executed.
+        max_connections: most concurrent connections, 0 for no limit.
+    """
+
+    key: UpstreamKey
+    local_bind_address: str
+    local_bind_port: int
+    local_bind_socket: str = ""
+    local_bind_socket_mode: str = ""
+    protocol: Protocol = Protocol.TCP
+    connect_timeout_ms: int = 0
+    read_timeout_ms: int = 0
+    poll_interval_ms: int = 30_000
+    max_connections: int = 0
+    mesh_gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The sidecar's own registration, its opaque Config decoded and defaults filled in.
+
+    Args:
+        service: name of the service it stands for (`DestinationServiceName`).
+        service_id: ID of that instance, empty for a proxy that only has upstreams.
+        bind_address, bind_port: where the public listener goes.
+        local_address, local_port: where the application listens; port 0 while unknown.
+        max_inbound_connections: 0 for no limit.
+        warnings: what in the registration could not be used, for people.
+    """
+
+    id: str
+    name: str
+    service: str
+    service_id: str
+    bind_address: str
+    bind_port: int
+    local_address: str
+    local_port: int
+    local_socket: str = ""
+    protocol: Protocol = Protocol.TCP
+    local_connect_timeout_ms: int = 5_000
+    read_timeout_ms: int = 0
+    max_inbound_connections: int = 0
+    forward_for: bool = False
+    appname_header: str = ""
+    upstreams: tuple[Upstream, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """The service's certificate as Consul issued it: `cert_pem` is the leaf and any intermediates."""
+
+    service: str
+    uri: str
+    serial: str
+    cert_pem: str
+    key_pem: Secret
+    not_before: str
+    not_after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One CA certificate. Old roots stay listed with `active` false and stay trusted."""
+
+    id: str
+    cert_pem: str
+    active: bool
+    intermediates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """All CA certificates that Consul lists, in Consul's order."""
+
+    trust_domain: str
+    active_id: str
+    roots: tuple[Root, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One instance's sidecar.
+
+    Args:
+        address: an IP address (host names are resolved at the edge).
+        weight: Consul's weight for its present health, 1 to 65535; 0 takes it out of balancing.
+        identity: SPIFFE URI its certificate must carry.
+    """
+
+    address: str
+    port: int
+    weight: int
+    health: Health
+    identity: str = ""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may get traffic now."""
+        return self.health is not Health.CRITICAL and self.weight > 0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEndpoints:
+    """The instances of one chain target, sorted; `known` is false until Consul answered once."""
+
+    target_id: str
+    endpoints: tuple[Endpoint, ...]
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """One upstream with what Consul knows of it now.
+
+    Args:
+        chain: None for a prepared query, and for a service until its chain is known.
+        targets: endpoints by target ID; a prepared query has one, with ID `query`.
+    """
+
+    upstream: Upstream
+    chain: Chain | None
+    targets: tuple[TargetEndpoints, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether its chain, if it has one, and all its targets were answered once."""
+        is_service = self.upstream.key.type == UpstreamType.SERVICE.value and not self.upstream.key.peer
+        return (self.chain is not None or not is_service) and all(target.known for target in self.targets)
+
+    def endpoints(self, target_id: str) -> tuple[Endpoint, ...]:
+        """The endpoints of one target, empty while unknown."""
+        for target in self.targets:
+            if target.target_id == target_id:
+                return target.endpoints
+        return ()
+
+
+QUERY_TARGET = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All of it. `version` grows with every snapshot of one hcc process.
+
+    `leaf`, `roots` and `policy` are None until Consul gave them once; after that the last good one stays.
+    """
+
+    version: int
+    proxy: Proxy
+    datacenter: str
+    leaf: Leaf | None
+    roots: Roots | None
+    policy: Policy | None
+    upstreams: tuple[UpstreamState, ...]
+
+    def complete(self, *, intentions: bool) -> bool:
+        """Whether every question that Consul was asked has an answer (which may be "nothing there")."""
+        policy_known = self.policy is not None or not intentions
+        return (
+            self.leaf is not None
+            and self.roots is not None
+            and policy_known
+            and all(upstream.known for upstream in self.upstreams)
+        )

@@ -1,0 +1,79 @@
+"""What hcc counts about itself, for Prometheus; one value, made in `hcc.app` and handed to the actors.
+
+Names follow Prometheus' conventions (prometheus.io, "Metric and label naming"): seconds, bytes, `_total`.
+Labels hold names of actors, watches and workers, never an address, a serial number or a URI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from hcc.version import VERSION
+
+
+class _Collected(Collector):
+    """A collector that asks a function at each scrape."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+
+class Metrics:
+    """All counters and gauges, and the registry that shows them."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._gauge("hcc_build_info", "Version of hcc.", ("version",)).labels(VERSION).set(1)
+        self.haproxy_info = self._gauge(
+            "hcc_haproxy_info", "The HAProxy that is driven.", ("version", "openssl", "control")
+        )
+        self.haproxy_up = self._gauge("hcc_haproxy_up", "Whether the HAProxy worker answers.")
+        self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
+        self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
+        self.operations = self._counter(
+            "hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",)
+        )
+        self.reloads = self._counter("hcc_reloads", "Reloads of HAProxy that succeeded.")
+        self.applied_version = self._gauge("hcc_snapshot_version", "Version of the last snapshot applied.")
+        self.problems = self._gauge(
+            "hcc_configuration_problems", "What Consul asks for that cannot be served."
+        )
+        self.watch_answers = self._counter("hcc_watch_answers", "Changed answers of Consul.", ("watch",))
+        self.watch_failures = self._counter("hcc_watch_failures", "Failed queries to Consul.", ("watch",))
+        self.leaf_expiry = self._gauge(
+            "hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires."
+        )
+        self.certificate_rejects = self._counter(
+            "hcc_certificate_rejects", "Certificates of Consul refused before use."
+        )
+        self.policy_version = self._gauge("hcc_policy_version", "Version of the intentions in force.")
+        self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")
+        self.ready = self._gauge("hcc_ready", "Whether /ready answers 200.")
+
+    def collect_from(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Add a source that is asked at each scrape."""
+        self.registry.register(_Collected(collect))
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The body and content type of /metrics in the format that an Accept header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)

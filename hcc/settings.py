@@ -1,0 +1,117 @@
+"""The operator's choices for one sidecar, as a value; `hcc.cli` reads them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hcc.errors import SettingError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """A host (name or IP address, empty for every address) and a TCP port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which registered proxy to run; exactly one of the three is given."""
+
+    sidecar_for: str = ""
+    proxy_id: str = ""
+    sidecar_for_tag: str = ""
+
+    def phrase(self) -> str:
+        """The choice in words, for messages."""
+        if self.proxy_id:
+            return f"proxy {self.proxy_id}"
+        if self.sidecar_for:
+            return f"the sidecar of service {self.sidecar_for}"
+        return f"the sidecar of the service tagged {self.sidecar_for_tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Everything `hcc run` is told, apart from how to reach Consul (`hcc.consul.environment`).
+
+    Args:
+        haproxy: path or name of the program; empty: look on PATH, then for the Python package.
+        state_dir: base directory; each proxy has its own below it.
+        stats_addr: where /metrics, /health and /ready are served; None: on the control socket only.
+        drain_timeout_s: how long open connections may take to finish after SIGTERM.
+    """
+
+    selection: Selection
+    haproxy: str
+    dataplane: str
+    state_dir: str
+    stats_addr: ListenAddress | None
+    stats_service_register: bool
+    intentions: bool
+    spoe_workers: int
+    drain_timeout_s: float
+    log_level: str
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `1.5`, `1.5s`, `200ms`, `2m` or `1h`.
+
+    Raises:
+        SettingError: anything else.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        msg = f"expected a duration such as 15s, 500ms or 2m, found {text!r}"
+        raise SettingError(msg)
+    return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+def parse_boolean(text: str) -> bool:
+    """The truth value of `text`, by the words that Go's flag package takes.
+
+    Raises:
+        SettingError: anything else.
+    """
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    msg = f"expected true or false, found {text!r}"
+    raise SettingError(msg)
+
+
+def parse_listen_address(text: str) -> ListenAddress:
+    """The address in `host:port`, `:port` or `[ipv6]:port`.
+
+    Raises:
+        SettingError: no port, or one outside 1 to 65535.
+    """
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if not separator or not port.isdecimal() or not 1 <= int(port) <= 65535:  # noqa: PLR2004 (TCP's own range)
+        msg = f"expected HOST:PORT with a port from 1 to 65535, found {text!r}"
+        raise SettingError(msg)
+    return ListenAddress(host, int(port))
+
+
+def parse_log_level(text: str) -> str:
+    """One of debug, info, warning, error, critical; the names of Go's logrus are taken as well.
+
+    Raises:
+        SettingError: anything else.
+    """
+    names = {"trace": "debug", "warn": "warning", "fatal": "critical", "panic": "critical"}
+    level = names.get(text.lower(), text.lower())
+    if level not in ("debug", "info", "warning", "error", "critical"):
+        msg = f"expected one of trace, debug, info, warn, error, fatal, found {text!r}"
+        raise SettingError(msg)
+    return level

@@ -1,0 +1,91 @@
+"""Throw-away CAs and SPIFFE leaves as Consul makes them (EC P-256, one URI SAN, empty subject)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from functools import cached_property
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
+
+
+def service_uri(service: str, datacenter: str = "dc1") -> str:
+    return f"spiffe://{TRUST_DOMAIN}/ns/default/dc/{datacenter}/svc/{service}"
+
+
+@dataclass(frozen=True)
+class IssuedLeaf:
+    """One leaf: `combined_pem` is certificate and key, as HAProxy's `crt` wants them."""
+
+    certificate: x509.Certificate
+    key_pem: str
+
+    @property
+    def cert_pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def combined_pem(self) -> str:
+        return self.cert_pem + self.key_pem
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-1 in upper-case hex, as HAProxy's `show ssl cert` prints it."""
+        return sha1(self.certificate)
+
+
+def sha1(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303 - HAProxy prints SHA-1
+
+
+class Authority:
+    """A CA with one EC key, made at first use."""
+
+    def __init__(self, name: str = "Test CA") -> None:
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        builder = _builder(self._name, self._name, self._key.public_key())
+        usage = x509.BasicConstraints(ca=True, path_length=None)
+        return builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        return sha1(self.certificate)
+
+    def leaf(self, uri: str) -> IssuedLeaf:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(x509.Name([]), self._name, key.public_key())
+        usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+        builder = builder.add_extension(usages, critical=False).add_extension(names, critical=True)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        return IssuedLeaf(builder.sign(self._key, hashes.SHA256()), pem.decode())
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+    )

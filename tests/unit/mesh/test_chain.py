@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import pytest
+
+from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target, start_target, unserved
+
+WEB = Target("web.default.default.dc1", "web", "dc1")
+V2 = Target("v2.web.default.default.dc1", "web", "dc1", subset="v2")
+RESOLVE_WEB = Node("resolver:web", NodeType.RESOLVER, target=WEB.id)
+RESOLVE_V2 = Node("resolver:v2", NodeType.RESOLVER, target=V2.id)
+SPLIT = Node("splitter:web", NodeType.SPLITTER, splits=(Split("resolver:web", 10.0), Split("resolver:v2", 90.0)))
+ROUTE = Node("router:web", NodeType.ROUTER, routes=(Route("resolver:v2"), Route("resolver:web")))
+
+
+def chain(start: str, *nodes: Node) -> Chain:
+    return Chain("web", "dc1", "http", start, nodes, (V2, WEB))
+
+
+def test_a_resolver_at_the_start_gives_its_target_and_leaves_nothing_unserved() -> None:
+    simple = chain("resolver:web", RESOLVE_WEB)
+
+    assert start_target(simple) == WEB
+    assert unserved(simple) == ()
+
+
+def test_a_router_serves_its_catch_all_route() -> None:
+    routed = chain("router:web", ROUTE, RESOLVE_WEB, RESOLVE_V2)
+
+    assert start_target(routed) == WEB
+    assert unserved(routed) == ("a router of 2 routes",)
+
+
+def test_a_splitter_serves_its_heaviest_leg() -> None:
+    split = chain("splitter:web", SPLIT, RESOLVE_WEB, RESOLVE_V2)
+
+    assert start_target(split) == V2
+    assert unserved(split) == ("a splitter",)
+
+
+@pytest.mark.parametrize(
+    ("target", "phrase"),
+    [
+        (replace(WEB, mesh_gateway="local"), "mesh gateway mode local"),
+        (replace(WEB, peer="east"), "the cluster peer east"),
+        (replace(WEB, external=True), "an external target"),
+    ],
+)
+def test_what_the_target_asks_for_beyond_direct_connections_is_named(target: Target, phrase: str) -> None:
+    asked = Chain("web", "dc1", "tcp", "resolver:web", (RESOLVE_WEB,), (target,))
+
+    assert unserved(asked) == (phrase,)
+
+
+def test_failover_and_load_balancer_are_named() -> None:
+    resolver = replace(RESOLVE_WEB, failover=(V2.id,), load_balancer="{}", request_timeout_ms=100)
+
+    assert unserved(chain("resolver:web", resolver)) == (
+        f"failover to {V2.id}",
+        "a load balancer policy",
+        "a request timeout",
+    )
+
+
+def test_an_unknown_node_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        chain("resolver:web", RESOLVE_WEB).node("resolver:other")

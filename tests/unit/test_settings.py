@@ -1,0 +1,61 @@
+import pytest
+
+from hcc.errors import SettingError
+from hcc.settings import (
+    ListenAddress,
+    parse_boolean,
+    parse_duration,
+    parse_listen_address,
+    parse_log_level,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("15", 15.0), ("15s", 15.0), ("500ms", 0.5), ("2m", 120.0), ("1h", 3600.0), ("0", 0.0)],
+)
+def test_a_duration_takes_go_style_units_and_plain_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1s2", "one"])
+def test_a_bad_duration_says_what_was_expected_and_found(text: str) -> None:
+    with pytest.raises(SettingError, match=r"expected a duration such as 15s.*found"):
+        parse_duration(text)
+
+
+def test_booleans_are_those_of_go() -> None:
+    assert parse_boolean("true")
+    assert not parse_boolean("0")
+    with pytest.raises(SettingError, match="expected true or false"):
+        parse_boolean("yes")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:20200", ListenAddress("127.0.0.1", 20200)),
+        (":9102", ListenAddress("", 9102)),
+        ("[::1]:80", ListenAddress("::1", 80)),
+        ("localhost:1", ListenAddress("localhost", 1)),
+    ],
+)
+def test_a_listen_address_is_host_and_port(text: str, address: ListenAddress) -> None:
+    assert parse_listen_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "localhost:", "x:0", "x:65536", "::1:80", "x:8o"])
+def test_a_bad_listen_address_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="expected HOST:PORT"):
+        parse_listen_address(text)
+
+
+def test_log_levels_of_the_go_program_are_taken() -> None:
+    assert [parse_log_level(name) for name in ("INFO", "trace", "warn", "fatal")] == [
+        "info",
+        "debug",
+        "warning",
+        "critical",
+    ]
+    with pytest.raises(SettingError, match="expected one of trace"):
+        parse_log_level("loud")
