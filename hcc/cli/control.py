@@ -1,0 +1,83 @@
+"""The control socket of a running sidecar, from the outside: finding it, and asking it something."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+
+from hcc.errors import HccError
+
+CONTROL_SOCKET = "control.sock"
+TIMEOUT_S = 30.0
+
+
+class ControlError(HccError):
+    """No running sidecar could be asked, or it refused."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def find_control_socket(base: Path, proxy_id: str, sidecar_for: str) -> Path:
+    """The control socket of the one running sidecar below `base` that fits.
+
+    Args:
+        base: the --state-dir that `hcc run` was given.
+        proxy_id: the wanted proxy, empty for any.
+        sidecar_for: ID of the service it stands for, empty for any.
+
+    Raises:
+        ControlError: none or several fit; the text names those there are.
+    """
+    found = {path.parent.name: path for path in sorted(base.glob(f"*/{CONTROL_SOCKET}"))}
+    if not found:
+        raise ControlError(f"expected a running sidecar below {base}, found none (is --state-dir right?)")
+    wanted = [name for name in found if _fits(found[name], proxy_id, sidecar_for)]
+    if len(wanted) != 1:
+        what = "none that fits" if not wanted else "several"
+        names = ", ".join(wanted or found)
+        raise ControlError(f"expected one running sidecar, found {what} among: {names}; choose with --proxy-id")
+    return found[wanted[0]]
+
+
+def ask(path: Path, method: str, target: str) -> object:
+    """The JSON that the sidecar behind the control socket `path` answers.
+
+    Raises:
+        ControlError: nobody listens, or the answer is an error (its text is the sidecar's).
+    """
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        body = response.read()
+    except OSError as exc:
+        raise ControlError(f"no sidecar answers on {path}: {exc.strerror or exc}") from exc
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise ControlError(body.decode(errors="replace").strip())
+    return json.loads(body)
+
+
+def _fits(path: Path, proxy_id: str, sidecar_for: str) -> bool:
+    if not proxy_id and not sidecar_for:
+        return True
+    try:
+        about = ask(path, "GET", "/v1/about")
+    except ControlError:
+        return False
+    assert isinstance(about, dict)  # noqa: S101 (our own program's answer)
+    return (proxy_id in ("", about["proxy_id"])) and (sidecar_for in ("", about["service_id"]))

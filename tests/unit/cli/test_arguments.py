@@ -1,0 +1,76 @@
+from collections.abc import Mapping
+
+import pytest
+
+from hcc.cli.arguments import parse, parser, run_settings
+from hcc.errors import SettingError
+from hcc.settings import ListenAddress, RunSettings, Selection
+
+
+def settings(*words: str, environ: Mapping[str, str] | None = None) -> RunSettings:
+    return run_settings(parse(parser(environ or {}, "/run/hcc"), ["run", *words]))
+
+
+def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:
+    chosen = settings("--sidecar-for", "web")
+
+    assert chosen.selection == Selection(sidecar_for="web")
+    assert chosen.intentions
+    assert chosen.stats_addr is None
+    assert chosen.spoe_workers == 2
+
+
+def test_the_environment_chooses_the_proxy_and_a_flag_beats_it() -> None:
+    environ = {"CONNECT_SIDECAR_FOR": "api"}
+
+    assert settings(environ=environ).selection == Selection(sidecar_for="api")
+    assert settings("--proxy-id", "p", environ=environ).selection == Selection(proxy_id="p")
+    assert settings("--sidecar-for-tag", "t", environ=environ).selection == Selection(sidecar_for_tag="t")
+
+
+def test_the_proxy_id_of_the_environment_beats_its_service_as_in_consul() -> None:
+    environ = {"CONNECT_SIDECAR_FOR": "api", "CONNECT_PROXY_ID": "api-proxy"}
+
+    assert settings(environ=environ).selection == Selection(proxy_id="api-proxy")
+
+
+def test_intentions_are_switched_off_in_one_word_or_two() -> None:
+    assert not settings("--sidecar-for", "web", "--enable-intentions=false").intentions
+    assert settings("--sidecar-for", "web", "--enable-intentions").intentions
+
+
+def test_the_stats_address_is_read_and_empty_means_none() -> None:
+    assert settings("--sidecar-for", "web", "--stats-addr", ":20200").stats_addr == ListenAddress("", 20200)
+    assert settings("--sidecar-for", "web", "--stats-addr=").stats_addr is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found none"),
+        (("--sidecar-for", "a", "--proxy-id", "b"), "found several"),
+        (
+            ("--sidecar-for", "a", "--htp-addr", "x"),
+            r"unknown argument '--htp-addr': did you mean --http-addr\?",
+        ),
+        (("--sidecar-for", "a", "stray"), "unknown argument 'stray'"),
+        (("--sidecar-for", "a", "--log-level", "loud"), "--log-level: expected one of trace"),
+        (("--sidecar-for", "a", "--spoe-workers", "0"), "expected a whole number from 1 to 64, found '0'"),
+        (("--sidecar-for", "a", "--stats-addr", "x"), "expected HOST:PORT"),
+        (("--sidecar-for", "a", "--stats-service-register"), "expects --stats-addr"),
+        (("--sidecar-for", "a", "--enable-intentions=maybe"), "expected true or false, found 'maybe'"),
+        (("--sidecar-for",), "expected one argument"),
+    ],
+)
+def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(
+    words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        settings(*words)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_no_command_names_the_commands_there_are() -> None:
+    with pytest.raises(SettingError, match="run, actors or restart"):
+        parse(parser({}, "/run/hcc"), [])

@@ -1,0 +1,56 @@
+import pytest
+
+from hcc.cli.go_flags import translated, wants_help
+from hcc.errors import SettingError
+
+
+def test_one_dash_and_two_say_the_same() -> None:
+    assert translated(["-sidecar-for", "web"]) == translated(["--sidecar-for=web"]) == ("--sidecar-for=web",)
+
+
+def test_every_flag_of_the_go_program_is_taken() -> None:
+    words = (
+        "-sidecar-for web -sidecar-for-tag t -http-addr a:1 -token x -log-level INFO -haproxy h -dataplane d "
+        "-haproxy-cfg-base-path /d -stats-addr :1 -stats-service-register -enable-intentions -version"
+    )
+
+    assert translated(words.split()) == (
+        "--sidecar-for=web",
+        "--sidecar-for-tag=t",
+        "--http-addr=a:1",
+        "--token=x",
+        "--log-level=INFO",
+        "--haproxy=h",
+        "--dataplane=d",
+        "--state-dir=/d",
+        "--stats-addr=:1",
+        "--stats-service-register",
+        "--enable-intentions",
+        "--version",
+    )
+
+
+def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
+    assert translated(["-enable-intentions=false"]) == ("--enable-intentions=false",)
+    with pytest.raises(SettingError, match="found 'false'"):
+        translated(["-enable-intentions", "false"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-nope"], "unknown flag -nope; expected one of -dataplane"),
+        (["web"], "expected a flag such as -sidecar-for, found 'web'"),
+        (["-token"], "flag -token expects a value, found none"),
+        (["---token", "x"], "expected a flag"),
+    ],
+)
+def test_wrong_words_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        translated(words)
+
+
+def test_help_is_asked_for_with_one_dash_or_two() -> None:
+    assert wants_help(["-h"])
+    assert wants_help(["--help"])
+    assert not wants_help(["-haproxy", "x"])
