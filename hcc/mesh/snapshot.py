@@ -7,7 +7,7 @@ Leaves to others: reading it from Consul's answers (`hcc.consul`) and deciding w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Policy
@@ -40,7 +40,7 @@ class UpstreamType(Enum):
     PREPARED_QUERY = "prepared_query"
 
 
-class Health(Enum):
+class Health(StrEnum):
     """State of one endpoint: its worst check, node checks included."""
 
     PASSING = "passing"

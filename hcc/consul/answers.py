@@ -1,0 +1,74 @@
+"""What a watch answers, where `hcc.mesh` has no value for it because only the assembly needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcc.mesh.chain import Chain
+from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
+from hcc.mesh.intentions import Intention
+from hcc.mesh.snapshot import Health, Leaf, Proxy, Roots
+
+
+@dataclass(frozen=True, slots=True)
+class ChainOverride:
+    """What one upstream's registration wants different in its discovery chain; empty for nothing."""
+
+    protocol: str = ""
+    mesh_gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The sidecar's registration.
+
+    Args:
+        datacenter: the agent's; empty where Consul does not say (before 1.10 or so).
+        overrides: one for each of `proxy.upstreams`, in order.
+    """
+
+    proxy: Proxy
+    datacenter: str = ""
+    overrides: tuple[ChainOverride, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The registration of the service that the sidecar stands for."""
+
+    id: str
+    name: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntentionList:
+    """Intentions and the default policy, learned together; `default_allow` is None when it is unknown."""
+
+    intentions: tuple[Intention, ...]
+    default_allow: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance's sidecar, and whom it stands for.
+
+    Args:
+        address: IP address or host name; only IP addresses leave `hcc.consul.watch`.
+        weight: for its present health, at least 0.
+        identity: SPIFFE URI that Consul gives with the instance (cluster peers), empty otherwise.
+    """
+
+    address: str
+    port: int
+    weight: int
+    health: Health
+    service: str
+    datacenter: str
+    namespace: str = DEFAULT_NAMESPACE
+    partition: str = DEFAULT_PARTITION
+    identity: str = ""
+
+
+Answer = Registration | Application | Roots | Leaf | IntentionList | Chain | tuple[Instance, ...]

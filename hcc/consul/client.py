@@ -1,0 +1,262 @@
+"""The HTTP API of one Consul agent, built on python-consul2: the only module that imports `consul`.
+
+python-consul2 gives its transport interface and the calls it has right; the endpoints it lacks are thin
+methods here. What it does not have: hash-based blocking, any Connect endpoint that blocks, and the whole
+registration of a service. Answers come back as parsed JSON; `hcc.consul.decode` knows their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from urllib.parse import quote, urlencode
+
+from consul import base
+
+from hcc.consul.environment import ConsulSettings
+from hcc.consul.exchange import Exchange
+from hcc.consul.keys import ChainWatch, EndpointsWatch
+from hcc.consul.response import Result, result_of, status_error
+from hcc.consul.sockets import tls_context
+from hcc.mesh.secret import Secret
+
+# For what does not block: Consul may wait for a leader (7 s), or for a certificate to be signed.
+ANSWER_TIMEOUT_S = 15.0
+DEFAULT_WAIT_S = 60.0
+_OK = 200
+_NOT_NAMED = ("", "default")
+_Callback = Callable[[object], object]
+Parameters = list[tuple[str, str]]
+
+
+class ConsulClient:
+    """One connection pool to the agent. Use it from one thread; `interrupt` may be called from any.
+
+    Every method raises:
+        ConsulUnavailableError: no answer.
+        ConsulPermissionError, ConsulNotFoundError, ConsulStatusError: another status than 200.
+        ConsulAnswerError: the answer is not JSON.
+        InterruptedPollError: `interrupt` was called.
+
+    Args:
+        token: asked before every request, so that it may change.
+        wait_s: how long Consul may hold a blocking query.
+        tls: a context of `tls_context`, to share one among clients; made when not given.
+    """
+
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        token: Callable[[], Secret | None] | None = None,
+        *,
+        wait_s: float = DEFAULT_WAIT_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._wait_s = wait_s
+        self._namespace = (("ns", settings.namespace), ("partition", settings.partition))
+        fixed = settings.token
+        self._exchange = Exchange(settings, tls or tls_context(settings), token or (lambda: fixed))
+        self._http = _Http(self._exchange)
+        self._agent = _Groups(self._http).agent
+
+    def interrupt(self) -> None:
+        """Break off the request that is waiting, and refuse all later ones. Any thread may call this."""
+        self._exchange.interrupt()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._exchange.close()
+
+    def services(self) -> Result:
+        """All services registered on this agent, by ID."""
+        self._agent.services()
+        return self._http.last
+
+    def agent_self(self) -> Result:
+        """The agent's configuration; needs agent:read."""
+        self._agent.self()
+        return self._http.last
+
+    def service(self, service_id: str, hash_: str = "") -> Result:
+        """One service registered on this agent; blocks while it has that hash."""
+        held = [("hash", hash_), ("wait", self._wait())] if hash_ else []
+        return self._get(f"/v1/agent/service/{_segment(service_id)}", held, blocks=bool(hash_))
+
+    def roots(self, index: int = 0) -> Result:
+        """The CA certificates."""
+        return self._blocking("/v1/agent/connect/ca/roots", [], index)
+
+    def leaf(self, service: str, index: int = 0) -> Result:
+        """The certificate and private key of a service, by its name."""
+        return self._blocking(f"/v1/agent/connect/ca/leaf/{_segment(service)}", [], index)
+
+    def intentions(self, service: str, index: int = 0) -> Result:
+        """The intentions whose destination is this service, in a map with its name as the one key."""
+        return self._blocking("/v1/connect/intentions/match", [("by", "destination"), ("name", service)], index)
+
+    def authorize(self, service: str, caller_uri: str) -> Result:
+        """Whether the agent would let a caller with this SPIFFE URI connect to the service."""
+        self._agent.connect.authorize(service, caller_uri, "00")
+        return self._http.last
+
+    def chain(self, key: ChainWatch, index: int = 0) -> Result:
+        """The compiled discovery chain, from any server."""
+        params = [("stale", ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
+        override = _chain_override(key)
+        path = f"/v1/discovery-chain/{_segment(key.service)}"
+        return self._blocking(path, params, index, body=override if len(override) else None)
+
+    def endpoints(self, key: EndpointsWatch, index: int = 0) -> Result:
+        """The Connect-capable instances of a service with their checks, from any server."""
+        params = [
+            ("stale", ""),
+            ("dc", key.datacenter),
+            ("filter", key.filter),
+            *_tenancy(key.namespace, key.partition),
+        ]
+        return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index)
+
+    def execute_query(self, name: str, datacenter: str = "") -> Result:
+        """What a prepared query finds now, sidecars instead of applications. Cannot block."""
+        params = [("connect", "true"), ("dc", datacenter)]
+        return self._get(f"/v1/query/{_segment(name)}/execute", params)
+
+    def register(self, definition: Mapping[str, object]) -> None:
+        """Register a service, replacing one of the same ID.
+
+        Args:
+            definition: as Consul documents it (`Name`, `ID`, `Port`, `Checks`, `Proxy`, ..).
+        """
+        self._http.put(_ignored, "/v1/agent/service/register", self._own([]), json.dumps(definition))
+
+    def deregister(self, service_id: str) -> None:
+        """Deregister a service of this agent."""
+        self._agent.service.deregister(_segment(service_id))
+
+    def _blocking(self, path: str, params: Parameters, index: int, body: Mapping[str, object] | None = None) -> Result:
+        held = [("index", str(index)), ("wait", self._wait())] if index else []
+        return self._get(path, [*params, *held], blocks=bool(index), body=body)
+
+    def _get(
+        self,
+        path: str,
+        params: Parameters,
+        *,
+        blocks: bool = False,
+        body: Mapping[str, object] | None = None,
+    ) -> Result:
+        self._http.timeout = _read_timeout_s(self._wait_s) if blocks else ANSWER_TIMEOUT_S
+        try:
+            if body is None:
+                self._http.get(_ignored, path, self._own(params))
+            else:
+                self._http.post(_ignored, path, self._own(params), data=json.dumps(body))
+        finally:
+            self._http.timeout = ANSWER_TIMEOUT_S
+        return self._http.last
+
+    def _own(self, params: Parameters) -> Parameters:
+        given = {name for name, _ in params}
+        ours = [(name, value) for name, value in self._namespace if value and name not in given]
+        return [(name, value) for name, value in params if value or name == "stale"] + ours
+
+    def _wait(self) -> str:
+        return f"{round(self._wait_s * 1000)}ms"
+
+
+class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no types
+    """python-consul2's transport, with our exchange below it and the whole of the last answer kept."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        # Not the parent's: it knows neither unix sockets nor IPv6.
+        self.timeout = ANSWER_TIMEOUT_S
+        self.last = Result(None)
+        self._exchange = exchange
+
+    def get(self, callback: _Callback, path: str, params: Parameters | None = None, headers: object = None) -> object:
+        del headers  # only ever the token, which the exchange adds
+        return self._request("GET", callback, path, params)
+
+    def put(
+        self,
+        callback: _Callback,
+        path: str,
+        params: Parameters | None = None,
+        data: str = "",
+        headers: object = None,
+    ) -> object:
+        del headers
+        return self._request("PUT", callback, path, params, data)
+
+    def delete(
+        self,
+        callback: _Callback,
+        path: str,
+        params: Parameters | None = None,
+        data: str = "",
+        headers: object = None,
+    ) -> object:
+        del headers
+        return self._request("DELETE", callback, path, params, data)
+
+    def post(
+        self,
+        callback: _Callback,
+        path: str,
+        params: Parameters | None = None,
+        data: str = "",
+        headers: object = None,
+    ) -> object:
+        del headers
+        return self._request("POST", callback, path, params, data)
+
+    def _request(
+        self, method: str, callback: _Callback, path: str, params: Parameters | None, data: str = ""
+    ) -> object:
+        target = f"{path}?{urlencode(params)}" if params else path
+        code, headers, body = self._exchange.request(method, target, data, self.timeout)
+        if code != _OK:
+            raise status_error(code, f"{method} {path}", body.decode("utf-8", "replace"), headers)
+        self.last = result_of(path, headers, body)
+        return callback(base.Response(code, headers, body.decode("utf-8", "replace"), body))
+
+
+class _Groups(base.Consul):  # type: ignore[misc] # python-consul2 has no types
+    """The groups of python-consul2's calls that we use, on our transport."""
+
+    def __init__(self, http: _Http) -> None:
+        # Not the parent's: it lets the environment override its arguments, and opens a transport of its own.
+        self.http = http
+        self.token = None
+        self.dc = None
+        self.consistency = "default"
+        self.scheme = ""
+        self.agent = base.Consul.Agent(self)
+
+
+def _read_timeout_s(wait_s: float) -> float:
+    # Consul adds up to a sixteenth to spread the load.
+    return wait_s * 17 / 16 + 5
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _tenancy(namespace: str, partition: str) -> Parameters:
+    # Consul without Enterprise refuses these parameters, whatever their value.
+    return [(name, value) for name, value in (("ns", namespace), ("partition", partition)) if value not in _NOT_NAMED]
+
+
+def _chain_override(key: ChainWatch) -> dict[str, object]:
+    override: dict[str, object] = {}
+    if key.protocol:
+        override["OverrideProtocol"] = key.protocol
+    if key.mesh_gateway:
+        override["OverrideMeshGateway"] = {"Mode": key.mesh_gateway}
+    return override
+
+
+def _ignored(response: object) -> object:
+    return response

@@ -1,0 +1,143 @@
+"""What Consul's answers mean, as values. `Any` ends here: the JSON is foreign, what leaves is checked.
+
+Source: reference/consul.md sections 1 and 6.
+"""
+
+from __future__ import annotations
+
+from hcc.consul.answers import Answer, Application
+from hcc.consul.chains import chain
+from hcc.consul.errors import ConsulAnswerError
+from hcc.consul.fields import Fields, canonical, fields, items
+from hcc.consul.instances import instances, query_instances
+from hcc.consul.keys import (
+    ChainWatch,
+    EndpointsWatch,
+    IntentionsWatch,
+    LeafWatch,
+    ProxyWatch,
+    QueryWatch,
+    RootsWatch,
+    ServiceWatch,
+    WatchKey,
+)
+from hcc.consul.policy import Probe
+from hcc.consul.registration import registration
+from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
+from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Leaf, Root, Roots
+
+_ACTIONS = {"allow": Action.ALLOW, "deny": Action.DENY}
+
+
+def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return for each kind of key
+    """What the answer to a watch means; that of an `IntentionsWatch` has two parts, see `intentions`.
+
+    Raises:
+        ConsulAnswerError: another shape than documented; names the place.
+    """
+    match key:
+        case ProxyWatch():
+            return registration(data)
+        case ServiceWatch():
+            return application(data)
+        case RootsWatch():
+            return roots(data)
+        case LeafWatch():
+            return leaf(data)
+        case ChainWatch():
+            return chain(data)
+        case EndpointsWatch():
+            return instances(data, wan=key.wan)
+        case QueryWatch():
+            return query_instances(data, key.home)
+        case IntentionsWatch():
+            msg = "the list and its default travel together: use intentions()"
+            raise TypeError(msg)
+
+
+def application(data: object) -> Application:
+    """The registration of the application, from `agent/service/:id`."""
+    body = fields(data, "")
+    return Application(body.required("ID"), body.required("Service"), body.text("Address"), body.number("Port"))
+
+
+def roots(data: object) -> Roots:
+    """The CA certificates. An answer without any is an error: dropping them all can never be meant."""
+    body = fields(data, "")
+    found = tuple(_root(root) for root in body.children("Roots"))
+    if not found:
+        raise ConsulAnswerError("Roots", "at least one CA certificate", "none")
+    return Roots(body.required("TrustDomain"), body.required("ActiveRootID"), found)
+
+
+def leaf(data: object) -> Leaf:
+    """A service's certificate and key."""
+    body = fields(data, "")
+    return Leaf(
+        service=body.required("Service"),
+        uri=body.required("ServiceURI"),
+        serial=body.text("SerialNumber"),
+        cert_pem=body.required("CertPEM"),
+        key_pem=_private_key(body),
+        not_before=body.text("ValidAfter"),
+        not_after=body.text("ValidBefore"),
+    )
+
+
+def intentions(data: object) -> tuple[Intention, ...]:
+    """The intentions of a match answer (a map with one name, whose list may be null), in Consul's order."""
+    lists = fields(data, "").values
+    return tuple(
+        _intention(fields(item, f"[{name}][{position}]"))
+        for name in sorted(lists)
+        for position, item in enumerate(items(lists[name], f"[{name}]"))
+    )
+
+
+def probe(data: object) -> Probe:
+    """The answer of `agent/connect/authorize`."""
+    body = fields(data, "")
+    if "Authorized" not in body.values:
+        raise body.error("Authorized", "true or false")
+    reason = body.text("Reason").lower()
+    # "Default behavior configured by ACLs", "ACLs disabled, access is allowed by default", or "Matched ..".
+    by_intention = reason.startswith("matched") or "default" not in reason
+    return Probe(body.flag("Authorized"), by_intention=by_intention)
+
+
+def _root(root: Fields) -> Root:
+    certificate, intermediates = root.required("RootCert"), root.texts("IntermediateCerts")
+    return Root(root.required("ID"), certificate, root.flag("Active"), intermediates)
+
+
+def _private_key(body: Fields) -> Secret:
+    text = body.values.get("PrivateKeyPEM")
+    if not isinstance(text, str) or not text:
+        # What was found must not be shown: it may be half a key.
+        raise ConsulAnswerError("PrivateKeyPEM", "a private key", "nothing usable")
+    return Secret(text)
+
+
+def _intention(item: Fields) -> Intention:
+    permissions = tuple(canonical(dict(permission.values)) for permission in item.children("Permissions"))
+    # An action that is not known denies, here as everywhere.
+    action = Action.PERMISSIONS if permissions else _ACTIONS.get(item.text("Action"), Action.DENY)
+    return Intention(
+        source=item.required("SourceName"),
+        action=action,
+        precedence=item.number("Precedence"),
+        permissions=permissions,
+        source_namespace=item.text("SourceNS") or DEFAULT_NAMESPACE,
+        source_partition=item.text("SourcePartition") or DEFAULT_PARTITION,
+        peer=item.text("SourcePeer") or _group(item, action),
+        needs_jwt=bool(item.values.get("JWT")),
+    )
+
+
+def _group(item: Fields, action: Action) -> str:
+    # Sameness groups (Enterprise) cannot be resolved here. What they allow is for others then; what they deny
+    # is denied to our own callers of that name too.
+    group = item.text("SourceSamenessGroup")
+    return "" if not group or action is Action.DENY else f"sameness group {group}"

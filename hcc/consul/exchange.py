@@ -1,0 +1,114 @@
+"""One HTTP request to the agent and its whole answer, over a session of `requests`, with our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Mapping
+
+import requests
+
+from hcc.consul.environment import ConsulSettings
+from hcc.consul.errors import ConsulAnswerError, ConsulUnavailableError, InterruptedPollError
+from hcc.consul.sockets import AgentAdapter, Switch
+from hcc.mesh.secret import Secret
+
+CONNECT_TIMEOUT_S = 2.0
+# 10,000 endpoints take about 20 MB.
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
+
+
+class Exchange:
+    """Requests to one agent. For one thread, but for `interrupt`.
+
+    Args:
+        settings: address and basic authentication.
+        tls: None for plain HTTP.
+        token: asked before every request.
+    """
+
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        tls: ssl.SSLContext | None,
+        token: Callable[[], Secret | None],
+    ) -> None:
+        self._base_url = settings.address.base_url()
+        self._label = settings.address.label()
+        self._switch = Switch()
+        self._token = token
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.auth = _basic_auth(settings.auth)
+        adapter = AgentAdapter(settings.address, self._switch, tls, settings.tls_server_name)
+        self._session.mount(self._base_url, adapter)
+
+    def request(self, method: str, target: str, data: str, timeout_s: float) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers (any case) and body of the answer.
+
+        Args:
+            method: of HTTP.
+            target: path and query, encoded.
+            data: JSON, or empty.
+            timeout_s: longest silence.
+
+        Raises:
+            ConsulUnavailableError: no answer.
+            InterruptedPollError: `interrupt` was called.
+        """
+        try:
+            return self._exchange(method, f"{self._base_url}{target}", data, timeout_s)
+        except (requests.RequestException, OSError) as exc:
+            if self._switch.is_off:
+                raise InterruptedPollError(target) from exc
+            path = target.partition("?")[0]
+            msg = f"Consul at {self._label}: expected an answer to {method} {path}, found {_cause(exc)}"
+            raise ConsulUnavailableError(msg) from exc
+
+    def interrupt(self) -> None:
+        """Break off the request that is waiting, and refuse all later ones. Any thread may call this."""
+        self._switch.turn_off()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def _exchange(self, method: str, url: str, data: str, timeout_s: float) -> tuple[int, Mapping[str, str], bytes]:
+        token = self._token()
+        with self._session.request(
+            method,
+            url,
+            data=data or None,
+            headers={"X-Consul-Token": token.reveal()} if token else None,
+            timeout=(CONNECT_TIMEOUT_S, timeout_s),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return response.status_code, response.headers, _body(response)
+
+
+def _body(response: requests.Response) -> bytes:
+    parts: list[bytes] = []
+    left = MAX_ANSWER_BYTES
+    for part in response.iter_content(64 * 1024):
+        left -= len(part)
+        if left < 0:
+            raise ConsulAnswerError(response.url, f"at most {MAX_ANSWER_BYTES} bytes", "more")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _basic_auth(auth: Secret | None) -> tuple[str, str] | None:
+    if auth is None:
+        return None
+    user, _, password = auth.reveal().partition(":")
+    return user, password
+
+
+def _cause(exc: BaseException) -> str:
+    # The innermost reason reads best: "Connection refused" instead of three layers of retries.
+    reason: BaseException = exc
+    with contextlib.suppress(AttributeError, IndexError):
+        while isinstance(inner := getattr(reason, "reason", None) or reason.args[0], BaseException):
+            reason = inner
+    return str(reason).rpartition(">: ")[2] or type(exc).__name__

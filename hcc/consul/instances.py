@@ -1,0 +1,101 @@
+"""The instances of a service from Consul's JSON: where each sidecar is, how well, and whom it stands for.
+
+Source: GET /v1/health/connect/:service, GET /v1/query/:id/execute; reference/consul.md section 4.
+"""
+
+from __future__ import annotations
+
+from hcc.consul.answers import Instance
+from hcc.consul.fields import Fields, fields, fields_list
+from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
+from hcc.mesh.snapshot import Health
+
+_PROXY = "connect-proxy"
+_MAX_PORT = 65_535
+
+
+def instances(data: object, *, wan: bool) -> tuple[Instance, ...]:
+    """The instances of a health answer, sorted.
+
+    Gateways, and entries without address or port, are left out: they cannot be connected to.
+
+    Args:
+        data: a list of `{Node, Service, Checks}`, or null.
+        wan: take the addresses meant for callers of another datacenter.
+
+    Raises:
+        ConsulAnswerError: another shape.
+    """
+    return _sorted(tuple(_instance(entry, wan) for entry in fields_list(data, "")))
+
+
+def query_instances(data: object, home: str) -> tuple[Instance, ...]:
+    """The instances that a prepared query found, sorted; as `instances`.
+
+    Args:
+        data: `{Nodes: [{Node, Service, Checks}]}`.
+        home: our datacenter; instances of another one are reached by their WAN address.
+    """
+    entries = fields(data, "").children("Nodes")
+    return _sorted(tuple(_instance(entry, _is_elsewhere(entry, home)) for entry in entries))
+
+
+def _is_elsewhere(entry: Fields, home: str) -> bool:
+    datacenter = entry.child("Node").text("Datacenter")
+    return bool(datacenter) and datacenter != home
+
+
+def _sorted(found: tuple[Instance | None, ...]) -> tuple[Instance, ...]:
+    usable = {instance for instance in found if instance is not None}
+    return tuple(sorted(usable, key=lambda one: (one.address, one.port, one.service, one.datacenter, repr(one))))
+
+
+def _instance(entry: Fields, wan: bool) -> Instance | None:
+    node, service = entry.child("Node"), entry.child("Service")
+    address, port = _address(node, service, wan)
+    if not address or not 0 < port <= _MAX_PORT or not _speaks_connect(service):
+        return None
+    health = _health(entry)
+    is_proxy = service.text("Kind") == _PROXY
+    return Instance(
+        address=address,
+        port=port,
+        weight=_weight(service, health),
+        health=health,
+        service=service.child("Proxy").text("DestinationServiceName") if is_proxy else service.text("Service"),
+        datacenter=node.text("Datacenter"),
+        namespace=service.text("Namespace") or DEFAULT_NAMESPACE,
+        partition=service.text("Partition") or DEFAULT_PARTITION,
+        identity=next(iter(service.child("Connect").child("PeerMeta").texts("SpiffeID")), ""),
+    )
+
+
+def _speaks_connect(service: Fields) -> bool:
+    return service.text("Kind") == _PROXY or service.child("Connect").flag("Native")
+
+
+def _address(node: Fields, service: Fields, wan: bool) -> tuple[str, int]:
+    port = service.number("Port")
+    if wan:
+        tagged = service.child("TaggedAddresses").child("wan")
+        if tagged.text("Address"):
+            return tagged.text("Address"), tagged.number("Port") or port
+    if service.text("Address"):
+        return service.text("Address"), port
+    of_node = node.child("TaggedAddresses").text("wan") if wan else ""
+    return of_node or node.text("Address"), port
+
+
+def _health(entry: Fields) -> Health:
+    # Consul knows a fourth state, maintenance, and may learn more: whatever is not well is not used.
+    found = {check.text("Status") for check in entry.children("Checks")}
+    if found <= {Health.PASSING.value}:
+        return Health.PASSING
+    return Health.WARNING if found <= {Health.PASSING.value, Health.WARNING.value} else Health.CRITICAL
+
+
+def _weight(service: Fields, health: Health) -> int:
+    # One that is down keeps its passing weight, so that it comes back as it went.
+    name = "Warning" if health is Health.WARNING else "Passing"
+    weights = service.child("Weights")
+    return max(0, weights.number(name)) if name in weights.values else 1

@@ -1,0 +1,58 @@
+"""Host names of instances, turned into addresses, since HAProxy is given addresses only."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+from hcc.consul.answers import Instance
+from hcc.consul.options import is_ip
+
+log = logging.getLogger(__name__)
+
+
+def look_up(name: str) -> str:
+    """The first address of a host name.
+
+    Raises:
+        OSError: it has none, or the name server does not answer.
+    """
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
+
+
+class Names:
+    """Resolves, and remembers the last good address of each name, so that a DNS failure takes nothing away."""
+
+    def __init__(self, lookup: Callable[[str], str] = look_up) -> None:
+        self._lookup = lookup
+        self._known: dict[str, str] = {}
+        self._failing: set[str] = set()
+
+    def resolved(self, instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        """The instances with IP addresses, in order; one that never resolved is left out."""
+        if all(is_ip(instance.address) for instance in instances):
+            return instances
+        names = {instance.address for instance in instances if not is_ip(instance.address)}
+        addresses = {name: self._address(name) for name in sorted(names)}
+        found = (replace(one, address=addresses.get(one.address, one.address)) for one in instances)
+        return tuple(instance for instance in found if instance.address)
+
+    def _address(self, name: str) -> str:
+        try:
+            self._known[name] = self._lookup(name)
+        except OSError as exc:
+            if name not in self._failing:
+                self._failing.add(name)
+                kept = self._known.get(name)
+                log.warning(
+                    "endpoint %s: expected a host name with an address, found %s; %s",
+                    name,
+                    exc,
+                    f"keeping {kept}" if kept else "left out",
+                )
+        else:
+            self._failing.discard(name)
+        return self._known.get(name, "")

@@ -1,0 +1,164 @@
+"""The sidecar's own registration from Consul's JSON, defaults filled in.
+
+Source: GET /v1/agent/service/:id; reference/consul.md section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hcc.consul.answers import ChainOverride, Registration
+from hcc.consul.fields import Fields, fields
+from hcc.consul.options import MAX_PORT, MAX_TIMEOUT_MS, Options, is_host, is_ip
+from hcc.mesh.snapshot import Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
+
+_LOCAL = "127.0.0.1"
+_ANY = "0.0.0.0"  # noqa: S104 - Consul's own default for a sidecar's public listener
+_DEFAULT_CONNECT_TIMEOUT_MS = 5_000
+_DEFAULT_POLL_INTERVAL_MS = 30_000
+_MIN_POLL_INTERVAL_MS = 100
+_GATEWAY_MODES = ("none", "local", "remote")
+
+
+def registration(data: object) -> Registration:
+    """The registration of a connect-proxy. What in it cannot be used is in `Proxy.warnings`.
+
+    Raises:
+        ConsulAnswerError: another shape, or the service is no connect-proxy.
+    """
+    service = fields(data, "")
+    if service.text("Kind") != "connect-proxy":
+        raise service.error("Kind", "connect-proxy (give the ID of a sidecar, not of its service)")
+    proxy = service.child("Proxy")
+    options = Options(proxy.child("Config").values)
+    upstreams: list[tuple[Upstream, ChainOverride]] = []
+    for item in proxy.children("Upstreams"):
+        decoded = _upstream(item, options, proxy.child("MeshGateway").text("Mode"))
+        if decoded is not None:
+            upstreams.append(decoded)
+    return Registration(
+        proxy=_proxy(service, proxy, options, tuple(upstream for upstream, _ in upstreams)),
+        datacenter=service.text("Datacenter"),
+        overrides=tuple(override for _, override in upstreams),
+    )
+
+
+def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Upstream, ...]) -> Proxy:
+    local_address, local_port = _local(proxy, options)
+    bind_address = options.ip_address("bind_address") or _bind_address(service, options)
+    decoded = Proxy(
+        id=service.required("ID"),
+        name=service.text("Service"),
+        service=proxy.required("DestinationServiceName"),
+        service_id=proxy.text("DestinationServiceID"),
+        bind_address=bind_address,
+        bind_port=options.number("bind_port", service.number("Port"), low=1, high=MAX_PORT),
+        local_address=local_address,
+        local_port=local_port,
+        local_socket=proxy.text("LocalServiceSocketPath"),
+        protocol=options.protocol() or Protocol.TCP,
+        local_connect_timeout_ms=_connect_timeout_ms(
+            options, ("local_connect_timeout_ms", "connect_timeout_ms"), _DEFAULT_CONNECT_TIMEOUT_MS
+        ),
+        read_timeout_ms=options.duration_ms("read_timeout", 0),
+        max_inbound_connections=options.number("max_inbound_connections", 0),
+        forward_for=options.flag("enable_forwardfor"),
+        appname_header=options.header_name("appname_header"),
+        upstreams=upstreams,
+    )
+    _warn_of_envoy(options, "")
+    return replace(decoded, warnings=tuple(dict.fromkeys(options.warnings)))
+
+
+def _local(proxy: Fields, options: Options) -> tuple[str, int]:
+    address, port = options.host_and_port("local_service_address")
+    registered = proxy.text("LocalServiceAddress") or _LOCAL
+    if not is_host(registered):
+        options.warnings.append(f"LocalServiceAddress: expected an address, found {registered!r}; using {_LOCAL}")
+        registered = _LOCAL
+    return address or registered, port or proxy.number("LocalServicePort")
+
+
+def _bind_address(service: Fields, options: Options) -> str:
+    address = service.text("Address")
+    if address and not is_ip(address):
+        options.warnings.append(f"Address: expected an IP address to listen on, found {address!r}; using {_ANY}")
+    return address if is_ip(address) else _ANY
+
+
+def _connect_timeout_ms(options: Options, names: tuple[str, ...], default: int) -> int:
+    # HAProxy has no "at once": a connect timeout of 0 would mean none at all.
+    for name in names:
+        if found := options.number(name, 0, high=MAX_TIMEOUT_MS):
+            return found
+    return options.duration_ms("connect_timeout", 0) or default
+
+
+def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream, ChainOverride] | None:
+    key = _key(item)
+    label = f"upstream {key.label()}: "
+    problem = _problem(item, key)
+    if problem is not None:
+        into.warnings.extend([f"{label}{problem}"] if problem else [])
+        return None
+    options = Options(item.child("Config").values, label)
+    options.warnings = into.warnings
+    protocol = options.protocol()
+    gateway = item.child("MeshGateway").text("Mode") or proxy_gateway
+    upstream = Upstream(
+        key=key,
+        local_bind_address=_listen_address(item, options, label),
+        local_bind_port=item.number("LocalBindPort"),
+        local_bind_socket=item.text("LocalBindSocketPath"),
+        local_bind_socket_mode=item.text("LocalBindSocketMode"),
+        protocol=protocol or Protocol.TCP,
+        connect_timeout_ms=_connect_timeout_ms(options, ("connect_timeout_ms",), 0),
+        read_timeout_ms=options.duration_ms("read_timeout", 0),
+        poll_interval_ms=options.duration_ms("poll_interval", _DEFAULT_POLL_INTERVAL_MS, low=_MIN_POLL_INTERVAL_MS),
+        max_connections=options.nested("limits").number("max_connections", 0),
+        mesh_gateway=gateway if gateway in _GATEWAY_MODES else "",
+    )
+    _warn_of_envoy(options, label)
+    return upstream, ChainOverride(protocol.value if protocol else "", upstream.mesh_gateway)
+
+
+def _key(item: Fields) -> UpstreamKey:
+    return UpstreamKey(
+        type=item.text("DestinationType") or UpstreamType.SERVICE.value,
+        name=item.text("DestinationName"),
+        datacenter=item.text("Datacenter"),
+        namespace=item.text("DestinationNamespace"),
+        partition=item.text("DestinationPartition"),
+        peer=item.text("DestinationPeer"),
+    )
+
+
+def _problem(item: Fields, key: UpstreamKey) -> str | None:
+    """Why an upstream is left out: a text for people, empty when it is meant to be; None when it is not."""
+    has_listener = bool(item.number("LocalBindPort") or item.text("LocalBindSocketPath"))
+    if item.flag("CentrallyConfigured") and not has_listener:
+        # Defaults for transparent proxies: no listener was asked for.
+        return ""
+    if not key.name:
+        return "expected a DestinationName, found nothing; left out"
+    if key.type not in {kind.value for kind in UpstreamType}:
+        return f"expected DestinationType service or prepared_query, found {key.type!r}; left out"
+    if key.peer:
+        return f"expected a destination in our own cluster, found the peer {key.peer!r}; left out"
+    if not has_listener or not 0 <= item.number("LocalBindPort") <= MAX_PORT:
+        return f"expected a LocalBindPort from 1 to {MAX_PORT}, found {item.number('LocalBindPort')}; left out"
+    return None
+
+
+def _listen_address(item: Fields, options: Options, label: str) -> str:
+    address = item.text("LocalBindAddress") or _LOCAL
+    if is_ip(address):
+        return address
+    if address != "localhost":
+        options.warnings.append(f"{label}LocalBindAddress: expected an IP address, found {address!r}; using {_LOCAL}")
+    return _LOCAL
+
+
+def _warn_of_envoy(options: Options, label: str) -> None:
+    if names := options.envoy_names():
+        options.warnings.append(f"{label}{', '.join(names)}: for Envoy only; ignored")

@@ -1,0 +1,122 @@
+"""What one HTTP answer of Consul says: its JSON with the headers that matter, or the error it stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hcc.consul.errors import (
+    ConsulAnswerError,
+    ConsulNotFoundError,
+    ConsulPermissionError,
+    ConsulStatusError,
+)
+
+_FORBIDDEN = 403
+_NOT_FOUND = 404
+_MAX_ERROR_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One good answer (status 200).
+
+    Args:
+        data: parsed JSON; None for an empty body.
+        index: for the next blocking query; None when Consul gave none.
+        hash: for the next hash-based blocking query; empty when Consul gave none.
+        filtered_by_acls: entries are missing because the token may not see them.
+        default_policy: `allow`, `deny`, or empty before Consul 1.9.
+    """
+
+    data: Any
+    index: int | None = None
+    hash: str = ""
+    known_leader: bool = True
+    last_contact_ms: int = 0
+    cache: str = ""
+    age_s: int = 0
+    code: int = 200
+    filtered_by_acls: bool = False
+    default_policy: str = ""
+
+
+def status_error(code: int, request: str, text: str, headers: Mapping[str, str]) -> ConsulStatusError:
+    """The error that an HTTP status other than 200 means.
+
+    Args:
+        code: the status.
+        request: method and path, for the message.
+        text: the answer's body; Consul writes its errors in plain text.
+        headers: of the answer.
+    """
+    said = " ".join(text.split())[:_MAX_ERROR_CHARACTERS]
+    if code == _FORBIDDEN:
+        return ConsulPermissionError(
+            f"{request}: expected a token that may do this, found 403 {said!r}; {_remedy(request, said)}",
+            code,
+        )
+    message = f"{request}: expected status 200, found {code} {said!r}"
+    if code == _NOT_FOUND:
+        return ConsulNotFoundError(message, code)
+    return ConsulStatusError(message, code, _number(headers.get("Retry-After")))
+
+
+def _remedy(request: str, said: str) -> str:
+    if "ACL not found" in said:
+        return "Consul does not know this token"
+    path = request.partition(" ")[2]
+    for prefix, right in _RIGHTS:
+        if path.startswith(prefix):
+            return f"give it {right} (a service identity has what a sidecar needs)"
+    return "give it the right that Consul names"
+
+
+_RIGHTS = (
+    ("/v1/agent/connect/ca/leaf/", "service:write on that service"),
+    ("/v1/agent/connect/authorize", "service:write on the target service"),
+    ("/v1/agent/service/register", "service:write on that service"),
+    ("/v1/agent/service/deregister/", "service:write on that service"),
+    ("/v1/agent/service/", "service:read on that service"),
+    ("/v1/agent/self", "agent:read"),
+    ("/v1/connect/intentions", "intentions:read (implied by service:read) on that service"),
+    ("/v1/discovery-chain/", "service:read on that service"),
+    ("/v1/health/", "service:read and node:read"),
+    ("/v1/query/", "query:read, and service:read on what it finds"),
+)
+
+
+def result_of(path: str, headers: Mapping[str, str], body: bytes) -> Result:
+    """The result that an answer with status 200 holds.
+
+    Args:
+        path: of the request, for the error.
+        headers: looked up in the spelling used here; give a mapping that ignores case.
+        body: JSON, or nothing.
+
+    Raises:
+        ConsulAnswerError: the body is not JSON.
+    """
+    data: Any = None
+    if body.strip():
+        try:
+            data = json.loads(body)
+        except ValueError as exc:
+            raise ConsulAnswerError(path, "JSON", f"{body[:40]!r} ({exc})") from exc
+    return Result(
+        data=data,
+        index=_number(index) if (index := headers.get("X-Consul-Index")) is not None else None,
+        hash=headers.get("X-Consul-ContentHash", ""),
+        known_leader=headers.get("X-Consul-KnownLeader", "true") == "true",
+        last_contact_ms=_number(headers.get("X-Consul-LastContact")),
+        cache=headers.get("X-Cache", ""),
+        age_s=_number(headers.get("Age")),
+        filtered_by_acls=headers.get("X-Consul-Results-Filtered-By-ACLs", "") == "true",
+        default_policy=headers.get("X-Consul-Default-ACL-Policy", ""),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0

@@ -1,0 +1,185 @@
+"""HTTP connections of `requests` that can be broken off from another thread, over TCP, TLS or a unix socket.
+
+`Session.close` does not end a read that waits for a blocking query; shutting down its socket does
+(reference/python-libs.md, long polls).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import ClassVar
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from hcc.consul.address import AgentAddress
+from hcc.consul.environment import ConsulSettings
+from hcc.consul.errors import InterruptedPollError
+from hcc.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+_POOL_SIZE = 4
+
+
+class Switch:
+    """Knows the open sockets of one client, and ends them all. Safe for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: set[socket.socket] = set()
+        self.is_off = False
+
+    def add(self, sock: socket.socket) -> None:
+        """Remember an open socket.
+
+        Raises:
+            InterruptedPollError: `turn_off` came first.
+        """
+        with self._lock:
+            if self.is_off:
+                msg = "expected a running client, found one that was stopped"
+                raise InterruptedPollError(msg)
+            self._sockets.add(sock)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Forget a socket that is about to be closed."""
+        with self._lock:
+            self._sockets.discard(sock)
+
+    def turn_off(self) -> None:
+        """Break off every request that waits, now and later."""
+        with self._lock:
+            self.is_off = True
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    # The plain shutdown: that of an SSLSocket forgets the encryption under a running read.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Plain(HTTPConnection):
+    """A connection whose socket the switch knows, to a host or to a unix socket."""
+
+    switch: ClassVar[Switch]
+    socket_path: ClassVar[str]
+
+    def _new_conn(self) -> socket.socket:
+        return _unix_socket(self.socket_path, self.timeout) if self.socket_path else super()._new_conn()
+
+    def connect(self) -> None:
+        super().connect()
+        if self.sock is not None:
+            self.switch.add(self.sock)
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.switch.forget(self.sock)
+        super().close()
+
+
+class _Encrypted(HTTPSConnection):
+    """As `_Plain`, with TLS."""
+
+    switch: ClassVar[Switch]
+
+    def connect(self) -> None:
+        super().connect()
+        # Where nobody verifies that is said once, by tls_context, and not as a warning for each request.
+        self.is_verified = True
+        if isinstance(self.sock, socket.socket):
+            self.switch.add(self.sock)
+
+    def close(self) -> None:
+        if isinstance(self.sock, socket.socket):
+            self.switch.forget(self.sock)
+        super().close()
+
+
+class AgentAdapter(HTTPAdapter):
+    """Sends every request of a session to one agent, whatever host its URL names."""
+
+    def __init__(self, address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, server_name: str) -> None:
+        super().__init__()
+        self._pool = _pool(address, switch, tls, server_name)
+
+    def get_connection_with_tls_context(
+        self,
+        request: requests.PreparedRequest,
+        verify: bool | str | None,
+        proxies: Mapping[str, str] | None = None,
+        cert: tuple[str, str] | str | None = None,
+    ) -> HTTPConnectionPool:
+        """The one pool; what TLS needs is in it already."""
+        del request, verify, proxies, cert
+        return self._pool
+
+    def cert_verify(self, conn: object, url: object, verify: object, cert: object) -> None:
+        """Nothing: `requests` would replace the pool's own TLS context."""
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.close()
+        super().close()
+
+
+def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
+    """What the agent's certificate is checked with; None for plain HTTP. May be shared by all clients.
+
+    Raises:
+        SettingError: a certificate or key file that cannot be used.
+    """
+    if settings.address.scheme != "https":
+        return None
+    try:
+        context = ssl.create_default_context(
+            cafile=settings.ca_file or None, capath=None if settings.ca_file else settings.ca_path or None
+        )
+        if settings.client_cert:
+            context.load_cert_chain(settings.client_cert, settings.client_key)
+    except (OSError, ssl.SSLError) as exc:
+        files = ", ".join(
+            text for text in (settings.ca_file, settings.ca_path, settings.client_cert, settings.client_key) if text
+        )
+        msg = f"TLS to Consul: expected PEM files that can be read, found {exc} (files: {files})"
+        raise SettingError(msg) from exc
+    if not settings.ssl_verify:
+        log.warning("TLS to Consul at %s: certificate not verified, as asked", settings.address.label())
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _pool(address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, server_name: str) -> HTTPConnectionPool:
+    if tls is None:
+        plain = HTTPConnectionPool(address.host, address.port, maxsize=_POOL_SIZE)
+        plain.ConnectionCls = type("Plain", (_Plain,), {"switch": switch, "socket_path": address.socket})
+        return plain
+    pool = HTTPSConnectionPool(
+        address.host,
+        address.port,
+        maxsize=_POOL_SIZE,
+        ssl_context=tls,
+        cert_reqs="CERT_REQUIRED" if tls.verify_mode is ssl.CERT_REQUIRED else "CERT_NONE",
+        server_hostname=server_name or None,
+        assert_hostname=server_name or None,
+    )
+    pool.ConnectionCls = type("Encrypted", (_Encrypted,), {"switch": switch})
+    return pool
+
+
+def _unix_socket(path: str, timeout: object) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout if isinstance(timeout, int | float) else None)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,208 @@
+"""One thread that keeps one thing of Consul known: asks, waits, asks again, and tells what changed.
+
+Source: reference/consul.md section 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hcc.consul.answers import Answer
+from hcc.consul.client import ConsulClient
+from hcc.consul.errors import (
+    ConsulNotFoundError,
+    ConsulPermissionError,
+    ConsulStatusError,
+    InterruptedPollError,
+)
+from hcc.consul.fetch import Fetched, Position, fetch
+from hcc.consul.keys import WatchKey
+from hcc.consul.names import Names, look_up
+from hcc.consul.pacing import (
+    MAX_NOT_FOUND_RETRY_S,
+    MAX_RETRY_S,
+    Pace,
+    after_change,
+    after_failure,
+    after_wakeup,
+)
+from hcc.errors import HccError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchValue:
+    """News.
+
+    Args:
+        index: Consul's, 0 where the endpoint has none.
+        at: when it came, by the watcher's clock.
+        recovered: the first answer after an error; it may say the same as the one before.
+    """
+
+    value: Answer
+    index: int
+    at: float
+    recovered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFailed:
+    """The last question failed; what was told before stays true until told otherwise.
+
+    Args:
+        error: why; a `ConsulError`, a `SettingError`, or a bug of ours.
+        retry_s: seconds until the next try.
+        since: when the first failure in this row came, by the watcher's clock.
+    """
+
+    error: Exception
+    retry_s: float
+    since: float
+
+
+WatchEvent = WatchValue | WatchFailed
+
+
+class Watcher:
+    """Watches one key in a daemon thread of its own.
+
+    Args:
+        key: what to watch.
+        client_factory: called once, in the thread; the client is ours alone and closed at the end.
+        deliver: called in the thread with every event; must not block.
+        clock: monotonic seconds.
+        jitter: a new number 0 <= x < 1 on each call.
+        lookup: the address of a host name, OSError when it has none.
+        refresh_token: called when the token was refused; says whether there is a new one to try at once.
+    """
+
+    def __init__(
+        self,
+        key: WatchKey,
+        client_factory: Callable[[], ConsulClient],
+        deliver: Callable[[WatchKey, WatchEvent], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+        lookup: Callable[[str], str] = look_up,
+        refresh_token: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.key = key
+        self.last_answer_at: float | None = None
+        self._client_factory = client_factory
+        self._deliver = deliver
+        self._clock = clock
+        self._jitter = jitter
+        self._refresh_token = refresh_token
+        self._names = Names(lookup)
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._client: ConsulClient | None = None
+        self._thread = threading.Thread(target=self._run, name=f"watch {key.label()}", daemon=True)
+        self._position = Position()
+        self._pace = Pace()
+        self._value: Answer | None = None
+        self._failing_since: float | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, breaking off a question that waits; returns at once, and nothing is delivered afterwards."""
+        with self._lock:
+            self._stopped.set()
+            if self._client is not None:
+                self._client.interrupt()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; whether it came in time."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                if self._stopped.wait(self._turn()):
+                    return
+        finally:
+            if self._client is not None:
+                self._client.close()
+
+    def _turn(self) -> float:
+        """Ask once; the seconds to wait before the next time."""
+        try:
+            client = self._connected()
+            asked_at = self._clock()
+            fetched = fetch(client, self.key, self._position, self._stopped.wait)
+            return self._arrived(fetched, self._clock() - asked_at)
+        except InterruptedPollError:
+            return 0.0
+        except HccError as exc:
+            return self._failed(exc)
+        except Exception as exc:
+            # A bug of ours must not end the watch unseen: the last good answer would stay for ever.
+            log.exception("watch of %s", self.key.label())
+            return self._failed(exc)
+
+    def _connected(self) -> ConsulClient:
+        if self._client is None:
+            client = self._client_factory()
+            with self._lock:
+                self._client = client
+                if self._stopped.is_set():
+                    client.interrupt()
+        return self._client
+
+    def _arrived(self, fetched: Fetched, held_s: float) -> float:
+        now = self._clock()
+        value = fetched.value
+        if isinstance(value, tuple):
+            value = self._names.resolved(value)
+        recovered, self._failing_since = self._failing_since is not None, None
+        self._position = fetched.position
+        self.last_answer_at = now
+        if value == self._value:
+            self._pace, pause = after_wakeup(self._pace, held_s)
+        else:
+            self._pace, pause = after_change(self._pace, now)
+        if value != self._value or recovered:
+            self._value = value
+            self._tell(WatchValue(value, fetched.position.index, now, recovered))
+        return max(pause, fetched.poll_s)
+
+    def _failed(self, error: Exception) -> float:
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
+        self._position = Position()
+        if isinstance(error, ConsulPermissionError) and self._has_new_token():
+            self._pace = Pace()
+        self._pace, retry_s = after_failure(
+            self._pace,
+            self._jitter(),
+            retry_after_s=error.retry_after_s if isinstance(error, ConsulStatusError) else 0.0,
+            limit_s=MAX_NOT_FOUND_RETRY_S if isinstance(error, ConsulNotFoundError) else MAX_RETRY_S,
+        )
+        self._tell(WatchFailed(error, retry_s, self._failing_since))
+        return retry_s
+
+    def _has_new_token(self) -> bool:
+        try:
+            return self._refresh_token()
+        except HccError as exc:
+            log.warning("%s", exc)
+            return False
+
+    def _tell(self, event: WatchEvent) -> None:
+        if not self._stopped.is_set():
+            self._deliver(self.key, event)

@@ -1,0 +1,126 @@
+"""A real Consul in development mode, on ports of its own, gone when its block ends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests import binaries
+from tests.consul_http import AgentError, ConsulHttp
+
+_LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """That many ports nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind((_LOOPBACK, 0))
+        return tuple(sock.getsockname()[1] for sock in sockets)
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+class DevAgent(ConsulHttp):
+    """`consul agent -dev`: one server, Connect on, nothing on disk but its log.
+
+    Args:
+        hcl: more configuration, such as `acl { enabled = true }`.
+        token: sent with each call of ours.
+        deadline_s: how long it may take to become ready.
+    """
+
+    def __init__(self, hcl: str = "", token: str = "", deadline_s: float = 30.0) -> None:
+        http, lan, wan, server = free_ports(4)
+        super().__init__(f"{_LOOPBACK}:{http}", token)
+        self._deadline_s = deadline_s
+        self._directory = tempfile.TemporaryDirectory(prefix="hcc-consul-")
+        self._log = Path(self._directory.name) / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        ports = {"http": http, "serf-lan": lan, "serf-wan": wan, "server": server}
+        off = ("grpc", "grpc-tls", "dns")
+        self._command = [
+            "agent",
+            "-dev",
+            "-node=dev",
+            f"-bind={_LOOPBACK}",
+            *(f"-{name}-port={port}" for name, port in ports.items()),
+            *(f"-{name}-port=-1" for name in off),
+            "-log-level=warn",
+            "-hcl=disable_update_check = true leave_on_terminate = false",
+            *((f"-hcl={hcl}",) if hcl else ()),
+        ]
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._clean_up()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clean_up()
+
+    def start(self) -> None:
+        """Start it and wait until it has a leader and a CA."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [binaries.consul(), *self._command], stdout=log, stderr=subprocess.STDOUT, env=env
+            )
+        self._wait_ready()
+
+    def stop(self) -> None:
+        """End it; all its state is lost."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+
+    def restart(self) -> None:
+        """Stop and start on the same ports: a new cluster, with a new CA and nothing registered."""
+        self.stop()
+        self.start()
+
+    def _clean_up(self) -> None:
+        try:
+            self.stop()
+        finally:
+            self._directory.cleanup()
+
+    def _wait_ready(self) -> None:
+        end = time.monotonic() + self._deadline_s
+        seen: object = None
+        while time.monotonic() < end:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            try:
+                if self.ask("GET", "/v1/status/leader") and self.ask("GET", "/v1/agent/connect/ca/roots")["Roots"]:
+                    return
+            except (AgentError, OSError) as exc:
+                seen = exc
+            time.sleep(0.05)
+        text = self._log.read_text(errors="replace")[-2000:]
+        raise AssertionError(f"consul was not ready within {self._deadline_s:g} s: {seen}\n{text}")

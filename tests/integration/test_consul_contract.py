@@ -1,0 +1,265 @@
+"""The same questions to the fake and to a real Consul: the fake may be believed as far as this goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from hcc.consul.client import ConsulClient
+from hcc.consul.decode import application, intentions, leaf, probe, roots
+from hcc.consul.environment import consul_settings
+from hcc.consul.errors import ConsulNotFoundError, InterruptedPollError
+from hcc.consul.fetch import Position, fetch
+from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, ProxyWatch, QueryWatch
+from hcc.consul.policy import probe_uri
+from hcc.consul.response import Result
+from hcc.mesh.intentions import Action
+from hcc.mesh.snapshot import Health
+from tests.consul_agent import DevAgent
+from tests.consul_http import ConsulHttp, service_with_sidecar
+from tests.fake_consul import FakeConsul
+
+pytestmark = pytest.mark.integration
+WEB = service_with_sidecar(
+    "web", 8181, sidecar_port=21000, upstreams=({"DestinationName": "db", "LocalBindPort": 9191},)
+)
+DB = service_with_sidecar("db", 8182, sidecar_port=21001, weights=(7, 3))
+
+
+@pytest.fixture(scope="module", params=["fake", "real"])
+def agent(request: pytest.FixtureRequest) -> Iterator[ConsulHttp]:
+    with FakeConsul() if request.param == "fake" else DevAgent() as running:
+        running.register(WEB)
+        running.register(DB)
+        yield running
+
+
+@pytest.fixture
+def client(agent: ConsulHttp) -> Iterator[ConsulClient]:
+    made = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=1.0)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def helper() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def later(helper: ThreadPoolExecutor, call: object, *args: object) -> Future[None]:
+    """Call from another thread, a moment after the test went on to wait."""
+
+    def run() -> None:
+        time.sleep(0.2)
+        call(*args)  # type: ignore[operator] # any of the agent's methods
+
+    return helper.submit(run)
+
+
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def test_a_service_and_its_sidecar_are_listed_with_their_ids(client: ConsulClient) -> None:
+    listed = client.services().data
+    assert {"web", "db", "web-sidecar-proxy", "db-sidecar-proxy"} <= set(listed)
+    assert application(client.service("web").data).port == 8181
+
+
+def upstream_name(answer: Result) -> str:
+    return str(answer.data["Proxy"]["Upstreams"][0]["DestinationName"])
+
+
+def test_a_registration_is_held_while_its_hash_is_the_same(client: ConsulClient) -> None:
+    # Consul adds a virtual address to a new registration when it next syncs, which may wake one question or two.
+    for _ in range(10):
+        first = client.service("web-sidecar-proxy")
+        assert first.hash
+        started = time.monotonic()
+        if client.service("web-sidecar-proxy", first.hash).hash == first.hash:
+            assert time.monotonic() - started >= 0.9
+            return
+    raise AssertionError("the hash never stayed the same for a second")
+
+
+def test_a_new_registration_wakes_a_question_held_by_its_hash(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
+    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
+    changed = service_with_sidecar(
+        "web", 8181, sidecar_port=21000, upstreams=({"DestinationName": "cache", "LocalBindPort": 9192},)
+    )
+    try:
+        answer = client.service("web-sidecar-proxy")
+        started = time.monotonic()
+        done = later(helper, agent.register, changed)
+        while upstream_name(answer) != "cache":
+            answer = client.service("web-sidecar-proxy", answer.hash)
+        done.result(5)
+        assert time.monotonic() - started < 10
+    finally:
+        client.close()
+        agent.register(WEB)
+
+
+def test_an_unknown_service_id_is_not_found(client: ConsulClient) -> None:
+    with pytest.raises(ConsulNotFoundError, match="unknown service ID"):
+        client.service("nobody")
+
+
+def test_a_decoded_registration_has_its_upstream_and_the_datacenter(client: ConsulClient) -> None:
+    value = fetch(client, ProxyWatch("web-sidecar-proxy"), Position(), pause).value
+    assert getattr(value, "datacenter", "") == "dc1"
+    proxy = value.proxy  # type: ignore[union-attr] # a Registration, or the test fails here
+    assert (proxy.service, proxy.local_port, proxy.bind_port) == ("web", 8181, 21000)
+    assert [upstream.key.label() for upstream in proxy.upstreams] == ["db"]
+    assert proxy.warnings == ()
+
+
+def test_roots_and_leaf_belong_to_one_trust_domain(client: ConsulClient) -> None:
+    found = roots(client.roots().data)
+    certificate = leaf(client.leaf("web").data)
+    assert certificate.uri == f"spiffe://{found.trust_domain}/ns/default/dc/dc1/svc/web"
+    assert [root.active for root in found.roots] == [True]
+
+
+def test_roots_are_held_while_nothing_changes(client: ConsulClient) -> None:
+    first = client.roots()
+    assert first.index is not None
+    started = time.monotonic()
+    assert client.roots(first.index).index == first.index
+    assert time.monotonic() - started >= 0.9
+
+
+def test_an_intention_wakes_a_held_match_and_authorize_follows(
+    agent: ConsulHttp, client: ConsulClient, helper: ThreadPoolExecutor
+) -> None:
+    first = client.intentions("web")
+    assert intentions(first.data) == ()
+    assert first.index is not None
+    done = later(helper, agent.deny, "client", "web")
+    second = client.intentions("web", first.index)
+    done.result(5)
+    found = intentions(second.data)
+    assert [(item.source, item.action, item.precedence) for item in found] == [("client", Action.DENY, 9)]
+    trust_domain = roots(client.roots().data).trust_domain
+    denied = probe(client.authorize("web", f"spiffe://{trust_domain}/ns/default/dc/dc1/svc/client").data)
+    assert denied.by_intention
+    assert not denied.authorized
+    agent.delete_intention("client", "web")
+
+
+def test_the_default_policy_is_learned_with_the_list(client: ConsulClient) -> None:
+    trust_domain = roots(client.roots().data).trust_domain
+    default = probe(client.authorize("web", probe_uri(trust_domain, "dc1")).data)
+    assert (default.authorized, default.by_intention) == (True, False)
+    value = fetch(client, IntentionsWatch("web", trust_domain, "dc1"), Position(), pause).value
+    assert getattr(value, "default_allow", None) is True
+
+
+def test_a_wildcard_answers_the_probe_itself(agent: ConsulHttp, client: ConsulClient) -> None:
+    agent.deny("*", "web")
+    try:
+        trust_domain = roots(client.roots().data).trust_domain
+        default = probe(client.authorize("web", probe_uri(trust_domain, "dc1")).data)
+        assert (default.authorized, default.by_intention) == (False, True)
+    finally:
+        agent.delete_intention("*", "web")
+
+
+def test_a_chain_has_one_resolver_and_follows_service_defaults(
+    agent: ConsulHttp, client: ConsulClient, helper: ThreadPoolExecutor
+) -> None:
+    first = client.chain(ChainWatch("queue"))
+    assert first.index is not None
+    assert first.data["Chain"]["Protocol"] == "tcp"
+    done = later(helper, agent.put_config, {"Kind": "service-defaults", "Name": "queue", "Protocol": "http"})
+    second = client.chain(ChainWatch("queue"), first.index)
+    done.result(5)
+    assert second.data["Chain"]["Protocol"] == "http"
+
+
+def test_a_chain_takes_protocol_and_datacenter_from_the_question(client: ConsulClient) -> None:
+    chain = client.chain(ChainWatch("db", datacenter="dc7", protocol="grpc")).data["Chain"]
+    assert (chain["Protocol"], chain["Datacenter"]) == ("grpc", "dc7")
+
+
+def test_an_overridden_chain_is_held_too(client: ConsulClient) -> None:
+    key = ChainWatch("db", protocol="http")
+    first = client.chain(key)
+    assert first.index is not None
+    started = time.monotonic()
+    client.chain(key, first.index)
+    assert time.monotonic() - started >= 0.9
+
+
+def endpoints(client: ConsulClient, name: str, index: int = 0) -> Result:
+    return client.endpoints(EndpointsWatch(name, "dc1"), index)
+
+
+def test_a_health_change_wakes_a_held_endpoint_query(
+    agent: ConsulHttp, client: ConsulClient, helper: ThreadPoolExecutor
+) -> None:
+    first = endpoints(client, "db")
+    assert first.index is not None
+    done = later(helper, agent.set_health, "db-sidecar-check", "warning")
+    second = endpoints(client, "db", first.index)
+    done.result(5)
+    assert second.index is not None
+    assert second.index > first.index
+    found = fetch(client, EndpointsWatch("db", "dc1"), Position(), pause).value
+    assert isinstance(found, tuple)
+    assert [(one.address, one.port, one.weight, one.health) for one in found] == [
+        ("127.0.0.1", 21001, 3, Health.WARNING)
+    ]
+    agent.set_health("db-sidecar-check", "passing")
+
+
+def test_an_unknown_service_has_no_endpoints_and_an_index(client: ConsulClient) -> None:
+    answer = endpoints(client, "nobody")
+    assert answer.data == []
+    assert answer.index
+
+
+def test_a_prepared_query_finds_sidecars_and_an_unknown_one_is_not_found(
+    agent: ConsulHttp, client: ConsulClient
+) -> None:
+    query_id = agent.create_query("find-db", "db")
+    try:
+        value = fetch(client, QueryWatch("find-db", "", "dc1", 1000), Position(), pause).value
+        assert isinstance(value, tuple)
+        assert [(one.port, one.service, one.weight) for one in value] == [(21001, "db", 7)]
+    finally:
+        agent.delete_query(query_id)
+    with pytest.raises(ConsulNotFoundError, match="Query not found"):
+        client.execute_query("find-db")
+
+
+def test_hcc_registers_and_deregisters_a_service(client: ConsulClient) -> None:
+    client.register({"Name": "web-stats", "ID": "web-stats-1", "Port": 9999, "Tags": ["a b"]})
+    assert client.service("web-stats-1").data["Tags"] == ["a b"]
+    client.deregister("web-stats-1")
+    with pytest.raises(ConsulNotFoundError):
+        client.service("web-stats-1")
+
+
+def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
+    held = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
+    try:
+        index = held.roots().index
+        assert index is not None
+        done = later(helper, held.interrupt)
+        started = time.monotonic()
+        with pytest.raises(InterruptedPollError):
+            held.roots(index)
+        assert time.monotonic() - started < 5
+        done.result(5)
+        with pytest.raises(InterruptedPollError):
+            held.roots()
+    finally:
+        held.close()

@@ -1,0 +1,344 @@
+"""The whole path against a real Consul: watches and assembly together keep one Snapshot true."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from hcc.consul.assembly import State, snapshot, updated, wanted
+from hcc.consul.client import ConsulClient
+from hcc.consul.environment import consul_settings
+from hcc.consul.errors import ConsulPermissionError, NoProxyError
+from hcc.consul.keys import WatchKey
+from hcc.consul.selection import proxy_for_service
+from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
+from hcc.mesh.identity import parse_service_uri
+from hcc.mesh.intentions import evaluate
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
+from tests.consul_agent import DevAgent
+from tests.consul_http import service_with_sidecar
+
+pytestmark = pytest.mark.integration
+T = TypeVar("T")
+DEADLINE_S = 20.0
+
+
+class Shell:
+    """What the ConsulWatcher actor does, in the test's own thread."""
+
+    def __init__(self, http_addr: str, proxy_id: str, token: str = "") -> None:
+        self._settings = consul_settings({}, http_addr=http_addr, token=token)
+        self.state = State(proxy_id)
+        self.failing: dict[WatchKey, Exception] = {}
+        self._events: queue.Queue[tuple[WatchKey, WatchEvent]] = queue.Queue()
+        self._watchers: dict[WatchKey, Watcher] = {}
+        self._reconcile()
+
+    def until(self, what: str, condition: Callable[[Snapshot], T | None]) -> T:
+        """Take events until the condition holds; its result."""
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            found = snapshot(self.state, 1)
+            if found is not None and (result := condition(found)):
+                return result
+            try:
+                key, event = self._events.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"waited {DEADLINE_S:g} s for {what}; failing: {self.failing}; {found}") from None
+            self._take(key, event)
+
+    def until_failing(self, kind: type[Exception], count: int) -> None:
+        end = time.monotonic() + DEADLINE_S
+        while sum(isinstance(error, kind) for error in self.failing.values()) < count:
+            self._take(*self._events.get(timeout=max(0.0, end - time.monotonic())))
+
+    def close(self) -> None:
+        for watcher in self._watchers.values():
+            watcher.stop()
+        assert all(watcher.join(DEADLINE_S) for watcher in self._watchers.values())
+
+    def _take(self, key: WatchKey, event: WatchEvent) -> None:
+        if isinstance(event, WatchFailed):
+            self.failing[key] = event.error
+            return
+        assert isinstance(event, WatchValue)
+        self.failing.pop(key, None)
+        self.state = updated(self.state, key, event.value)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        keys = wanted(self.state)
+        for key in self._watchers.keys() - keys:
+            watcher = self._watchers.pop(key)
+            watcher.stop()
+            assert watcher.join(DEADLINE_S)
+        for key in keys - self._watchers.keys():
+            self._watchers[key] = Watcher(
+                key, lambda: ConsulClient(self._settings), lambda *news: self._events.put(news)
+            )
+            self._watchers[key].start()
+
+
+def web(*upstreams: tuple[str, int]) -> dict[str, object]:
+    listed = tuple({"DestinationName": name, "LocalBindPort": port} for name, port in upstreams)
+    return service_with_sidecar("web", 8181, sidecar_port=21000, upstreams=listed)
+
+
+def endpoints(found: Snapshot, position: int = 0) -> tuple[Endpoint, ...]:
+    targets = found.upstreams[position].targets if len(found.upstreams) > position else ()
+    return targets[0].endpoints if targets else ()
+
+
+def is_whole(found: Snapshot) -> bool:
+    return None not in (found.leaf, found.roots, found.policy)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DevAgent]:
+    with DevAgent() as running:
+        yield running
+
+
+@pytest.fixture
+def agent(shared: DevAgent) -> Iterator[DevAgent]:
+    shared.register(web(("db", 9191)))
+    shared.register(service_with_sidecar("db", 8182, sidecar_port=21001))
+    try:
+        yield shared
+    finally:
+        for service_id in ("web", "db", "db-2", "cache"):
+            if service_id in shared.ask("GET", "/v1/agent/services"):
+                shared.deregister(service_id)
+        shared.delete_intention("db", "web")
+
+
+@pytest.fixture
+def shell(agent: DevAgent) -> Iterator[Shell]:
+    running = Shell(agent.http_addr, "web-sidecar-proxy")
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def test_a_snapshot_becomes_whole(shell: Shell) -> None:
+    found = shell.until("a whole snapshot", lambda now: now if is_whole(now) and endpoints(now) else None)
+    assert found.leaf is not None
+    assert found.roots is not None
+    assert found.policy is not None
+    assert found.datacenter == "dc1"
+    assert found.leaf.uri == f"spiffe://{found.roots.trust_domain}/ns/default/dc/dc1/svc/web"
+    assert found.policy.default_allow is True
+    (endpoint,) = endpoints(found)
+    expected = f"spiffe://{found.roots.trust_domain}/ns/default/dc/dc1/svc/db"
+    assert endpoint == Endpoint("127.0.0.1", 21001, 1, Health.PASSING, expected)
+    assert not shell.failing
+
+
+def test_instances_come_and_go(agent: DevAgent, shell: Shell) -> None:
+    shell.until("one endpoint", lambda now: len(endpoints(now)) == 1)
+    agent.register(service_with_sidecar("db", 8183, service_id="db-2", sidecar_port=21002, weights=(5, 2)))
+    shell.until("two endpoints", lambda now: [one.weight for one in endpoints(now)] == [1, 5])
+    agent.set_health("db-2-sidecar-check", "warning")
+    shell.until("a warning", lambda now: [one.weight for one in endpoints(now)] == [1, 2])
+    agent.deregister("db-2")
+    shell.until("one endpoint again", lambda now: len(endpoints(now)) == 1)
+
+
+def test_an_intention_changes_the_verdict_and_back(agent: DevAgent, shell: Shell) -> None:
+    shell.until("a whole snapshot", is_whole)
+
+    def allows(now: Snapshot) -> bool:
+        assert now.policy is not None
+        caller = parse_service_uri(f"spiffe://{now.policy.trust_domain}/ns/default/dc/dc1/svc/db")
+        return evaluate(now.policy, caller).allowed
+
+    assert shell.until("allow", allows)
+    agent.deny("db", "web")
+    shell.until("deny", lambda now: not allows(now))
+    agent.delete_intention("db", "web")
+    shell.until("allow again", allows)
+    found = snapshot(shell.state, 1)
+    assert found is not None
+    assert found.policy is not None
+    assert found.policy.version == 3
+
+
+def test_a_proxy_registered_anew_has_its_new_upstreams(agent: DevAgent, shell: Shell) -> None:
+    shell.until("one endpoint", endpoints)
+    agent.register(service_with_sidecar("cache", 8184, sidecar_port=21004))
+    agent.register(web(("db", 9191), ("cache", 9192)))
+    shell.until("both", lambda now: endpoints(now) and [one.port for one in endpoints(now, 1)] == [21004])
+    agent.register(web(("cache", 9192)))
+    found = shell.until("the second alone", lambda now: now if len(now.upstreams) == 1 else None)
+    assert found.upstreams[0].upstream.key.name == "cache"
+    assert [one.port for one in endpoints(found)] == [21004]
+
+
+def test_the_protocol_comes_from_the_chain_unless_the_registration_overrides_it(agent: DevAgent, shell: Shell) -> None:
+    def protocol(now: Snapshot) -> str:
+        chain = now.upstreams[0].chain
+        return chain.protocol if chain is not None else ""
+
+    shell.until("tcp", lambda now: protocol(now) == "tcp")
+    agent.put_config({"Kind": "service-defaults", "Name": "db", "Protocol": "http"})
+    try:
+        shell.until("http", lambda now: protocol(now) == "http")
+        item = {"DestinationName": "db", "LocalBindPort": 9191, "Config": {"protocol": "http2"}}
+        agent.register(service_with_sidecar("web", 8181, sidecar_port=21000, upstreams=(item,)))
+        shell.until("http2", lambda now: protocol(now) == "http2")
+    finally:
+        agent.ask("DELETE", "/v1/config/service-defaults/db")
+
+
+def test_a_prepared_query_is_an_upstream(agent: DevAgent, shell: Shell) -> None:
+    item = {
+        "DestinationType": "prepared_query",
+        "DestinationName": "find-db",
+        "LocalBindPort": 9193,
+        "Config": {"poll_interval": "100ms", "protocol": "http"},
+    }
+    query_id = agent.create_query("find-db", "db")
+    try:
+        agent.register(service_with_sidecar("web", 8181, sidecar_port=21000, upstreams=(item,)))
+        found = shell.until(
+            "the query's instance",
+            lambda now: now if now.upstreams[0].chain is None and endpoints(now) else None,
+        )
+        assert found.upstreams[0].upstream.protocol is Protocol.HTTP
+        assert endpoints(found)[0].identity.endswith("/ns/default/dc/dc1/svc/db")
+        agent.set_health("db-sidecar-check", "critical")
+        shell.until("nothing", lambda now: not endpoints(now))
+    finally:
+        agent.delete_query(query_id)
+
+
+def test_a_stand_alone_proxy_finds_the_port_of_its_service(agent: DevAgent) -> None:
+    proxy = {"DestinationServiceName": "db", "DestinationServiceID": "db"}
+    agent.register({"Name": "alone", "Kind": "connect-proxy", "Port": 21009, "Proxy": proxy})
+    shell = Shell(agent.http_addr, "alone")
+    try:
+        shell.until("the port", lambda now: now.proxy.local_port == 8182)
+    finally:
+        shell.close()
+        agent.deregister("alone")
+
+
+def test_the_sidecar_is_found_by_the_id_of_its_service(agent: DevAgent) -> None:
+    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr))
+    try:
+        services = client.services().data
+        assert proxy_for_service(services, "web") == "web-sidecar-proxy"
+        with pytest.raises(NoProxyError, match="db, web"):
+            proxy_for_service(services, "nobody")
+    finally:
+        client.close()
+
+
+def test_names_with_dots_underscores_and_mixed_case_are_kept(agent: DevAgent) -> None:
+    name = "My_Svc.with-dots"
+    agent.register(service_with_sidecar(name, 8190, sidecar_port=21010))
+    agent.register(web((name, 9191)))
+    shell = Shell(agent.http_addr, f"{name}-sidecar-proxy")
+    other = Shell(agent.http_addr, "web-sidecar-proxy")
+    try:
+        found = shell.until("a whole snapshot", lambda now: now if is_whole(now) else None)
+        assert found.leaf is not None
+        (endpoint,) = other.until("its endpoint", lambda now: endpoints(now) if now.roots else ())
+        assert endpoint.identity == found.leaf.uri
+    finally:
+        shell.close()
+        other.close()
+        agent.deregister(name)
+
+
+def test_an_agent_that_is_restarted_is_followed_into_its_new_cluster() -> None:
+    with DevAgent() as agent:
+        agent.register(web(("db", 9191)))
+        agent.register(service_with_sidecar("db", 8182, sidecar_port=21001))
+        shell = Shell(agent.http_addr, "web-sidecar-proxy")
+        try:
+            before = shell.until("all of it", lambda now: now if is_whole(now) and endpoints(now) else None)
+            assert before.roots is not None
+            old = before.roots.trust_domain
+            agent.stop()
+            shell.until_failing(Exception, 3)
+            kept = snapshot(shell.state, 1)
+            assert kept == before
+            agent.start()
+            agent.register(web(("db", 9191)))
+            agent.register(service_with_sidecar("db", 8182, sidecar_port=21005))
+
+            def is_new(now: Snapshot) -> bool:
+                assert None not in (now.leaf, now.roots, now.policy)
+                assert now.leaf is not None
+                assert now.roots is not None
+                assert now.policy is not None
+                new = now.roots.trust_domain
+                return (
+                    new != old
+                    and now.policy.trust_domain == new
+                    and new in now.leaf.uri
+                    and [one.port for one in endpoints(now)] == [21005]
+                )
+
+            shell.until("the new cluster", is_new)
+        finally:
+            shell.close()
+
+
+ACL = """
+acl { enabled = true default_policy = "deny" tokens { initial_management = "root-token" agent = "root-token" } }
+"""
+
+
+def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_cause() -> None:
+    with DevAgent(ACL, "root-token") as agent:
+        agent.register(web(("db", 9191)))
+        agent.register(service_with_sidecar("db", 8182, sidecar_port=21001))
+        made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
+        shell = Shell(agent.http_addr, "web-sidecar-proxy", made["SecretID"])
+        try:
+            found = shell.until("all of it", lambda now: now if is_whole(now) and endpoints(now) else None)
+            assert found.policy is not None
+            assert found.policy.default_allow is False
+            assert not shell.failing
+        finally:
+            shell.close()
+        powerless = agent.ask("PUT", "/v1/acl/token", {})
+        shell = Shell(agent.http_addr, "web-sidecar-proxy", powerless["SecretID"])
+        try:
+            shell.until_failing(ConsulPermissionError, 1)
+            assert "service:read" in str(next(iter(shell.failing.values())))
+        finally:
+            shell.close()
+
+
+DEFAULT_DENY = 'default_intention_policy = "deny"'
+
+
+def test_a_default_intention_policy_is_believed_though_the_header_says_otherwise() -> None:
+    with DevAgent(DEFAULT_DENY) as agent:
+        agent.register(web())
+        shell = Shell(agent.http_addr, "web-sidecar-proxy")
+        try:
+            found = shell.until("a whole snapshot", lambda now: now if is_whole(now) else None)
+            assert found.policy is not None
+            assert found.policy.default_allow is False
+        finally:
+            shell.close()
+
+
+def test_tokens_never_show_in_an_error(agent: DevAgent) -> None:
+    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), lambda: Secret("very-secret"))
+    try:
+        with pytest.raises(Exception, match="unknown service") as caught:
+            client.service("nobody")
+        assert "very-secret" not in repr(caught.value)
+    finally:
+        client.close()

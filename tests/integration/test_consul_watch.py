@@ -1,0 +1,434 @@
+"""Watches against the fake agent: what is delivered, what is not, and what every fault does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from hcc.consul.answers import Instance, IntentionList, Registration
+from hcc.consul.client import ConsulClient
+from hcc.consul.environment import consul_settings
+from hcc.consul.errors import (
+    ConsulAnswerError,
+    ConsulError,
+    ConsulNotFoundError,
+    ConsulPermissionError,
+    ConsulStatusError,
+    ConsulUnavailableError,
+)
+from hcc.consul.keys import (
+    ChainWatch,
+    EndpointsWatch,
+    IntentionsWatch,
+    LeafWatch,
+    ProxyWatch,
+    QueryWatch,
+    RootsWatch,
+    ServiceWatch,
+    WatchKey,
+)
+from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
+from hcc.mesh.chain import Chain
+from hcc.mesh.intentions import Action
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Health, Leaf, Roots
+from tests.consul_http import service_with_sidecar
+from tests.fake_consul import TRUST_DOMAIN, FakeConsul, Fault
+
+pytestmark = pytest.mark.integration
+T = TypeVar("T")
+DEADLINE_S = 10.0
+WEB = service_with_sidecar(
+    "web", 8181, sidecar_port=21000, upstreams=({"DestinationName": "db", "LocalBindPort": 9191},)
+)
+DB = service_with_sidecar("db", 8182, sidecar_port=21001)
+ENDPOINTS = EndpointsWatch("db", "dc1")
+INTENTIONS = IntentionsWatch("web", TRUST_DOMAIN, "dc1")
+
+
+class Observed:
+    """One running watch and what it delivered."""
+
+    def __init__(self, fake: FakeConsul, key: WatchKey, wait_s: float, **edges: Any) -> None:
+        self.events: queue.Queue[WatchEvent] = queue.Queue()
+        self.token: Secret | None = None
+        settings = consul_settings({}, http_addr=fake.http_addr)
+        self.watcher = Watcher(
+            key,
+            lambda: ConsulClient(settings, lambda: self.token, wait_s=wait_s),
+            lambda _, event: self.events.put(event),
+            **({"jitter": lambda: 0.1} | edges),
+        )
+        self.watcher.start()
+
+    def next(self) -> WatchEvent:
+        return self.events.get(timeout=DEADLINE_S)
+
+    def value(self, kind: type[T]) -> T:
+        """The next event, which must be a value of this kind."""
+        event = self.next()
+        assert isinstance(event, WatchValue), event
+        assert isinstance(event.value, kind), event
+        return event.value
+
+    def instances(self) -> tuple[Instance, ...]:
+        found: tuple[Instance, ...] = self.value(tuple)
+        return found
+
+    def failure(self, kind: type[Exception]) -> WatchFailed:
+        event = self.next()
+        assert isinstance(event, WatchFailed), event
+        assert isinstance(event.error, kind), event
+        return event
+
+    def recovery(self) -> WatchValue:
+        """The next value, after any number of further failures."""
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            event = self.next()
+            if isinstance(event, WatchValue):
+                return event
+        raise AssertionError("no value came in time")
+
+
+Watch = Callable[..., Observed]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeConsul]:
+    with FakeConsul() as running:
+        running.register(WEB)
+        running.register(DB)
+        yield running
+
+
+@pytest.fixture
+def watch(fake: FakeConsul) -> Iterator[Watch]:
+    running: list[Observed] = []
+
+    def begin(key: WatchKey, wait_s: float = 30.0, **edges: Any) -> Observed:
+        running.append(Observed(fake, key, wait_s, **edges))
+        return running[-1]
+
+    try:
+        yield begin
+    finally:
+        for observed in running:
+            observed.watcher.stop()
+        assert all(observed.watcher.join(DEADLINE_S) for observed in running)
+
+
+def until(what: str, condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end, f"waited {DEADLINE_S:g} s for {what}"
+        time.sleep(0.01)
+
+
+# What is delivered.
+
+
+def test_a_proxy_is_delivered_and_again_when_it_is_registered_anew(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ProxyWatch("web-sidecar-proxy"))
+    assert len(observed.value(Registration).proxy.upstreams) == 1
+    fake.register(service_with_sidecar("web", 8181, sidecar_port=21000))
+    assert observed.value(Registration).proxy.upstreams == ()
+
+
+def test_roots_and_leaf_are_delivered_when_they_rotate(fake: FakeConsul, watch: Watch) -> None:
+    roots, leaf = watch(RootsWatch()), watch(LeafWatch("web"))
+    assert len(roots.value(Roots).roots) == 1
+    assert leaf.value(Leaf).serial == "01"
+    fake.rotate_roots()
+    fake.rotate_leaf("web")
+    assert [root.active for root in roots.value(Roots).roots] == [False, True]
+    assert leaf.value(Leaf).serial == "02"
+
+
+def test_a_chain_follows_its_service_defaults(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ChainWatch("db"))
+    assert observed.value(Chain).protocol == "tcp"
+    fake.put_config({"Kind": "service-defaults", "Name": "db", "Protocol": "http"})
+    assert observed.value(Chain).protocol == "http"
+
+
+def test_endpoints_come_go_and_fall_ill(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ENDPOINTS)
+    assert [one.port for one in observed.instances()] == [21001]
+    fake.register(service_with_sidecar("db", 8183, service_id="db-2", sidecar_port=21002))
+    assert [one.port for one in observed.instances()] == [21001, 21002]
+    fake.set_health("db-2-sidecar-check", "critical")
+    assert [one.health for one in observed.instances()] == [Health.PASSING, Health.CRITICAL]
+    fake.deregister("db-2")
+    fake.deregister("db")
+    until("an empty list", lambda: observed.instances() == ())
+
+
+def test_a_prepared_query_is_executed_again_and_again(fake: FakeConsul, watch: Watch) -> None:
+    fake.create_query("find-db", "db")
+    observed = watch(QueryWatch("find-db", "", "dc1", 20))
+    assert len(observed.instances()) == 1
+    fake.set_health("db-sidecar-check", "critical")
+    assert observed.instances() == ()
+    assert observed.events.empty()
+
+
+def test_a_list_of_intentions_comes_with_its_default(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList) == IntentionList((), True)
+    fake.deny("client", "web")
+    changed = observed.value(IntentionList)
+    assert [one.action for one in changed.intentions] == [Action.DENY]
+    assert changed.default_allow is True
+    fake.set_default_policy("deny")
+    assert observed.value(IntentionList).default_allow is False
+
+
+def test_where_authorize_is_forbidden_the_header_tells_the_default(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("connect/authorize", Fault("status", code=403, text="Permission denied"))
+    assert watch(INTENTIONS).value(IntentionList).default_allow is True
+
+
+def test_an_outdated_probe_is_asked_again(fake: FakeConsul, watch: Watch) -> None:
+    stale = {"Authorized": True, "Reason": "Matched L4 intention: one that is gone"}
+    fake.fail("connect/authorize", Fault("body", body=stale), times=3)
+    assert watch(INTENTIONS).value(IntentionList).default_allow is True
+    assert fake.count("connect/authorize") == 4
+
+
+def test_a_probe_that_stays_outdated_leaves_the_default_unknown(fake: FakeConsul, watch: Watch) -> None:
+    stale = {"Authorized": True, "Reason": "Matched L4 intention: one that is gone"}
+    fake.fail("connect/authorize", Fault("body", body=stale), times=100)
+    assert watch(INTENTIONS).value(IntentionList).default_allow is None
+
+
+# What is not delivered.
+
+
+def test_an_answer_that_did_not_change_is_not_delivered_and_its_watch_slows_down(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    observed = watch(ENDPOINTS)
+    observed.instances()
+    for _ in range(20):
+        fake.touch_catalog()
+        time.sleep(0.01)
+    assert fake.count("health/connect/db") < 10
+    assert observed.events.empty()
+    fake.set_health("db-sidecar-check", "warning")
+    assert observed.instances()[0].health is Health.WARNING
+
+
+def test_a_held_query_that_runs_out_is_asked_again_without_news(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(RootsWatch(), wait_s=0.05)
+    observed.value(Roots)
+    until("a third question", lambda: fake.count("ca/roots") >= 3)
+    assert observed.events.empty()
+
+
+def test_nothing_is_delivered_after_stop(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ENDPOINTS)
+    observed.instances()
+    observed.watcher.stop()
+    fake.set_health("db-sidecar-check", "critical")
+    assert observed.watcher.join(DEADLINE_S)
+    assert observed.events.empty()
+
+
+# Indexes and hashes.
+
+
+def test_the_next_question_blocks_on_the_index_of_the_last_answer(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ENDPOINTS)
+    observed.instances()
+    until("a blocking question", lambda: fake.count("index=12") == 1)
+    assert fake.count("wait=30000ms") == 1
+
+
+def test_an_index_that_goes_back_is_dropped(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(RootsWatch())
+    observed.value(Roots)
+    until("a blocking question", lambda: fake.count("ca/roots?index=10") == 1)
+    fake.fail("ca/roots", Fault("headers", headers=(("X-Consul-Index", "3"),)))
+    until("a question without index, and a new one", lambda: fake.count("ca/roots?index=10") == 2)
+    targets = [path for _, path, _ in fake.requests if "ca/roots" in path]
+    assert ["index" in path for path in targets] == [False, True, False, True]
+
+
+def test_index_zero_never_makes_a_loop_of_questions(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("ca/roots", Fault("headers", headers=(("X-Consul-Index", "0"),)))
+    watch(RootsWatch()).value(Roots)
+    until("a question that blocks on 1", lambda: fake.count("ca/roots?index=1&") == 1)
+
+
+def test_an_answer_without_an_index_is_asked_for_at_intervals(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("intentions/match", Fault("headers", headers=(("X-Consul-Index", ""),)), times=1)
+    observed = watch(IntentionsWatch("web", TRUST_DOMAIN, "dc1"))
+    observed.value(IntentionList)
+    until("the next question", lambda: fake.count("intentions/match") >= 2)
+
+
+def test_the_registration_is_held_by_its_hash(fake: FakeConsul, watch: Watch) -> None:
+    watch(ServiceWatch("web")).next()
+    until("a question with a hash", lambda: fake.count("agent/service/web?hash=") == 1)
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault("status", code=500), ConsulStatusError),
+        (Fault("status", code=429, text="slow down", headers=(("Retry-After", "0"),)), ConsulStatusError),
+        (Fault("status", code=503), ConsulStatusError),
+        (Fault("close"), ConsulUnavailableError),
+        (Fault("truncate"), ConsulUnavailableError),
+        (Fault("garbage"), ConsulAnswerError),
+        (Fault("body", body={"Roots": []}), ConsulAnswerError),
+        (Fault("body", body=["another", "shape"]), ConsulAnswerError),
+    ],
+)
+def test_a_fault_is_told_and_so_is_the_recovery_though_nothing_changed(
+    fake: FakeConsul, watch: Watch, fault: Fault, error: type[ConsulError]
+) -> None:
+    observed = watch(RootsWatch())
+    first = observed.value(Roots)
+    until("a blocking question", lambda: fake.count("ca/roots?index=") == 1)
+    fake.fail("ca/roots", fault)
+    failed = observed.failure(error)
+    assert failed.retry_s <= 0.25
+    recovered = observed.recovery()
+    assert recovered.recovered
+    assert recovered.value == first
+    assert [path for _, path, _ in fake.requests if "ca/roots" in path][2] == "/v1/agent/connect/ca/roots"
+
+
+def test_a_row_of_failures_keeps_its_beginning(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("ca/roots", Fault("status"), times=3)
+    observed = watch(RootsWatch())
+    failures = [observed.failure(ConsulStatusError) for _ in range(3)]
+    assert len({failed.since for failed in failures}) == 1
+    assert observed.recovery().recovered
+
+
+def test_a_long_wait_that_consul_asks_for_is_obeyed(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("ca/roots", Fault("status", code=429, headers=(("Retry-After", "30"),)))
+    observed = watch(RootsWatch())
+    assert observed.failure(ConsulStatusError).retry_s == 30
+    started = time.monotonic()
+    observed.watcher.stop()
+    assert observed.watcher.join(DEADLINE_S)
+    assert time.monotonic() - started < 5
+
+
+def test_a_deregistered_proxy_is_not_found_until_it_is_back(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ProxyWatch("web-sidecar-proxy"))
+    observed.value(Registration)
+    fake.deregister("web")
+    assert "unknown service ID" in str(observed.failure(ConsulNotFoundError).error)
+    fake.register(WEB)
+    assert observed.recovery().recovered
+
+
+def test_an_empty_list_that_acls_made_is_a_refusal_and_no_news(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ENDPOINTS)
+    observed.instances()
+    filtered = Fault("body", body=[], headers=(("X-Consul-Results-Filtered-By-ACLs", "true"),))
+    fake.fail("health/connect", filtered)
+    assert "service:read" in str(observed.failure(ConsulPermissionError).error)
+    assert observed.recovery().value == observed.watcher._value
+
+
+def test_a_refused_token_is_read_again_and_a_new_one_tried_at_once(fake: FakeConsul, watch: Watch) -> None:
+    refused = threading.Event()
+    fake.fail("ca/leaf", Fault("status", code=403, text="ACL not found"))
+    observed: list[Observed] = []
+
+    def refresh() -> bool:
+        refused.set()
+        observed[0].token = Secret("new")
+        return True
+
+    gate = threading.Event()
+    observed.append(watch(LeafWatch("web"), refresh_token=lambda: gate.wait(DEADLINE_S) and refresh()))
+    gate.set()
+    assert "does not know this token" in str(observed[0].failure(ConsulPermissionError).error)
+    observed[0].recovery()
+    assert refused.is_set()
+    headers = [headers for _, path, headers in fake.requests if "ca/leaf" in path]
+    assert headers[0].get("X-Consul-Token") is None
+    assert headers[1]["X-Consul-Token"] == "new"
+
+
+def test_a_bug_in_a_watch_is_told_and_does_not_end_it(
+    fake: FakeConsul, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = iter([0.0, 1.0])
+
+    def clock() -> float:
+        return next(times, 2.0)
+
+    def lookup(name: str) -> str:
+        raise ZeroDivisionError(name)
+
+    fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
+    observed = watch(ENDPOINTS, clock=clock, lookup=lookup)
+    observed.failure(ZeroDivisionError)
+    assert "watch of endpoints db.dc1" in caplog.text
+    fake.register(DB)
+    observed.recovery()
+
+
+# Host names.
+
+
+def test_host_names_are_resolved_and_a_name_server_that_fails_takes_nothing_away(
+    fake: FakeConsul, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {"db.example": "10.9.9.9"}
+
+    def lookup(name: str) -> str:
+        if name not in names:
+            raise OSError("no such host")
+        return names[name]
+
+    fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
+    observed = watch(ENDPOINTS, lookup=lookup)
+    assert [one.address for one in observed.instances()] == ["10.9.9.9"]
+    names.clear()
+    fake.set_health("db-sidecar-check", "warning")
+    assert [(one.address, one.health) for one in observed.instances()] == [("10.9.9.9", Health.WARNING)]
+    fake.register(service_with_sidecar("db", 8183, service_id="db-2", sidecar_port=21002, address="never.example"))
+    until("both warnings", lambda: caplog.text.count("no such host") == 2)
+    assert "keeping 10.9.9.9" in caplog.text
+    assert "left out" in caplog.text
+    assert observed.events.empty()
+
+
+# Stopping.
+
+
+def test_a_watch_that_waits_stops_promptly(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(RootsWatch(), wait_s=60)
+    observed.value(Roots)
+    until("a blocking question", lambda: fake.count("ca/roots?index=") == 1)
+    started = time.monotonic()
+    observed.watcher.stop()
+    assert time.monotonic() - started < 1
+    assert observed.watcher.join(DEADLINE_S)
+    assert time.monotonic() - started < 5
+
+
+def test_stop_before_start_and_twice_does_no_harm() -> None:
+    watcher = Watcher(RootsWatch(), lambda: pytest.fail("asked"), lambda *_: None)
+    watcher.stop()
+    watcher.stop()
+    assert watcher.join(0)
+    watcher.start()
+    assert watcher.join(DEADLINE_S)

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.consul.answers import Answer, Application, ChainOverride, Instance, IntentionList, Registration
+from hcc.consul.assembly import State, snapshot, updated, wanted
+from hcc.consul.keys import (
+    ChainWatch,
+    EndpointsWatch,
+    IntentionsWatch,
+    LeafWatch,
+    ProxyWatch,
+    QueryWatch,
+    RootsWatch,
+    ServiceWatch,
+    WatchKey,
+)
+from hcc.mesh.chain import Chain
+from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.snapshot import Endpoint, Health, Proxy, Roots, Snapshot, Upstream
+from tests import builders
+
+TD = builders.TRUST_DOMAIN
+PROXY = ProxyWatch("server-sidecar-proxy")
+START = State(PROXY.proxy_id)
+INTENTIONS = IntentionsWatch("server", TD, "dc1")
+ALLOW_WEB = IntentionList((Intention("web", Action.ALLOW, 9),), False)
+
+
+def registered(
+    *upstreams: Upstream,
+    overrides: tuple[ChainOverride, ...] = (),
+    datacenter: str = "dc1",
+    proxy: Proxy | None = None,
+) -> Registration:
+    return Registration(
+        replace(proxy or builders.proxy(), upstreams=upstreams),
+        datacenter,
+        overrides or (ChainOverride(),) * len(upstreams),
+    )
+
+
+def after(*answers: tuple[WatchKey, Answer], state: State = START) -> State:
+    for key, value in answers:
+        state = updated(state, key, value)
+    return state
+
+
+def whole(state: State) -> Snapshot:
+    found = snapshot(state, 1)
+    assert found is not None
+    return found
+
+
+def instance(address: str = "10.0.0.1", health: Health = Health.PASSING, service: str = "web") -> Instance:
+    return Instance(address, 21000, 1, health, service, "dc1")
+
+
+def chain_on(target_datacenter: str = "dc1", *, only_passing: bool = False, peer: str = "") -> Chain:
+    found = builders.chain("web", datacenter=target_datacenter)
+    return replace(found, targets=(replace(found.targets[0], only_passing=only_passing, peer=peer),))
+
+
+WITH_WEB = (PROXY, registered(builders.upstream("web")))
+ROOTS = (RootsWatch(), builders.roots())
+CHAIN = (ChainWatch("web"), builders.chain("web"))
+ENDPOINTS = EndpointsWatch("web", "dc1")
+
+
+def test_at_first_only_the_proxy_and_the_roots_are_wanted_and_there_is_no_snapshot() -> None:
+    assert wanted(START) == {PROXY, RootsWatch()}
+    assert snapshot(START, 1) is None
+
+
+def test_the_registration_leads_to_leaf_and_chains() -> None:
+    assert wanted(after(WITH_WEB)) == {PROXY, RootsWatch(), LeafWatch("server"), ChainWatch("web")}
+
+
+def test_the_roots_lead_to_the_intentions() -> None:
+    assert INTENTIONS in wanted(after(WITH_WEB, ROOTS))
+
+
+def test_a_chain_leads_to_the_endpoints_of_its_start_target() -> None:
+    assert ENDPOINTS in wanted(after(WITH_WEB, CHAIN))
+
+
+def test_a_whole_state_makes_a_whole_snapshot() -> None:
+    state = after(
+        WITH_WEB,
+        ROOTS,
+        CHAIN,
+        (LeafWatch("server"), builders.leaf()),
+        (INTENTIONS, ALLOW_WEB),
+        (ENDPOINTS, (instance(),)),
+    )
+    found = snapshot(state, 7)
+    assert found is not None
+    assert (found.version, found.datacenter) == (7, "dc1")
+    assert (found.leaf, found.roots) == (builders.leaf(), builders.roots())
+    assert found.policy is not None
+    assert (found.policy.intentions, found.policy.default_allow) == (ALLOW_WEB.intentions, False)
+    (upstream,) = found.upstreams
+    assert upstream.chain == builders.chain("web")
+    (endpoint,) = upstream.endpoints(builders.target_id("web"))
+    assert endpoint == Endpoint("10.0.0.1", 21000, 1, Health.PASSING, builders.service_uri("web"))
+
+
+def test_what_is_missing_is_none_or_not_known() -> None:
+    found = whole(after(WITH_WEB))
+    assert (found.leaf, found.roots, found.policy) == (None, None, None)
+    assert found.upstreams[0].chain is None
+    (targets,) = whole(after(WITH_WEB, CHAIN)).upstreams[0].targets
+    assert not targets.known
+
+
+def test_an_empty_answer_is_known() -> None:
+    (targets,) = whole(after(WITH_WEB, CHAIN, (ENDPOINTS, ()))).upstreams[0].targets
+    assert targets.known
+    assert targets.endpoints == ()
+
+
+def test_two_upstreams_with_the_same_question_share_one_watch() -> None:
+    state = after((PROXY, registered(builders.upstream("web", 1), builders.upstream("web", 2))))
+    assert len([key for key in wanted(state) if isinstance(key, ChainWatch)]) == 1
+    found = whole(after(CHAIN, (ENDPOINTS, (instance(),)), state=state))
+    assert [len(item.targets[0].endpoints) for item in found.upstreams] == [1, 1]
+
+
+def test_one_name_in_two_datacenters_is_two_chains() -> None:
+    state = after((PROXY, registered(builders.upstream("web", 1), builders.upstream("web", 2, datacenter="dc2"))))
+    assert {ChainWatch("web"), ChainWatch("web", "dc2")} < wanted(state)
+
+
+def test_instances_of_another_datacenter_are_asked_for_their_wan_addresses() -> None:
+    state = after(WITH_WEB, (ChainWatch("web"), chain_on("dc2")))
+    assert EndpointsWatch("web", "dc2", wan=True) in wanted(state)
+
+
+def test_overrides_go_into_the_chain_question() -> None:
+    overrides = (ChainOverride("http", "local"),)
+    state = after((PROXY, registered(builders.upstream("web"), overrides=overrides)))
+    assert ChainWatch("web", protocol="http", mesh_gateway="local") in wanted(state)
+
+
+def test_only_passing_takes_warning_instances_out() -> None:
+    state = after(
+        WITH_WEB,
+        (ChainWatch("web"), chain_on(only_passing=True)),
+        (ENDPOINTS, (instance("10.0.0.1", Health.WARNING), instance("10.0.0.2"))),
+    )
+    endpoints = whole(state).upstreams[0].targets[0].endpoints
+    assert [item.health for item in endpoints] == [Health.CRITICAL, Health.PASSING]
+
+
+def test_a_target_in_a_cluster_peer_is_not_watched_and_never_mistaken_for_ours() -> None:
+    state = after(WITH_WEB, (ChainWatch("web"), chain_on(peer="east")))
+    assert not any(isinstance(key, EndpointsWatch) for key in wanted(state))
+    assert whole(state).upstreams[0].targets == ()
+
+
+def test_a_prepared_query_is_watched_by_itself_and_each_instance_has_its_own_identity() -> None:
+    upstream = builders.upstream("find", query=True)
+    key = QueryWatch("find", "", "dc1", upstream.poll_interval_ms)
+    state = after((PROXY, registered(upstream)), ROOTS)
+    assert key in wanted(state)
+    state = after((key, (instance(service="web"), instance("10.0.0.2", service="web-2"))), state=state)
+    (target,) = whole(state).upstreams[0].targets
+    assert target.target_id == "query"
+    assert [item.identity for item in target.endpoints] == [
+        builders.service_uri("web"),
+        builders.service_uri("web-2"),
+    ]
+
+
+def test_an_identity_that_consul_gives_goes_before_ours() -> None:
+    theirs = replace(instance(), identity="spiffe://other.consul/ns/default/dc/dc9/svc/web")
+    state = after(WITH_WEB, ROOTS, CHAIN, (ENDPOINTS, (theirs,)))
+    assert whole(state).upstreams[0].targets[0].endpoints[0].identity == theirs.identity
+
+
+def test_a_stand_alone_proxy_learns_the_port_from_its_service() -> None:
+    proxy = builders.proxy(local_port=0)
+    state = after((PROXY, registered(proxy=proxy)))
+    assert ServiceWatch("server") in wanted(state)
+    assert whole(state).proxy.local_port == 0
+    state = after((ServiceWatch("server"), Application("server", "server", "", 8181)), state=state)
+    assert whole(state).proxy.local_port == 8181
+
+
+def test_a_proxy_with_port_or_socket_or_without_service_needs_no_service_watch() -> None:
+    for proxy in (
+        builders.proxy(),
+        builders.proxy(local_port=0, local_socket="/run/app"),
+        replace(builders.proxy(local_port=0), service_id=""),
+    ):
+        assert not any(isinstance(key, ServiceWatch) for key in wanted(after((PROXY, registered(proxy=proxy)))))
+
+
+def test_where_consul_does_not_say_our_datacenter_our_own_chain_does() -> None:
+    query = builders.upstream("find", query=True)
+    state = after((PROXY, registered(builders.upstream("web"), query, datacenter="")), ROOTS, CHAIN)
+    assert ChainWatch("server") in wanted(state)
+    assert not {type(key) for key in wanted(state)} & {IntentionsWatch, EndpointsWatch, QueryWatch}
+    state = after((ChainWatch("server"), builders.chain("server", datacenter="dc1")), state=state)
+    assert {INTENTIONS, ENDPOINTS, QueryWatch("find", "", "dc1", 30_000)} < wanted(state)
+    assert whole(state).datacenter == "dc1"
+
+
+def test_an_answer_that_nobody_wants_changes_nothing() -> None:
+    state = after(WITH_WEB)
+    assert updated(state, ChainWatch("gone"), builders.chain("gone")) is state
+
+
+def test_an_answer_that_says_the_same_changes_nothing() -> None:
+    state = after(WITH_WEB, ROOTS, (INTENTIONS, ALLOW_WEB))
+    assert updated(state, INTENTIONS, ALLOW_WEB) is state
+
+
+def test_what_a_removed_upstream_knew_is_forgotten() -> None:
+    state = after(WITH_WEB, CHAIN, (ENDPOINTS, (instance(),)), (PROXY, registered()))
+    assert [key for key, _ in state.values] == [PROXY]
+    assert not any(isinstance(key, ChainWatch | EndpointsWatch) for key in wanted(state))
+
+
+def test_each_change_of_the_intentions_has_a_version() -> None:
+    state = after(WITH_WEB, ROOTS, (INTENTIONS, ALLOW_WEB))
+    assert whole(state).policy == builders.policy("server", *ALLOW_WEB.intentions, default_allow=False, version=1)
+    state = after((INTENTIONS, IntentionList((), None)), (LeafWatch("server"), builders.leaf()), state=state)
+    policy = whole(state).policy
+    assert policy is not None
+    assert (policy.version, policy.default_allow) == (2, None)
+
+
+def other_roots() -> Roots:
+    return replace(builders.roots(), trust_domain="other.consul")
+
+
+def test_under_a_new_trust_domain_the_last_policy_stays_and_lets_nobody_of_the_new_one_in() -> None:
+    state = after(WITH_WEB, ROOTS, (INTENTIONS, ALLOW_WEB), (RootsWatch(), other_roots()))
+    assert IntentionsWatch("server", "other.consul", "dc1") in wanted(state)
+    policy = whole(state).policy
+    assert policy is not None
+    assert policy.trust_domain == TD
+    news = (IntentionsWatch("server", "other.consul", "dc1"), IntentionList((), True))
+    state = after(news, state=state)
+    policy = whole(state).policy
+    assert policy is not None
+    assert (policy.trust_domain, policy.intentions) == ("other.consul", ())
+    assert INTENTIONS not in state.known()
+
+
+def test_while_an_overridden_chain_is_not_there_yet_the_old_one_serves() -> None:
+    state = after(WITH_WEB, CHAIN, (ENDPOINTS, (instance(),)))
+    changed = registered(builders.upstream("web"), overrides=(ChainOverride("http"),))
+    state = after((PROXY, changed), state=state)
+    assert whole(state).upstreams[0].targets[0].endpoints
+    state = after((ChainWatch("web", protocol="http"), builders.chain("web", protocol="http")), state=state)
+    assert ChainWatch("web") not in state.known()
+    chain = whole(state).upstreams[0].chain
+    assert chain is not None
+    assert chain.protocol == "http"
+    assert whole(state).upstreams[0].targets[0].endpoints
+
+
+def test_without_roots_no_identity_is_expected_yet() -> None:
+    state = after(WITH_WEB, CHAIN, (ENDPOINTS, (instance(),)))
+    assert whole(state).upstreams[0].targets[0].endpoints[0].identity == ""
+
+
+EVENTS: tuple[tuple[WatchKey, Answer], ...] = (
+    WITH_WEB,
+    (PROXY, registered()),
+    (PROXY, registered(builders.upstream("web"), builders.upstream("find", query=True))),
+    ROOTS,
+    (RootsWatch(), other_roots()),
+    CHAIN,
+    (ChainWatch("web"), chain_on("dc2")),
+    (LeafWatch("server"), builders.leaf()),
+    (INTENTIONS, ALLOW_WEB),
+    (INTENTIONS, IntentionList((), True)),
+    (ENDPOINTS, (instance(),)),
+    (ENDPOINTS, ()),
+    (QueryWatch("find", "", "dc1", 30_000), (instance(),)),
+)
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=25))
+def test_in_any_order_what_was_known_once_stays_known(events: list[tuple[WatchKey, Answer]]) -> None:
+    state, had_policy = START, False
+    for key, value in events:
+        before = wanted(state)
+        state = updated(state, key, value)
+        assert {PROXY, RootsWatch()} <= wanted(state)
+        if key not in before:
+            assert wanted(state) == before
+        found = snapshot(state, 1)
+        if found is not None:
+            assert not had_policy or found.policy is not None
+            had_policy = found.policy is not None
+            assert len(found.upstreams) == len(found.proxy.upstreams)
+
+
+@pytest.mark.parametrize(
+    ("key", "label"),
+    [
+        (PROXY, "proxy server-sidecar-proxy"),
+        (ServiceWatch("s"), "service s"),
+        (RootsWatch(), "CA roots"),
+        (LeafWatch("s"), "leaf s"),
+        (INTENTIONS, "intentions for server"),
+        (ChainWatch("web", "dc2"), "chain web.dc2"),
+        (ENDPOINTS, "endpoints web.dc1"),
+        (QueryWatch("q", "", "dc1", 1), "query q"),
+    ],
+)
+def test_every_key_has_a_label_for_people(key: WatchKey, label: str) -> None:
+    assert key.label() == label

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+from hcc.consul.errors import (
+    ConsulAnswerError,
+    ConsulNotFoundError,
+    ConsulPermissionError,
+    ConsulStatusError,
+)
+from hcc.consul.response import Result, result_of, status_error
+
+
+def test_the_headers_that_matter_are_read() -> None:
+    headers = {
+        "X-Consul-Index": "42",
+        "X-Consul-ContentHash": "abc",
+        "X-Consul-KnownLeader": "false",
+        "X-Consul-LastContact": "7",
+        "X-Cache": "HIT",
+        "Age": "3",
+        "X-Consul-Results-Filtered-By-ACLs": "true",
+        "X-Consul-Default-ACL-Policy": "deny",
+    }
+    assert result_of("/v1/x", headers, b"[1]") == Result([1], 42, "abc", False, 7, "HIT", 3, 200, True, "deny")
+
+
+def test_missing_and_odd_headers_are_nothing() -> None:
+    assert result_of("/v1/x", {}, b"null") == Result(None)
+    assert result_of("/v1/x", {"X-Consul-Index": "x", "Age": "-1"}, b"").index == 0
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"a":', b"\xff\xfe"])
+def test_what_is_not_json_is_an_answer_error(body: bytes) -> None:
+    with pytest.raises(ConsulAnswerError, match="/v1/x: expected JSON"):
+        result_of("/v1/x", {}, body)
+
+
+def test_a_refusal_names_the_missing_right() -> None:
+    error = status_error(403, "GET /v1/agent/connect/ca/leaf/web", "Permission denied: token lacks", {})
+    assert isinstance(error, ConsulPermissionError)
+    assert "service:write" in str(error)
+
+
+def test_an_unknown_token_is_said_to_be_one() -> None:
+    assert "does not know this token" in str(status_error(403, "GET /v1/agent/self", "ACL not found", {}))
+
+
+def test_a_refusal_elsewhere_points_to_consul_s_own_words() -> None:
+    assert "names" in str(status_error(403, "GET /v1/other", "Permission denied", {}))
+
+
+def test_not_found_and_other_statuses_are_told_apart() -> None:
+    assert isinstance(status_error(404, "GET /v1/x", "unknown service ID: x", {}), ConsulNotFoundError)
+    error = status_error(429, "GET /v1/x", "slow\ndown", {"Retry-After": "7"})
+    assert type(error) is ConsulStatusError
+    assert (error.code, error.retry_after_s) == (429, 7)
+    assert "slow down" in str(error)
+
+
+def test_a_long_error_text_is_cut() -> None:
+    assert len(str(status_error(500, "GET /v1/x", "x" * 10_000, {}))) < 300
