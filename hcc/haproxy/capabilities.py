@@ -1,0 +1,176 @@
+"""What a HAProxy can do, by version and by build: the one table that holds version differences.
+
+Leaves to others: running `haproxy -vv` (`hcc.haproxy.process`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from hcc.errors import HccError, SettingError
+
+
+class HAProxyBuildError(SettingError):
+    """The HAProxy found cannot serve: too old, or built without something that is needed."""
+
+
+class BuildTextError(HccError):
+    """What a program printed is not the output of `haproxy -vv`."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """A HAProxy version; development and distribution suffixes are not kept."""
+
+    major: int
+    minor: int
+    patch: int = 0
+
+    def __str__(self) -> str:
+        """As people write it: `2.6.12`."""
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+class Feature(Enum):
+    """Something that HAProxy can do since some version, or has to be told since then."""
+
+    POOL_LOW_CONN = auto()
+    SERVER_CERT_UPDATE = auto()
+    CA_UPDATE = auto()
+    DYNAMIC_SERVERS = auto()
+    NO_EXPOSE_FD = auto()
+    RELOAD_ANSWER = auto()
+    SRV_REMOVABLE_WAIT = auto()
+    NO_SNI_AUTO = auto()
+    LARGE_PAYLOAD = auto()
+
+
+# Feature -> first version that has it. Source of each: reference/haproxy.md, the section named.
+SINCE: dict[Feature, Version] = {
+    Feature.POOL_LOW_CONN: Version(2, 2),  # server keyword `pool-low-conn`; section 3.4
+    Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
+    # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next
+    # `commit ssl ca-file` crashes the worker (tried; both are right in 2.8.25): before 2.8 CAs come by a reload.
+    Feature.CA_UPDATE: Version(2, 8),
+    Feature.DYNAMIC_SERVERS: Version(2, 6),  # `add server` without experimental-mode; section 4.1
+    Feature.NO_EXPOSE_FD: Version(2, 6),  # the master passes listeners by itself; section 4.5
+    Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
+    Feature.SRV_REMOVABLE_WAIT: Version(3, 0),  # `wait <t> srv-removable`; section 4.1
+    Feature.NO_SNI_AUTO: Version(3, 3),  # server keyword `no-sni-auto`, needed since SNI is automatic; 6.1
+    Feature.LARGE_PAYLOAD: Version(3, 4),  # command-line payload up to 128 KiB; section 5
+}
+
+OLDEST = Version(2, 0)  # SSL servers with SPOE variables in tcp rules; `haproxy.md` section 3.4
+SMALL_PAYLOAD_BYTES = 15 * 1024
+LARGE_PAYLOAD_BYTES = 120 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What one HAProxy version can do. One newer than all known can do what the newest known can."""
+
+    version: Version
+
+    def has(self, feature: Feature) -> bool:
+        return self.version >= SINCE[feature]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Longest command with its payload that the runtime socket takes; beyond it, 3.2.0 even died."""
+        return LARGE_PAYLOAD_BYTES if self.has(Feature.LARGE_PAYLOAD) else SMALL_PAYLOAD_BYTES
+
+
+def capabilities(version: Version) -> Capabilities:
+    """What a HAProxy of that version can do."""
+    return Capabilities(version)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What `haproxy -vv` says. `openssl` is the library it runs on, empty without one.
+
+    Args:
+        text: the version as HAProxy prints it, distribution suffix included.
+        features: options built in (`OPENSSL`, `PROMEX`), services and filters left out.
+        filters: names of the filters built in (`SPOE`).
+    """
+
+    version: Version
+    text: str
+    openssl: str
+    features: frozenset[str]
+    filters: frozenset[str]
+
+    @property
+    def promex(self) -> bool:
+        """Whether HAProxy can serve its own Prometheus metrics."""
+        return "PROMEX" in self.features
+
+    def label(self) -> str:
+        """One phrase for a log line: `HAProxy 2.6.12-1 (OpenSSL 3.0.19 27 Jan 2026)`."""
+        return f"HAProxy {self.text} ({self.openssl or 'no OpenSSL'})"
+
+
+_VERSION = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)(?:[.-]dev\d+|\.(\d+))?(\S*)", re.MULTILINE)
+_FEATURES = re.compile(r"^Feature list\s*:\s*(.*)$", re.MULTILINE)
+_OPTIONS = re.compile(r"^\s*OPTIONS\s*=\s*(.*)$", re.MULTILINE)
+_RUNNING_SSL = re.compile(r"^Running on (?:OpenSSL|SSL library|AWS-LC) version\s*:\s*(.*)$", re.MULTILINE)
+_FILTER = re.compile(r"^\s*\[\s*(\w+)\] \w+", re.MULTILINE)
+
+
+def parse_build(text: str) -> Build:
+    """The build that the output of `haproxy -vv` describes.
+
+    Raises:
+        BuildTextError: it is not such an output.
+    """
+    match = _VERSION.search(text)
+    if match is None:
+        first = text.strip().partition("\n")[0][:80]
+        raise BuildTextError(f"expected the output of `haproxy -vv`, found {first!r}")
+    ssl = _RUNNING_SSL.search(text)
+    return Build(
+        version=Version(int(match[1]), int(match[2]), int(match[3] or 0)),
+        text=match[0].split()[2],
+        openssl=ssl[1].strip() if ssl else "",
+        features=_features(text),
+        filters=frozenset(name for name in _FILTER.findall(text)),
+    )
+
+
+def checked_build(text: str) -> Build:
+    """The build in the output of `haproxy -vv`, when it can serve.
+
+    Raises:
+        HAProxyBuildError: it is older than 2.0, or built without TLS or SPOE; the message names all that
+        misses. BuildTextError: not such an output.
+    """
+    build = parse_build(text)
+    lacks = tuple(_lacks(build))
+    if lacks:
+        raise HAProxyBuildError(
+            f"expected HAProxy {OLDEST.major}.{OLDEST.minor} or newer with TLS and SPOE, "
+            f"found {build.text} {' and '.join(lacks)}; install another or name one with --haproxy"
+        )
+    return build
+
+
+def _lacks(build: Build) -> list[str]:
+    checks = (
+        (build.version < OLDEST, "which is too old"),
+        ("OPENSSL" not in build.features, "built without OpenSSL (USE_OPENSSL)"),
+        ("SPOE" not in build.filters, "built without the SPOE filter"),
+    )
+    return [phrase for lacking, phrase in checks if lacking]
+
+
+def _features(text: str) -> frozenset[str]:
+    listed = _FEATURES.search(text)
+    if listed:
+        return frozenset(word[1:] for word in listed[1].split() if word.startswith("+"))
+    # Before 2.2 there is no feature list, only the options of the build.
+    options = _OPTIONS.search(text)
+    words = options[1].split() if options else []
+    return frozenset(word[4:-2] for word in words if word.startswith("USE_") and word.endswith("=1"))

@@ -1,0 +1,138 @@
+"""Run-time operations as commands of HAProxy's runtime socket, each answer checked.
+
+Source: HAProxy management.txt section 9.3; answers as measured on 2.6.12 and 2.8.25.
+"""
+
+from __future__ import annotations
+
+from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.control import ApplyError
+from hcc.haproxy.plan import (
+    AddServer,
+    DeleteServer,
+    Operation,
+    SetCa,
+    SetCertificate,
+    SetServerAddress,
+    SetServerState,
+    SetServerWeight,
+)
+from hcc.haproxy.render import server_arguments
+from hcc.haproxy.runtime import RuntimeSocket
+
+ADDED = "New server registered."
+DELETED = "Server deleted."
+BUSY = "still has connections"
+SUCCESS = "Success!"
+
+
+def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
+    """Carry out operations; several only when they are all states or all weights.
+
+    Raises:
+        ApplyError: HAProxy answered anything but success; the text is in the message.
+        ControlError: the socket failed.
+    """
+    first = operations[0]
+    if isinstance(first, SetServerState | SetServerWeight):
+        _silently(runtime, operations)
+    elif isinstance(first, AddServer):
+        _add(runtime, first, capabilities)
+    elif isinstance(first, SetServerAddress):
+        _move(runtime, first)
+    elif isinstance(first, SetCertificate):
+        _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
+    elif isinstance(first, SetCa):
+        _replace(runtime, first, "ca-file", first.file.name, first.file.pem)
+    else:
+        raise ApplyError(f"not an operation for run time: {first.describe()}", first.describe())
+
+
+def delete(runtime: RuntimeSocket, operation: DeleteServer, capabilities: Capabilities) -> bool:
+    """Whether a server in maintenance is gone now; False while it still has connections.
+
+    Raises:
+        ApplyError: HAProxy refuses for another reason.
+    """
+    server = _server(operation.backend, operation.server)
+    wait = (f"wait 100ms srv-removable {server}",) if capabilities.has(Feature.SRV_REMOVABLE_WAIT) else ()
+    answer = _lines(runtime.send(*wait, f"del server {server}"))
+    if DELETED in answer or "No such server" in answer:
+        return True
+    if BUSY in answer:
+        return False
+    raise _failure(operation, answer)
+
+
+def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None:
+    answer = _lines(runtime.send(*(_command(operation) for operation in operations)))
+    if not answer:
+        return
+    if len(operations) == 1:
+        raise _failure(operations[0], answer)
+    # One by one tells which; to set again what is set already changes nothing.
+    for operation in operations:
+        _silently(runtime, (operation,))
+
+
+def _command(operation: Operation) -> str:
+    if isinstance(operation, SetServerWeight):
+        server, weight = _server(operation.backend, operation.server), words.number(operation.weight)
+        return f"set server {server} weight {weight}"
+    if isinstance(operation, SetServerState):
+        state = "ready" if operation.ready else "maint"
+        return f"set server {_server(operation.backend, operation.server)} state {state}"
+    raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
+
+
+def _add(runtime: RuntimeSocket, operation: AddServer, capabilities: Capabilities) -> None:
+    server = _server(operation.backend, operation.server.name)
+    arguments = server_arguments(operation.server, operation.tls, capabilities)
+    # A server that is added starts in maintenance.
+    ready = (f"set server {server} state ready",) if operation.server.enabled else ()
+    answer = _lines(runtime.send(f"add server {server} {arguments}", *ready))
+    if answer != ADDED:
+        raise _failure(operation, answer)
+
+
+def _move(runtime: RuntimeSocket, operation: SetServerAddress) -> None:
+    address = words.ip(operation.address).strip("[]")
+    server = _server(operation.backend, operation.server)
+    port = words.number(operation.port, words.MAX_PORT)
+    answer = _lines(runtime.send(f"set server {server} addr {address} port {port}"))
+    if "changed from" not in answer and "no need to change" not in answer:
+        raise _failure(operation, answer)
+
+
+def _replace(runtime: RuntimeSocket, operation: SetCa | SetCertificate, kind: str, name: str, pem: str) -> None:
+    file = words.path(name)
+    answer = _lines(runtime.send_payload(f"set ssl {kind} {file}", pem))
+    if "ongoing transaction" in answer:
+        # Left by an hcc that was killed between set and commit.
+        runtime.send(f"abort ssl {kind} {_quoted(answer) or file}")
+        answer = _lines(runtime.send_payload(f"set ssl {kind} {file}", pem))
+    if "ransaction created" not in answer and "ransaction updated" not in answer:
+        raise _failure(operation, answer)
+    answer = _lines(runtime.send(f"commit ssl {kind} {file}"))
+    if SUCCESS not in answer:
+        runtime.send(f"abort ssl {kind} {file}")
+        raise _failure(operation, answer)
+
+
+def _quoted(answer: str) -> str:
+    """The first name in quotes: The ongoing transaction is about 'NAME' but you are trying to set 'OTHER'."""
+    return answer.partition("'")[2].partition("'")[0]
+
+
+def _server(backend: str, server: str) -> str:
+    return f"{words.name(backend)}/{words.name(server)}"
+
+
+def _lines(answer: str) -> str:
+    return "\n".join(line.strip() for line in answer.splitlines() if line.strip())
+
+
+def _failure(operation: Operation, answer: str) -> ApplyError:
+    what = operation.describe()
+    return ApplyError(f"expected HAProxy to {what}, it answered: {answer[:300] or 'nothing'}", what)

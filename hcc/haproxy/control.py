@@ -1,0 +1,86 @@
+"""The interface through which HAProxy is controlled: `direct` has it, the Data Plane API will.
+
+One owner thread calls it; no method is safe to call from two threads at once. Every method is bounded in
+time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hcc.errors import PeerError
+from hcc.haproxy.capabilities import Capabilities
+from hcc.haproxy.model import Bind, Desired
+from hcc.haproxy.plan import Actual, Operation, Plan
+from hcc.haproxy.render import Rendered
+
+
+class ControlError(PeerError):
+    """HAProxy could not be asked or told; as far as is known, what runs is unchanged by the failed call."""
+
+
+class ApplyError(ControlError):
+    """An operation failed.
+
+    Args:
+        operation: in words, as `Operation.describe` gives it.
+        line: of the configuration text HAProxy complained about, 0 when it named none.
+        excerpt: that line.
+    """
+
+    def __init__(self, message: str, operation: str = "", line: int = 0, excerpt: str = "") -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.line = line
+        self.excerpt = excerpt
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An address that somebody else listens on, or that cannot be bound for the reason given."""
+
+    bind: Bind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of a plan.
+
+    Args:
+        done: operations carried out, in order.
+        pending: deletions of servers that still have connections: in maintenance now, to be planned again
+            later.
+        reloaded: whether a new worker runs.
+        failure: why the rest was left, None when all was done or is pending.
+    """
+
+    done: tuple[Operation, ...]
+    pending: tuple[Operation, ...] = ()
+    reloaded: bool = False
+    failure: ApplyError | None = None
+
+
+class Control(Protocol):
+    """Reads and changes one HAProxy."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this HAProxy can do; `render` wants them."""
+
+    def running(self) -> bool:
+        """Whether a worker answers now, ours or that of an earlier hcc."""
+
+    def read_actual(self, rendered: Rendered) -> Actual:
+        """What runs and what is on disk, as far as it concerns `rendered`.
+
+        Raises:
+            ControlError: a worker runs but does not answer, or answers something unknown.
+        """
+
+    def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
+        """The addresses of `desired` that a reload could not bind, other than what our own HAProxy has."""
+
+    def apply(self, plan: Plan) -> Applied:
+        """Carry out a plan up to its first failure; a failed install or reload leaves the last good files."""

@@ -1,0 +1,332 @@
+"""What HAProxy should do for one proxy, decided from all that Consul said of it.
+
+Nothing here is left out silently: what cannot be served, or not as asked, comes back as a `Problem` for
+people. Leaves to others: the words of the file (`hcc.haproxy.render`), servers' weights and names
+(`hcc.haproxy.servers`). Source of the rules: reference/consul.md sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from hcc.haproxy import words
+from hcc.haproxy.model import (
+    AppBackend,
+    Authorisation,
+    Backend,
+    Bind,
+    CaFile,
+    CertificateFile,
+    Desired,
+    GlobalOptions,
+    Mode,
+    PublicListener,
+    TcpBind,
+    Timeouts,
+    Tls,
+    UnixBind,
+    UpstreamListener,
+)
+from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
+from hcc.haproxy.servers import servers
+from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
+from hcc.mesh.snapshot import (
+    QUERY_TARGET,
+    Endpoint,
+    Protocol,
+    Proxy,
+    Snapshot,
+    Upstream,
+    UpstreamState,
+    UpstreamType,
+)
+
+HOUR_MS = 3_600_000
+HTTP_TIMEOUT_MS = 60_000
+CONNECT_TIMEOUT_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator chose.
+
+    Args:
+        agent_sockets: unix sockets of the SPOE workers.
+        intentions: whether callers are authorised; off only when the operator says so.
+    """
+
+    process: GlobalOptions
+    agent_sockets: tuple[str, ...]
+    intentions: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """The files that stand for Consul's leaf and roots, once they have been checked and written."""
+
+    leaf: CertificateFile | None = None
+    ca: CaFile | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something that is not served as asked: what it concerns, and why, for people."""
+
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.subject}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The wanted configuration, and what in it falls short."""
+
+    desired: Desired
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    listener: UpstreamListener
+    backend: Backend
+
+
+def desired(snapshot: Snapshot, options: Options, certificates: Certificates) -> Result:
+    """The configuration that serves a snapshot as far as it can be served now.
+
+    The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
+    chain is.
+    """
+    problems: list[Problem] = []
+    public = _public(snapshot, options, certificates, problems)
+    parts = _upstreams(snapshot, certificates, problems)
+    wanted = Desired(
+        options=options.process,
+        public=public,
+        app=_app(snapshot.proxy) if public else None,
+        upstreams=tuple(part.listener for part in parts),
+        backends=tuple(part.backend for part in parts),
+        authorisation=_authorisation(public, options),
+        certificates=(certificates.leaf,) if certificates.leaf else (),
+        ca_files=(certificates.ca,) if certificates.ca else (),
+    )
+    return Result(wanted, tuple(problems))
+
+
+def _public(
+    snapshot: Snapshot, options: Options, certificates: Certificates, problems: list[Problem]
+) -> PublicListener | None:
+    proxy = snapshot.proxy
+    bind = _public_bind(proxy)
+    complaint = _public_complaint(proxy, bind)
+    if complaint:
+        problems.append(Problem("public listener", complaint))
+    tls = _tls(certificates, _public_alpn(proxy.protocol))
+    undecided = options.intentions and snapshot.policy is None
+    if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
+        return None
+    return PublicListener(
+        name=PUBLIC,
+        bind=bind,
+        tls=tls,
+        mode=_mode(proxy.protocol),
+        backend=APP,
+        client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
+        authorised=options.intentions,
+        max_connections=proxy.max_inbound_connections,
+        forward_for=proxy.forward_for,
+        appname_header=_header(proxy.appname_header, problems),
+    )
+
+
+def _header(name: str, problems: list[Problem]) -> str:
+    try:
+        return words.header(name) if name else ""
+    except words.TokenError as exc:
+        problems.append(Problem("public listener", f"appname_header is not set: {exc}"))
+        return ""
+
+
+def _public_complaint(proxy: Proxy, bind: TcpBind | None) -> str:
+    if not _has_app(proxy):
+        return ""
+    if bind is None:
+        return f"expected an IP address and a port to bind, found {proxy.bind_address!r} port {proxy.bind_port}"
+    try:
+        words.path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
+    except words.TokenError as exc:
+        return f"the application's address cannot be used: {exc}"
+    return ""
+
+
+def _has_app(proxy: Proxy) -> bool:
+    return bool(proxy.local_port or proxy.local_socket)
+
+
+def _public_bind(proxy: Proxy) -> TcpBind | None:
+    if not _has_app(proxy):
+        return None
+    return _tcp_bind(proxy.bind_address, proxy.bind_port)
+
+
+def _app(proxy: Proxy) -> AppBackend:
+    return AppBackend(
+        name=APP,
+        mode=_mode(proxy.protocol),
+        address=proxy.local_address,
+        port=proxy.local_port,
+        socket=proxy.local_socket,
+        h2=proxy.protocol.is_h2,
+        timeouts=_timeouts(proxy.protocol, proxy.local_connect_timeout_ms, proxy.read_timeout_ms),
+    )
+
+
+def _authorisation(public: PublicListener | None, options: Options) -> Authorisation | None:
+    if public is None or not public.authorised:
+        return None
+    return Authorisation(AGENTS, options.agent_sockets, public.mode)
+
+
+def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Problem]) -> tuple[_Part, ...]:
+    taken: list[tuple[Bind, str]] = []
+    public = _public_bind(snapshot.proxy)
+    if public:
+        taken.append((public, "the public listener"))
+    names: set[str] = set()
+    parts = []
+    for state in snapshot.upstreams:
+        bind = _claimed(state.upstream, taken, names, problems)
+        if bind is not None and _known(state):
+            parts.append(_upstream(state, bind, certificates, problems))
+    return tuple(parts)
+
+
+def _known(state: UpstreamState) -> bool:
+    is_query = state.upstream.key.type == UpstreamType.PREPARED_QUERY.value
+    return is_query or state.chain is not None
+
+
+def _claimed(
+    upstream: Upstream, taken: list[tuple[Bind, str]], names: set[str], problems: list[Problem]
+) -> Bind | None:
+    """The upstream's address, noted in `taken`; None when somebody before it has it or it is none."""
+    label = upstream.key.label()
+    try:
+        bind = _upstream_bind(upstream)
+    except words.TokenError as exc:
+        problems.append(Problem(f"upstream {label}", f"cannot listen: {exc}"))
+        return None
+    owner = next((name for other, name in taken if bind.clashes(other)), None)
+    if owner is None and upstream_name(upstream) in names:
+        owner = f"upstream {label}, registered twice"
+    if owner is not None:
+        text = f"wants to listen on {bind}, which {owner} has; the first one serves, this one does not"
+        problems.append(Problem(f"upstream {label}", text))
+        return None
+    taken.append((bind, f"upstream {label}"))
+    names.add(upstream_name(upstream))
+    return bind
+
+
+def _upstream_bind(upstream: Upstream) -> Bind:
+    if upstream.local_bind_socket:
+        mode = upstream.local_bind_socket_mode
+        return UnixBind(words.socket_path(upstream.local_bind_socket), words.mode(mode) if mode else "")
+    bind = _tcp_bind(upstream.local_bind_address, upstream.local_bind_port)
+    if bind is None:
+        where = f"{upstream.local_bind_address!r} port {upstream.local_bind_port}"
+        raise words.TokenError(f"expected an IP address and a port, found {where}")
+    return bind
+
+
+def _upstream(state: UpstreamState, bind: Bind, certificates: Certificates, problems: list[Problem]) -> _Part:
+    upstream, label = state.upstream, state.upstream.key.label()
+    protocol = _protocol(state)
+    tls = _tls(certificates, _upstream_alpn(protocol))
+    backend = Backend(
+        name=backend_name(upstream),
+        label=label,
+        mode=_mode(protocol),
+        tls=tls,
+        timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
+        servers=servers(_endpoints(state)) if tls else (),
+    )
+    listener = UpstreamListener(
+        name=upstream_name(upstream),
+        label=label,
+        bind=bind,
+        mode=backend.mode,
+        backend=backend.name,
+        client_timeout_ms=_idle_ms(protocol, upstream.read_timeout_ms),
+        max_connections=upstream.max_connections,
+    )
+    problems.extend(_chain_problems(label, state.chain))
+    return _Part(listener, backend)
+
+
+def _chain_problems(label: str, chain: Chain | None) -> Iterator[Problem]:
+    phrases = unserved(chain) if chain else ()
+    if phrases:
+        target = start_target(chain).id if chain else ""
+        text = f"its chain asks for {', '.join(phrases)}, which is not served yet; {target} serves all of it"
+        yield Problem(f"upstream {label}", text)
+
+
+def _endpoints(state: UpstreamState) -> tuple[Endpoint, ...]:
+    return state.endpoints(start_target(state.chain).id if state.chain else QUERY_TARGET)
+
+
+def _protocol(state: UpstreamState) -> Protocol:
+    if state.chain is None:
+        return state.upstream.protocol
+    known = {protocol.value: protocol for protocol in Protocol}
+    return known.get(state.chain.protocol.lower(), Protocol.TCP)
+
+
+def _connect_ms(state: UpstreamState) -> int:
+    resolver = start_resolver(state.chain).connect_timeout_ms if state.chain else 0
+    return state.upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
+
+
+def _tls(certificates: Certificates, alpn: tuple[str, ...]) -> Tls | None:
+    if certificates.leaf is None or certificates.ca is None:
+        return None
+    return Tls(certificates.leaf.name, certificates.ca.name, alpn)
+
+
+def _public_alpn(protocol: Protocol) -> tuple[str, ...]:
+    if not protocol.is_http:
+        return ()
+    return ("h2", "http/1.1") if protocol.is_h2 else ("http/1.1",)
+
+
+def _upstream_alpn(protocol: Protocol) -> tuple[str, ...]:
+    if not protocol.is_http:
+        return ()
+    return ("h2",) if protocol.is_h2 else ("http/1.1",)
+
+
+def _mode(protocol: Protocol) -> Mode:
+    return Mode.HTTP if protocol.is_http else Mode.TCP
+
+
+def _idle_ms(protocol: Protocol, read_timeout_ms: int) -> int:
+    return read_timeout_ms or (HTTP_TIMEOUT_MS if protocol.is_http else HOUR_MS)
+
+
+def _timeouts(protocol: Protocol, connect_ms: int, read_timeout_ms: int) -> Timeouts:
+    idle = _idle_ms(protocol, read_timeout_ms)
+    return Timeouts(connect_ms or CONNECT_TIMEOUT_MS, idle, HOUR_MS if protocol.is_http else idle)
+
+
+def _tcp_bind(address: str, port: int) -> TcpBind | None:
+    try:
+        words.address(address, port)
+    except words.TokenError:
+        return None
+    return TcpBind(str(ip_address(address)), port) if port else None

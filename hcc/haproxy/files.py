@@ -1,0 +1,58 @@
+"""Private files and directories, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+PRIVATE_FILE = 0o600
+PRIVATE_DIRECTORY = 0o700
+
+
+def private_directory(path: str) -> None:
+    """Make a directory that only its owner may enter; one that exists is closed to others."""
+    Path(path).mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    Path(path).chmod(PRIVATE_DIRECTORY)
+
+
+def write_private(path: str, text: str) -> None:
+    """Replace a file's content, mode 0600. Readers see the old or the new text, after a crash too."""
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        # mkstemp makes the file 0600, whatever the umask.
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        remove(temporary)
+        raise
+    _sync_directory(target.parent)
+
+
+def read_text(path: str) -> str | None:
+    """A file's text, None when there is no such file."""
+    try:
+        with Path(path).open(encoding="utf-8", newline="", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def remove(*paths: str) -> None:
+    """Remove files; those that are not there are fine."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

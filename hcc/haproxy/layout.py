@@ -1,0 +1,92 @@
+"""Where one HAProxy keeps its files and sockets, all in one private directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from hcc.errors import SettingError
+from hcc.haproxy import words
+from hcc.haproxy.words import MAX_SOCKET_PATH_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names under the directory that belongs to one proxy. Made by `layout`, which checks them."""
+
+    directory: str
+
+    @property
+    def config(self) -> str:
+        return self._path("haproxy.cfg")
+
+    @property
+    def candidate(self) -> str:
+        """The text being checked before it becomes `config`."""
+        return self._path("haproxy.cfg.candidate")
+
+    @property
+    def stats_socket(self) -> str:
+        return self._path("stats.sock")
+
+    @property
+    def master_socket(self) -> str:
+        return self._path("master.sock")
+
+    @property
+    def pid_file(self) -> str:
+        """Process id and start time of the master that hcc started."""
+        return self._path("haproxy.pid")
+
+    @property
+    def log(self) -> str:
+        """What HAProxy itself says on its standard error."""
+        return self._path("haproxy.log")
+
+    @property
+    def leaf(self) -> str:
+        """Certificates and key, written by whoever holds them."""
+        return self._path("leaf.pem")
+
+    @property
+    def roots(self) -> str:
+        return self._path("roots.pem")
+
+    def agent_socket(self, number: int) -> str:
+        """The socket of SPOE worker `number`, counted from 1."""
+        return self._path(f"spoe-{number}.sock")
+
+    def _path(self, name: str) -> str:
+        return str(PurePosixPath(self.directory) / name)
+
+
+def layout(directory: str) -> Layout:
+    """The layout under an absolute directory.
+
+    Raises:
+        SettingError: it is not absolute, has blanks or quotes, or is too long for sockets in it.
+    """
+    if not directory.startswith("/"):
+        raise SettingError(f"expected an absolute state directory, found {directory!r}")
+    try:
+        words.path(directory)
+    except words.TokenError as exc:
+        raise SettingError(f"the state directory cannot stand in HAProxy's configuration: {exc}") from exc
+    found = Layout(directory)
+    check_socket_path(found.master_socket)
+    check_socket_path(found.agent_socket(99))
+    return found
+
+
+def check_socket_path(path: str) -> None:
+    """Nothing, when HAProxy can listen on a unix socket of that path.
+
+    Raises:
+        SettingError: it is too long.
+    """
+    size = len(path.encode(errors="surrogateescape"))
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise SettingError(
+            f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {size} in {path}; "
+            "choose a state directory with a shorter path"
+        )

@@ -1,0 +1,111 @@
+"""Whether an address can be listened on: tried for real, before HAProxy is reloaded with it.
+
+A reload that cannot bind costs seconds of refused connections on all listeners (reference/tools.md,
+surprises).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from hcc.haproxy.control import Taken
+from hcc.haproxy.model import Bind, TcpBind, UnixBind
+
+_LISTEN = "0A"
+
+
+def taken_binds(binds: Iterable[Bind], owners: Iterable[int]) -> tuple[Taken, ...]:
+    """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free."""
+    ours = frozenset(inode for pid in owners for inode in _socket_inodes(pid))
+    found = ((bind, _reason(bind, ours)) for bind in binds)
+    return tuple(Taken(bind, reason) for bind, reason in found if reason)
+
+
+def _reason(bind: Bind, ours: frozenset[int]) -> str:
+    return _tcp_reason(bind, ours) if isinstance(bind, TcpBind) else _unix_reason(bind, ours)
+
+
+def _tcp_reason(bind: TcpBind, ours: frozenset[int]) -> str:
+    family = socket.AF_INET6 if ":" in bind.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        # Not SO_REUSEPORT, which HAProxy uses: it would share the port with another sidecar's HAProxy.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            trial.bind((bind.address, bind.port))
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE and _all_ours(bind, ours):
+                return ""
+            return f"{exc.strerror} ({bind})"
+    return ""
+
+
+def _all_ours(bind: TcpBind, ours: frozenset[int]) -> bool:
+    holders = [inode for address, port, inode in _tcp_listeners() if bind.clashes(TcpBind(str(address), port))]
+    return bool(holders) and all(inode in ours for inode in holders)
+
+
+def _unix_reason(bind: UnixBind, ours: frozenset[int]) -> str:
+    directory = str(Path(bind.path).parent)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {directory} is missing or cannot be written"
+    if not os.path.lexists(bind.path) or _unix_listeners(bind.path) & ours:
+        return ""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.settimeout(1.0)
+        try:
+            trial.connect(bind.path)
+        except ConnectionRefusedError:
+            return ""  # a socket that a dead process left; HAProxy replaces it
+        except OSError as exc:
+            return f"{exc} ({bind.path})"
+    return f"another process listens on {bind.path}"
+
+
+def _socket_inodes(pid: int) -> Iterator[int]:
+    try:
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return
+    for link in links:
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            yield int(target[8:-1])
+
+
+def _tcp_listeners() -> Iterator[tuple[IPv4Address | IPv6Address, int, int]]:
+    """Address, port and inode of every listening TCP socket. Source: proc(5), /proc/net/tcp."""
+    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        for line in _lines(table)[1:]:
+            words = line.split()
+            if words[3] == _LISTEN:
+                address, _, port = words[1].partition(":")
+                yield _address(address), int(port, 16), int(words[9])
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    # The kernel prints 32-bit words in the machine's byte order.
+    groups = (text[at : at + 8] for at in range(0, len(text), 8))
+    packed = b"".join(int(group, 16).to_bytes(4, "little") for group in groups)
+    return ip_address(packed)
+
+
+def _unix_listeners(path: str) -> set[int]:
+    rows = (line.split(maxsplit=7) for line in _lines("/proc/self/net/unix")[1:])
+    return {int(row[6]) for row in rows if len(row) > 7 and row[7].startswith(path)}  # noqa: PLR2004 - path column
+
+
+def _lines(table: str) -> list[str]:
+    try:
+        return Path(table).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []

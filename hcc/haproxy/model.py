@@ -1,0 +1,339 @@
+"""The HAProxy configuration that is wanted, by meaning: listeners, backends, servers, certificates by name.
+
+Everything here is a frozen value. `Desired.check` verifies that references hold before anyone applies it.
+Leaves to others: deciding it (`hcc.haproxy.desired`), the words of the file (`hcc.haproxy.render`).
+Durations are milliseconds; a limit of 0 means none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import ip_address
+
+from hcc.errors import HccError
+from hcc.mesh.secret import Secret
+
+# Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
+MAX_WEIGHT = 256
+
+
+class DesiredError(HccError):
+    """A wanted configuration contradicts itself: a bug of ours, caught before HAProxy sees it."""
+
+
+class Mode(Enum):
+    """How HAProxy treats the bytes."""
+
+    TCP = "tcp"
+    HTTP = "http"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TcpBind:
+    """A listening IP address and port."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        """As people write it: `127.0.0.1:9191`, `[::1]:9191`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def clashes(self, other: Bind) -> bool:
+        """Whether both cannot listen: same port, and the same address or a wildcard of the same family."""
+        if not isinstance(other, TcpBind) or self.port != other.port:
+            return False
+        mine, theirs = ip_address(self.address), ip_address(other.address)
+        return mine.version == theirs.version and (mine == theirs or mine.is_unspecified or theirs.is_unspecified)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class UnixBind:
+    """A listening unix socket; `mode` is octal, as Consul has it (`0600`)."""
+
+    path: str
+    mode: str = ""
+
+    def __str__(self) -> str:
+        """The path."""
+        return self.path
+
+    def clashes(self, other: Bind) -> bool:
+        """Whether both cannot listen: the same path."""
+        return isinstance(other, UnixBind) and self.path == other.path
+
+
+Bind = TcpBind | UnixBind
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS with our leaf, the other side's certificate always verified; files by name, as in `Desired`."""
+
+    certificate: str
+    ca_file: str
+    alpn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PublicListener:
+    """Where other sidecars come in.
+
+    Args:
+        authorised: whether SPOE is asked and a refusal enforced.
+        max_connections: connections beyond it are closed at once.
+        appname_header: request header that carries the caller's service name (http), empty for none.
+    """
+
+    name: str
+    bind: TcpBind
+    tls: Tls
+    mode: Mode
+    backend: str
+    client_timeout_ms: int
+    authorised: bool = True
+    max_connections: int = 0
+    forward_for: bool = False
+    appname_header: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamListener:
+    """Where the application reaches one upstream.
+
+    Args:
+        label: the upstream for people and metrics (`web`, `web.dc2`, `query:web`).
+        max_connections: beyond it, 503 for http and a close for tcp.
+    """
+
+    name: str
+    label: str
+    bind: Bind
+    mode: Mode
+    backend: str
+    client_timeout_ms: int
+    max_connections: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One server of an upstream. `weight` is HAProxy's, 1 to 256; not `enabled` means kept in maintenance."""
+
+    name: str
+    address: str
+    port: int
+    weight: int = 1
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Of a backend; `tunnel_ms` is for connections that no longer speak http, and for tcp."""
+
+    connect_ms: int
+    server_ms: int
+    tunnel_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The servers of one upstream, or of one of its targets. Servers are sorted and come and go at run time.
+
+    Args:
+        label: as in `UpstreamListener`.
+        tls: None until our certificate and the CAs are known; then there are no servers either.
+    """
+
+    name: str
+    label: str
+    mode: Mode
+    tls: Tls | None
+    timeouts: Timeouts
+    servers: tuple[Server, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppBackend:
+    """The application itself: plain, one server, no checks of ours (Consul has its own).
+
+    Args:
+        socket: path of a unix socket; replaces address and port when set.
+        h2: whether the application is spoken to in cleartext HTTP/2.
+    """
+
+    name: str
+    mode: Mode
+    address: str
+    port: int
+    timeouts: Timeouts
+    socket: str = ""
+    h2: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Authorisation:
+    """Who is asked whether a caller may come in: the unix sockets of the SPOE workers.
+
+    Args:
+        mode: of the public listener; a tcp connection is asked about once, http requests one by one.
+    """
+
+    backend: str
+    sockets: tuple[str, ...]
+    mode: Mode
+    processing_timeout_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFile:
+    """Our leaf with its key under one file name.
+
+    Args:
+        fingerprint: SHA-1 of the leaf's DER, upper-case hex, as HAProxy shows it.
+        pem: certificates and key as the file has them.
+    """
+
+    name: str
+    fingerprint: str
+    pem: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CaFile:
+    """All trusted CA certificates under one file name; fingerprints as in `CertificateFile`."""
+
+    name: str
+    fingerprints: frozenset[str]
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """What concerns the HAProxy process as a whole.
+
+    Args:
+        stats_socket: path of the runtime socket.
+        spoe_directory: where the files beside haproxy.cfg go, named after their content.
+        hard_stop_after_ms: how long a draining process may live.
+        max_reloads: how many reloads an old worker may survive.
+    """
+
+    stats_socket: str
+    spoe_directory: str
+    hard_stop_after_ms: int = 30_000
+    threads: int = 1
+    max_connections: int = 8_000
+    max_reloads: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The whole configuration."""
+
+    options: GlobalOptions
+    public: PublicListener | None = None
+    app: AppBackend | None = None
+    upstreams: tuple[UpstreamListener, ...] = ()
+    backends: tuple[Backend, ...] = ()
+    authorisation: Authorisation | None = None
+    certificates: tuple[CertificateFile, ...] = ()
+    ca_files: tuple[CaFile, ...] = ()
+
+    def binds(self) -> tuple[Bind, ...]:
+        """Every address that is listened on, the public one first."""
+        public: tuple[Bind, ...] = (self.public.bind,) if self.public else ()
+        return public + tuple(listener.bind for listener in self.upstreams)
+
+    def without(self, binds: Iterable[Bind]) -> Desired:
+        """The same with the listeners on these addresses left out, and what only they used."""
+        out = frozenset(binds)
+        public = None if self.public and self.public.bind in out else self.public
+        upstreams = tuple(listener for listener in self.upstreams if listener.bind not in out)
+        used = {listener.backend for listener in upstreams}
+        return replace(
+            self,
+            public=public,
+            app=self.app if public else None,
+            authorisation=self.authorisation if public else None,
+            upstreams=upstreams,
+            backends=tuple(backend for backend in self.backends if backend.name in used),
+        )
+
+    def backend(self, name: str) -> Backend:
+        """The backend of that name; KeyError when there is none."""
+        for backend in self.backends:
+            if backend.name == name:
+                return backend
+        raise KeyError(name)
+
+    def check(self) -> None:
+        """Nothing, when all references hold.
+
+        Raises:
+            DesiredError: names what is missing, double, or out of range.
+        """
+        for complaint in _complaints(self):
+            raise DesiredError(f"the wanted configuration is inconsistent: {complaint}")
+
+
+def _complaints(desired: Desired) -> Iterator[str]:
+    yield from _double("backend", (backend.name for backend in desired.backends))
+    yield from _double("listener", (listener.name for listener in desired.upstreams))
+    yield from _bind_complaints(desired.binds())
+    backends = {backend.name for backend in desired.backends}
+    for listener in desired.upstreams:
+        if listener.backend not in backends:
+            yield f"listener {listener.name} leads to the unknown backend {listener.backend}"
+    yield from _public_complaints(desired)
+    yield from _file_complaints(desired)
+    for backend in desired.backends:
+        yield from _server_complaints(backend)
+
+
+def _double(what: str, names: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield f"the {what} {name} appears twice"
+        seen.add(name)
+
+
+def _bind_complaints(binds: tuple[Bind, ...]) -> Iterator[str]:
+    for position, bind in enumerate(binds):
+        for other in binds[:position]:
+            if bind.clashes(other):
+                yield f"two listeners want {bind} and {other}"
+
+
+def _public_complaints(desired: Desired) -> Iterator[str]:
+    public = desired.public
+    if public is None:
+        return
+    if desired.app is None or desired.app.name != public.backend:
+        yield f"listener {public.name} leads to the unknown backend {public.backend}"
+    if public.authorised and (desired.authorisation is None or not desired.authorisation.sockets):
+        yield f"listener {public.name} is to be authorised but there is no agent to ask"
+
+
+def _file_complaints(desired: Desired) -> Iterator[str]:
+    certificates = {file.name for file in desired.certificates}
+    ca_files = {file.name for file in desired.ca_files}
+    users = [(backend.name, backend.tls) for backend in desired.backends if backend.tls]
+    if desired.public:
+        users.append((desired.public.name, desired.public.tls))
+    for name, tls in users:
+        if tls.certificate not in certificates:
+            yield f"{name} uses the unknown certificate {tls.certificate}"
+        if tls.ca_file not in ca_files:
+            yield f"{name} uses the unknown CA file {tls.ca_file}"
+
+
+def _server_complaints(backend: Backend) -> Iterator[str]:
+    if backend.servers and backend.tls is None:
+        yield f"{backend.name} has servers but no certificate to reach them with"
+    yield from _double(f"server of {backend.name},", (server.name for server in backend.servers))
+    for server in backend.servers:
+        if not 1 <= server.weight <= MAX_WEIGHT:
+            yield f"server {backend.name}/{server.name} has weight {server.weight}"

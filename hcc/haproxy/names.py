@@ -1,0 +1,57 @@
+"""Names of HAProxy sections and servers, made from Consul's names.
+
+HAProxy takes letters, digits and `_.:-` in a name. Parts are joined by `:`; within a part every other byte,
+and the `:` itself, becomes `::HH` (upper-case hex), and an empty part becomes `::--`. Different parts thus
+give different names.
+"""
+
+from __future__ import annotations
+
+import string
+
+from hcc.mesh.snapshot import Upstream, UpstreamKey, UpstreamType
+
+PUBLIC = "public"
+APP = "app"
+AGENTS = "spoe_agents"
+
+_PLAIN = frozenset((string.ascii_letters + string.digits + "_.-").encode())
+
+
+def joined(*parts: str) -> str:
+    """One name of several parts; no two different tuples of parts give the same name."""
+    return ":".join(_escaped(part) for part in parts)
+
+
+def upstream_name(upstream: Upstream) -> str:
+    """The name of an upstream's frontend: `up:web:9191`, `up:web:dc2:9191`, `query:web:9191`.
+
+    A datacenter alone is one more part; namespace, partition or peer add all four. A unix socket stands for
+    the port.
+    """
+    kind = "query" if upstream.key.type == UpstreamType.PREPARED_QUERY.value else "up"
+    where = upstream.local_bind_socket or str(upstream.local_bind_port)
+    return joined(kind, *_key_parts(upstream.key), where)
+
+
+def backend_name(upstream: Upstream, target_id: str = "") -> str:
+    """The name of the backend of one target of an upstream; without a target, that of the upstream."""
+    name = upstream_name(upstream)
+    return f"{name}:{joined('to', target_id)}" if target_id else name
+
+
+def server_name(address: str, port: int) -> str:
+    """The name of a server: `10.0.0.1:8080`, `2001:db8::1:8080`; `address` is an IP address."""
+    return f"{address}:{port}"
+
+
+def _key_parts(key: UpstreamKey) -> tuple[str, ...]:
+    if key.namespace or key.partition or key.peer:
+        return key.name, key.datacenter, key.namespace, key.partition, key.peer
+    return (key.name, key.datacenter) if key.datacenter else (key.name,)
+
+
+def _escaped(part: str) -> str:
+    if not part:
+        return "::--"
+    return "".join(chr(byte) if byte in _PLAIN else f"::{byte:02X}" for byte in part.encode())

@@ -1,0 +1,279 @@
+"""One HAProxy master with its workers as an operating-system process: launched, adopted, watched, stopped.
+
+Its standard error goes to a file, never to a pipe: HAProxy outlives hcc. One owner thread calls this;
+`fileno` may be waited on in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.files import PRIVATE_FILE, read_text, remove, write_private
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.replies import Message, alerts
+from hcc.haproxy.runtime import RuntimeSocket, RuntimeSocketError
+
+# The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES")
+MAX_LOG_BYTES = 1024 * 1024
+POLL_S = 0.005
+KILL_TIMEOUT_S = 5.0
+ADOPT_TIMEOUT_S = 10.0
+
+
+class LaunchError(ControlError):
+    """HAProxy did not start, or not with what was wanted; the message holds what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the master ended: its exit code, negative for a signal, None when it was not our child."""
+
+    pid: int
+    status: int | None
+
+
+class HAProxyProcess:
+    """The HAProxy of one layout; at most one at a time."""
+
+    def __init__(self, binary: str, layout: Layout) -> None:
+        self._binary = binary
+        self._layout = layout
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._pidfd = -1
+
+    @property
+    def pid(self) -> int:
+        """Of the master, 0 when there is none."""
+        return self._pid
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the master dies; -1 when there is no master."""
+        return self._pidfd
+
+    def launch(self) -> int:
+        """Start the master with the configuration on disk; gives its process id at once (see `wait_ready`).
+
+        Raises:
+            LaunchError: the program cannot be run, or a master runs already.
+        """
+        if self._pid:
+            raise LaunchError(f"expected no HAProxy to run, found process {self._pid}")
+        remove(self._layout.master_socket, self._layout.stats_socket)
+        trim_log(self._layout.log)
+        try:
+            self._child = self._spawn()
+        except OSError as exc:
+            raise LaunchError(f"cannot run {self._binary}: {exc}") from exc
+        self._take(self._child.pid)
+        write_private(self._layout.pid_file, f"{self._pid} {start_time(self._pid)}\n")
+        return self._pid
+
+    def adopt(self) -> int | None:
+        """Take over the master that an earlier hcc left running; its process id, None when there is none.
+
+        A master whose process is ours by the pid file but whose socket does not answer is killed: nobody can
+        use it.
+        """
+        answering = self._answering_master()
+        if answering is None:
+            recorded = recorded_pid(self._layout.pid_file)
+            if recorded is not None:
+                self._take(recorded)
+                self.kill()
+                self.forget()
+            return None
+        self._take(answering)
+        write_private(self._layout.pid_file, f"{answering} {start_time(answering)}\n")
+        return answering
+
+    def wait_ready(self, structure: str = "", timeout_s: float = 30.0) -> int:
+        """The worker's process id, once it answers and runs the structure of that digest (any, when empty).
+
+        Raises:
+            LaunchError: the master died, or the deadline passed; with HAProxy's alerts.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause = POLL_S
+        while True:
+            worker = self._ready_worker(structure)
+            if worker:
+                return worker
+            if not self.alive():
+                raise LaunchError(self._complaint("HAProxy ended at once"))
+            if time.monotonic() > deadline:
+                raise LaunchError(self._complaint(f"HAProxy was not ready within {timeout_s:g} s"))
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+
+    def alive(self) -> bool:
+        """Whether the master lives."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._pidfd >= 0 and not _readable(self._pidfd)
+
+    def reap(self) -> Exit | None:
+        """How the master ended, None while it lives or there is none; then `launch` may be called again."""
+        if not self._pid or self.alive():
+            return None
+        ended = Exit(self._pid, self._child.returncode if self._child else None)
+        self.forget()
+        return ended
+
+    def stop_gracefully(self) -> None:
+        """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it)."""
+        self._signal(signal.SIGUSR1)
+
+    def terminate(self) -> None:
+        """End now; connections are cut."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the master and all its workers, whatever they do; returns when the master is gone."""
+        workers = children(self._pid)
+        self._signal(signal.SIGKILL)
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        self._wait(KILL_TIMEOUT_S)
+
+    def release(self) -> None:
+        """Leave the master running, for a later hcc to adopt; this object forgets it."""
+        if self._child is not None:
+            # Tells subprocess that nobody will wait for it here.
+            self._child.returncode = 0
+        self._forget_process()
+
+    def forget(self) -> None:
+        """Remove what a dead master leaves: its sockets and pid file."""
+        remove(self._layout.pid_file, self._layout.master_socket, self._layout.stats_socket)
+        self._forget_process()
+
+    def messages(self) -> tuple[Message, ...]:
+        """The alerts in HAProxy's log since its start."""
+        return alerts(read_text(self._layout.log) or "")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        layout = self._layout
+        log = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            return subprocess.Popen(
+                [self._binary, "-W", "-S", f"{layout.master_socket},mode,600", "-f", layout.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=layout.directory,
+                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def _take(self, pid: int) -> None:
+        self._pidfd = os.pidfd_open(pid)
+        self._pid = pid
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _answering_master(self) -> int | None:
+        """The master that listens on our socket. One that starts anew, as in a reload, gets time to be back."""
+        deadline = time.monotonic() + ADOPT_TIMEOUT_S
+        while True:
+            answering = master_pid(self._layout.master_socket)
+            if answering or recorded_pid(self._layout.pid_file) is None or time.monotonic() > deadline:
+                return answering
+            time.sleep(POLL_S)
+
+    def _ready_worker(self, structure: str) -> int:
+        try:
+            info = RuntimeSocket(self._layout.stats_socket, timeout_s=2.0).info()
+        except RuntimeSocketError:
+            return 0
+        ready = not structure or info.structure == structure
+        # The master starts anew once its first worker runs, and cannot be asked for a moment.
+        return info.pid if ready and master_pid(self._layout.master_socket) == self._pid else 0
+
+    def _complaint(self, what: str) -> str:
+        said = "; ".join(str(message) for message in self.messages()[:3])
+        return f"{what}: {said or 'it said nothing'}"
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _forget_process(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._child, self._pid, self._pidfd = None, 0, -1
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot, which tells a recycled id apart; 0 when gone.
+
+    Source: proc(5), /proc/pid/stat field 22.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def recorded_pid(pid_file: str) -> int | None:
+    """The process that a pid file names, when it is still the one that was recorded."""
+    words = (read_text(pid_file) or "").split()
+    if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004 - id and start time
+        return None
+    pid, started = int(words[0]), int(words[1])
+    return pid if started and start_time(pid) == started else None
+
+
+def master_pid(master_socket: str) -> int | None:
+    """The process that listens on a master socket, as the kernel knows it; None when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(2.0)
+        try:
+            client.connect(master_socket)
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:
+            return None
+    pid, _, _ = struct.unpack("3i", credentials)
+    return int(pid) or None
+
+
+def children(pid: int) -> tuple[int, ...]:
+    """Process ids of the children of a process."""
+    return tuple(_child_pids(pid))
+
+
+def trim_log(path: str, limit_bytes: int = MAX_LOG_BYTES) -> None:
+    """Empty a log that has grown beyond the limit; its writer appends, so it goes on at the new start."""
+    with contextlib.suppress(FileNotFoundError):
+        if Path(path).stat().st_size > limit_bytes:
+            os.truncate(path, 0)
+
+
+def _child_pids(pid: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            yield from (int(word) for word in (thread / "children").read_text(encoding="ascii").split())
+
+
+def _readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])

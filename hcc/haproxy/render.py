@@ -1,0 +1,364 @@
+"""The text of HAProxy's configuration for a wanted configuration.
+
+The whole file always tells the whole truth. Its structure digest covers all that cannot be changed at run
+time on the HAProxy at hand; it stands in `description`, so that a running process tells through `show info`
+what it runs. No construct is used that the Data Plane API 1.2 rewrites (reference/dataplane-api.md section
+5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.model import (
+    AppBackend,
+    Authorisation,
+    Backend,
+    Bind,
+    Desired,
+    GlobalOptions,
+    Mode,
+    PublicListener,
+    Server,
+    TcpBind,
+    Timeouts,
+    Tls,
+    UpstreamListener,
+)
+
+DESCRIPTION = "hcc"
+# The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
+ENGINE = "hcc"
+ALLOWED = f"txn.{ENGINE}.allowed"
+SOURCE = f"txn.{ENGINE}.source"
+# In http every request is asked about: a kept-alive connection must not outlive a change of intentions.
+EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
+# Kinds of files beside haproxy.cfg, and how their names end.
+SPOE = "spoe"
+CERTIFICATE_LIST = "certificates"
+SIDE_FILE = ".side.cfg"
+# Consul's leaves carry no DNS name. HAProxy (2.6.12, 2.8.25) then keeps a listener's certificate in its default context
+# only, and replacing it, or its CAs, at run time leaves that context without `verify required`, or with the old CAs.
+# A name in the certificate list puts it where an update reaches it.
+CERTIFICATE_NAME = "hcc.invalid"
+KEEPER = "certificates"
+DIGEST_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file beside haproxy.cfg. Its name follows its content: a new one never disturbs who runs with the old."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A wanted configuration as text.
+
+    Args:
+        config: of haproxy.cfg.
+        files: those that `config` names and that are made here.
+        structure: digest of all that only a reload can change.
+        dynamic: whether servers may come and go at run time.
+        replaces_certificates, replaces_cas: whether these files may be replaced at run time.
+        payload_bytes: longest certificate or CA file that can be replaced at run time.
+    """
+
+    desired: Desired
+    config: str
+    files: tuple[SideFile, ...]
+    structure: str
+    dynamic: bool
+    replaces_certificates: bool
+    replaces_cas: bool
+    payload_bytes: int
+
+
+def render(desired: Desired, capabilities: Capabilities) -> Rendered:
+    """The configuration text for HAProxy with these capabilities.
+
+    Raises:
+        DesiredError: the wanted configuration is inconsistent.
+        TokenError: a value cannot stand in HAProxy's configuration.
+    """
+    desired.check()
+    files = _files(desired)
+    skeleton = _joined(_skeleton(desired, capabilities, files))
+    structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
+    text = _joined(_file(desired, capabilities, files, structure))
+    return Rendered(
+        desired=desired,
+        config=text,
+        files=tuple(files.values()),
+        structure=structure,
+        dynamic=capabilities.has(Feature.DYNAMIC_SERVERS),
+        replaces_certificates=capabilities.has(Feature.SERVER_CERT_UPDATE),
+        replaces_cas=capabilities.has(Feature.CA_UPDATE),
+        payload_bytes=capabilities.payload_bytes,
+    )
+
+
+def server_arguments(server: Server, tls: Tls, capabilities: Capabilities) -> str:
+    """What follows a server's name, in the file and in `add server` alike; the state is left out."""
+    return _arguments(server, _server_tls(tls, capabilities))
+
+
+def _arguments(server: Server, tls: str) -> str:
+    return f"{words.address(server.address, server.port)} weight {words.number(server.weight)} {tls}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _joined(lines: Iterator[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _files(desired: Desired) -> dict[str, SideFile]:
+    directory = desired.options.spoe_directory
+    texts = {
+        SPOE: _joined(_spoe(desired.authorisation)) if desired.authorisation else "",
+        CERTIFICATE_LIST: _joined(_certificate_list(desired.public.tls)) if desired.public else "",
+    }
+    return {
+        kind: SideFile(f"{directory}/{kind}.{_digest(text)[:8]}{SIDE_FILE}", text)
+        for kind, text in texts.items()
+        if text
+    }
+
+
+def _certificate_list(tls: Tls) -> Iterator[str]:
+    yield f"{words.path(tls.certificate)} {CERTIFICATE_NAME}"
+
+
+def _unchangeable_files(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
+    if not capabilities.has(Feature.SERVER_CERT_UPDATE):
+        yield from (file.fingerprint for file in desired.certificates)
+    if not capabilities.has(Feature.CA_UPDATE):
+        yield from (fingerprint for file in desired.ca_files for fingerprint in sorted(file.fingerprints))
+
+
+def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
+    """Every line but those of dynamic servers; where servers are fixed, all but their weight and state."""
+    yield from _sections(desired, capabilities, files)
+    for backend in desired.backends:
+        yield from _backend(backend)
+        yield _server_tls(backend.tls, capabilities) if backend.tls else "no tls"
+        if not capabilities.has(Feature.DYNAMIC_SERVERS):
+            yield from (f"{server.name} {server.address} {server.port}" for server in backend.servers)
+
+
+def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> Iterator[str]:
+    yield "global"
+    yield f"  description {DESCRIPTION}:{structure}"
+    yield from _sections(desired, capabilities, files)
+    for backend in desired.backends:
+        yield from _backend(backend)
+        # `Desired.check` saw that a backend with servers has TLS.
+        tls = _server_tls(backend.tls, capabilities) if backend.tls else ""
+        for server in backend.servers:
+            yield _server(server, tls)
+
+
+def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
+    yield from _global(desired.options, capabilities)
+    yield from _defaults()
+    if desired.public:
+        yield from _public(desired.public, files)
+    if desired.app:
+        yield from _app(desired.app)
+    if desired.authorisation:
+        yield from _agents(desired.authorisation, capabilities)
+    yield from _keeper(desired, capabilities)
+    for listener in desired.upstreams:
+        yield from _upstream(listener)
+
+
+def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]:
+    expose = "" if capabilities.has(Feature.NO_EXPOSE_FD) else " expose-fd listeners"
+    yield f"  stats socket {words.path(options.stats_socket)} mode 600 level admin{expose}"
+    yield "  stats timeout 1m"
+    yield f"  hard-stop-after {words.milliseconds(options.hard_stop_after_ms)}"
+    yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
+    yield f"  nbthread {words.number(options.threads)}"
+    yield f"  maxconn {words.number(options.max_connections)}"
+    yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"
+    yield "  ssl-default-server-options ssl-min-ver TLSv1.2"
+
+
+def _defaults() -> Iterator[str]:
+    yield ""
+    yield "defaults"
+    yield "  mode tcp"
+    yield "  timeout connect 5000ms"
+    yield "  timeout client 60000ms"
+    yield "  timeout server 60000ms"
+    yield "  option redispatch 1"
+    yield "  retries 3"
+
+
+def _public(public: PublicListener, files: Mapping[str, SideFile]) -> Iterator[str]:
+    yield ""
+    yield f"frontend {words.name(public.name)}"
+    yield f"  mode {public.mode.value}"
+    yield f"  bind {_bind(public.bind)} {_bind_tls(public.tls, files[CERTIFICATE_LIST])}"
+    yield from _client_timeout(public.client_timeout_ms)
+    if public.max_connections:
+        yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
+    # The handshake demands a certificate already; should it ever not, this still does.
+    yield "  tcp-request content reject unless { ssl_c_used }"
+    if public.authorised:
+        yield from _authorise(public.mode, files[SPOE])
+    if public.mode is Mode.HTTP:
+        yield from _public_headers(public)
+    yield f"  default_backend {words.name(public.backend)}"
+
+
+def _authorise(mode: Mode, spoe: SideFile) -> Iterator[str]:
+    yield f"  filter spoe engine {ENGINE} config {words.path(spoe.path)}"
+    if mode is Mode.HTTP:
+        yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
+    else:
+        yield f"  tcp-request content reject unless {{ var({ALLOWED}) -m bool }}"
+
+
+def _public_headers(public: PublicListener) -> Iterator[str]:
+    if public.forward_for:
+        yield "  option forwardfor"
+    if public.appname_header:
+        header = words.header(public.appname_header)
+        # What a caller claims about itself must not pass for what its certificate says.
+        yield f"  http-request del-header {header}"
+        yield f"  http-request set-header {header} %[var({SOURCE})] if {{ var({SOURCE}) -m found }}"
+
+
+def _app(app: AppBackend) -> Iterator[str]:
+    yield ""
+    yield f"backend {words.name(app.name)}"
+    yield f"  mode {app.mode.value}"
+    yield from _timeouts(app.timeouts)
+    yield f"  server {words.name(app.name)} {_app_address(app)}{' proto h2' if app.h2 else ''}"
+
+
+def _app_address(app: AppBackend) -> str:
+    if app.socket:
+        return f"unix@{words.path(app.socket)}"
+    where = f"{words.host(app.address)}:{words.number(app.port, words.MAX_PORT)}"
+    # A host name that is unknown just now must not keep HAProxy from starting.
+    return where if words.is_ip(app.address) else f"{where} init-addr libc,none"
+
+
+def _agents(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
+    yield ""
+    yield f"backend {words.name(authorisation.backend)}"
+    yield "  mode tcp"
+    yield "  timeout connect 1000ms"
+    yield "  timeout server 5m"
+    yield "  option spop-check"
+    pool = " pool-low-conn 64" if capabilities.has(Feature.POOL_LOW_CONN) else ""
+    for number, path in enumerate(authorisation.sockets, start=1):
+        yield f"  server w{number} unix@{words.path(path)} check inter 1s{pool}"
+
+
+def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
+    """A server without traffic that keeps our certificates loaded: `add server` takes none that is not."""
+    tls = sorted({(used.certificate, used.ca_file) for b in desired.backends if (used := b.tls)})
+    if tls:
+        yield ""
+        yield f"backend {KEEPER}"
+        for number, (certificate, ca_file) in enumerate(tls, start=1):
+            words = _server_tls(Tls(certificate, ca_file), capabilities)
+            yield f"  server k{number} 127.0.0.1:1 {words} disabled"
+
+
+def _upstream(listener: UpstreamListener) -> Iterator[str]:
+    backend = words.name(listener.backend)
+    yield ""
+    yield f"frontend {words.name(listener.name)}"
+    yield f"  mode {listener.mode.value}"
+    yield f"  bind {_bind(listener.bind)}"
+    yield from _client_timeout(listener.client_timeout_ms)
+    if listener.max_connections:
+        condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"
+        yield _refusal(listener.mode, "too many connections to this upstream", condition)
+    yield f"  default_backend {backend}"
+
+
+def _refusal(mode: Mode, text: str, condition: str) -> str:
+    if mode is Mode.TCP:
+        return f"  tcp-request content reject if {{ {condition} }}"
+    return f'  http-request return status 503 content-type text/plain string "{text}" if {{ {condition} }}'
+
+
+def _backend(backend: Backend) -> Iterator[str]:
+    yield ""
+    yield f"backend {words.name(backend.name)}"
+    yield f"  mode {backend.mode.value}"
+    if backend.mode is Mode.HTTP:
+        # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
+        yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
+    yield "  balance roundrobin"
+    yield from _timeouts(backend.timeouts)
+
+
+# Ten thousand servers are rendered anew for every change of one.
+@lru_cache(maxsize=16_384)
+def _server(server: Server, tls: str) -> str:
+    return f"  server {words.name(server.name)} {_arguments(server, tls)}{'' if server.enabled else ' disabled'}"
+
+
+def _client_timeout(milliseconds: int) -> Iterator[str]:
+    yield f"  timeout client {words.milliseconds(milliseconds)}"
+
+
+def _timeouts(timeouts: Timeouts) -> Iterator[str]:
+    yield f"  timeout connect {words.milliseconds(timeouts.connect_ms)}"
+    yield f"  timeout server {words.milliseconds(timeouts.server_ms)}"
+    if timeouts.tunnel_ms:
+        yield f"  timeout tunnel {words.milliseconds(timeouts.tunnel_ms)}"
+
+
+def _bind(bind: Bind) -> str:
+    if isinstance(bind, TcpBind):
+        return words.address(bind.address, bind.port)
+    return f"unix@{words.path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"
+
+
+def _bind_tls(tls: Tls, certificate_list: SideFile) -> str:
+    return f"ssl crt-list {words.path(certificate_list.path)} {_verified(tls)}"
+
+
+def _verified(tls: Tls) -> str:
+    alpn = f" alpn {words.word(','.join(tls.alpn))}" if tls.alpn else ""
+    return f"ca-file {words.path(tls.ca_file)} verify required{alpn}"
+
+
+def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
+    # An SNI would make HAProxy demand a DNS name that Connect certificates have not; since 3.3 it sends one
+    # by itself.
+    sni = " no-sni-auto" if capabilities.has(Feature.NO_SNI_AUTO) else ""
+    return f"ssl crt {words.path(tls.certificate)} {_verified(tls)}{sni}"
+
+
+def _spoe(authorisation: Authorisation) -> Iterator[str]:
+    processing = words.milliseconds(authorisation.processing_timeout_ms)
+    yield f"[{ENGINE}]"
+    yield "spoe-agent agent"
+    yield "  messages caller"
+    yield f"  option var-prefix {ENGINE}"
+    yield "  option set-on-error error"
+    yield f"  timeout hello {processing}"
+    yield f"  timeout processing {processing}"
+    yield "  timeout idle 5m"
+    yield f"  use-backend {words.name(authorisation.backend)}"
+    yield "spoe-message caller"
+    yield "  args der=ssl_c_der"
+    yield f"  event {EVENTS[authorisation.mode]}"

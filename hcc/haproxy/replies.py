@@ -1,0 +1,229 @@
+"""What HAProxy answers on its sockets and says on its standard error, read into values.
+
+Source: HAProxy management.txt section 9.3 (runtime commands) and 9.4 (master); measured on 2.6.12 and 2.8.25.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from hcc.errors import PeerError
+from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.render import DESCRIPTION
+
+
+class ReplyError(PeerError):
+    """HAProxy answered something that is not the answer to the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """`show info` of a worker. `structure` is empty when the process does not run a configuration of ours."""
+
+    version: str
+    pid: int
+    structure: str
+    uptime_s: int
+    stopping: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker in `show proc`."""
+
+    pid: int
+    reloads: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """`show proc` of the master; `failed` counts failed reloads, where HAProxy tells (2.6 and newer)."""
+
+    master: int
+    reloads: int
+    failed: int
+    workers: tuple[Worker, ...]
+
+    @property
+    def current(self) -> int:
+        """The newest worker's process id, 0 when there is none."""
+        return next((worker.pid for worker in self.workers if worker.current), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAnswer:
+    """`reload` of the master: whether it worked (None: HAProxy does not say), and what it logged."""
+
+    success: bool | None
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An alert of HAProxy; `line` is 0 when it names none."""
+
+    text: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        """As it is told to a person."""
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+def parse_info(text: str) -> Info:
+    """The answer to `show info`."""
+    fields = dict(line.partition(": ")[::2] for line in text.splitlines() if ": " in line)
+    marker, _, digest = fields.get("description", "").partition(":")
+    try:
+        return Info(
+            version=fields["Version"],
+            pid=int(fields["Pid"]),
+            structure=digest if marker == DESCRIPTION else "",
+            uptime_s=int(fields["Uptime_sec"]),
+            stopping=fields.get("Stopping", "0") not in ("", "0"),
+        )
+    except (KeyError, ValueError) as exc:
+        raise _unexpected("show info", text) from exc
+
+
+# Bits of srv_admin_state: forced, inherited and resolver maintenance; forced and inherited drain.
+# Source: HAProxy include/haproxy/server-t.h, enum srv_admin.
+_OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
+
+
+def parse_servers(text: str) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
+    """The answer to `show servers state`: servers per backend, sorted; not those on unix sockets.
+
+    Source: management.txt, `show servers state`, file format version 1.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    version, columns_line = [*lines[:2], "", ""][:2]
+    if version.strip() != "1" or not columns_line.startswith("# "):
+        raise _unexpected("show servers state", text)
+    try:
+        at = [columns_line[2:].split().index(column) for column in _COLUMNS]
+        rows = [_row(line.split(), at) for line in lines[2:]]
+    except (IndexError, ValueError) as exc:
+        raise _unexpected("show servers state", text) from exc
+    backends: dict[str, list[ActualServer]] = {}
+    for name, server in rows:
+        backends.setdefault(name, []).extend(server)
+    return tuple((name, tuple(sorted(backends[name]))) for name in sorted(backends))
+
+
+_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_uweight", "srv_admin_state")
+
+
+def _row(fields: list[str], at: list[int]) -> tuple[str, tuple[ActualServer, ...]]:
+    """A backend's name and its server, none when that is on a unix socket."""
+    backend, name, address, port, weight, state = (fields[column] for column in at)
+    if address == "-":
+        return backend, ()
+    enabled = not int(state) & _OUT_OF_SERVICE
+    return backend, (ActualServer(name, _canonical(address), int(port), int(weight), enabled),)
+
+
+def _canonical(address: str) -> str:
+    # Only IPv6 can be written in several ways.
+    return str(ip_address(address)) if ":" in address else address
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """The answer to `show backend`: names of all backends, sorted."""
+    header, *names = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if header != "# name":
+        raise _unexpected("show backend", text)
+    return tuple(sorted(names))
+
+
+_FINGERPRINT = re.compile(r"^SHA1 FingerPrint: ([0-9A-Fa-f]{40})\s*$", re.MULTILINE)
+
+
+def parse_certificate(text: str) -> str | None:
+    """The leaf's SHA-1 in the answer to `show ssl cert NAME`, None when HAProxy has not loaded that name."""
+    found = _FINGERPRINT.search(text)
+    if found:
+        return found[1].upper()
+    if "not found" in text.lower() or "Status: Empty" in text:
+        return None
+    raise _unexpected("show ssl cert", text)
+
+
+def parse_ca_file(text: str) -> frozenset[str] | None:
+    """The SHA-1 of every CA in the answer to `show ssl ca-file NAME`, None when it is not loaded."""
+    found = _FINGERPRINT.findall(text)
+    if found or text.lstrip().startswith("Filename:"):
+        return frozenset(fingerprint.upper() for fingerprint in found)
+    if "not found" in text.lower():
+        return None
+    raise _unexpected("show ssl ca-file", text)
+
+
+_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)
+
+
+def parse_processes(text: str) -> Processes:
+    """The answer to the master's `show proc`."""
+    current, _, old = text.partition("# old workers")
+    workers = (*_workers(current, current=True), *_workers(old, current=False))
+    for pid, kind, reloads, failed in _PROC.findall(current):
+        if kind == "master":
+            return Processes(int(pid), int(reloads), int(failed or 0), workers)
+    raise _unexpected("show proc", text)
+
+
+def _workers(text: str, *, current: bool) -> tuple[Worker, ...]:
+    rows = _PROC.findall(text)
+    return tuple(Worker(int(pid), int(reloads), current) for pid, kind, reloads, _ in rows if kind == "worker")
+
+
+def parse_reload(text: str) -> ReloadAnswer:
+    """The master's answer to `reload`: nothing before 2.7, later `Success=0|1` and the start-up log."""
+    first, _, rest = text.strip().partition("\n")
+    if not first:
+        return ReloadAnswer(None, "")
+    if first not in ("Success=1", "Success=0"):
+        raise _unexpected("reload", text)
+    return ReloadAnswer(first == "Success=1", rest.removeprefix("--").strip())
+
+
+_ALERT = re.compile(r"^\[ALERT\]\s+(?:\(\d+\)|\S+ \(\d+\))\s*: (?P<text>.*)$")
+_LINE = re.compile(r"(?:parsing )?\[[^\]]*:(?P<line>\d+)\](?: \(\d+\))?\s*:\s*")
+# What follows each complaint and tells nothing new.
+_SUMMARIES = (
+    "Error(s) found in configuration file",
+    "Fatal errors found in configuration",
+    "Some protocols failed",
+)
+
+
+def alerts(text: str) -> tuple[Message, ...]:
+    """The alerts in HAProxy's own log, oldest first, without the summaries at the end.
+
+    Each has the line of the configuration file where HAProxy names one: `[ALERT] (1) : config : parsing
+    [file:12] : ...`.
+    """
+    found = []
+    for line in text.splitlines():
+        match = _ALERT.match(line)
+        if match and not any(summary in match["text"] for summary in _SUMMARIES):
+            found.append(_message(match["text"]))
+    return tuple(found)
+
+
+def _message(text: str) -> Message:
+    text = text.removeprefix("config : ")
+    line = 0
+    match = _LINE.search(text)
+    while match:
+        line = int(match["line"])
+        text = text[: match.start()] + text[match.end() :]
+        match = _LINE.search(text)
+    return Message(text.strip(), line)
+
+
+def _unexpected(command: str, text: str) -> ReplyError:
+    return ReplyError(f"expected an answer to `{command}`, found {text.strip()[:120]!r}")

@@ -1,0 +1,144 @@
+"""HAProxy's two sockets, the worker's and the master's: one connection per exchange, each bounded.
+
+Source: HAProxy management.txt section 9.3 and 9.4; reference/haproxy.md section 4.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.replies import (
+    Info,
+    Processes,
+    ReloadAnswer,
+    ReplyError,
+    parse_info,
+    parse_processes,
+    parse_reload,
+)
+
+CHUNK_BYTES = 256 * 1024
+# `show servers state` of 10,000 servers is 0.65 MB; nothing we ask for comes near this.
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class RuntimeSocketError(ControlError):
+    """A socket of HAProxy cannot be reached, or did not answer in time."""
+
+
+class NotListeningError(RuntimeSocketError):
+    """Nobody listens on a socket of HAProxy: it does not run."""
+
+
+class PayloadError(ControlError):
+    """A command is longer than HAProxy takes; sent, it would be dropped without a word."""
+
+
+class RuntimeSocket:
+    """The runtime (stats) socket of the current worker.
+
+    Args:
+        payload_bytes: longest command with payload, `Capabilities.payload_bytes`.
+        timeout_s: for one whole exchange; a certificate used by thousands takes seconds.
+    """
+
+    def __init__(self, path: str, payload_bytes: int = SMALL_PAYLOAD_BYTES, timeout_s: float = 30.0) -> None:
+        self._path = path
+        self._payload_bytes = payload_bytes
+        self._timeout_s = timeout_s
+
+    def send(self, *commands: str) -> str:
+        """The joined answer to several commands, each one line, sent as one.
+
+        Raises:
+            PayloadError: together they are too long.
+            RuntimeSocketError: no answer.
+        """
+        return self._exchange("; ".join(commands))
+
+    def send_payload(self, command: str, payload: str) -> str:
+        """The answer to a command with a payload such as PEM; blank lines, which would end it, are left out.
+
+        Raises:
+            PayloadError: it is too long.
+            RuntimeSocketError: no answer.
+        """
+        lines = "\n".join(line.strip() for line in payload.splitlines() if line.strip())
+        return self._exchange(f"{command} <<\n{lines}\n")
+
+    def info(self) -> Info:
+        """What `show info` says.
+
+        Raises:
+            RuntimeSocketError: no answer, or one that makes no sense.
+        """
+        text = self.send("show info")
+        try:
+            return parse_info(text)
+        except ReplyError as exc:
+            raise RuntimeSocketError(str(exc)) from exc
+
+    def _exchange(self, text: str) -> str:
+        data = text.encode() + b"\n"
+        if len(data) > self._payload_bytes:
+            raise PayloadError(f"expected a command of at most {self._payload_bytes} bytes, found {len(data)}")
+        return exchange(self._path, data, self._timeout_s)
+
+
+class MasterSocket:
+    """The socket of the master process."""
+
+    def __init__(self, path: str, timeout_s: float = 60.0) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def send(self, command: str) -> str:
+        """The master's answer to one command."""
+        return exchange(self._path, command.encode() + b"\n", self._timeout_s)
+
+    def processes(self) -> Processes:
+        """What `show proc` says."""
+        return parse_processes(self.send("show proc"))
+
+    def reload(self) -> ReloadAnswer:
+        """Start a reload; its outcome as HAProxy tells it, which it does from 2.7 on.
+
+        On 2.6 and older the master answers nothing and starts anew; see `reloaded`.
+        """
+        return parse_reload(self.send("reload"))
+
+
+def exchange(path: str, data: bytes, timeout_s: float) -> str:
+    """Everything a unix socket's server says to `data` until it closes; our sending side is closed at once.
+
+    Raises:
+        RuntimeSocketError: not reachable, too slow, or too much.
+    """
+    deadline = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        try:
+            client.settimeout(timeout_s)
+            client.connect(path)
+            client.sendall(data)
+            # The master never closes by itself; with our side closed it does, right after the answer.
+            client.shutdown(socket.SHUT_WR)
+            return _read_all(client, deadline)
+        except (FileNotFoundError, ConnectionRefusedError) as exc:
+            raise NotListeningError(f"nobody listens on {path}") from exc
+        except OSError as exc:
+            raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
+
+
+def _read_all(client: socket.socket, deadline: float) -> str:
+    received = bytearray()
+    while True:
+        client.settimeout(max(deadline - time.monotonic(), 0.001))
+        chunk = client.recv(CHUNK_BYTES)
+        if not chunk:
+            return received.decode("utf-8", errors="replace")
+        received += chunk
+        if len(received) > MAX_ANSWER_BYTES:
+            raise RuntimeSocketError(f"HAProxy answered more than {MAX_ANSWER_BYTES} bytes")

@@ -1,0 +1,54 @@
+"""The servers of one upstream, made from its endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from hcc.haproxy.model import MAX_WEIGHT, Server
+from hcc.haproxy.names import server_name
+from hcc.mesh.snapshot import Endpoint
+
+
+def servers(endpoints: Iterable[Endpoint]) -> tuple[Server, ...]:
+    """One server per address and port, sorted by name.
+
+    An endpoint that does not serve now stays, in maintenance: its return is then one command. Of two
+    endpoints with one address and port the better one counts. An address that is no IP address is left out
+    (they are resolved, and what cannot be is reported, where Consul is read).
+    """
+    best: dict[tuple[str, int], Endpoint] = {}
+    for endpoint in endpoints:
+        address = _ip(endpoint.address)
+        if address and 0 < endpoint.port <= MAX_PORT:
+            key = (address, endpoint.port)
+            if key not in best or _worth(endpoint) > _worth(best[key]):
+                best[key] = endpoint
+    heaviest = max((endpoint.weight for endpoint in best.values() if endpoint.serves), default=1)
+    return tuple(
+        sorted(
+            Server(server_name(address, port), address, port, scaled(endpoint.weight, heaviest), endpoint.serves)
+            for (address, port), endpoint in best.items()
+        )
+    )
+
+
+def scaled(weight: int, heaviest: int) -> int:
+    """HAProxy's weight, 1 to 256, for one of Consul's (up to 65535); ratios stay when all are scaled."""
+    if heaviest > MAX_WEIGHT:
+        weight = round(weight * MAX_WEIGHT / heaviest)
+    return min(max(weight, 1), MAX_WEIGHT)
+
+
+MAX_PORT = 65535
+
+
+def _worth(endpoint: Endpoint) -> tuple[bool, int]:
+    return endpoint.serves, endpoint.weight
+
+
+def _ip(address: str) -> str:
+    try:
+        return str(ip_address(address)) if "%" not in address else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,107 @@
+"""Words of HAProxy's configuration file and command line, safe to put there.
+
+Whatever comes from outside passes here, so that no value can start a new word, line, comment or variable.
+Source: HAProxy configuration.txt section 2.2, quoting and escaping.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from hcc.errors import HccError
+
+
+class TokenError(HccError):
+    """A value cannot stand in HAProxy's configuration."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+_PATH = re.compile(r"/[^\x00-\x20\x7f\"'\\#$;<>]*")
+_HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
+_WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
+_MODE = re.compile(r"[0-7]{3,4}")
+MAX_PORT = 65535
+# HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.
+MAX_SOCKET_PATH_BYTES = 97
+
+
+def name(text: str) -> str:
+    """A section's or server's name, unchanged when HAProxy takes it."""
+    return _checked(_NAME, text, "letters, digits and _.:-")
+
+
+def word(text: str) -> str:
+    """A plain keyword value such as an ALPN list."""
+    return _checked(_WORD, text, "letters, digits and _./,:@-")
+
+
+def header(text: str) -> str:
+    """The name of an HTTP header: RFC 9110 section 5.6.2, without what HAProxy's quoting would read."""
+    return _checked(_HEADER, text, "a header name")
+
+
+def path(text: str) -> str:
+    """An absolute path; what would need quoting is refused."""
+    return _checked(_PATH, text, "an absolute path without blanks, quotes, \\, #, $, ;, < and >")
+
+
+def socket_path(text: str) -> str:
+    """A path that HAProxy can listen on; it binds a temporary name first and demands room for that."""
+    if len(text.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        raise TokenError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
+    return path(text)
+
+
+def mode(text: str) -> str:
+    """The octal mode of a file."""
+    return _checked(_MODE, text, "an octal file mode such as 0600")
+
+
+def number(value: int, most: int = 2**31 - 1) -> str:
+    """A number from 0 to `most`, in decimal."""
+    if isinstance(value, bool) or not 0 <= value <= most:
+        raise TokenError(f"expected a number from 0 to {most}, found {value!r}")
+    return str(int(value))
+
+
+def milliseconds(value: int) -> str:
+    """A duration: `5000ms`."""
+    return f"{number(value)}ms"
+
+
+def address(host: str, port: int) -> str:
+    """An address with port as HAProxy reads it: `10.0.0.1:80`, `[::1]:80`."""
+    return f"{ip(host)}:{number(port, MAX_PORT)}"
+
+
+def ip(host: str) -> str:
+    """An IP address as it stands before `:port`, brackets around IPv6."""
+    try:
+        parsed = ip_address(host)
+    except ValueError as exc:
+        raise TokenError(f"expected an IP address, found {host!r}") from exc
+    if "%" in host:
+        raise TokenError(f"expected an IP address without a zone, found {host!r}")
+    return f"[{parsed}]" if parsed.version == 6 else str(parsed)  # noqa: PLR2004 - IPv6
+
+
+def is_ip(host: str) -> bool:
+    """Whether it is an IP address rather than a host name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def host(text: str) -> str:
+    """An IP address as `ip` gives it, or a host name."""
+    return text if _HOST.fullmatch(text) and not text.replace(".", "").isdigit() else ip(text)
+
+
+def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
+    if not pattern.fullmatch(text):
+        raise TokenError(f"expected {expected}, found {text!r}")
+    return text

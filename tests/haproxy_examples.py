@@ -1,0 +1,36 @@
+"""Snapshots that show each construct of the configuration once: goldens and `haproxy -c` both use them."""
+
+from __future__ import annotations
+
+from hcc.mesh.snapshot import Health, Protocol, Snapshot
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+
+
+def examples() -> dict[str, Snapshot]:
+    """By name; addresses are made up, paths are the caller's."""
+    dead = endpoint("10.0.0.3", health=Health.CRITICAL)
+    return {
+        "tcp": snapshot(
+            upstream_state(upstream("web"), [endpoint("10.0.0.2", weight=3), dead, endpoint("2001:db8::1")]),
+            upstream_state(upstream("db", 5432, query=True, max_connections=3), [endpoint("10.0.0.4")]),
+            proxy_=proxy(upstreams=(), max_inbound_connections=100),
+        ),
+        "http": snapshot(
+            upstream_state(upstream("web", max_connections=7), [endpoint()], protocol="http"),
+            proxy_=proxy(protocol=Protocol.HTTP, forward_for=True, appname_header="X-App"),
+        ),
+        "http2": snapshot(
+            upstream_state(upstream("web"), [endpoint()], protocol="http2"),
+            upstream_state(upstream("rpc", 9192, address="::1"), [endpoint()], protocol="grpc"),
+            proxy_=proxy(protocol=Protocol.GRPC, bind_address="::", local_address="localhost", local_port=80),
+        ),
+        "names": snapshot(
+            upstream_state(upstream("My_Svc.with-dots", datacenter="dc1"), [endpoint()]),
+            upstream_state(upstream("My_Svc.with-dots", 9192, datacenter="dc2"), [endpoint()]),
+            upstream_state(upstream("a:b c\n#\\\"'$x", 9193), [endpoint()]),
+            upstream_state(upstream("sock", socket="/tmp/hcc-up.sock", socket_mode="0600"), [endpoint()]),
+            proxy_=proxy(local_socket="/run/app.sock", local_port=0),
+        ),
+        "upstreams only": snapshot(upstream_state(upstream("web")), proxy_=proxy(local_port=0)),
+        "nothing yet": snapshot(proxy_=proxy(local_port=0)),
+    }

@@ -1,0 +1,253 @@
+"""A real HAProxy under `DirectControl`, with peers and an application around it; all of it is gone at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hcc.haproxy.binary import probe
+from hcc.haproxy.capabilities import capabilities
+from hcc.haproxy.control import Applied
+from hcc.haproxy.desired import Certificates, Options
+from hcc.haproxy.desired import desired as desired_of
+from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.files import private_directory, write_private
+from hcc.haproxy.layout import layout
+from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
+from hcc.haproxy.plan import Actual, Install, Plan, plan
+from hcc.haproxy.process import HAProxyProcess
+from hcc.haproxy.render import Rendered, render
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Snapshot
+from tests.binaries import haproxy_2_6, haproxy_2_8
+from tests.pki import Authority, IssuedLeaf, service_uri
+
+BINARIES: dict[str, Callable[[], str]] = {"2.6": haproxy_2_6, "2.8": haproxy_2_8}
+DEADLINE_S = 15.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        return int(probe_socket.getsockname()[1])
+
+
+def wait_until(true: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.01)
+
+
+class Server:
+    """A TCP server in a thread: greets each connection with its name, then echoes; counts callers' serials."""
+
+    def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
+        self.name = name
+        self.caller_serials: list[str] = []
+        self.open: list[socket.socket] = []
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._threads: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in (self._acceptor, *self._threads):
+            thread.join(DEADLINE_S)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ssl.SSLError), contextlib.ExitStack() as stack:
+            stack.callback(connection.close)
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+                stack.callback(connection.close)
+                assert isinstance(connection, ssl.SSLSocket)
+                self.caller_serials.append(str((connection.getpeercert() or {}).get("serialNumber")))
+            self.open.append(connection)
+            stack.callback(self.open.remove, connection)
+            self.talk(connection)
+
+    def talk(self, connection: socket.socket) -> None:
+        connection.sendall(f"{self.name}\n".encode())
+        while data := connection.recv(65536):
+            connection.sendall(data)
+
+
+class HttpServer(Server):
+    """Answers each http/1.1 request with its name and the request head it got."""
+
+    def talk(self, connection: socket.socket) -> None:
+        head = b""
+        while chunk := connection.recv(65536):
+            head += chunk
+            while b"\r\n\r\n" in head:
+                request, _, head = head.partition(b"\r\n\r\n")
+                body = self.name.encode() + b"\n" + request
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+class Stage:
+    """One HAProxy with its files. `converge` does what the reconciler does."""
+
+    def __init__(self, binary: str) -> None:
+        self.binary = binary
+        self.directory = tempfile.mkdtemp(prefix="hcc-t-")
+        self.layout = layout(self.directory)
+        private_directory(self.directory)
+        self.authority = Authority()
+        self.authorities = [self.authority]
+        self.leaf = self.authority.leaf(service_uri("server"))
+        self.capabilities = capabilities(probe(binary).version)
+        self.control = DirectControl(binary, self.layout, self.capabilities)
+        self.process = HAProxyProcess(binary, self.layout)
+        self.servers: list[Server] = []
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.close()
+        if self.process.pid:
+            self.process.kill()
+            wait_until(self.process.reap, "HAProxy ends")
+        shutil.rmtree(self.directory)
+
+    def peer(self, name: str, *, http: bool = False, leaf: IssuedLeaf | None = None) -> Server:
+        """A remote sidecar with a certificate of our authority, which demands ours."""
+        context = self.context(ssl.PROTOCOL_TLS_SERVER, leaf or self.authority.leaf(service_uri("web")))
+        context.verify_mode = ssl.CERT_REQUIRED
+        return self._kept(HttpServer(name, context) if http else Server(name, context))
+
+    def app(self, name: str = "app", *, http: bool = False) -> Server:
+        return self._kept(HttpServer(name) if http else Server(name))
+
+    def context(self, protocol: int, leaf: IssuedLeaf | None) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.check_hostname = False
+        context.load_verify_locations(cadata="".join(a.pem for a in self.authorities))
+        if leaf is not None:
+            with tempfile.NamedTemporaryFile("w", dir=self.directory, suffix=".pem") as file:
+                file.write(leaf.combined_pem)
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
+
+    def certificates(self) -> Certificates:
+        """The present leaf and roots, written as the certificate manager does."""
+        ca_pem = "".join(authority.pem for authority in self.authorities)
+        write_private(self.layout.roots, ca_pem)
+        write_private(self.layout.leaf, self.leaf.combined_pem)
+        fingerprints = frozenset(authority.fingerprint for authority in self.authorities)
+        return Certificates(
+            leaf=CertificateFile(self.layout.leaf, self.leaf.fingerprint, Secret(self.leaf.combined_pem)),
+            ca=CaFile(self.layout.roots, fingerprints, ca_pem),
+        )
+
+    def rendered(self, snapshot: Snapshot, *, intentions: bool = False) -> Rendered:
+        options = Options(
+            process=GlobalOptions(
+                stats_socket=self.layout.stats_socket,
+                spoe_directory=self.directory,
+                hard_stop_after_ms=10_000,
+                max_connections=500,
+            ),
+            agent_sockets=(self.layout.agent_socket(1), self.layout.agent_socket(2)),
+            intentions=intentions,
+        )
+        return render(desired_of(snapshot, options, self.certificates()).desired, self.capabilities)
+
+    def actual(self, rendered: Rendered) -> Actual:
+        return self.control.read_actual(rendered)
+
+    def plan(self, rendered: Rendered) -> Plan:
+        return plan(rendered, self.actual(rendered))
+
+    def converge(self, rendered: Rendered) -> Applied:
+        """Plan, apply, launch when nothing ran; fails the test when anything does."""
+        wanted = self.plan(rendered)
+        applied = self.control.apply(wanted)
+        assert applied.failure is None, applied.failure
+        if any(isinstance(operation, Install) for operation in wanted.operations):
+            self.process.launch()
+            self.process.wait_ready(rendered.structure, DEADLINE_S)
+        return applied
+
+    def worker(self) -> int:
+        return self.process.wait_ready(timeout_s=DEADLINE_S)
+
+    def _kept(self, server: Server) -> Server:
+        self.servers.append(server)
+        return server
+
+
+@contextlib.contextmanager
+def stage(version: str) -> Iterator[Stage]:
+    made = Stage(BINARIES[version]())
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def greeting(port: int, host: str = "127.0.0.1") -> str:
+    """The name of the server that a tcp connection reaches, empty when it is closed without a word."""
+    with socket.create_connection((host, port), timeout=DEADLINE_S) as client:
+        client.settimeout(DEADLINE_S)
+        return _line(client)
+
+
+def _line(client: socket.socket) -> str:
+    received = b""
+    while not received.endswith(b"\n"):
+        try:
+            chunk = client.recv(1024)
+        except ConnectionError:
+            break
+        if not chunk:
+            break
+        received += chunk
+    return received.decode().strip()
+
+
+def http_answer(port: int, *headers: str) -> tuple[int, str]:
+    """Status and body of a GET on a fresh connection."""
+    request = "\r\n".join(["GET / HTTP/1.1", "Host: test", "Connection: close", *headers, "", ""])
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        client.sendall(request.encode())
+        return read_http(client)
+
+
+def read_http(client: socket.socket) -> tuple[int, str]:
+    client.settimeout(DEADLINE_S)
+    received = b""
+    while chunk := client.recv(65536):
+        received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()

@@ -1,0 +1,116 @@
+"""FakeControl, which the actors' tests rely on, does what DirectControl does with a real HAProxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hcc.haproxy.control import Applied, Control
+from hcc.haproxy.plan import Actual, Install, Plan, plan
+from hcc.haproxy.render import Rendered
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.fakes import FakeControl
+from tests.haproxy_stage import Stage, free_port, stage
+
+pytestmark = pytest.mark.integration
+
+
+class Subject:
+    """One control under test, over a stage that renders with real files; the fake runs nothing of it."""
+
+    def __init__(self, made: Stage, *, fake: bool) -> None:
+        self._stage = made
+        self._fake = FakeControl(made.capabilities) if fake else None
+        self.control: Control = self._fake or made.control
+
+    def rendered(self, wanted: Snapshot) -> Rendered:
+        return self._stage.rendered(wanted)
+
+    def converge(self, wanted: Snapshot) -> tuple[Plan, Applied]:
+        rendered = self.rendered(wanted)
+        steps = plan(rendered, self.control.read_actual(rendered))
+        applied = self.control.apply(steps)
+        if any(isinstance(operation, Install) for operation in steps.operations):
+            self._start(rendered)
+        return steps, applied
+
+    def actual(self, wanted: Snapshot) -> Actual:
+        return self.control.read_actual(self.rendered(wanted))
+
+    def _start(self, rendered: Rendered) -> None:
+        if self._fake is not None:
+            self._fake.start()
+        else:
+            self._stage.process.launch()
+            self._stage.process.wait_ready(rendered.structure, 15.0)
+
+
+@pytest.fixture(params=["fake", "2.6", "2.8"])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    version = "2.6" if request.param == "fake" else request.param
+    with stage(version) as made:
+        yield Subject(made, fake=request.param == "fake")
+
+
+@pytest.fixture
+def web() -> Upstream:
+    return upstream("web", free_port())
+
+
+def client(web: Upstream, *endpoints: Endpoint) -> Snapshot:
+    return snapshot(upstream_state(web, endpoints), proxy_=proxy(local_port=0, upstreams=(web,)))
+
+
+ONE, TWO = endpoint("127.0.0.1", 21001), endpoint("127.0.0.1", 21002)
+
+
+def kinds(steps: Plan) -> list[str]:
+    return [type(operation).__name__ for operation in steps.operations]
+
+
+def test_a_control_starts_with_nothing_running_and_installs(subject: Subject, web: Upstream) -> None:
+    assert not subject.control.running()
+
+    steps, applied = subject.converge(client(web, ONE))
+
+    assert kinds(steps) == ["Install"]
+    assert applied == Applied(steps.operations)
+    assert subject.control.running()
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((ONE, TWO), ["AddServer", "WriteConfig"]),
+        ((), ["DeleteServer", "WriteConfig"]),
+        ((replace(ONE, weight=7),), ["SetServerWeight", "WriteConfig"]),
+        ((replace(ONE, health=Health.CRITICAL),), ["SetServerState", "WriteConfig"]),
+    ],
+)
+def test_each_change_of_endpoints_is_done_and_read_back(
+    subject: Subject, web: Upstream, after: tuple[Endpoint, ...], expected: list[str]
+) -> None:
+    subject.converge(client(web, ONE))
+
+    steps, applied = subject.converge(client(web, *after))
+
+    assert kinds(steps) == expected
+    assert applied.failure is None
+    assert not applied.reloaded
+    assert not subject.converge(client(web, *after))[0]
+
+
+def test_another_structure_is_one_reload_by_a_new_worker(subject: Subject, web: Upstream) -> None:
+    subject.converge(client(web, ONE))
+    before = subject.actual(client(web, ONE)).pid
+    moved = replace(web, local_bind_port=free_port())
+
+    steps, applied = subject.converge(client(moved, ONE))
+
+    assert kinds(steps) == ["Reload"]
+    assert applied.reloaded
+    assert subject.actual(client(moved, ONE)).pid != before
+    assert not subject.converge(client(moved, ONE))[0]

@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.control import Applied
+from hcc.haproxy.model import TcpBind
+from hcc.haproxy.plan import (
+    AddServer,
+    DeleteServer,
+    Operation,
+    Reload,
+    SetCa,
+    SetCertificate,
+    SetServerState,
+    SetServerWeight,
+)
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.haproxy_stage import (
+    BINARIES,
+    DEADLINE_S,
+    Server,
+    Stage,
+    exists,
+    free_port,
+    greeting,
+    http_answer,
+    read_http,
+    stage,
+    wait_until,
+)
+from tests.pki import Authority, IssuedLeaf, service_uri
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=sorted(BINARIES))
+def there(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with stage(request.param) as made:
+        yield made
+
+
+def client_snapshot(*states: UpstreamState) -> Snapshot:
+    """A sidecar that only has upstreams."""
+    return snapshot(*states, proxy_=proxy(local_port=0, upstreams=(state.upstream for state in states)))
+
+
+def at(server: Server, weight: int = 1, health: Health = Health.PASSING) -> Endpoint:
+    return endpoint("127.0.0.1", server.port, weight=weight, health=health)
+
+
+def kinds(applied: Applied) -> list[type[Operation]]:
+    return [type(operation) for operation in applied.done]
+
+
+def tls_greeting(there: Stage, port: int, leaf: IssuedLeaf | None, *, verify: bool = True) -> tuple[str, bytes]:
+    """What a tcp caller reads first through the public listener, and the certificate it is shown."""
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, leaf)
+    if not verify:
+        context.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as raw,
+        context.wrap_socket(raw) as client,
+    ):
+        shown = client.getpeercert(binary_form=True) or b""
+        return client.recv(100).decode().strip(), shown
+
+
+def assert_guarded(there: Stage, public: int) -> None:
+    """The handshake still refuses who has no certificate, or a foreign one."""
+    with pytest.raises(OSError, match=r"(?i)certificate required"):
+        tls_greeting(there, public, None)
+    with pytest.raises(OSError, match=r"(?i)unknown ca"):
+        tls_greeting(there, public, Authority("Foreign CA").leaf(service_uri("caller")))
+
+
+def test_what_was_applied_needs_no_further_plan(there: Stage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port, query_port = free_port(), free_port()
+    states = (
+        upstream_state(upstream("web", port), [at(first, 300), at(second, 1000, Health.CRITICAL)]),
+        upstream_state(upstream("db", query_port, query=True), [at(second)]),
+        upstream_state(upstream("none.such_Thing", free_port(), datacenter="dc 2"), protocol="http"),
+    )
+    rendered = there.rendered(client_snapshot(*states))
+    there.converge(rendered)
+    assert not there.plan(rendered), there.plan(rendered).describe()
+    assert greeting(port) == "first"
+    assert greeting(query_port) == "second"
+
+
+def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    worker = there.worker()
+    steps: tuple[tuple[list[Endpoint], list[type[Operation]], set[str]], ...] = (
+        ([at(first)], [AddServer], {"first"}),
+        ([at(first), at(second, 3)], [AddServer], {"first", "second"}),
+        ([at(first), at(second, 5)], [SetServerWeight], {"first", "second"}),
+        ([at(first), at(second, 5, Health.CRITICAL)], [SetServerState], {"first"}),
+        ([at(first), at(second, 5)], [SetServerState], {"first", "second"}),
+        ([at(second, 5)], [DeleteServer], {"second"}),
+        ([], [DeleteServer], {""}),
+    )
+    for endpoints, expected, names in steps:
+        rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), endpoints)))
+        applied = there.converge(rendered)
+        assert kinds(applied)[:-1] == expected
+        assert not there.plan(rendered)
+        assert {greeting(port) for _ in range(12)} == names
+    assert there.worker() == worker
+
+
+def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)]))))
+    after = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(second)])))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"first\n"
+        applied = there.converge(after)
+        assert [type(operation) for operation in applied.pending] == [DeleteServer]
+        assert greeting(port) == "second"
+        client.sendall(b"still here")
+        assert client.recv(100) == b"still here"
+    wait_until(lambda: not there.converge(after).pending, "the server is deleted")
+    assert not there.plan(after)
+
+
+def test_a_new_leaf_is_shown_by_new_handshakes_without_a_reload(there: Stage) -> None:
+    app, peer = there.app(), there.peer("peer")
+    public, port = free_port(), free_port()
+    state = upstream_state(upstream("web", port), [at(peer)])
+    wanted = snapshot(state, proxy_=proxy(bind_port=public, local_port=app.port))
+    there.converge(there.rendered(wanted))
+    worker = there.worker()
+    caller = there.authority.leaf(service_uri("caller"))
+    name, before = tls_greeting(there, public, caller)
+    assert name == "app"
+    assert greeting(port) == "peer"
+
+    there.leaf = there.authority.leaf(service_uri("server"))
+    applied = there.converge(there.rendered(wanted))
+    assert kinds(applied) == [SetCertificate]
+    name, after = tls_greeting(there, public, caller)
+    assert name == "app"
+    assert before != after == there.leaf.certificate.public_bytes(Encoding.DER)
+    assert greeting(port) == "peer"
+    assert int(peer.caller_serials[-1], 16) == there.leaf.certificate.serial_number
+    assert_guarded(there, public)
+    assert there.worker() == worker
+    assert not there.plan(there.rendered(wanted))
+
+
+def test_new_roots_admit_new_callers_and_servers_without_a_reload_from_2_8(there: Stage) -> None:
+    app = there.app()
+    public = free_port()
+    wanted = snapshot(proxy_=proxy(bind_port=public, local_port=app.port))
+    there.converge(there.rendered(wanted))
+    worker = there.worker()
+    newer = Authority("Newer CA")
+    stranger = newer.leaf(service_uri("caller"))
+    with pytest.raises(OSError, match=r"(?i)unknown ca|reset|eof"):
+        tls_greeting(there, public, stranger)
+
+    there.authorities.append(newer)
+    there.leaf = newer.leaf(service_uri("server"))
+    applied = there.converge(there.rendered(wanted))
+    at_run_time = there.capabilities.has(Feature.CA_UPDATE)
+    assert kinds(applied) == ([SetCa, SetCertificate] if at_run_time else [SetCertificate, Reload])
+    assert tls_greeting(there, public, stranger)[0] == "app"
+    assert tls_greeting(there, public, there.authority.leaf(service_uri("old")))[0] == "app"
+    assert_guarded(there, public)
+    assert (there.worker() == worker) is at_run_time
+    assert not there.plan(there.rendered(wanted))
+
+
+def test_a_transaction_left_open_by_a_killed_hcc_does_not_stop_a_rotation(there: Stage) -> None:
+    public = free_port()
+    wanted = snapshot(proxy_=proxy(bind_port=public, local_port=there.app().port))
+    there.converge(there.rendered(wanted))
+    runtime = there.control._runtime
+    other = there.authority.leaf(service_uri("server"))
+    assert "created" in runtime.send_payload(f"set ssl cert {there.layout.leaf}", other.combined_pem)
+    there.leaf = there.authority.leaf(service_uri("server"))
+    there.converge(there.rendered(wanted))
+    assert not there.plan(there.rendered(wanted))
+
+
+def test_a_new_listener_takes_one_reload_and_old_connections_live_on(there: Stage) -> None:
+    peer = there.peer("peer")
+    port, other = free_port(), free_port()
+    one = upstream_state(upstream("web", port), [at(peer)])
+    there.converge(there.rendered(client_snapshot(one)))
+    worker = there.worker()
+    both = there.rendered(client_snapshot(one, upstream_state(upstream("api", other), [at(peer)])))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        applied = there.converge(both)
+        assert applied.reloaded
+        client.sendall(b"old worker")
+        assert client.recv(100) == b"old worker"
+    assert there.worker() != worker
+    assert greeting(other) == greeting(port) == "peer"
+    assert not there.plan(both)
+
+
+def test_reloads_may_follow_each_other_at_once(there: Stage) -> None:
+    peer = there.peer("peer")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)]))))
+    for step in range(1, 6):
+        state = upstream_state(upstream("web", port, max_connections=100 + step), [at(peer)])
+        assert there.converge(there.rendered(client_snapshot(state))).reloaded
+        assert greeting(port) == "peer"
+
+
+def test_a_refused_text_changes_nothing_and_the_error_names_the_line(there: Stage) -> None:
+    peer = there.peer("peer")
+    port = free_port()
+    good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)])))
+    there.converge(good)
+    worker = there.worker()
+    bad = replace(
+        good,
+        structure="ffffffffffffffff",
+        config=good.config.replace("balance roundrobin", "balance nonsense"),
+    )
+    applied = there.control.apply(there.plan(bad))
+    assert applied.failure is not None
+    assert applied.failure.excerpt == "balance nonsense"
+    assert applied.failure.line == good.config.splitlines().index("  balance roundrobin") + 1
+    assert "nonsense" in str(applied.failure)
+    assert there.worker() == worker
+    assert greeting(port) == "peer"
+    assert not there.plan(good)
+
+
+def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> None:
+    peer = there.peer("peer")
+    port = free_port()
+    good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)])))
+    there.converge(good)
+    worker = there.worker()
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        taken = int(foreign.getsockname()[1])
+        states = (upstream_state(upstream("web", port), [at(peer)]), upstream_state(upstream("api", taken)))
+        bad = there.rendered(client_snapshot(*states))
+        wanted = there.plan(bad)
+        found = there.control.taken(bad.desired, there.actual(bad))
+        assert [taken_bind.bind for taken_bind in found] == [TcpBind("127.0.0.1", taken)]
+        applied = there.control.apply(wanted)
+    assert applied.failure is not None
+    assert str(taken) in str(applied.failure)
+    assert not applied.reloaded
+    assert there.worker() == worker
+    assert greeting(port) == "peer"
+    assert not there.plan(good)
+    # And it is not stuck: with the port free again the same plan works.
+    assert there.converge(bad).reloaded
+
+
+def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(there: Stage) -> None:
+    mine = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", mine)))))
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        port = int(foreign.getsockname()[1])
+        wanted = there.rendered(
+            client_snapshot(upstream_state(upstream("web", mine)), upstream_state(upstream("api", port)))
+        )
+        actual = there.actual(wanted)
+        found = there.control.taken(wanted.desired, actual)
+        assert [taken.bind for taken in found] == [TcpBind("127.0.0.1", port)]
+        # Our own listener moved to every address is not somebody else's.
+        moved = there.rendered(client_snapshot(upstream_state(upstream("web", mine, address="0.0.0.0"))))
+        assert not there.control.taken(moved.desired, actual)
+        there.converge(moved)
+    assert not there.plan(moved)
+
+
+def test_a_unix_socket_listener_serves_with_its_mode(there: Stage) -> None:
+    peer = there.peer("peer")
+    path = f"{there.directory}/up.sock"
+    state = upstream_state(upstream("web", socket=path, socket_mode="0600"), [at(peer)])
+    rendered = there.rendered(client_snapshot(state))
+    there.converge(rendered)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE_S)
+        client.connect(path)
+        assert client.recv(100) == b"peer\n"
+    assert not there.control.taken(rendered.desired, there.actual(rendered))
+
+
+def test_an_upstream_without_instances_answers_at_once(there: Stage) -> None:
+    tcp, http = free_port(), free_port()
+    states = (
+        upstream_state(upstream("web", tcp)),
+        upstream_state(upstream("api", http), [endpoint(health=Health.CRITICAL)], protocol="http"),
+    )
+    there.converge(there.rendered(client_snapshot(*states)))
+    assert greeting(tcp) == ""
+    assert http_answer(http) == (503, "no healthy upstream")
+
+
+def test_connections_beyond_an_upstreams_limit_are_refused(there: Stage) -> None:
+    peer = there.peer("peer")
+    tcp = free_port()
+    limited = upstream_state(upstream("web", tcp, max_connections=1), [at(peer)])
+    there.converge(there.rendered(client_snapshot(limited)))
+    with socket.create_connection(("127.0.0.1", tcp), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        assert greeting(tcp) == ""
+    wait_until(lambda: greeting(tcp) == "peer", "the connection is no longer counted")
+
+
+def test_connections_beyond_the_public_limit_are_refused(there: Stage) -> None:
+    app = there.app()
+    public = free_port()
+    limited = proxy(bind_port=public, local_port=app.port, max_inbound_connections=1)
+    there.converge(there.rendered(snapshot(proxy_=limited)))
+    caller = there.authority.leaf(service_uri("caller"))
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, caller)
+    with (
+        socket.create_connection(("127.0.0.1", public), timeout=DEADLINE_S) as raw,
+        context.wrap_socket(raw) as client,
+    ):
+        assert client.recv(100) == b"app\n"
+        with pytest.raises(OSError, match=r"(?i)reset|eof"):
+            tls_greeting(there, public, caller)
+    wait_until(lambda: _comes_in(there, public, caller), "the connection is no longer counted")
+
+
+def _comes_in(there: Stage, port: int, leaf: IssuedLeaf) -> bool:
+    try:
+        return tls_greeting(there, port, leaf)[0] == "app"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.HTTP])
+def test_without_an_agent_nobody_comes_in(there: Stage, protocol: Protocol) -> None:
+    app = there.app(http=protocol.is_http)
+    public = free_port()
+    wanted = snapshot(proxy_=proxy(bind_port=public, local_port=app.port, protocol=protocol))
+    rendered = there.rendered(wanted, intentions=True)
+    there.converge(rendered)
+    assert all(exists(file.path) for file in rendered.files)
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("caller")))
+    with (
+        socket.create_connection(("127.0.0.1", public), timeout=DEADLINE_S) as raw,
+        context.wrap_socket(raw) as client,
+    ):
+        client.settimeout(DEADLINE_S)
+        if protocol.is_http:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert read_http(client)[0] == 403
+        else:
+            assert client.recv(100) == b""
+
+
+def test_a_caller_without_a_certificate_is_refused_at_the_handshake(there: Stage) -> None:
+    public = free_port()
+    there.converge(there.rendered(snapshot(proxy_=proxy(bind_port=public, local_port=there.app().port))))
+    with pytest.raises(OSError, match=r"(?i)certificate required|reset|eof"):
+        tls_greeting(there, public, None)
+
+
+def test_a_resumed_session_comes_in_too(there: Stage) -> None:
+    public = free_port()
+    there.converge(there.rendered(snapshot(proxy_=proxy(bind_port=public, local_port=there.app().port))))
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("caller")))
+    session = None
+    for resumed in (False, True):
+        raw = socket.create_connection(("127.0.0.1", public), timeout=DEADLINE_S)
+        with raw, context.wrap_socket(raw, session=session) as client:
+            assert client.recv(100) == b"app\n"
+            assert client.session_reused is resumed
+            session = client.session
+
+
+def test_http_passes_both_ways_and_claimed_names_do_not(there: Stage) -> None:
+    peer, app = there.peer("peer", http=True), there.app(http=True)
+    port, public = free_port(), free_port()
+    wanted = snapshot(
+        upstream_state(upstream("web", port), [at(peer)], protocol="http"),
+        proxy_=proxy(
+            bind_port=public,
+            local_port=app.port,
+            protocol=Protocol.HTTP,
+            appname_header="X-App",
+            forward_for=True,
+        ),
+    )
+    there.converge(there.rendered(wanted))
+    status, body = http_answer(port, "X-Mark: 1")
+    assert status == 200
+    assert body.startswith("peer\nGET / HTTP/1.1")
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("caller")))
+    with (
+        socket.create_connection(("127.0.0.1", public), timeout=DEADLINE_S) as raw,
+        context.wrap_socket(raw) as client,
+    ):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-App: admin\r\nConnection: close\r\n\r\n")
+        status, body = read_http(client)
+    assert status == 200
+    assert "x-app" not in body.lower()
+    assert "x-forwarded-for: 127.0.0.1" in body.lower()
+
+
+def test_a_server_with_a_foreign_certificate_gets_no_traffic(there: Stage) -> None:
+    foreign = Authority("Foreign CA")
+    impostor = there.peer("impostor", leaf=foreign.leaf(service_uri("web")))
+    port = free_port()
+    state = upstream_state(upstream("web", port, connect_timeout_ms=100), [at(impostor)])
+    there.converge(there.rendered(client_snapshot(state)))
+    assert greeting(port) == ""
+
+
+def test_after_rotations_of_leaf_and_roots_servers_are_still_verified(there: Stage) -> None:
+    newer = Authority("Newer CA")
+    impostor = there.peer("impostor", leaf=Authority("Foreign CA").leaf(service_uri("web")))
+    fixed, added = free_port(), free_port()
+    # HAProxy pauses this long before it tries a refused server again.
+    web, api = (upstream("web", fixed, connect_timeout_ms=100), upstream("api", added, connect_timeout_ms=100))
+    one = upstream_state(web, [at(impostor)])
+    there.converge(there.rendered(client_snapshot(one, upstream_state(api))))
+    two = upstream_state(api, [at(impostor)])
+    there.converge(there.rendered(client_snapshot(one, two)))
+    for step in ("leaf", "roots", "leaf"):
+        if step == "leaf":
+            there.leaf = there.authorities[-1].leaf(service_uri("server"))
+        else:
+            there.authorities.append(newer)
+        there.converge(there.rendered(client_snapshot(one, two)))
+        assert greeting(fixed) == greeting(added) == ""
+    genuine = there.peer("genuine", leaf=newer.leaf(service_uri("web")))
+    better = (upstream_state(state.upstream, [at(genuine)]) for state in (one, two))
+    there.converge(there.rendered(client_snapshot(*better)))
+    assert greeting(fixed) == greeting(added) == "genuine"
+
+
+def test_weights_share_out_the_connections(there: Stage) -> None:
+    heavy, light = there.peer("heavy"), there.peer("light")
+    port = free_port()
+    states = upstream_state(upstream("web", port), [at(heavy, 6), at(light, 2)])
+    there.converge(there.rendered(client_snapshot(states)))
+    names = [greeting(port) for _ in range(16)]
+    assert names.count("heavy") == 12
+    assert names.count("light") == 4

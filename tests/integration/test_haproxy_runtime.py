@@ -1,0 +1,169 @@
+"""The socket client against a fake HAProxy that misbehaves, which the real one will not do on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.haproxy import commands
+from hcc.haproxy.control import ApplyError
+from hcc.haproxy.listeners import taken_binds
+from hcc.haproxy.model import CertificateFile, TcpBind, UnixBind
+from hcc.haproxy.plan import DeleteServer, Operation, SetCertificate, SetServerAddress, SetServerWeight
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, PayloadError, RuntimeSocket, RuntimeSocketError
+from hcc.mesh.secret import Secret
+from tests.builders import V2_6
+from tests.haproxy_stage import DEADLINE_S
+
+pytestmark = pytest.mark.integration
+
+
+class Fake:
+    """Answers each connection by a function of what it received; keeps all that was received."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.received: list[str] = []
+        self.answer: Callable[[str], bytes | None] = lambda _: b"\n"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._held: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(DEADLINE_S)
+        for held in (self._listener, *self._held):
+            held.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError):
+                self._one(connection)
+
+    def _one(self, connection: socket.socket) -> None:
+        connection.settimeout(DEADLINE_S)
+        text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        self.received.append(text)
+        answer = self.answer(text)
+        if answer is None:
+            self._held.append(connection)
+            return
+        with connection:
+            connection.sendall(answer)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Fake]:
+    made = Fake(tmp_path / "s")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def runtime(fake: Fake, timeout_s: float = DEADLINE_S) -> RuntimeSocket:
+    return RuntimeSocket(fake.path, timeout_s=timeout_s)
+
+
+def test_commands_go_on_one_line_and_a_payload_ends_with_one_blank_line(fake: Fake) -> None:
+    runtime(fake).send("show info", "show stat")
+    runtime(fake).send_payload("set ssl cert x", "one\n\n  two\r\n\n\n")
+    assert fake.received == ["show info; show stat\n", "set ssl cert x <<\none\ntwo\n\n"]
+
+
+def test_a_command_that_is_too_long_is_not_sent(fake: Fake) -> None:
+    with pytest.raises(PayloadError, match="at most 15360 bytes, found"):
+        runtime(fake).send_payload("set ssl cert x", "y" * 15_360)
+    assert not fake.received
+
+
+def test_an_answer_that_does_not_come_is_given_up_in_time(fake: Fake) -> None:
+    fake.answer = lambda _: None
+    start = time.monotonic()
+    with pytest.raises(RuntimeSocketError, match="does not answer"):
+        runtime(fake, timeout_s=0.2).send("show info")
+    assert time.monotonic() - start < DEADLINE_S
+
+
+def test_nobody_listening_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(NotListeningError):
+        RuntimeSocket(str(tmp_path / "none")).send("show info")
+    with pytest.raises(NotListeningError):
+        MasterSocket(str(tmp_path / "none")).processes()
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        (SetServerWeight("b", "s", 1), b"No such server.\n"),
+        (SetServerAddress("b", "s", "::1", 1), b"Invalid address\n"),
+        (DeleteServer("b", "s"), b"Permission denied\n"),
+        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b"unable to load certificate\n"),
+        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b""),
+    ],
+)
+def test_an_unexpected_answer_is_an_error_that_shows_it(fake: Fake, operation: Operation, answer: bytes) -> None:
+    fake.answer = lambda _: answer
+    with pytest.raises(ApplyError) as caught:
+        _carry_out(runtime(fake), operation)
+    assert (answer.decode().strip() or "nothing") in str(caught.value)
+    assert caught.value.operation == operation.describe()
+
+
+def _carry_out(socket_: RuntimeSocket, operation: Operation) -> None:
+    if isinstance(operation, DeleteServer):
+        commands.delete(socket_, operation, V2_6)
+    else:
+        commands.run(socket_, (operation,), V2_6)
+
+
+def test_in_a_batch_the_operation_that_failed_is_found(fake: Fake) -> None:
+    operations = tuple(SetServerWeight("b", name, 1) for name in ("one", "two", "three"))
+    fake.answer = lambda text: b"No such server.\n" if "b/two " in text else b"\n"
+    with pytest.raises(ApplyError, match="set server b/two weight 1"):
+        commands.run(runtime(fake), operations, V2_6)
+
+
+def test_a_commit_that_fails_is_aborted(fake: Fake) -> None:
+    fake.answer = lambda text: b"Transaction created for certificate /x!\n" if " <<" in text else b"Error!\n"
+    with pytest.raises(ApplyError, match="Error!"):
+        commands.run(runtime(fake), (SetCertificate(CertificateFile("/x", "A", Secret("pem"))),), V2_6)
+    assert [text.split()[0] for text in fake.received] == ["set", "commit", "abort"]
+
+
+def test_binds_that_cannot_be_are_found_with_the_reason(fake: Fake, tmp_path: Path) -> None:
+    left_over = tmp_path / "left-over"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left_over))
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as foreign:
+        port = int(foreign.getsockname()[1])
+        found = taken_binds(
+            [
+                TcpBind("::1", port),
+                TcpBind("203.0.113.1", 1),
+                UnixBind(fake.path),
+                UnixBind("/nonexistent/x.sock"),
+                UnixBind(str(left_over)),
+                UnixBind(str(tmp_path / "new")),
+            ],
+            owners=(),
+        )
+    assert [(str(taken.bind), taken.reason.split(" (")[0]) for taken in found] == [
+        (f"[::1]:{port}", "Address already in use"),
+        ("203.0.113.1:1", "Cannot assign requested address"),
+        (fake.path, f"another process listens on {fake.path}"),
+        ("/nonexistent/x.sock", "the directory /nonexistent is missing or cannot be written"),
+    ]

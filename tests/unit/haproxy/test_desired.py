@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hcc.haproxy.desired import Certificates, desired
+from hcc.haproxy.model import Mode, TcpBind, Timeouts, UnixBind
+from hcc.mesh.snapshot import Health, Protocol, Proxy, Upstream, UpstreamState
+from tests.builders import (
+    certificates,
+    chain,
+    endpoint,
+    options,
+    proxy,
+    result,
+    snapshot,
+    upstream,
+    upstream_state,
+)
+
+
+def test_a_service_with_everything_known_gets_its_public_listener() -> None:
+    found = result()
+    public = found.desired.public
+    assert public is not None
+    assert public.bind == TcpBind("127.0.0.1", 21000)
+    assert public.authorised
+    assert found.desired.authorisation is not None
+    assert found.desired.authorisation.sockets == options().agent_sockets
+    assert not found.problems
+
+
+def test_without_policy_there_is_no_public_listener() -> None:
+    unknown = replace(snapshot(), policy=None)
+    assert desired(unknown, options(), certificates()).desired.public is None
+    assert desired(unknown, options(intentions=False), certificates()).desired.public is not None
+
+
+@pytest.mark.parametrize("missing", [replace(certificates(), leaf=None), replace(certificates(), ca=None)])
+def test_without_leaf_or_roots_upstreams_listen_but_have_no_servers(missing: Certificates) -> None:
+    found = result(upstream_state(endpoints=[endpoint()]), certificates_=missing).desired
+    found.check()
+    assert found.public is None
+    assert [listener.name for listener in found.upstreams] == ["up:web:9191"]
+    assert found.backends[0].servers == ()
+
+
+def test_without_an_application_only_upstreams_are_served() -> None:
+    found = result(upstream_state(), proxy_=proxy(local_port=0))
+    assert found.desired.public is None
+    assert found.desired.app is None
+    assert len(found.desired.upstreams) == 1
+    assert not found.problems
+
+
+def test_with_intentions_off_nobody_is_asked() -> None:
+    found = result(options_=options(intentions=False)).desired
+    assert found.public is not None
+    assert not found.public.authorised
+    assert found.authorisation is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mode", "public_alpn", "upstream_alpn", "h2"),
+    [
+        (Protocol.TCP, Mode.TCP, (), (), False),
+        (Protocol.HTTP, Mode.HTTP, ("http/1.1",), ("http/1.1",), False),
+        (Protocol.HTTP2, Mode.HTTP, ("h2", "http/1.1"), ("h2",), True),
+        (Protocol.GRPC, Mode.HTTP, ("h2", "http/1.1"), ("h2",), True),
+    ],
+)
+def test_each_protocol_has_its_mode_and_alpn(
+    protocol: Protocol, mode: Mode, public_alpn: tuple[str, ...], upstream_alpn: tuple[str, ...], h2: bool
+) -> None:
+    state = upstream_state(endpoints=[endpoint()], protocol=protocol.value)
+    found = result(state, proxy_=proxy(protocol=protocol)).desired
+    assert found.public is not None
+    assert found.app is not None
+    assert found.backends[0].tls is not None
+    assert (found.public.mode, found.public.tls.alpn) == (mode, public_alpn)
+    assert (found.app.mode, found.app.h2) == (mode, h2)
+    assert (found.backends[0].mode, found.backends[0].tls.alpn) == (mode, upstream_alpn)
+
+
+def test_an_upstreams_protocol_comes_from_its_chain_when_there_is_one() -> None:
+    service = upstream_state(upstream("web", protocol=Protocol.HTTP), protocol="tcp")
+    query = upstream_state(upstream("db", 5432, query=True, protocol=Protocol.HTTP))
+    found = result(service, query).desired
+    assert [listener.mode for listener in found.upstreams] == [Mode.TCP, Mode.HTTP]
+
+
+def test_an_unknown_protocol_counts_as_tcp() -> None:
+    assert result(upstream_state(protocol="mqtt")).desired.upstreams[0].mode is Mode.TCP
+
+
+def test_a_service_upstream_waits_for_its_chain_and_a_query_does_not() -> None:
+    service = UpstreamState(upstream("web"), None, ())
+    query = UpstreamState(upstream("db", 5432, query=True), None, ())
+    assert [listener.name for listener in result(service, query).desired.upstreams] == ["query:db:5432"]
+
+
+def test_one_name_in_two_datacenters_is_two_upstreams() -> None:
+    states = (
+        upstream_state(upstream("web", datacenter="dc1"), [endpoint("10.0.0.1")]),
+        upstream_state(upstream("web", 9192, datacenter="dc2"), [endpoint("10.0.0.2")]),
+    )
+    found = result(*states)
+    assert [backend.servers[0].address for backend in found.desired.backends] == ["10.0.0.1", "10.0.0.2"]
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (upstream(), Timeouts(5_000, 3_600_000, 3_600_000)),
+        (upstream(connect_timeout_ms=250, read_timeout_ms=9_000), Timeouts(250, 9_000, 9_000)),
+    ],
+)
+def test_tcp_timeouts(given: Upstream, expected: Timeouts) -> None:
+    assert result(upstream_state(given)).desired.backends[0].timeouts == expected
+
+
+def test_http_timeouts() -> None:
+    state = upstream_state(chain_=chain(protocol="http", connect_timeout_ms=7_000))
+    found = result(state).desired
+    assert found.backends[0].timeouts == Timeouts(7_000, 60_000, 3_600_000)
+    assert found.upstreams[0].client_timeout_ms == 60_000
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (upstream("api", 9191), "upstream web has"),
+        (upstream("api", 9191, address="0.0.0.0"), "upstream web has"),
+        (upstream("api", 21000), "the public listener has"),
+        (upstream("web", 9191, address="127.0.0.2"), "registered twice"),
+        (upstream("api", 0), "expected an IP address and a port"),
+        (upstream("api", 9193, address="localhost"), "expected an IP address"),
+        (upstream("api", socket="relative.sock"), "absolute path"),
+        (upstream("api", socket="/" + "x" * 120), "at most 97 bytes"),
+        (upstream("api", socket="/a.sock", socket_mode="rw"), "octal"),
+    ],
+)
+def test_a_clash_or_a_bad_address_is_reported_and_the_first_one_serves(second: Upstream, why: str) -> None:
+    states = (upstream_state(upstream("web")), upstream_state(second))
+    found = result(*states, upstream_state(upstream("last", 9999)))
+    found.desired.check()
+    assert [listener.name for listener in found.desired.upstreams] == ["up:web:9191", "up:last:9999"]
+    (problem,) = found.problems
+    assert why in str(problem)
+
+
+def test_a_clash_with_the_public_port_is_seen_before_the_public_listener_is_up() -> None:
+    states = [upstream_state(upstream("web", 21000))]
+    found = result(*states, certificates_=Certificates())
+    assert found.desired.upstreams == ()
+    assert "the public listener" in str(found.problems[0])
+
+
+def test_a_unix_socket_listener_keeps_its_mode() -> None:
+    state = upstream_state(upstream("web", socket="/run/web.sock", socket_mode="0600"))
+    assert result(state).desired.upstreams[0].bind == UnixBind("/run/web.sock", "0600")
+
+
+def test_what_a_chain_asks_beyond_one_target_is_said_and_its_start_target_serves() -> None:
+    state = upstream_state(endpoints=[endpoint()], chain_=chain(failover=("web.dc2",)))
+    found = result(state)
+    assert len(found.desired.backends[0].servers) == 1
+    (problem,) = found.problems
+    assert "failover to web.dc2" in problem.text
+    assert "web.default.default.dc1 serves" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("registered", "why"),
+    [
+        (proxy(bind_address="edge.example"), "expected an IP address and a port to bind"),
+        (proxy(bind_port=0), "expected an IP address and a port to bind"),
+        (proxy(local_address="no host"), "application's address"),
+        (proxy(local_socket="no/path"), "application's address"),
+    ],
+)
+def test_a_public_listener_that_cannot_be_is_reported(registered: Proxy, why: str) -> None:
+    found = result(proxy_=registered)
+    assert found.desired.public is None
+    assert why in str(found.problems[0])
+
+
+def test_limits_and_header_options_are_carried_over() -> None:
+    registered = proxy(protocol=Protocol.HTTP, max_inbound_connections=5, forward_for=True, appname_header="X-App")
+    found = result(upstream_state(upstream(max_connections=3)), proxy_=registered).desired
+    assert found.public is not None
+    assert (found.public.max_connections, found.upstreams[0].max_connections) == (5, 3)
+    assert (found.public.forward_for, found.public.appname_header) == (True, "X-App")
+
+
+def test_a_header_name_that_haproxy_would_misread_is_reported_and_left_out() -> None:
+    found = result(proxy_=proxy(protocol=Protocol.HTTP, appname_header="X-#App"))
+    assert found.desired.public is not None
+    assert found.desired.public.appname_header == ""
+    assert "appname_header" in str(found.problems[0])
+
+
+def test_a_critical_endpoint_stays_as_a_server_in_maintenance() -> None:
+    found = result(upstream_state(endpoints=[endpoint(health=Health.CRITICAL)])).desired
+    assert [server.enabled for server in found.backends[0].servers] == [False]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hcc.haproxy.files import private_directory, read_text, remove, write_private
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old, and longer")
+    path.chmod(0o644)
+    write_private(str(path), "new\n")
+    assert path.read_text() == "new\n"
+    assert mode(path) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_private(str(path), "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_is_private_even_when_it_was_not(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    private_directory(str(path))
+    assert mode(path) == 0o700
+    path.chmod(0o755)
+    private_directory(str(path))
+    assert mode(path) == 0o700
+
+
+def test_what_is_not_there_reads_as_none_and_is_removed_without_complaint(tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    assert read_text(path) is None
+    remove(path)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.haproxy.capabilities import Capabilities, Version, capabilities
+from hcc.haproxy.desired import desired
+from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.words import TokenError
+from hcc.mesh.snapshot import Health, UpstreamKey
+from tests.builders import (
+    V2_6,
+    certificates,
+    endpoint,
+    options,
+    proxy,
+    rendered,
+    result,
+    snapshot,
+    upstream,
+    upstream_state,
+)
+from tests.haproxy_examples import examples
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def shown(found: Rendered) -> str:
+    files = "".join(f"\n# ---- {file.path}\n{file.text}" for file in found.files)
+    return found.config + files
+
+
+@pytest.mark.parametrize("name", ["tcp", "http", "http2"])
+def test_the_text_is_as_the_golden_file_has_it(name: str) -> None:
+    found = render(desired(examples()[name], options(), certificates()).desired, V2_6)
+    assert shown(found) == (GOLDEN / f"{name}.cfg").read_text()
+
+
+def structure(*states: object, weight: int = 1, capabilities_: Capabilities = V2_6, **end: object) -> str:
+    health = end.get("health", Health.PASSING)
+    assert isinstance(health, Health)
+    state = upstream_state(endpoints=[endpoint(str(end.get("address", "10.0.0.1")), weight=weight, health=health)])
+    return rendered(state, capabilities=capabilities_).structure
+
+
+def test_what_changes_at_run_time_is_no_part_of_the_structure() -> None:
+    assert structure() == structure(weight=7) == structure(health=Health.CRITICAL) == structure(address="10.9.9.9")
+
+
+def test_where_servers_are_fixed_their_addresses_are_part_of_the_structure() -> None:
+    old = capabilities(Version(2, 4, 0))
+    assert structure(capabilities_=old) != structure(address="10.9.9.9", capabilities_=old)
+    assert structure(capabilities_=old) == structure(weight=7, capabilities_=old)
+
+
+def test_a_new_certificate_is_part_of_the_structure_only_where_it_cannot_be_set() -> None:
+    old, new = certificates(), certificates(fingerprint="B" * 40, ca_fingerprints=("D" * 40,))
+    for version, same in (
+        (Version(2, 8), True),
+        (Version(2, 6), False),
+        (Version(2, 4), False),
+        (Version(2, 2), False),
+    ):
+        found = {render(result(certificates_=some).desired, capabilities(version)).structure for some in (old, new)}
+        assert (len(found) == 1) is same
+
+
+def test_another_listener_is_another_structure() -> None:
+    one, other = upstream_state(upstream(port=1)), upstream_state(upstream(port=2))
+    assert rendered(one).structure != rendered(other).structure
+
+
+def test_a_changed_side_file_has_another_name_and_another_structure() -> None:
+    two, three = (
+        render(result(options_=options(workers=2)).desired, V2_6),
+        render(replace(result().desired, authorisation=None, public=None, app=None), V2_6),
+    )
+    assert {file.path for file in two.files}
+    assert not three.files
+    assert two.structure != three.structure
+
+
+def test_the_structure_stands_where_show_info_prints_it() -> None:
+    found = rendered()
+    assert f"\n  description hcc:{found.structure}\n" in found.config
+
+
+@pytest.mark.parametrize(
+    ("version", "has", "lacks"),
+    [
+        (Version(2, 2), "expose-fd listeners", "no-sni-auto"),
+        (Version(2, 6), "pool-low-conn", "expose-fd"),
+        (Version(2, 0), "spop-check", "pool-low-conn"),
+        (Version(3, 3), "no-sni-auto", "expose-fd"),
+    ],
+)
+def test_words_of_one_version_go_to_that_version_only(version: Version, has: str, lacks: str) -> None:
+    state = upstream_state(endpoints=[endpoint()])
+    text = rendered(state, capabilities=capabilities(version)).config
+    assert has in text
+    assert lacks not in text
+
+
+def test_a_certificate_is_demanded_by_a_rule_too_and_before_anybody_is_asked() -> None:
+    lines = rendered().config.splitlines()
+    assert lines.index("  tcp-request content reject unless { ssl_c_used }") < lines.index(
+        "  tcp-request content reject unless { var(txn.hcc.allowed) -m bool }"
+    )
+
+
+def test_nothing_that_the_data_plane_api_rewrites_is_used() -> None:
+    for example in examples().values():
+        text = render(desired(example, options(), certificates()).desired, V2_6).config
+        assert "tcp-request session" not in text
+        assert text.count("\ndefaults\n") == 1
+        assert max(map(len, text.splitlines())) < 64 * 1024
+
+
+hostile = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@given(name=hostile, datacenter=hostile, peer=hostile)
+def test_no_name_from_consul_can_add_a_line_or_a_word(name: str, datacenter: str, peer: str) -> None:
+    plain = rendered(upstream_state(upstream("x")), upstream_state(upstream("y", 1)))
+    key = UpstreamKey("service", name, datacenter, peer=peer)
+    odd = upstream_state(replace(upstream(), key=key), chain_=upstream_state().chain)
+    found = rendered(odd, upstream_state(upstream("y", 1)))
+    words = [len(line.split()) for line in plain.config.splitlines()]
+    assert [len(line.split()) for line in found.config.splitlines()] == words
+    assert found.config.isascii()
+
+
+@pytest.mark.parametrize(
+    "path", ["/run/h cc/leaf.pem", "/run/leaf.pem\n  server x 1.2.3.4:1", "leaf.pem", "/a#b", '/a"b']
+)
+def test_a_path_that_would_need_quoting_is_refused(path: str) -> None:
+    wanted = desired(snapshot(proxy_=proxy()), options(), certificates(leaf_name=path)).desired
+    with pytest.raises(TokenError, match="expected an absolute path"):
+        render(wanted, V2_6)
+
+
+def test_no_key_is_in_the_text() -> None:
+    found = render(result(certificates_=certificates(pem="PRIVATE")).desired, V2_6)
+    assert "PRIVATE" not in shown(found)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+
+from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.replies import (
+    Message,
+    ReplyError,
+    alerts,
+    parse_backends,
+    parse_ca_file,
+    parse_certificate,
+    parse_info,
+    parse_processes,
+    parse_reload,
+    parse_servers,
+)
+
+# As printed by 2.6.12 and 2.8.25.
+INFO = """Name: HAProxy
+Version: 2.6.12-1+deb12u4
+Pid: 16941
+Uptime: 0d 0h00m00s
+Uptime_sec: 3
+Stopping: 0
+description: hcc:0123456789abcdef
+"""
+COLUMNS = (
+    "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
+    "srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state "
+    "srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord"
+)
+SERVERS = f"""1
+{COLUMNS}
+3 up:web:9191 1 127.0.0.1:8000 127.0.0.1 2 0 3 3 1 1 0 2 0 0 0 0 - 8000 -
+3 up:web:9191 2 ::1:8000 ::1 0 5 7 3 1 1 0 0 8 0 0 0 - 8000 -
+4 app 1 app - 2 0 1 1 1 1 0 2 0 0 0 0 - 0 -
+
+"""
+CERTIFICATE = """Filename: /run/leaf.pem
+Status: Used
+Serial: 62F8E8F7B406D0EB98BEB032D25D0467B59C16F0
+SHA1 FingerPrint: BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82
+"""
+NOT_FOUND = "Can't display the certificate: Not found or the certificate is a bundle!\n\n"
+PROC = """#<PID>          <type>          <reloads>       <uptime>        <version>
+16938           master          2 [failed: 1]   0d00h00m02s     2.6.12-1+deb12u4
+# workers
+17317           worker          0               0d00h00m00s     2.6.12-1+deb12u4
+# old workers
+16941           worker          1               0d00h00m05s     2.6.12-1+deb12u4
+# programs
+
+"""
+
+
+def test_info_tells_what_runs() -> None:
+    info = parse_info(INFO)
+    assert (info.version, info.pid, info.structure, info.stopping) == (
+        "2.6.12-1+deb12u4",
+        16941,
+        "0123456789abcdef",
+        False,
+    )
+
+
+def test_a_process_that_is_not_ours_has_no_structure() -> None:
+    assert parse_info(INFO.replace("description: hcc:", "description: x:")).structure == ""
+    assert parse_info(INFO.replace("description", "node")).structure == ""
+
+
+def test_servers_are_grouped_by_backend() -> None:
+    assert parse_servers(SERVERS) == (
+        ("app", ()),
+        (
+            "up:web:9191",
+            (
+                ActualServer("127.0.0.1:8000", "127.0.0.1", 8000, 3, enabled=True),
+                ActualServer("::1:8000", "::1", 8000, 7, enabled=False),
+            ),
+        ),
+    )
+
+
+def test_backends_are_listed() -> None:
+    assert parse_backends("# name\nup:web:9191\napp\n\n") == ("app", "up:web:9191")
+
+
+def test_fingerprints_are_found() -> None:
+    assert parse_certificate(CERTIFICATE) == "BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82"
+    twice = CERTIFICATE + "Certificate #2:\nSHA1 FingerPrint: " + "a" * 40 + "\n"
+    assert parse_ca_file(twice) == frozenset(("BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82", "A" * 40))
+
+
+def test_a_file_that_is_not_loaded_is_none() -> None:
+    assert parse_certificate(NOT_FOUND) is None
+    assert parse_ca_file("Can't display the CA file : Not found!\n") is None
+
+
+def test_processes_are_told_apart() -> None:
+    found = parse_processes(PROC)
+    assert (found.master, found.reloads, found.failed, found.current) == (16938, 2, 1, 17317)
+    assert [worker.pid for worker in found.workers if not worker.current] == [16941]
+
+
+def test_the_outcome_of_a_reload_is_read_where_it_is_told() -> None:
+    assert parse_reload("").success is None
+    assert parse_reload("Success=1\n--\n[NOTICE] x\n").success is True
+    answer = parse_reload("Success=0\n--\n[ALERT] y\n")
+    assert (answer.success, answer.log) == (False, "[ALERT] y")
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [parse_info, parse_servers, parse_backends, parse_certificate, parse_ca_file, parse_processes, parse_reload],
+)
+@pytest.mark.parametrize("text", ["Unknown command: 'x', but maybe one of the following ones is a better match:", "1"])
+def test_another_answer_is_an_error_that_shows_it(parse: object, text: str) -> None:
+    assert callable(parse)
+    with pytest.raises(ReplyError, match=text.partition(":")[0]):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[ALERT]    (26211) : config : parsing [t.cfg:2] : parsing [t.cfg:2] : 'stats socket' : too long",
+            Message("'stats socket' : too long", 2),
+        ),
+        (
+            "[ALERT]    (1) : config : [h.cfg:24] : 'server up/x' : Couldn't open the ca-file '/x'.",
+            Message("'server up/x' : Couldn't open the ca-file '/x'.", 24),
+        ),
+        (
+            "[ALERT]    (1) : Starting frontend up:web:9191: cannot bind socket (Address already in use) [127.0.0.1:9]",
+            Message("Starting frontend up:web:9191: cannot bind socket (Address already in use) [127.0.0.1:9]"),
+        ),
+    ],
+)
+def test_an_alert_is_read_with_its_line(text: str, message: Message) -> None:
+    noise = "[NOTICE] (1) : hi\n[WARNING] (1) : config : parsing [x:1] : no\n"
+    end = "\n[ALERT] (1) : config : Fatal errors found in configuration.\n"
+    assert alerts(noise + text + end) == (message,)

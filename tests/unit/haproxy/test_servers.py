@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.haproxy.model import Server
+from hcc.haproxy.servers import scaled, servers
+from hcc.mesh.snapshot import Endpoint, Health
+from tests.builders import endpoint
+
+weights = st.integers(1, 65535)
+
+
+def test_an_endpoint_becomes_a_server_named_by_its_address() -> None:
+    assert servers([endpoint("10.0.0.1", 21000, weight=7)]) == (
+        Server("10.0.0.1:21000", "10.0.0.1", 21000, 7, enabled=True),
+    )
+
+
+@pytest.mark.parametrize("off", [endpoint(health=Health.CRITICAL), endpoint(weight=0)])
+def test_an_endpoint_that_does_not_serve_stays_in_maintenance(off: Endpoint) -> None:
+    (server,) = servers([off])
+    assert not server.enabled
+    assert server.weight == 1
+
+
+def test_of_two_on_one_address_the_better_one_counts() -> None:
+    worse, better = endpoint(health=Health.CRITICAL, weight=9), endpoint(health=Health.WARNING, weight=2)
+    for order in ([worse, better], [better, worse]):
+        assert servers(order) == (Server("10.0.0.1:21000", "10.0.0.1", 21000, 2, enabled=True),)
+
+
+def test_one_address_written_two_ways_is_one_server() -> None:
+    assert len(servers([endpoint("::1"), endpoint("0:0::1")])) == 1
+
+
+@pytest.mark.parametrize("address", ["web.example", "fe80::1%eth0", "", "1.2.3.4\n"])
+def test_what_is_no_address_is_left_out(address: str) -> None:
+    assert servers([endpoint(address)]) == ()
+
+
+def test_small_weights_stay_as_they_are() -> None:
+    found = servers([endpoint("10.0.0.1", weight=1), endpoint("10.0.0.2", weight=256)])
+    assert [server.weight for server in found] == [1, 256]
+
+
+def test_large_weights_keep_their_ratio() -> None:
+    found = servers([endpoint("10.0.0.1", weight=1000), endpoint("10.0.0.2", weight=250)])
+    assert [server.weight for server in found] == [256, 64]
+
+
+@given(st.lists(weights, min_size=1, max_size=8))
+def test_scaled_weights_are_in_range_and_in_order(given_weights: list[int]) -> None:
+    heaviest = max(given_weights)
+    found = [scaled(weight, heaviest) for weight in sorted(given_weights)]
+    assert found == sorted(found)
+    assert all(1 <= weight <= 256 for weight in found)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.haproxy import words
+
+HOSTILE = " \t\n\r\0\x0b\"'\\#$;{}<>%&|`"
+
+
+@pytest.mark.parametrize("check", [words.name, words.word, words.header, words.path, words.mode, words.host])
+@given(text=st.text(max_size=12), mark=st.sampled_from(" \t\n\r\0\"'\\#"), at=st.integers(0, 12))
+def test_nothing_that_ends_a_word_or_line_passes(check: object, text: str, mark: str, at: int) -> None:
+    assert callable(check)
+    for hostile in (text[:at] + mark + text[at:], "/" + text[:at] + mark + text[at:]):
+        with pytest.raises(words.TokenError):
+            check(hostile)
+
+
+@pytest.mark.parametrize("check", [words.name, words.word, words.header, words.path, words.mode, words.host])
+def test_nothing_empty_passes(check: object) -> None:
+    assert callable(check)
+    with pytest.raises(words.TokenError):
+        check("")
+
+
+@pytest.mark.parametrize("text", ["/run/hcc/leaf.pem", "/a/b-c_d@e+f,g=h", "/"])
+def test_usual_paths_pass_unchanged(text: str) -> None:
+    assert words.path(text) == text
+
+
+def test_addresses_are_written_as_haproxy_reads_them() -> None:
+    assert words.address("10.0.0.1", 80) == "10.0.0.1:80"
+    assert words.address("2001:DB8:0::1", 80) == "[2001:db8::1]:80"
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("fe80::1%eth0", 1), ("web", 1), ("1.2.3", 1), ("", 1), ("::", 65536), ("::", -1)]
+)
+def test_what_is_no_address_is_refused(host: str, port: int) -> None:
+    with pytest.raises(words.TokenError):
+        words.address(host, port)
+
+
+@pytest.mark.parametrize("text", ["localhost", "app.example.com", "my_app", "10.0.0.1", "a-b.c"])
+def test_host_names_pass(text: str) -> None:
+    assert words.host(text) == text
+
+
+@pytest.mark.parametrize("text", ["1.2.3", "999.1.1.1", "a..b", "-a", "a b", "\u00e9"])
+def test_odd_host_names_are_refused(text: str) -> None:
+    with pytest.raises(words.TokenError):
+        words.host(text)
+
+
+def test_a_socket_path_has_a_limit() -> None:
+    assert words.socket_path("/" + "a" * 96)
+    with pytest.raises(words.TokenError, match="at most 97 bytes"):
+        words.socket_path("/" + "a" * 97)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, True])
+def test_numbers_have_a_range(value: int) -> None:
+    with pytest.raises(words.TokenError):
+        words.number(value)
