@@ -1,0 +1,212 @@
+"""Admin: shows how the sidecar does, and takes the operator's orders.
+
+Read-only on TCP (`--stats-addr`); orders only on a unix socket of mode 0600. Requests are answered in the server's
+own threads from one immutable value, so that they are answered when actors are slow, too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hcc.actors import readiness
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import ActorError, StopReason, UnknownActorError
+from hcc.actors.messages import (
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    PROCESS_SUPERVISOR,
+    SPOE_POOL,
+    Drain,
+    FactsReported,
+    Publish,
+)
+from hcc.actors.readiness import missing_parts
+from hcc.actors.tree import Tree
+from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
+from hcc.consul.errors import ConsulError
+from hcc.consul.stats_service import RENEW_S, StatsService
+from hcc.metrics import Metrics
+from hcc.settings import ListenAddress
+from hcc.version import VERSION
+
+ASK_TIMEOUT_S = 2.0
+RESTART_TIMEOUT_S = 20.0
+LISTEN_AGAIN_S = 5.0
+DEREGISTER_TIMEOUT_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Which sidecar this is; shown to whoever may open the control socket."""
+
+    proxy_id: str
+    service_id: str
+    version: str = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class _ListenAgain:
+    """To itself: the stats address was taken; try once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Renew:
+    """To itself: time to register the stats address in Consul, again."""
+
+
+class Admin(Actor):
+    """Owns the two servers and what they show."""
+
+    def init(
+        self,
+        *,
+        about: About,
+        control_socket: Path,
+        stats_addr: ListenAddress | None,
+        stats_service: StatsService | None,
+        intentions: bool,
+        metrics: Metrics,
+        tree: Callable[[], Tree],
+    ) -> None:
+        self._about = about
+        self._control_socket = control_socket
+        self._stats_addr = stats_addr
+        self._stats_service = stats_service
+        self._metrics = metrics
+        self._tree = tree
+        self._facts = readiness.Facts(intentions=intentions)
+        self._servers: list[WebServer] = []
+        self._missing: tuple[str, ...] | None = None
+
+    def setup(self) -> None:
+        if self.context.generation > 1:
+            for source in (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL):
+                self.tell(source, Publish())
+        self._servers.append(serve_unix(self._control_socket, self._answer_operator))
+        self._listen()
+        self._renew()
+
+    def handle(self, message: object) -> None:
+        match message:
+            case FactsReported(facts):
+                self._facts = _with(self._facts, facts)
+                self._note_readiness()
+            case Drain():
+                self._facts = replace(self._facts, draining=True)
+                self._note_readiness()
+            case _ListenAgain():
+                self._listen()
+            case _Renew():
+                self._renew()
+
+    def teardown(self, reason: StopReason) -> None:
+        """Close the servers; requests that are being answered get their answer."""
+        for server in self._servers:
+            server.close()
+        self._control_socket.unlink(missing_ok=True)
+        if self._stats_service is not None and reason is StopReason.SHUTDOWN:
+            _in_background(self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
+
+    def _listen(self) -> None:
+        if self._stats_addr is None:
+            return
+        try:
+            self._servers.append(serve_tcp(self._stats_addr, self._answer_anyone))
+        except ListenError as exc:
+            _log.error("--stats-addr: %s; tried again every %.0f s", exc, LISTEN_AGAIN_S)
+            self.after(LISTEN_AGAIN_S, _ListenAgain(), key="listen")
+
+    def _renew(self) -> None:
+        if self._stats_service is not None:
+            _in_background(self._stats_service.register)
+            self.after(RENEW_S, _Renew(), key="renew")
+
+    def _note_readiness(self) -> None:
+        missing = missing_parts(self._facts)
+        self._metrics.ready.set(not missing)
+        if missing == self._missing:
+            return
+        if not missing:
+            _log.info("ready")
+        elif self._missing == ():
+            _log.warning("not ready any more: %s", "; ".join(missing))
+        self._missing = missing
+
+    # ------------------------------------------------------------ the servers' threads
+
+    def _answer_anyone(self, method: str, path: str, accept: str) -> Response:
+        if method not in ("GET", "HEAD"):
+            return Response(405, b"expected GET\n")
+        if path == "/metrics":
+            body, content_type = self._metrics.exposition(accept)
+            return Response(200, body, content_type)
+        if path == "/health":
+            return Response(200, b"ok\n")
+        if path == "/ready":
+            missing = missing_parts(self._facts)
+            text = "".join(f"{part}\n" for part in missing) or "ready\n"
+            return Response(503 if missing else 200, text.encode())
+        return Response(404, b"expected one of /metrics, /health, /ready\n")
+
+    def _answer_operator(self, method: str, path: str, accept: str) -> Response:
+        parts = tuple(part for part in path.split("/") if part)
+        try:
+            match method, parts:
+                case "GET", ("v1", "about"):
+                    return _json(asdict(self._about))
+                case "GET", ("v1", "actors"):
+                    return _json([asdict(status) for status in self._tree().actors(ASK_TIMEOUT_S)])
+                case "POST", ("v1", "actors", name, "restart"):
+                    return self._restart(name)
+        except UnknownActorError as exc:
+            return Response(404, f"{exc}\n".encode())
+        except ActorError as exc:
+            return Response(503, f"{exc}\n".encode())
+        return self._answer_anyone(method, path, accept)
+
+    def _restart(self, name: str) -> Response:
+        _log.info("the operator restarts actor %s", name)
+        generation = self._tree().restart(name, RESTART_TIMEOUT_S)
+        status = next(one for one in self._tree().actors(ASK_TIMEOUT_S) if one.name.casefold() == name.casefold())
+        return _json({"name": status.name, "generation": generation})
+
+
+def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
+    match news:
+        case readiness.ReconcilerFacts():
+            return replace(facts, reconciler=news)
+        case readiness.CredentialFacts():
+            return replace(facts, credentials=news)
+        case readiness.PolicyFacts():
+            return replace(facts, policy=news)
+        case readiness.HAProxyFacts():
+            return replace(facts, haproxy=news)
+        case readiness.ConsulFacts():
+            return replace(facts, consul=news)
+    raise TypeError(f"no facts: {type(news).__name__}")
+
+
+def _in_background(call: Callable[[], None]) -> threading.Thread:
+    """Call Consul in a thread of its own: a handler must not wait for an agent that does not answer."""
+
+    def run() -> None:
+        try:
+            call()
+        except ConsulError as exc:
+            _log.warning("stats service: %s", exc)
+
+    thread = threading.Thread(target=run, name="stats-service", daemon=True)
+    thread.start()
+    return thread
+
+
+def _json(value: object) -> Response:
+    return Response(200, json.dumps(value).encode() + b"\n", "application/json")

@@ -1,0 +1,126 @@
+"""CertManager: no certificate reaches HAProxy that was not checked, and none expires unnoticed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import (
+    ADMIN,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    CredentialsOffered,
+    CredentialsReady,
+    FactsReported,
+    Publish,
+)
+from hcc.actors.readiness import CredentialFacts
+from hcc.haproxy.files import write_private
+from hcc.haproxy.model import CaFile, CertificateFile
+from hcc.mesh.certificate import CertificateError, Credentials, checked_credentials, warning_time
+from hcc.metrics import Metrics
+
+CHECK_AGAIN_S = 5.0
+EXPIRY_CHECK_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckAgain:
+    """To itself: the refused credentials may have become good (a clock that was behind)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckExpiry:
+    """To itself: look at the time left."""
+
+
+class CertManager(Actor):
+    """Owns the files of leaf and roots, and whether they may be used."""
+
+    def init(self, *, leaf_path: str, roots_path: str, metrics: Metrics) -> None:
+        self._leaf_path = leaf_path
+        self._roots_path = roots_path
+        self._metrics = metrics
+        self._offered: CredentialsOffered | None = None
+        self._held: Credentials | None = None
+        self._problem = ""
+
+    def setup(self) -> None:
+        if self.context.generation > 1:
+            self.tell(CONSUL_WATCHER, Publish())
+        self.after(EXPIRY_CHECK_S, _CheckExpiry(), key="expiry")
+
+    def handle(self, message: object) -> None:
+        match message:
+            case CredentialsOffered():
+                self._offered = message
+                self._check()
+            case _CheckAgain():
+                self._check()
+            case _CheckExpiry():
+                self._warn_of_expiry()
+                self.after(EXPIRY_CHECK_S, _CheckExpiry(), key="expiry")
+            case Publish():
+                self._publish()
+
+    def teardown(self, reason: StopReason) -> None:
+        """Nothing: the files are the successor's."""
+
+    def _check(self) -> None:
+        if self._offered is None:
+            return
+        try:
+            credentials = checked_credentials(self._offered.leaf, self._offered.roots, datetime.now(UTC))
+        except CertificateError as exc:
+            self._refuse(str(exc))
+            return
+        self.cancel("again")
+        self._problem = ""
+        if credentials != self._held:
+            self._store(credentials)
+        self._publish()
+
+    def _refuse(self, problem: str) -> None:
+        # During a CA rotation leaf and roots change one after the other, so one refusal in between is normal.
+        level = logging.INFO if problem == self._problem else logging.WARNING
+        _log.log(level, "certificate from Consul not used, the last good one stays: %s", problem)
+        self._problem = problem
+        self._metrics.certificate_rejects.inc()
+        self.after(CHECK_AGAIN_S, _CheckAgain(), key="again")
+        self._report()
+
+    def _store(self, credentials: Credentials) -> None:
+        # Roots before the leaf: whoever reads in between can verify the old leaf as well as the new one.
+        write_private(self._roots_path, credentials.roots_pem)
+        write_private(self._leaf_path, credentials.leaf_pem.reveal())
+        self._held = credentials
+        self._metrics.leaf_expiry.set(credentials.not_after.timestamp())
+        _log.info(
+            "leaf %s for %s, valid until %s, %d trusted roots",
+            credentials.leaf_serial,
+            credentials.uri,
+            f"{credentials.not_after:%FT%TZ}",
+            len(credentials.roots_sha1),
+        )
+
+    def _publish(self) -> None:
+        if self._held is not None:
+            certificate = CertificateFile(self._leaf_path, self._held.leaf_sha1, self._held.leaf_pem)
+            ca = CaFile(self._roots_path, self._held.roots_sha1, self._held.roots_pem)
+            self.tell(CONFIG_RECONCILER, CredentialsReady(certificate, ca))
+        self._report()
+
+    def _report(self) -> None:
+        held = self._held is not None
+        self.tell(ADMIN, FactsReported(CredentialFacts(leaf=held, roots=held, problem=self._problem)))
+
+    def _warn_of_expiry(self) -> None:
+        now = datetime.now(UTC)
+        if self._held is not None and now >= warning_time(self._held):
+            left = max(0.0, (self._held.not_after - now).total_seconds())
+            _log.warning("the leaf certificate was not renewed and expires in %.0f s", left)

@@ -1,0 +1,182 @@
+"""ConsulWatcher: asks Consul everything that matters for one proxy, and tells the others what it means together.
+
+Each question has a thread of its own (`hcc.consul.watch`); which questions there are is decided by
+`hcc.consul.assembly` from the answers so far. What Consul said last stays when it stops answering.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    SPOE_POOL,
+    CredentialsOffered,
+    Drain,
+    FactsReported,
+    PolicyChanged,
+    Publish,
+    ReloadToken,
+    SnapshotChanged,
+)
+from hcc.actors.readiness import ConsulFacts
+from hcc.consul.assembly import State, snapshot, updated, wanted
+from hcc.consul.credentials import TokenSource
+from hcc.consul.keys import WatchKey
+from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
+from hcc.errors import SettingError
+from hcc.mesh.snapshot import Snapshot
+from hcc.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+Deliver = Callable[[WatchKey, WatchEvent], None]
+MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What outlives the actor, used by one generation at a time.
+
+    A successor that started from nothing would first tell of a proxy without leaf and upstreams, and HAProxy would be
+    told to drop them.
+    """
+
+    state: State
+    snapshot_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """From a watching thread."""
+
+    key: WatchKey
+    event: WatchEvent
+
+
+class ConsulWatcher(Actor):
+    """Owns the watches and what they said."""
+
+    def init(self, *, make_watcher: MakeWatcher, ledger: Ledger, tokens: TokenSource, metrics: Metrics) -> None:
+        self._make_watcher = make_watcher
+        self._ledger = ledger
+        self._tokens = tokens
+        self._metrics = metrics
+        self._watchers: dict[WatchKey, Watcher] = {}
+        self._failing: dict[WatchKey, str] = {}
+        self._told: Snapshot | None = None
+
+    def setup(self) -> None:
+        self._follow()
+        self._tell_changes()
+
+    def handle(self, message: object) -> None:
+        match message:
+            case _News(key, event) if key in self._watchers:
+                self._hear(key, event)
+            case Publish():
+                self._publish()
+            case ReloadToken():
+                self._reload_token()
+            case Drain():
+                self._keep_only(frozenset())
+
+    def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
+        """End all watches; each interrupts its own request."""
+        self._keep_only(frozenset())
+
+    def _hear(self, key: WatchKey, event: WatchEvent) -> None:
+        match event:
+            case WatchFailed():
+                self._note_failure(key, event)
+            case WatchValue():
+                self._note_success(key)
+                state = updated(self._ledger.state, key, event.value)
+                if state is not self._ledger.state:
+                    self._ledger.state = state
+                    self._follow()
+                    self._tell_changes()
+
+    def _follow(self) -> None:
+        """Run exactly the watches that are wanted now."""
+        keys = wanted(self._ledger.state)
+        self._keep_only(keys)
+        for key in sorted(keys - self._watchers.keys(), key=repr):
+            self._watchers[key] = self._make_watcher(key, self._deliver)
+            self._watchers[key].start()
+
+    def _keep_only(self, keep: frozenset[WatchKey]) -> None:
+        for key in [key for key in self._watchers if key not in keep]:
+            self._watchers.pop(key).stop()
+            self._failing.pop(key, None)
+
+    def _deliver(self, key: WatchKey, event: WatchEvent) -> None:
+        # Called in the watch's own thread; the address fences out threads of an earlier generation.
+        self.address.tell(_News(key, event))
+
+    def _note_failure(self, key: WatchKey, event: WatchFailed) -> None:
+        self._metrics.watch_failures.labels(type(key).__name__).inc()
+        reason = str(event.error)
+        if self._failing.get(key) != reason:
+            _log.warning("%s: %s; the last good answer stays, asking again", key.label(), reason)
+        self._failing[key] = reason
+        self._report()
+
+    def _note_success(self, key: WatchKey) -> None:
+        self._metrics.watch_answers.labels(type(key).__name__).inc()
+        if self._failing.pop(key, None) is not None:
+            _log.info("%s: Consul answers again", key.label())
+            self._report()
+
+    def _tell_changes(self) -> None:
+        """Tell each neighbour what changed for it since it was told last."""
+        new, old = snapshot(self._ledger.state, self._ledger.snapshot_version + 1), self._told
+        if new is None or (old is not None and replace(new, version=old.version) == old):
+            return
+        self._ledger.snapshot_version = new.version
+        self._told = new
+        self._warn_of_registration(new, old)
+        if new.leaf and new.roots and (old is None or (new.leaf, new.roots) != (old.leaf, old.roots)):
+            self.tell(CERT_MANAGER, CredentialsOffered(new.leaf, new.roots))
+        if new.policy and (old is None or new.policy != old.policy):
+            self._metrics.policy_version.set(new.policy.version)
+            self.tell(SPOE_POOL, PolicyChanged(new.policy))
+        self.tell(CONFIG_RECONCILER, SnapshotChanged(new))
+        if old is None:
+            self._report()
+
+    def _publish(self) -> None:
+        told = self._told
+        self._report()
+        if told is None:
+            return
+        if told.leaf and told.roots:
+            self.tell(CERT_MANAGER, CredentialsOffered(told.leaf, told.roots))
+        if told.policy:
+            self.tell(SPOE_POOL, PolicyChanged(told.policy))
+        self.tell(CONFIG_RECONCILER, SnapshotChanged(told))
+
+    def _report(self) -> None:
+        failing = tuple(f"{key.label()}: {reason}" for key, reason in self._failing.items())
+        self.tell(ADMIN, FactsReported(ConsulFacts(proxy_known=self._told is not None, failing=failing)))
+
+    def _reload_token(self) -> None:
+        try:
+            changed = self._tokens.reload()
+        except SettingError as exc:
+            _log.error("the old token stays: %s", exc)
+            return
+        _log.info("token file read again, %s", "the token changed" if changed else "the same token")
+
+    @staticmethod
+    def _warn_of_registration(new: Snapshot, old: Snapshot | None) -> None:
+        known = old.proxy.warnings if old is not None else ()
+        for warning in new.proxy.warnings:
+            if warning not in known:
+                _log.warning("registration of %s: %s", new.proxy.id, warning)

@@ -1,0 +1,116 @@
+"""What the actors tell each other. Every message is a frozen value.
+
+A message that carries a whole state has a `coalesce_key`: of two in one mailbox only the newer is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.haproxy.model import CaFile, CertificateFile
+from hcc.mesh.intentions import Policy
+from hcc.mesh.snapshot import Leaf, Roots, Snapshot
+
+CONSUL_WATCHER = "ConsulWatcher"
+CERT_MANAGER = "CertManager"
+CONFIG_RECONCILER = "ConfigReconciler"
+PROCESS_SUPERVISOR = "ProcessSupervisor"
+SPOE_GROUP = "SPOE"
+SPOE_POOL = "SPOEPool"
+ADMIN = "Admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """To any source of state: tell again what you told last. A restarted actor asks so for what it missed."""
+
+    coalesce_key: ClassVar[str] = "publish"
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadToken:
+    """To ConsulWatcher: read the token file again (SIGHUP)."""
+
+    coalesce_key: ClassVar[str] = "reload-token"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChanged:
+    """ConsulWatcher to ConfigReconciler."""
+
+    snapshot: Snapshot
+    coalesce_key: ClassVar[str] = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsOffered:
+    """ConsulWatcher to CertManager: what Consul gave, unchecked."""
+
+    leaf: Leaf
+    roots: Roots
+    coalesce_key: ClassVar[str] = "credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialsReady:
+    """CertManager to ConfigReconciler: checked, and on disk."""
+
+    certificate: CertificateFile
+    ca: CaFile
+    coalesce_key: ClassVar[str] = "credentials"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """ConsulWatcher to SPOEPool."""
+
+    policy: Policy
+    coalesce_key: ClassVar[str] = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationInstalled:
+    """ConfigReconciler to ProcessSupervisor: a checked configuration is on disk; start HAProxy if none runs."""
+
+    coalesce_key: ClassVar[str] = "installed"
+
+
+@dataclass(frozen=True, slots=True)
+class HAProxyUp:
+    """ProcessSupervisor to ConfigReconciler: a worker answers; `pid` is the master's."""
+
+    pid: int
+    coalesce_key: ClassVar[str] = "haproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class HAProxyDown:
+    """ProcessSupervisor to ConfigReconciler."""
+
+    reason: str
+    coalesce_key: ClassVar[str] = "haproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """To everyone concerned with stopping: no more changes; open connections have `timeout_s` to finish."""
+
+    timeout_s: float
+    coalesce_key: ClassVar[str] = "drain"
+
+
+Facts = ReconcilerFacts | CredentialFacts | PolicyFacts | HAProxyFacts | ConsulFacts
+
+
+@dataclass(frozen=True, slots=True)
+class FactsReported:
+    """To Admin: what the sender knows now."""
+
+    facts: Facts
+
+    @property
+    def coalesce_key(self) -> str:
+        """One place in the mailbox for each kind of facts."""
+        return type(self.facts).__name__

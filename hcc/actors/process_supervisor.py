@@ -1,0 +1,188 @@
+"""ProcessSupervisor: HAProxy runs as soon as there is a configuration, and again as soon as it does not.
+
+HAProxy outlives this actor, and hcc itself: a new one adopts what it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import (
+    ADMIN,
+    CONFIG_RECONCILER,
+    ConfigurationInstalled,
+    Drain,
+    FactsReported,
+    HAProxyDown,
+    HAProxyUp,
+    Publish,
+)
+from hcc.actors.readiness import HAProxyFacts
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.process import HAProxyProcess
+from hcc.metrics import Metrics
+
+READY_TIMEOUT_S = 8.0
+FIRST_DELAY_S = 0.05
+MAX_DELAY_S = 10.0
+# A worker that lived this long before it died starts the back-off afresh.
+STABLE_S = 30.0
+KILL_AFTER_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """From the watching thread: the master with that process id is gone."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StartAgain:
+    """To itself: the pause after a failed start is over."""
+
+    coalesce_key: ClassVar[str] = "start-again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stable:
+    """To itself: HAProxy has run long enough for its next death to count as the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Force:
+    """To itself: the time for open connections is over. `kill` when even that was asked for before."""
+
+    kill: bool
+
+
+class ProcessSupervisor(Actor):
+    """Owns the HAProxy process."""
+
+    def init(self, *, process: HAProxyProcess, version: str, metrics: Metrics, on_drained: Callable[[], None]) -> None:
+        self._process = process
+        self._version = version
+        self._metrics = metrics
+        self._on_drained = on_drained
+        self._draining = False
+        self._failures = 0
+
+    def setup(self) -> None:
+        if self._process.pid or self._process.adopt():
+            _log.info("adopted the running HAProxy, process %d", self._process.pid)
+            self._watch()
+            self._publish()
+
+    def handle(self, message: object) -> None:
+        match message:
+            case ConfigurationInstalled() | _StartAgain():
+                self._start()
+            case _Ended(pid):
+                self._ended(pid)
+            case _Stable():
+                self._failures = 0
+            case Publish():
+                self._publish()
+            case Drain(timeout_s):
+                self._drain(timeout_s)
+            case _Force(kill):
+                self._force(kill=kill)
+
+    def teardown(self, reason: StopReason) -> None:
+        """Nothing: HAProxy goes on, and the successor or the next hcc adopts it."""
+
+    def _start(self) -> None:
+        if self._draining or self._process.pid:
+            return
+        try:
+            self._process.launch()
+            self._process.wait_ready(timeout_s=READY_TIMEOUT_S)
+        except ControlError as exc:
+            self._start_failed(str(exc))
+            return
+        self._metrics.haproxy_starts.inc()
+        _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
+        self._watch()
+        self._publish()
+
+    def _start_failed(self, reason: str) -> None:
+        self._process.kill()
+        self._process.reap()
+        delay = self._next_delay()
+        _log.error("HAProxy did not start, next try in %.1f s: %s", delay, reason)
+        self.tell(CONFIG_RECONCILER, HAProxyDown(reason))
+        self.after(delay, _StartAgain(), key="start")
+
+    def _ended(self, pid: int) -> None:
+        if pid != self._process.pid:
+            return
+        ended = self._process.reap()
+        status = ended.status if ended else None
+        self._report()
+        if self._draining:
+            _log.info("HAProxy ended, all connections are done")
+            self._on_drained()
+            return
+        self.tell(CONFIG_RECONCILER, HAProxyDown(f"ended with status {status}"))
+        delay = self._next_delay()
+        _log.error("HAProxy ended with status %s, starting it again in %.2f s", status, delay)
+        self.after(delay, _StartAgain(), key="start")
+
+    def _next_delay(self) -> float:
+        delay = 0.0 if self._failures == 0 else min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._failures)
+        self._failures += 1
+        self.after(STABLE_S, _Stable(), key="stable")
+        return float(delay)
+
+    def _drain(self, timeout_s: float) -> None:
+        self._draining = True
+        self.cancel("start")
+        if not self._process.pid:
+            self._on_drained()
+            return
+        self._process.stop_gracefully()
+        self.after(timeout_s, _Force(kill=False), key="force")
+
+    def _force(self, *, kill: bool) -> None:
+        if not self._process.pid:
+            return
+        if kill:
+            self._process.kill()
+            return
+        _log.warning("connections are still open after the time to drain, cutting them")
+        self._process.terminate()
+        self.after(KILL_AFTER_S, _Force(kill=True), key="force")
+
+    def _watch(self) -> None:
+        pid, address = self._process.pid, self.address
+        # A descriptor of its own, so that the actor may close the other one at any time.
+        descriptor = os.dup(self._process.fileno())
+
+        def wait() -> None:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll()
+            os.close(descriptor)
+            address.tell(_Ended(pid))
+
+        threading.Thread(target=wait, name="haproxy-watch", daemon=True).start()
+
+    def _publish(self) -> None:
+        if self._process.pid:
+            self.tell(CONFIG_RECONCILER, HAProxyUp(self._process.pid))
+        self._report()
+
+    def _report(self) -> None:
+        running = bool(self._process.pid)
+        self._metrics.haproxy_up.set(running)
+        self.tell(ADMIN, FactsReported(HAProxyFacts(running, self._process.pid, self._version)))

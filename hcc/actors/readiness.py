@@ -1,0 +1,104 @@
+"""Whether a sidecar is ready, and what it lacks: pure, from the facts that the actors report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcilerFacts:
+    """What ConfigReconciler last saw.
+
+    Args:
+        applied: HAProxy runs what was last asked for.
+        public_bound: the public listener is part of what HAProxy runs.
+        public_expected: this proxy has a public listener at all (it stands for a service instance).
+        problems: what Consul asks for that cannot be served.
+    """
+
+    applied: bool = False
+    public_bound: bool = False
+    public_expected: bool = True
+    snapshot_version: int = 0
+    problems: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialFacts:
+    """What CertManager holds; `problem` is why a newer certificate was refused."""
+
+    leaf: bool = False
+    roots: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFacts:
+    """What the SPOE workers hold.
+
+    Args:
+        version: of the newest policy, None until there is one.
+        deciding: workers that have a policy, perhaps still the one before.
+        current: those that have the newest.
+    """
+
+    version: int | None = None
+    deciding: int = 0
+    current: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HAProxyFacts:
+    """What ProcessSupervisor sees."""
+
+    running: bool = False
+    pid: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsulFacts:
+    """What ConsulWatcher sees: queries that fail at present, by name with the reason."""
+
+    proxy_known: bool = False
+    failing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All of it; Admin keeps the newest of each kind."""
+
+    intentions: bool = True
+    draining: bool = False
+    reconciler: ReconcilerFacts = field(default_factory=ReconcilerFacts)
+    credentials: CredentialFacts = field(default_factory=CredentialFacts)
+    policy: PolicyFacts = field(default_factory=PolicyFacts)
+    haproxy: HAProxyFacts = field(default_factory=HAProxyFacts)
+    consul: ConsulFacts = field(default_factory=ConsulFacts)
+
+
+def missing_parts(facts: Facts) -> tuple[str, ...]:
+    """What keeps the sidecar from being ready, a phrase each; empty when it is ready."""
+    reconciler = facts.reconciler
+    parts = (
+        (facts.draining, "draining: the sidecar is stopping"),
+        (not facts.consul.proxy_known, "proxy: its registration was not read from Consul yet"),
+        (not facts.credentials.leaf, "leaf: no usable certificate yet"),
+        (not facts.credentials.roots, "roots: no CA certificates yet"),
+        (facts.intentions and facts.policy.version is None, "policy: intentions are not known yet"),
+        (
+            facts.intentions and facts.policy.version is not None and not facts.policy.deciding,
+            "policy: no SPOE worker has it",
+        ),
+        (not facts.haproxy.running, "haproxy: not running"),
+        (
+            reconciler.public_expected and not reconciler.public_bound,
+            "public listener: not bound yet",
+        ),
+        (
+            not reconciler.public_expected and not reconciler.applied,
+            "configuration: not applied yet",
+        ),
+    )
+    return tuple(text for lacking, text in parts if lacking)

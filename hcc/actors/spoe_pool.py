@@ -1,0 +1,188 @@
+"""SPOEPool: the worker processes that decide who may come in hold the newest policy, and there are enough of them.
+
+The processes belong to `WorkerPool`, which outlives this actor: a restarted one goes on with the workers it finds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import ADMIN, CONSUL_WATCHER, FactsReported, PolicyChanged, Publish
+from hcc.actors.readiness import PolicyFacts
+from hcc.metrics import Metrics
+from hcc.spoe.events import (
+    Denied,
+    PolicyApplied,
+    PoolEvent,
+    WorkerExited,
+    WorkerPhase,
+    WorkerReady,
+    ZygoteExited,
+)
+from hcc.spoe.pool import SpoePoolError, WorkerPool
+
+POLL_S = 5.0
+FIRST_DELAY_S = 0.05
+MAX_DELAY_S = 5.0
+# A worker that died is young again when it has lived this long.
+STABLE_S = 30.0
+# Denials logged in a row, and how long until that many may be logged again.
+DENIALS_LOGGED = 10
+DENIALS_EVERY_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """From the reading thread."""
+
+    event: PoolEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Respawn:
+    """To itself: time to start that worker again."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _RespawnZygote:
+    """To itself: time to start the zygote again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stable:
+    """To itself: nothing died for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DenialsAgain:
+    """To itself: denials may be logged again."""
+
+
+class SPOEPool(Actor):
+    """Owns the policy that the workers hold."""
+
+    def init(self, *, pool: WorkerPool, metrics: Metrics) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        self._policy_version: int | None = None
+        self._held: dict[int, int] = {}
+        self._deaths = 0
+        self._denials = 0
+        self._stopping = threading.Event()
+        self._reader: threading.Thread | None = None
+
+    def setup(self) -> None:
+        if self.context.generation > 1:
+            self.tell(CONSUL_WATCHER, Publish())
+        if not self._pool.zygote_pid:
+            self._respawn_zygote()
+        for worker in self._pool.workers():
+            if worker.phase is WorkerPhase.EXITED:
+                self._respawn(worker.index)
+            elif worker.policy_version is not None:
+                self._held[worker.index] = worker.policy_version
+        self._read()
+
+    def handle(self, message: object) -> None:
+        match message:
+            case PolicyChanged(policy):
+                self._policy_version = policy.version
+                self._pool.set_policy(policy)
+                self._report()
+            case _News(event):
+                self._hear(event)
+            case _Respawn(index):
+                self._respawn(index)
+            case _RespawnZygote():
+                self._respawn_zygote()
+            case _Stable():
+                self._deaths = 0
+            case _DenialsAgain():
+                self._end_of_denials()
+            case Publish():
+                self._report()
+
+    def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
+        """End the reading thread; the workers go on, their owner stops them."""
+        self._stopping.set()
+        self._pool.wake()
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+
+    def _hear(self, event: PoolEvent) -> None:
+        match event:
+            case WorkerReady(index, pid):
+                _log.info("SPOE worker %d runs, process %d", index + 1, pid)
+            case PolicyApplied(index, version):
+                self._held[index] = version
+                self._report()
+            case WorkerExited(index, pid, status, reason):
+                self._held.pop(index, None)
+                self._metrics.worker_exits.inc()
+                _log.error("SPOE worker %d (process %d) ended: %s", index + 1, pid, reason or f"status {status}")
+                self.after(self._delay(), _Respawn(index), key=f"respawn-{index}")
+                self._report()
+            case ZygoteExited():
+                _log.error("the SPOE zygote ended; the workers go on")
+                self.after(self._delay(), _RespawnZygote(), key="zygote")
+            case Denied():
+                self._log_denial(event)
+
+    def _respawn(self, index: int) -> None:
+        try:
+            self._pool.respawn(index)
+        except SpoePoolError as exc:
+            _log.error("SPOE worker %d cannot be started: %s", index + 1, exc)
+            self.after(self._delay(), _Respawn(index), key=f"respawn-{index}")
+
+    def _respawn_zygote(self) -> None:
+        try:
+            self._pool.respawn_zygote()
+        except SpoePoolError as exc:
+            _log.error("the SPOE zygote cannot be started: %s", exc)
+            self.after(self._delay(), _RespawnZygote(), key="zygote")
+
+    def _delay(self) -> float:
+        """The pause before something that died is started: none at first, doubling while it goes on."""
+        delay = 0.0 if self._deaths == 0 else min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._deaths)
+        self._deaths += 1
+        self.after(STABLE_S, _Stable(), key="stable")
+        return float(delay)
+
+    def _log_denial(self, event: Denied) -> None:
+        self._denials += 1
+        if self._denials == 1:
+            self.after(DENIALS_EVERY_S, _DenialsAgain(), key="denials")
+        if self._denials <= DENIALS_LOGGED:
+            _log.warning("denied: source=%s reason=%r", event.source or "unknown", event.reason)
+
+    def _end_of_denials(self) -> None:
+        left = self._denials - DENIALS_LOGGED
+        if left > 0:
+            _log.warning("%d more denials in the last %.0f s", left, DENIALS_EVERY_S)
+        self._denials = 0
+
+    def _report(self) -> None:
+        version = self._policy_version
+        current = sum(1 for held in self._held.values() if held == version)
+        facts = PolicyFacts(version, deciding=len(self._held), current=current)
+        self.tell(ADMIN, FactsReported(facts))
+
+    def _read(self) -> None:
+        address, pool, stopping = self.address, self._pool, self._stopping
+
+        def read() -> None:
+            while not stopping.is_set():
+                for event in pool.poll(POLL_S):
+                    address.tell(_News(event))
+
+        self._reader = threading.Thread(target=read, name="spoe-events", daemon=True)
+        self._reader.start()

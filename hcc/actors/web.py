@@ -1,0 +1,186 @@
+"""A small HTTP server for /metrics, health and the control verbs, on TCP and on a unix socket.
+
+Not prometheus_client's own: that has neither a limit on connections nor a timeout. Answers come from a function
+of method and path, so that its owner (`hcc.actors.admin`) decides what may be asked on which socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from hcc.errors import HccError
+from hcc.settings import ListenAddress
+
+MAX_CONNECTIONS = 32
+IDLE_TIMEOUT_S = 10.0
+# Requests have no body worth reading; more than this is somebody's mistake.
+MAX_BODY_BYTES = 65_536
+
+_log = logging.getLogger(__name__)
+
+
+class ListenError(HccError):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; `body` is bytes so that encoded metrics pass through."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Answer = Callable[[str, str, str], Response]
+"""Method, path without query, Accept header -> response."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection. HTTP/1.1, so that a scraper may keep it."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_TIMEOUT_S
+    # Without a write buffer header and body go out as two packets, and Nagle's algorithm waits 40 ms between.
+    wbufsize = 65_536
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._respond()
+
+    def do_HEAD(self) -> None:
+        self._respond()
+
+    def do_POST(self) -> None:
+        self._respond()
+
+    def _respond(self) -> None:
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            self.close_connection = True
+            self._send(Response(413, b"expected no body\n"))
+            return
+        self.rfile.read(int(length))
+        self._send(self.server.answered(self.command, self.path.partition("?")[0], self.headers.get("Accept", "")))
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def version_string(self) -> str:
+        return "hcc"
+
+    def address_string(self) -> str:
+        # The default looks into client_address, which is empty on a unix socket.
+        return "peer"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's name)
+        _log.debug(format, *args)
+
+
+class _Server(ThreadingHTTPServer):
+    """The library's threaded server with a bound on connections and quiet errors."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = MAX_CONNECTIONS
+
+    def __init__(self, address: object, answer: Answer) -> None:
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._answer = answer
+        super().__init__(address, _Handler)  # type: ignore[arg-type]  # a path, for a unix socket
+
+    def answered(self, method: str, path: str, accept: str) -> Response:
+        try:
+            return self._answer(method, path, accept)
+        except Exception:  # noqa: BLE001 (where a connection ends)
+            # A connection ends here; the server must go on.
+            _log.exception("answering %s %s failed", method, path)
+            return Response(500, b"internal error, see the log\n")
+
+    def server_bind(self) -> None:
+        # The library's own looks up the host's full name, which can hang on a broken resolver.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", 0
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        _log.debug("a connection ended with an error", exc_info=True)
+
+
+class _TcpServer6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _UnixServer(_Server):
+    address_family = socket.AF_UNIX
+
+
+class WebServer:
+    """A running server; `close` ends it. Open connections end by their own timeout."""
+
+    def __init__(self, server: _Server, name: str) -> None:
+        self._server = server
+        self._thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name=name, daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.socket.close()
+        self._thread.join(timeout=2)
+
+
+def serve_tcp(address: ListenAddress, answer: Answer) -> WebServer:
+    """A server on a TCP address.
+
+    Raises:
+        ListenError: the address is taken or is not ours.
+    """
+    kind = _TcpServer6 if ":" in address.host else _Server
+    try:
+        return WebServer(kind((address.host, address.port), answer), "web-tcp")
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {address.host}:{address.port}: {exc.strerror}") from exc
+
+
+def serve_unix(path: Path, answer: Answer) -> WebServer:
+    """A server on a unix socket of mode 0600; what was left at `path` is replaced.
+
+    Raises:
+        ListenError: the path cannot be bound.
+    """
+    path.unlink(missing_ok=True)
+    try:
+        server = _UnixServer(str(path), answer)
+    except OSError as exc:
+        raise ListenError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
+    # The directory is 0700, so nobody else can come in between bind and chmod.
+    os.chmod(path, 0o600)  # noqa: PTH101 (a socket, not a file to open)
+    return WebServer(server, "web-control")

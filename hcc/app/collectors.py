@@ -1,0 +1,82 @@
+"""Metrics that are asked for at each scrape, because somebody else keeps the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from hcc.actors.lifecycle import ActorError, ActorState, ActorStatus
+from hcc.actors.tree import Tree
+from hcc.spoe.counters import BUCKET_BOUNDS_NS, WorkerCounters
+
+ASK_TIMEOUT_S = 1.0
+_NS = 1e9
+
+
+def actor_metrics(tree: Callable[[], Tree]) -> Iterable[Metric]:
+    """State, restarts, mailbox and losses of every actor; nothing while the root does not answer."""
+    try:
+        statuses = tree().actors(ASK_TIMEOUT_S)
+    except ActorError:
+        return ()
+    return (
+        _gauge("hcc_actor_up", "Whether the actor runs.", statuses, _is_up),
+        _gauge("hcc_actor_mailbox_depth", "Messages that wait.", statuses, lambda one: one.mailbox_depth),
+        _counter("hcc_actor_restarts", "Starts after the first.", statuses, lambda one: one.restarts),
+        _counter("hcc_actor_dropped_messages", "Messages lost.", statuses, lambda one: one.dropped),
+        _counter("hcc_actor_zombies", "Hung threads abandoned.", statuses, lambda one: one.zombies),
+    )
+
+
+def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]]) -> Iterator[Metric]:
+    """What the SPOE workers counted, over all their restarts, summed over the workers."""
+    workers = counters()
+    verdicts = CounterMetricFamily("hcc_spoe_verdicts", "Answers to HAProxy.", labels=("verdict",))
+    verdicts.add_metric(("allow",), sum(one.allowed for one in workers))
+    verdicts.add_metric(("deny",), sum(one.denied for one in workers))
+    yield verdicts
+    yield _sum("hcc_spoe_unreadable_certificates", "Denied as unreadable.", [one.errors for one in workers])
+    yield _sum("hcc_spoe_connections", "Connections from HAProxy.", [one.connections_total for one in workers])
+    yield _sum("hcc_spoe_bad_frames", "Connections ended for a bad frame.", [one.frames_bad for one in workers])
+    yield GaugeMetricFamily(
+        "hcc_spoe_open_connections", "Open connections.", value=sum(one.connections_open for one in workers)
+    )
+    yield GaugeMetricFamily(
+        "hcc_spoe_cached_decisions", "Decisions remembered.", value=sum(one.cached for one in workers)
+    )
+    yield _latency(workers)
+
+
+def _is_up(status: ActorStatus) -> float:
+    return float(status.state is ActorState.RUNNING)
+
+
+def _gauge(name: str, text: str, statuses: tuple[ActorStatus, ...], value: Callable[[ActorStatus], float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=("actor",))
+    for status in statuses:
+        family.add_metric((status.name,), value(status))
+    return family
+
+
+def _counter(name: str, text: str, statuses: tuple[ActorStatus, ...], value: Callable[[ActorStatus], float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=("actor",))
+    for status in statuses:
+        family.add_metric((status.name,), value(status))
+    return family
+
+
+def _sum(name: str, text: str, values: list[int]) -> Metric:
+    return CounterMetricFamily(name, text, value=sum(values))
+
+
+def _latency(workers: tuple[WorkerCounters, ...]) -> Metric:
+    family = HistogramMetricFamily("hcc_spoe_answer_seconds", "From reading a question to its answer.")
+    bounds = [str(bound / _NS) for bound in BUCKET_BOUNDS_NS] + ["+Inf"]
+    buckets: list[tuple[str, float]] = []
+    seen = 0
+    for index, bound in enumerate(bounds):
+        seen += sum(one.latency_buckets[index] for one in workers)
+        buckets.append((bound, float(seen)))
+    family.add_metric((), buckets, sum_value=sum(one.latency_sum_ns for one in workers) / _NS)
+    return family

@@ -1,0 +1,94 @@
+"""Which proxy to run, asked of Consul once at the start; an agent that does not answer yet is waited for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hcc.consul.client import ConsulClient
+from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError
+from hcc.consul.fields import fields
+from hcc.consul.selection import proxy_by_id, proxy_for_service, proxy_for_tag
+from hcc.settings import Selection
+
+FIRST_RETRY_S = 0.25
+MAX_RETRY_S = 10.0
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The proxy to run, and the service instance it stands for (empty for a proxy that has only upstreams).
+
+    Args:
+        address: where the proxy is registered to be reached, empty for the node's address.
+    """
+
+    proxy_id: str
+    service_id: str = ""
+    service: str = ""
+    address: str = ""
+
+
+def choose_proxy(selection: Selection, client: Callable[[], ConsulClient], stop: threading.Event) -> Chosen | None:
+    """The chosen proxy; None when `stop` was set while the agent did not answer.
+
+    Raises:
+        SelectionError: the agent has none or several that fit; the text names the candidates.
+        ConsulError: the agent refuses to answer, for a reason that waiting does not mend.
+    """
+    wait_s = FIRST_RETRY_S
+    while not stop.is_set():
+        try:
+            return chosen(_services(client), selection)
+        except ConsulError as exc:
+            if not _may_pass(exc):
+                raise
+            _log.warning("looking for %s: %s; next try in %.1f s", selection.phrase(), exc, wait_s)
+        stop.wait(wait_s)
+        wait_s = min(MAX_RETRY_S, wait_s * 2)
+    return None
+
+
+def chosen(services: object, selection: Selection) -> Chosen:
+    """The choice among the agent's services (the answer of `agent/services`).
+
+    Raises:
+        SelectionError: none or several fit.
+    """
+    if selection.proxy_id:
+        proxy_id = proxy_by_id(services, selection.proxy_id)
+    elif selection.sidecar_for:
+        proxy_id = proxy_for_service(services, selection.sidecar_for)
+    else:
+        proxy_id = proxy_for_tag(services, selection.sidecar_for_tag)
+    registration = fields(services, "").child(proxy_id)
+    proxy = registration.child("Proxy")
+    return Chosen(
+        proxy_id,
+        proxy.text("DestinationServiceID"),
+        proxy.text("DestinationServiceName"),
+        registration.text("Address"),
+    )
+
+
+def _services(make_client: Callable[[], ConsulClient]) -> object:
+    client = make_client()
+    try:
+        return client.services().data
+    finally:
+        client.close()
+
+
+def _may_pass(error: ConsulError) -> bool:
+    """Whether waiting may help: no answer, too many requests, trouble of the server; not a refusal."""
+    if isinstance(error, ConsulPermissionError):
+        return False
+    if isinstance(error, ConsulStatusError):
+        return error.code == _TOO_MANY_REQUESTS or error.code >= _SERVER_ERROR
+    return True

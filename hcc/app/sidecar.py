@@ -1,0 +1,319 @@
+"""The composition root of `hcc run`: makes everything, starts the actors, and stops all of it in the right order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from hcc.actors.admin import About, Admin
+from hcc.actors.cert_manager import CertManager
+from hcc.actors.child import ChildSpec
+from hcc.actors.config_reconciler import ConfigReconciler
+from hcc.actors.consul_watcher import ConsulWatcher, Deliver, Ledger
+from hcc.actors.lifecycle import ActorError
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    PROCESS_SUPERVISOR,
+    SPOE_GROUP,
+    SPOE_POOL,
+    Drain,
+    ReloadToken,
+)
+from hcc.actors.process_supervisor import ProcessSupervisor
+from hcc.actors.restart import Intensity
+from hcc.actors.spoe_pool import SPOEPool
+from hcc.actors.supervisor import Supervisor
+from hcc.actors.tree import Tree, TreeExit, start_tree
+from hcc.app.collectors import actor_metrics, worker_metrics
+from hcc.app.selection import Chosen, choose_proxy
+from hcc.app.state_directory import StateDirectory
+from hcc.consul.assembly import State
+from hcc.consul.client import ConsulClient
+from hcc.consul.credentials import TokenSource
+from hcc.consul.environment import ConsulSettings
+from hcc.consul.keys import WatchKey
+from hcc.consul.sockets import tls_context
+from hcc.consul.stats_service import StatsService, stats_definition
+from hcc.consul.watch import Watcher
+from hcc.haproxy.binary import Found, find_haproxy, probe
+from hcc.haproxy.capabilities import Build, capabilities
+from hcc.haproxy.desired import Options
+from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.model import GlobalOptions
+from hcc.haproxy.process import HAProxyProcess
+from hcc.log import set_up_logging
+from hcc.metrics import Metrics
+from hcc.settings import RunSettings
+from hcc.spoe.pool import WorkerPool
+from hcc.version import VERSION
+
+# Restarts of one group before it fails upwards; at the root hcc then exits.
+INTENSITY = Intensity(max_restarts=10, window_s=60.0)
+STOP_TIMEOUT_S = 20.0
+# Beyond the time to drain: HAProxy is told to end at once, then killed.
+DRAIN_SLACK_S = 5.0
+# Envoy's default drain time; after a reload the old worker may serve its connections this long.
+HARD_STOP_AFTER_MS = 600_000
+MAX_THREADS = 4
+MAX_CONNECTIONS = 10_000
+# What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides.
+FDS_PER_CONNECTION = 2
+SPARE_FDS = 200
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: RunSettings, consul: ConsulSettings) -> int:
+    """Run one sidecar until it is told to stop; the exit code: 0 stopped, 1 given up.
+
+    Raises:
+        HccError: it could not be started.
+    """
+    set_up_logging(settings.log_level)
+    signals = Signals()
+    signals.install()
+    tokens = TokenSource(consul)
+    make_client = client_maker(consul, tokens)
+    found = find_haproxy(settings.haproxy)
+    build = probe(found.binary)
+    _say_what_runs(settings, found, build)
+    chosen = choose_proxy(settings.selection, make_client, signals.stop)
+    if chosen is None:
+        return 0
+    directory = StateDirectory(settings.state_dir, chosen.proxy_id)
+    try:
+        sidecar = Sidecar(settings, make_client, tokens, found, build, chosen, directory)
+        clean = sidecar.run(signals)
+    except BaseException:
+        directory.release()
+        raise
+    if clean:
+        directory.remove()
+        return 0
+    directory.release()
+    return 1
+
+
+class Signals:
+    """What the operating system tells us, as events for the main thread."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.hurry = threading.Event()
+        self.reload = threading.Event()
+        self.any = threading.Event()
+
+    def install(self) -> None:
+        """SIGTERM and SIGINT stop, the second one at once; SIGHUP reads the token file again."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        (self.hurry if self.stop.is_set() else self.stop).set()
+        self.any.set()
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.reload.set()
+        self.any.set()
+
+
+class Sidecar:
+    """One sidecar's parts, and their life from start to stop."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        make_client: Callable[[], ConsulClient],
+        tokens: TokenSource,
+        found: Found,
+        build: Build,
+        chosen: Chosen,
+        directory: StateDirectory,
+    ) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._drained = threading.Event()
+        self._gave_up: TreeExit | None = None
+        self._tree: Tree | None = None
+        layout = directory.layout
+        sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
+        self._pool = WorkerPool(sockets)
+        self._process = HAProxyProcess(found.binary, layout)
+        options = Options(_global_options(directory), sockets, settings.intentions)
+        version = str(build.version)
+        self._metrics.haproxy_info.labels(version, build.openssl, "direct").set(1)
+        self._metrics.collect_from(lambda: actor_metrics(self.tree))
+        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
+        self._specs = (
+            ChildSpec(
+                ADMIN,
+                Admin,
+                {
+                    "about": About(chosen.proxy_id, chosen.service_id),
+                    "control_socket": directory.control_socket,
+                    "stats_addr": settings.stats_addr,
+                    "stats_service": _stats_service(settings, chosen, make_client),
+                    "intentions": settings.intentions,
+                    "metrics": self._metrics,
+                    "tree": self.tree,
+                },
+            ),
+            ChildSpec(
+                SPOE_GROUP,
+                Supervisor,
+                {
+                    "children": (ChildSpec(SPOE_POOL, SPOEPool, {"pool": self._pool, "metrics": self._metrics}),),
+                    "intensity": INTENSITY,
+                },
+            ),
+            ChildSpec(
+                CONFIG_RECONCILER,
+                ConfigReconciler,
+                {
+                    "control": DirectControl(found.binary, layout, capabilities(build.version)),
+                    "options": options,
+                    "metrics": self._metrics,
+                },
+                # A check, a reload and many runtime commands may take long with thousands of servers.
+                heartbeat_s=120.0,
+            ),
+            ChildSpec(
+                PROCESS_SUPERVISOR,
+                ProcessSupervisor,
+                {
+                    "process": self._process,
+                    "version": version,
+                    "metrics": self._metrics,
+                    "on_drained": self._drained.set,
+                },
+                heartbeat_s=15.0,
+            ),
+            ChildSpec(
+                CERT_MANAGER,
+                CertManager,
+                {"leaf_path": layout.leaf, "roots_path": layout.roots, "metrics": self._metrics},
+            ),
+            ChildSpec(
+                CONSUL_WATCHER,
+                ConsulWatcher,
+                {
+                    "make_watcher": _watcher_maker(make_client, tokens),
+                    "ledger": Ledger(State(chosen.proxy_id)),
+                    "tokens": tokens,
+                    "metrics": self._metrics,
+                },
+            ),
+        )
+
+    def tree(self) -> Tree:
+        """The running tree.
+
+        Raises:
+            ActorError: it is not there yet.
+        """
+        if self._tree is None:
+            raise ActorError("the actors are just being started; ask again")
+        return self._tree
+
+    def run(self, signals: Signals) -> bool:
+        """Run until told to stop, or until the actors give up; whether the end was clean.
+
+        Raises:
+            SpoePoolError: the SPOE workers cannot be started.
+        """
+        self._pool.start()
+        self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
+        try:
+            self._wait(signals)
+            if self._gave_up is None:
+                self._drain(signals)
+        finally:
+            self._tree.stop(STOP_TIMEOUT_S)
+            self._pool.close(2.0)
+        if self._gave_up is not None:
+            self._process.release()
+            _log.critical("giving up, HAProxy goes on without hcc: %s", self._gave_up.cause)
+            return False
+        self._end_haproxy()
+        _log.info("stopped")
+        return True
+
+    def _wait(self, signals: Signals) -> None:
+        while not signals.stop.is_set() and self._gave_up is None:
+            signals.any.wait()
+            signals.any.clear()
+            if signals.reload.is_set():
+                signals.reload.clear()
+                self.tree().tell(CONSUL_WATCHER, ReloadToken())
+
+    def _give_up(self, cause: TreeExit, signals: Signals) -> None:
+        self._gave_up = cause
+        signals.any.set()
+
+    def _drain(self, signals: Signals) -> None:
+        timeout_s = self._settings.drain_timeout_s
+        _log.info("stopping: open connections have %.0f s to finish; a second signal cuts them", timeout_s)
+        for name in (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
+            self.tree().tell(name, Drain(timeout_s))
+        deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
+        for _ in range(deadline_steps):
+            if self._drained.wait(0.1) or signals.hurry.is_set():
+                return
+
+    def _end_haproxy(self) -> None:
+        """Make sure: after a hurried stop, or when ProcessSupervisor could not do it."""
+        if self._process.pid:
+            self._process.kill()
+            self._process.reap()
+
+
+def client_maker(consul: ConsulSettings, tokens: TokenSource) -> Callable[[], ConsulClient]:
+    """A function that makes clients of the agent; they share one TLS context, which takes long to make."""
+    tls = tls_context(consul)
+    return lambda: ConsulClient(consul, tokens, tls=tls)
+
+
+def _watcher_maker(
+    make_client: Callable[[], ConsulClient], tokens: TokenSource
+) -> Callable[[WatchKey, Deliver], Watcher]:
+    return lambda key, deliver: Watcher(key, make_client, deliver, refresh_token=tokens.reload)
+
+
+def _stats_service(
+    settings: RunSettings, chosen: Chosen, make_client: Callable[[], ConsulClient]
+) -> StatsService | None:
+    if not settings.stats_service_register or settings.stats_addr is None:
+        return None
+    service_id = chosen.service_id or chosen.proxy_id
+    definition = stats_definition(service_id, chosen.service or service_id, chosen.address, settings.stats_addr)
+    return StatsService(make_client, definition)
+
+
+def _global_options(directory: StateDirectory) -> GlobalOptions:
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = MAX_CONNECTIONS if hard_limit == resource.RLIM_INFINITY else (hard_limit - SPARE_FDS)
+    return GlobalOptions(
+        stats_socket=directory.layout.stats_socket,
+        spoe_directory=directory.layout.directory,
+        hard_stop_after_ms=HARD_STOP_AFTER_MS,
+        threads=min(MAX_THREADS, len(os.sched_getaffinity(0))),
+        max_connections=max(100, min(MAX_CONNECTIONS, room // FDS_PER_CONNECTION)),
+    )
+
+
+def _say_what_runs(settings: RunSettings, found: Found, build: Build) -> None:
+    _log.info("hcc %s, %s from %s: %s", VERSION, build.label(), found.origin, found.binary)
+    _log.info("control: direct, the default")
+    if settings.dataplane:
+        _log.warning("-dataplane %s is not used: the Data Plane API is not served yet", settings.dataplane)
+    if not settings.intentions:
+        _log.warning("intentions are switched off: every service of the mesh may call this one")

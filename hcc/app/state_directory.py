@@ -1,0 +1,89 @@
+"""The private directory of one proxy: made, locked against a second hcc, emptied at a clean end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+
+from hcc.errors import HccError, SettingError
+from hcc.haproxy.files import PRIVATE_DIRECTORY, PRIVATE_FILE, private_directory
+from hcc.haproxy.layout import Layout, layout
+
+LOCK = "lock"
+# What the directory's name may take of a socket's path; a longer proxy ID is cut and gets a digest.
+MAX_NAME_BYTES = 40
+
+
+class LockedError(HccError):
+    """Another hcc runs this proxy."""
+
+
+class StateDirectory:
+    """The directory while it is ours.
+
+    Raises (when made):
+        SettingError: it cannot be made, belongs to somebody else, or its path is too long for sockets.
+        LockedError: another hcc has it.
+    """
+
+    def __init__(self, base: str, proxy_id: str) -> None:
+        self.path = Path(base).absolute() / directory_name(proxy_id)
+        self.layout: Layout = layout(str(self.path))
+        self._lock = self._locked()
+
+    @property
+    def control_socket(self) -> Path:
+        """Where operators ask this sidecar."""
+        return self.path / "control.sock"
+
+    def remove(self) -> None:
+        """Leave nothing behind: the directory goes, with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the directory; what is in it stays for a later hcc."""
+        os.close(self._lock)
+
+    def _locked(self) -> int:
+        while True:
+            _make(self.path)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                os.close(lock)
+                raise LockedError(f"another hcc runs this proxy: it holds {self.path / LOCK}") from exc
+            if self._is_current(lock):
+                return lock
+            # Its last owner removed the directory between our open and our lock.
+            os.close(lock)
+
+    def _is_current(self, lock: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(lock), (self.path / LOCK).stat())
+        return False
+
+
+def directory_name(proxy_id: str) -> str:
+    """The proxy ID as a directory's name: short, and different for different IDs."""
+    name = quote(proxy_id, safe="")
+    if len(name) <= MAX_NAME_BYTES and not name.startswith("."):
+        return name
+    digest = hashlib.sha256(proxy_id.encode()).hexdigest()[:12]
+    return f"{name.lstrip('.')[: MAX_NAME_BYTES - 13]}-{digest}"
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        private_directory(str(path))
+    except OSError as exc:
+        raise SettingError(f"expected to make the state directory {path}: {exc.strerror}") from exc
+    if path.is_symlink() or path.stat().st_uid != os.geteuid():
+        raise SettingError(f"expected {path} to be a directory of our own, found somebody else's; remove it")

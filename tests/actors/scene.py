@@ -1,0 +1,64 @@
+"""One real actor among neighbours that only listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from hcc.actors.actor import Actor
+from hcc.actors.child import ChildSpec
+from hcc.actors.messages import FactsReported
+from hcc.actors.restart import Intensity
+from hcc.actors.tree import start_tree
+from tests.actors.stage import eventually
+from tests.fakes import Ear
+
+T = TypeVar("T")
+
+
+class Scene:
+    """The tree, and what each neighbour was told."""
+
+    def __init__(
+        self, name: str, factory: type[Actor], kwargs: Mapping[str, object], neighbours: tuple[str, ...]
+    ) -> None:
+        self.name = name
+        self.heard: dict[str, list[object]] = {neighbour: [] for neighbour in neighbours}
+        self.exits: list[object] = []
+        ears = tuple(ChildSpec(neighbour, Ear, {"heard": heard}) for neighbour, heard in self.heard.items())
+        self.tree = start_tree(
+            (*ears, ChildSpec(name, factory, kwargs)), intensity=Intensity(5, 60.0), on_exit=self.exits.append
+        )
+
+    def tell(self, message: object) -> None:
+        assert self.tree.tell(self.name, message)
+
+    def restart(self) -> None:
+        self.tree.restart(self.name, 5.0)
+
+    def expect(self, neighbour: str, kind: type[T], holds: Callable[[T], bool] = lambda _: True) -> T:
+        """The newest message of that kind, as soon as one came for which it holds."""
+        eventually(
+            lambda: any(holds(message) for message in self._of(neighbour, kind)),
+            f"{neighbour} hears a fitting {kind.__name__} among {self.heard[neighbour]}",
+        )
+        return [message for message in self._of(neighbour, kind) if holds(message)][-1]
+
+    def facts(self, neighbour: str, kind: type[T]) -> T | None:
+        """The newest facts of that kind."""
+        found = [m.facts for m in self._of(neighbour, FactsReported) if isinstance(m.facts, kind)]
+        return found[-1] if found else None
+
+    def _of(self, neighbour: str, kind: type[T]) -> list[T]:
+        return [message for message in list(self.heard[neighbour]) if isinstance(message, kind)]
+
+
+@contextmanager
+def playing(scene: Scene) -> Iterator[Scene]:
+    """The scene, stopped at the end; the tree must not have given up."""
+    try:
+        yield scene
+    finally:
+        scene.tree.stop(10.0)
+    assert scene.exits == []

@@ -1,0 +1,106 @@
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hcc.actors.cert_manager import CertManager
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    CredentialsOffered,
+    CredentialsReady,
+    Publish,
+)
+from hcc.actors.readiness import CredentialFacts
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Leaf, Root, Roots
+from hcc.metrics import Metrics
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.pki import TRUST_DOMAIN, Authority, IssuedLeaf, service_uri
+
+AUTHORITY = Authority()
+ROOTS = Roots(TRUST_DOMAIN, "1", (Root("1", AUTHORITY.pem, active=True),))
+
+
+def offered(issued: IssuedLeaf, roots: Roots = ROOTS) -> CredentialsOffered:
+    leaf = Leaf("web", service_uri("web"), "1", issued.cert_pem, Secret(issued.key_pem), "", "")
+    return CredentialsOffered(leaf, roots)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    kwargs = {
+        "leaf_path": str(tmp_path / "leaf.pem"),
+        "roots_path": str(tmp_path / "roots.pem"),
+        "metrics": Metrics(),
+    }
+    with playing(Scene(CERT_MANAGER, CertManager, kwargs, (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER))) as made:
+        yield made
+
+
+def test_good_credentials_are_on_disk_and_private_before_anybody_hears_of_them(scene: Scene, tmp_path: Path) -> None:
+    issued = AUTHORITY.leaf(service_uri("web"))
+
+    scene.tell(offered(issued))
+
+    ready = scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    assert ready.certificate.fingerprint == issued.fingerprint
+    assert (tmp_path / "leaf.pem").read_text() == ready.certificate.pem.reveal()
+    assert (tmp_path / "roots.pem").read_text() == ready.ca.pem
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_bad_credentials_are_refused_and_the_last_good_ones_stay(scene: Scene, tmp_path: Path) -> None:
+    good = AUTHORITY.leaf(service_uri("web"))
+    scene.tell(offered(good))
+    scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    before = (tmp_path / "leaf.pem").read_text()
+    bad = offered(AUTHORITY.leaf(service_uri("other")))
+
+    scene.tell(bad)
+
+    eventually(lambda: bool((scene.facts(ADMIN, CredentialFacts) or CredentialFacts()).problem), "the refusal is told")
+    facts = scene.facts(ADMIN, CredentialFacts)
+    assert facts is not None
+    assert facts.leaf
+    assert "svc/other" in facts.problem
+    assert (tmp_path / "leaf.pem").read_text() == before
+    assert len(scene.heard[CONFIG_RECONCILER]) == 1
+
+
+def test_a_restarted_manager_asks_consul_again_and_says_the_same(scene: Scene) -> None:
+    issued = AUTHORITY.leaf(service_uri("web"))
+    scene.tell(offered(issued))
+    first = scene.expect(CONFIG_RECONCILER, CredentialsReady)
+
+    scene.restart()
+    scene.expect(CONSUL_WATCHER, Publish)
+    scene.tell(offered(issued))
+
+    eventually(lambda: scene.heard[CONFIG_RECONCILER] == [first, first], "the same is told again")
+
+
+def test_publish_repeats_what_is_held(scene: Scene) -> None:
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"))))
+    first = scene.expect(CONFIG_RECONCILER, CredentialsReady)
+
+    scene.tell(Publish())
+
+    eventually(lambda: scene.heard[CONFIG_RECONCILER] == [first, first], "it is told again")
+
+
+def test_new_roots_alone_are_news(scene: Scene) -> None:
+    issued = AUTHORITY.leaf(service_uri("web"))
+    scene.tell(offered(issued))
+    scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    other = Authority("Next CA")
+
+    more = replace(ROOTS, roots=(*ROOTS.roots, Root("2", other.pem, active=False)))
+    scene.tell(offered(issued, more))
+
+    scene.expect(CONFIG_RECONCILER, CredentialsReady, lambda ready: other.fingerprint in ready.ca.fingerprints)

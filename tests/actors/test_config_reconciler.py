@@ -1,0 +1,191 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hcc.actors.config_reconciler import ConfigReconciler
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    PROCESS_SUPERVISOR,
+    ConfigurationInstalled,
+    CredentialsReady,
+    Drain,
+    FactsReported,
+    HAProxyUp,
+    Publish,
+    SnapshotChanged,
+)
+from hcc.actors.readiness import ReconcilerFacts
+from hcc.haproxy.model import TcpBind
+from hcc.haproxy.plan import AddServer, Install, Reload, SetServerState, WriteConfig
+from hcc.mesh.snapshot import Health, Snapshot
+from hcc.metrics import Metrics
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.builders import certificates, endpoint, options, snapshot, upstream, upstream_state
+from tests.fakes import FakeControl
+
+
+class ReconcilerScene(Scene):
+    """ConfigReconciler between a HAProxy in memory and neighbours that listen."""
+
+    def __init__(self) -> None:
+        self.control = FakeControl()
+        super().__init__(
+            CONFIG_RECONCILER,
+            ConfigReconciler,
+            {"control": self.control, "options": options(), "metrics": Metrics()},
+            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR),
+        )
+
+    def give_credentials(self) -> None:
+        made = certificates()
+        assert made.leaf is not None
+        assert made.ca is not None
+        self.tell(CredentialsReady(made.leaf, made.ca))
+
+    def reported(self) -> ReconcilerFacts:
+        return self.facts(ADMIN, ReconcilerFacts) or ReconcilerFacts()
+
+    def run(self, first: Snapshot) -> None:
+        """Bring HAProxy up with this snapshot."""
+        self.give_credentials()
+        self.tell(SnapshotChanged(first))
+        self.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+        self.control.start()
+        self.tell(HAProxyUp(1))
+        eventually(lambda: self.reported().applied, "the first configuration runs")
+
+    def kinds(self) -> list[type[object]]:
+        """Of the operations of the last plan."""
+        return [type(operation) for operation in self.control.plans[-1].operations]
+
+
+@pytest.fixture
+def scene() -> Iterator[ReconcilerScene]:
+    made = ReconcilerScene()
+    with playing(made):
+        yield made
+
+
+ONE = endpoint("10.0.0.1")
+TWO = endpoint("10.0.0.2")
+
+
+def with_endpoints(*endpoints: object, version: int = 2) -> Snapshot:
+    return snapshot(upstream_state(upstream("web"), endpoints), version=version)  # type: ignore[arg-type] # endpoints
+
+
+def test_the_first_complete_snapshot_is_installed_and_haproxy_is_asked_for(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    assert [type(operation) for operation in scene.control.plans[0].operations] == [Install]
+    assert scene.reported().public_bound
+    assert scene.reported().snapshot_version == 1
+
+
+def test_an_endpoint_that_comes_is_added_at_run_time_and_written_down(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: len(scene.control.plans) == 2, "a second plan")
+    assert scene.kinds() == [AddServer, WriteConfig]
+
+
+def test_an_endpoint_that_fails_goes_to_maintenance_without_a_reload(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, TWO, version=1))
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, replace(TWO, health=Health.CRITICAL))))
+
+    eventually(lambda: len(scene.control.plans) == 2, "a second plan")
+    assert scene.kinds() == [SetServerState, WriteConfig]
+
+
+def test_the_same_news_again_changes_nothing(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, version=7)))
+
+    eventually(lambda: scene.reported().snapshot_version == 7, "the new version is reported")
+    assert len(scene.control.plans) == 1
+
+
+def test_a_refused_configuration_leaves_the_old_one_and_is_reported_and_the_next_good_one_applies(
+    scene: ReconcilerScene,
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "line 3 is wrong"
+    before = scene.control.actual
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9999)), version=2)))
+
+    eventually(lambda: "line 3 is wrong" in scene.reported().failure, "the failure is reported")
+    assert scene.control.actual == before
+    scene.control.refusing = ""
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9998)), version=3)))
+    eventually(lambda: scene.reported().snapshot_version == 3, "the next good configuration applies")
+    assert scene.kinds() == [Reload]
+
+
+def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "no"
+    bad = snapshot(upstream_state(upstream("web"), [ONE]), upstream_state(upstream("api", 9999)), version=2)
+    scene.tell(SnapshotChanged(bad))
+    eventually(lambda: "no" in scene.reported().failure, "the failure is reported")
+
+    worse = snapshot(upstream_state(upstream("web"), [ONE, TWO]), upstream_state(upstream("api", 9999)), version=3)
+    scene.tell(SnapshotChanged(worse))
+
+    eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
+
+
+def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene) -> None:
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+    two = snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1)
+
+    scene.run(two)
+
+    config = scene.control.actual.config or ""
+    assert "127.0.0.1:9292" in config
+    assert "127.0.0.1:9191" not in config
+
+
+def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwhile(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.restart()
+    for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR):
+        scene.expect(source, Publish)
+
+    incomplete = replace(with_endpoints(ONE, version=2), leaf=None, policy=None)
+    scene.tell(SnapshotChanged(incomplete))
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=3)))
+    scene.give_credentials()
+
+    eventually(lambda: scene.reported().snapshot_version == 3, "the complete snapshot is applied")
+    assert scene.kinds() == [AddServer, WriteConfig]
+
+
+def test_a_silent_haproxy_is_reported_and_tried_again(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.silent = True
+    scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    eventually(lambda: "does not answer" in scene.reported().failure, "the failure is reported")
+
+    scene.control.silent = False
+
+    eventually(lambda: scene.reported().snapshot_version == 2, "the retry succeeds")
+
+
+def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(Drain(1.0))
+    scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    scene.tell(Publish())
+
+    eventually(lambda: len([m for m in scene.heard[ADMIN] if isinstance(m, FactsReported)]) > 1, "an answer")
+    assert len(scene.control.plans) == 1

@@ -1,0 +1,159 @@
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.actors.consul_watcher import ConsulWatcher, Ledger
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    SPOE_POOL,
+    CredentialsOffered,
+    Drain,
+    PolicyChanged,
+    Publish,
+    ReloadToken,
+    SnapshotChanged,
+)
+from hcc.actors.readiness import ConsulFacts
+from hcc.consul.answers import IntentionList, Registration
+from hcc.consul.assembly import State
+from hcc.consul.credentials import TokenSource
+from hcc.consul.environment import consul_settings
+from hcc.consul.errors import ConsulUnavailableError
+from hcc.consul.keys import IntentionsWatch, LeafWatch, ProxyWatch, RootsWatch, WatchKey
+from hcc.metrics import Metrics
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.builders import TRUST_DOMAIN, leaf, proxy, roots
+from tests.fakes import FakeWatchers
+
+PROXY = ProxyWatch("server-sidecar-proxy")
+LEAF = LeafWatch("server")
+INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
+
+
+class WatcherScene(Scene):
+    def __init__(self, token_file: Path) -> None:
+        self.watchers = FakeWatchers()
+        token_file.write_text("first")
+        self.tokens = TokenSource(consul_settings({}, token_file=str(token_file)))
+        super().__init__(
+            CONSUL_WATCHER,
+            ConsulWatcher,
+            {
+                "make_watcher": self.watchers.make,
+                "ledger": Ledger(State("server-sidecar-proxy")),
+                "tokens": self.tokens,
+                "metrics": Metrics(),
+            },
+            (ADMIN, CERT_MANAGER, CONFIG_RECONCILER, SPOE_POOL),
+        )
+        self.watches(PROXY, RootsWatch())
+
+    def watches(self, *keys: WatchKey) -> None:
+        eventually(lambda: self.watchers.running() == set(keys), f"watches of {keys}")
+
+    def answer_all(self) -> None:
+        """Everything that a proxy without upstreams is asked for."""
+        self.watchers.say(PROXY, Registration(proxy(), "dc1"))
+        self.watchers.say(RootsWatch(), roots())
+        self.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+        self.watchers.say(LEAF, leaf())
+        self.watchers.say(INTENTIONS, IntentionList((), default_allow=True))
+        self.expect(SPOE_POOL, PolicyChanged)
+        self.expect(CERT_MANAGER, CredentialsOffered)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[WatcherScene]:
+    made = WatcherScene(tmp_path / "token")
+    with playing(made):
+        yield made
+
+
+def test_each_answer_leads_to_the_next_questions_and_to_a_snapshot(scene: WatcherScene) -> None:
+    scene.answer_all()
+
+    last = scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.policy is not None)
+    assert last.snapshot.leaf == leaf()
+    assert last.snapshot.roots == roots()
+
+
+def test_versions_only_grow_and_an_unchanged_answer_is_no_news(scene: WatcherScene) -> None:
+    scene.answer_all()
+    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.policy is not None)
+    told = len(scene.heard[CONFIG_RECONCILER])
+
+    scene.watchers.say(LEAF, leaf())
+    scene.watchers.say(LEAF, leaf(serial="02"))
+
+    newest = scene.expect(
+        CONFIG_RECONCILER,
+        SnapshotChanged,
+        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+    )
+    versions = [m.snapshot.version for m in scene.heard[CONFIG_RECONCILER] if isinstance(m, SnapshotChanged)]
+    assert versions == sorted(set(versions))
+    assert len(scene.heard[CONFIG_RECONCILER]) == told + 1
+    assert newest.snapshot.version == versions[-1]
+
+
+def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene) -> None:
+    scene.answer_all()
+    before = scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.policy is not None)
+    told = len(scene.heard[CONFIG_RECONCILER])
+
+    scene.restart()
+    scene.tell(Publish())
+
+    eventually(lambda: len(scene.heard[CONFIG_RECONCILER]) > told, "the snapshot is told again")
+    for message in scene.heard[CONFIG_RECONCILER][told:]:
+        assert isinstance(message, SnapshotChanged)
+        assert message.snapshot.leaf == before.snapshot.leaf
+        assert message.snapshot.policy == before.snapshot.policy
+    scene.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+
+
+def test_a_failing_watch_is_told_once_and_so_is_its_recovery(
+    scene: WatcherScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.answer_all()
+    with caplog.at_level(logging.INFO, logger="hcc.actors.consul_watcher"):
+        for _ in range(3):
+            scene.watchers.fail(LEAF, ConsulUnavailableError("no answer"))
+        eventually(lambda: bool((scene.facts(ADMIN, ConsulFacts) or ConsulFacts()).failing), "the failure is reported")
+        scene.watchers.say(LEAF, leaf())
+        eventually(lambda: (scene.facts(ADMIN, ConsulFacts) or ConsulFacts(failing=("x",))).failing == (), "recovery")
+
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "no answer" in line]) == 1
+    assert len([line for line in said if "answers again" in line]) == 1
+
+
+def test_draining_ends_all_watches(scene: WatcherScene) -> None:
+    scene.answer_all()
+
+    scene.tell(Drain(1.0))
+
+    scene.watches()
+
+
+def test_the_token_file_is_read_again_and_a_bad_one_leaves_the_old_token(
+    scene: WatcherScene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "token").write_text("second")
+    scene.tell(ReloadToken())
+    eventually(lambda: (token := scene.tokens()) is not None and token.reveal() == "second", "the new token")
+
+    (tmp_path / "token").unlink()
+    with caplog.at_level(logging.ERROR, logger="hcc.actors.consul_watcher"):
+        scene.tell(ReloadToken())
+        eventually(lambda: "the old token stays" in caplog.text, "the complaint")
+    token = scene.tokens()
+    assert token is not None
+    assert token.reveal() == "second"
+    assert "second" not in caplog.text

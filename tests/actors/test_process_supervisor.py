@@ -1,0 +1,129 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hcc.actors.messages import (
+    ADMIN,
+    CONFIG_RECONCILER,
+    PROCESS_SUPERVISOR,
+    ConfigurationInstalled,
+    Drain,
+    HAProxyDown,
+    HAProxyUp,
+    Publish,
+)
+from hcc.actors.process_supervisor import ProcessSupervisor
+from hcc.actors.readiness import HAProxyFacts
+from hcc.metrics import Metrics
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.fakes import FakeProcess
+
+
+class ProcessScene(Scene):
+    def __init__(self, process: FakeProcess) -> None:
+        self.process = process
+        self.drained = threading.Event()
+        kwargs = {"process": process, "version": "2.6.12", "metrics": Metrics(), "on_drained": self.drained.set}
+        super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, (ADMIN, CONFIG_RECONCILER))
+
+
+@contextmanager
+def scene(process: FakeProcess) -> Iterator[ProcessScene]:
+    made = ProcessScene(process)
+    try:
+        with playing(made):
+            yield made
+    finally:
+        process.close()
+
+
+def test_haproxy_starts_when_a_configuration_is_there_and_not_before() -> None:
+    with scene(FakeProcess()) as there:
+        assert there.process.launched == 0
+
+        there.tell(ConfigurationInstalled())
+
+        assert there.expect(CONFIG_RECONCILER, HAProxyUp).pid == 1001
+
+
+def test_a_second_configuration_does_not_start_a_second_haproxy() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.tell(ConfigurationInstalled())
+        there.tell(Publish())
+
+        eventually(lambda: len(there.heard[CONFIG_RECONCILER]) == 2, "the answer to Publish")
+        assert there.process.launched == 1
+
+
+def test_a_haproxy_that_an_earlier_hcc_left_is_adopted() -> None:
+    with scene(FakeProcess(left_running=77)) as there:
+        assert there.expect(CONFIG_RECONCILER, HAProxyUp).pid == 77
+        assert there.process.launched == 0
+
+
+def test_a_haproxy_that_dies_is_started_again_and_the_reconciler_knows() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.process.die()
+
+        there.expect(CONFIG_RECONCILER, HAProxyDown)
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+
+
+def test_a_start_that_fails_is_tried_again() -> None:
+    with scene(FakeProcess(failing=2)) as there:
+        there.tell(ConfigurationInstalled())
+
+        there.expect(CONFIG_RECONCILER, HAProxyDown, lambda down: "[ALERT] no" in down.reason)
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        assert there.process.launched == 3
+
+
+def test_a_restarted_actor_goes_on_with_the_running_haproxy_and_sees_its_death() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.restart()
+        there.process.die()
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        assert there.process.said == []
+
+
+def test_draining_lets_connections_finish_and_tells_when_they_have() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.tell(Drain(10.0))
+        eventually(lambda: there.process.said == ["stop gracefully"], "a graceful stop")
+        there.process.die()
+
+        assert there.drained.wait(5.0)
+        stopped = HAProxyFacts(False, 0, "2.6.12")
+        eventually(lambda: there.facts(ADMIN, HAProxyFacts) == stopped, "the end is reported")
+        assert there.process.launched == 1
+
+
+def test_after_the_deadline_open_connections_are_cut() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.tell(Drain(0.05))
+
+        eventually(lambda: there.process.said[:2] == ["stop gracefully", "terminate"], "an end at the deadline")
+
+
+def test_draining_without_a_haproxy_is_done_at_once() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(Drain(10.0))
+
+        assert there.drained.wait(5.0)

@@ -1,0 +1,85 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from hcc.actors.messages import ADMIN, CONSUL_WATCHER, SPOE_POOL, PolicyChanged, Publish
+from hcc.actors.readiness import PolicyFacts
+from hcc.actors.spoe_pool import DENIALS_LOGGED, SPOEPool
+from hcc.metrics import Metrics
+from hcc.spoe.events import Denied, WorkerExited, WorkerPhase, ZygoteExited
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.builders import policy
+from tests.fakes import FakePool
+
+
+class PoolScene(Scene):
+    def __init__(self) -> None:
+        self.pool = FakePool()
+        super().__init__(SPOE_POOL, SPOEPool, {"pool": self.pool, "metrics": Metrics()}, (ADMIN, CONSUL_WATCHER))
+
+    def knows(self, version: int | None, deciding: int, current: int) -> None:
+        expected = PolicyFacts(version, deciding, current)
+        eventually(lambda: self.facts(ADMIN, PolicyFacts) == expected, f"{expected}")
+
+
+@pytest.fixture
+def scene() -> Iterator[PoolScene]:
+    made = PoolScene()
+    with playing(made):
+        yield made
+
+
+def test_a_policy_goes_to_the_workers_and_readiness_follows_theirs(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+
+    scene.knows(5, 2, 2)
+    assert [given.version for given in scene.pool.policies] == [5]
+
+
+def test_a_dead_worker_is_started_again_at_once(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+
+    scene.pool.happen(WorkerExited(1, 101, -9))
+
+    eventually(lambda: scene.pool.respawned == [1], "a new worker")
+    scene.knows(5, 1, 1)
+
+
+def test_a_dead_zygote_is_started_again(scene: PoolScene) -> None:
+    scene.pool.happen(ZygoteExited(1, -9))
+
+    eventually(lambda: scene.pool.zygotes == 1, "a new zygote")
+
+
+def test_a_restarted_pool_actor_goes_on_with_the_workers_it_finds(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+
+    scene.restart()
+    scene.expect(CONSUL_WATCHER, Publish)
+    scene.tell(PolicyChanged(policy(version=5)))
+
+    scene.knows(5, 2, 2)
+    assert scene.pool.respawned == []
+
+
+def test_a_worker_that_died_while_nobody_looked_is_started_by_the_restarted_actor(scene: PoolScene) -> None:
+    scene.pool._phases[0] = WorkerPhase.EXITED
+
+    scene.restart()
+
+    eventually(lambda: scene.pool.respawned == [0], "a new worker")
+
+
+def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="hcc.actors.spoe_pool"):
+        for _ in range(3 * DENIALS_LOGGED):
+            scene.pool.happen(Denied(0, "web", "intention web -> deny"))
+        scene.pool.happen(ZygoteExited(1, 0))
+        eventually(lambda: scene.pool.zygotes == 1, "all of it was heard")
+
+    denials = [record for record in caplog.records if record.getMessage().startswith("denied: source=web")]
+    assert len(denials) == DENIALS_LOGGED
