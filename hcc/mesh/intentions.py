@@ -81,9 +81,10 @@ def evaluate(policy: Policy, caller: ServiceIdentity) -> Verdict:
     """
     if caller.trust_domain != policy.trust_domain.lower():
         return Verdict(False, f"trust domain {caller.trust_domain!r} is not ours")
-    for intention in sorted(policy.intentions, key=_rank):
-        if _matches(intention, caller):
-            return _by_intention(intention)
+    matching = (intention for intention in policy.intentions if _matches(intention, caller))
+    governing = min(matching, key=_rank, default=None)
+    if governing is not None:
+        return _by_intention(governing)
     if policy.default_allow is None:
         return Verdict(False, "no intention matches and the default policy is unknown")
     return Verdict(policy.default_allow, f"no intention matches; default {_word(policy.default_allow)}")

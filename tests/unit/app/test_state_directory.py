@@ -1,5 +1,7 @@
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,57 +12,64 @@ from hcc.app.state_directory import MAX_NAME_BYTES, LockedError, StateDirectory,
 from hcc.errors import SettingError
 
 
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Short, as sockets go below it: pytest's own names are long under xdist."""
+    with tempfile.TemporaryDirectory(prefix="hcc-t-") as made:
+        yield Path(made)
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_directory_is_private_and_named_after_the_proxy(tmp_path: Path) -> None:
-    directory = StateDirectory(str(tmp_path), "web-sidecar-proxy")
+def test_the_directory_is_private_and_named_after_the_proxy(base: Path) -> None:
+    directory = StateDirectory(str(base), "web-sidecar-proxy")
 
-    assert directory.path == tmp_path / "web-sidecar-proxy"
+    assert directory.path == base / "web-sidecar-proxy"
     assert mode(directory.path) == 0o700
     directory.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(base.iterdir()) == []
 
 
-def test_a_second_hcc_is_told_who_has_the_directory(tmp_path: Path) -> None:
-    first = StateDirectory(str(tmp_path), "web")
+def test_a_second_hcc_is_told_who_has_the_directory(base: Path) -> None:
+    first = StateDirectory(str(base), "web")
 
     with pytest.raises(LockedError, match="another hcc runs this proxy"):
-        StateDirectory(str(tmp_path), "web")
+        StateDirectory(str(base), "web")
     first.release()
-    StateDirectory(str(tmp_path), "web").remove()
+    StateDirectory(str(base), "web").remove()
 
 
-def test_what_an_earlier_hcc_left_is_kept_for_the_next(tmp_path: Path) -> None:
-    first = StateDirectory(str(tmp_path), "web")
+def test_what_an_earlier_hcc_left_is_kept_for_the_next(base: Path) -> None:
+    first = StateDirectory(str(base), "web")
     (first.path / "haproxy.cfg").write_text("global\n")
     first.release()
 
-    second = StateDirectory(str(tmp_path), "web")
+    second = StateDirectory(str(base), "web")
 
     assert (second.path / "haproxy.cfg").exists()
     second.remove()
 
 
-def test_a_link_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "web").symlink_to(tmp_path / "elsewhere")
+def test_a_link_in_place_of_the_directory_is_refused(base: Path) -> None:
+    (base / "elsewhere").mkdir()
+    (base / "web").symlink_to(base / "elsewhere")
 
     with pytest.raises(SettingError, match="somebody else's"):
-        StateDirectory(str(tmp_path), "web")
+        StateDirectory(str(base), "web")
 
 
-def test_a_base_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+def test_a_base_that_is_a_file_is_a_clear_error(base: Path) -> None:
+    (base / "file").write_text("")
 
     with pytest.raises(SettingError, match="expected to make the state directory"):
-        StateDirectory(str(tmp_path / "file"), "web")
+        StateDirectory(str(base / "file"), "web")
 
 
-def test_a_base_too_deep_for_sockets_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_base_too_deep_for_sockets_is_a_clear_error(base: Path) -> None:
     with pytest.raises(SettingError, match="shorter path"):
-        StateDirectory(str(tmp_path / ("d" * 100)), "web")
+        StateDirectory(str(base / ("d" * 100)), "web")
 
 
 @given(st.text(min_size=1, max_size=80))

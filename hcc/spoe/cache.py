@@ -1,0 +1,59 @@
+"""Decisions already made under the current policy, with their answers ready to send."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hcc.mesh.intentions import Policy
+from hcc.spoe.caller import answer_actions
+from hcc.spoe.decision import Decision, decide
+
+MAX_ENTRIES = 4096
+MAX_BYTES = 4 * 1024 * 1024
+
+
+class Answer(NamedTuple):
+    """One decision, ready to send: `actions` is the payload of the ACK."""
+
+    actions: bytes
+    allowed: bool
+    decision: Decision
+
+
+def answer_for(decision: Decision) -> Answer:
+    """The answer that tells HAProxy a decision."""
+    return Answer(answer_actions(decision.allowed, decision.source), decision.allowed, decision)
+
+
+class DecisionCache:
+    """Answers by raw certificate; the oldest leave when they are too many, all leave with their policy.
+
+    Args:
+        max_entries: most certificates remembered.
+        max_bytes: most bytes of certificates remembered, together.
+    """
+
+    def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+        # To be read directly, as one lookup per question is all that a known caller may cost.
+        self.answers: dict[bytes, Answer] = {}
+        self.policy: Policy | None = None
+        self.size_bytes = 0
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by this policy from now on."""
+        self.policy = policy
+        self.answers.clear()
+        self.size_bytes = 0
+
+    def decide(self, der: bytes) -> Answer:
+        """The answer for a certificate that is not remembered yet; it is remembered now."""
+        answer = answer_for(decide(der, self.policy))
+        self.answers[der] = answer
+        self.size_bytes += len(der)
+        while len(self.answers) > self._max_entries or self.size_bytes > self._max_bytes:
+            oldest = next(iter(self.answers))
+            del self.answers[oldest]
+            self.size_bytes -= len(oldest)
+        return answer

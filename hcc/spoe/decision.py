@@ -1,0 +1,67 @@
+"""Whether the holder of a certificate may come in: the certificate read, its identity, and the intentions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcc.mesh.identity import IdentityError, parse_service_uri
+from hcc.mesh.intentions import Policy, evaluate
+from hcc.spoe.caller import MAX_SOURCE_BYTES
+from hcc.spoe.der import CertificateError, parse_certificate
+
+MAX_REASON_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer, the service it is about, and why.
+
+    Args:
+        source: the caller's service name; empty unless it is certainly a service of our trust domain.
+        reason: for people; may quote the certificate, printable, at most 300 characters.
+        serial: of the certificate, in hexadecimal; empty if it could not be read.
+        understood: a certificate came and could be read; if not, the denial says nothing about intentions.
+    """
+
+    allowed: bool
+    source: str
+    reason: str
+    serial: str = ""
+    understood: bool = True
+
+
+def decide(der: bytes, policy: Policy | None) -> Decision:
+    """The decision on a caller.
+
+    Args:
+        der: the certificate HAProxy verified; empty if there was none.
+        policy: None until the first one has come, which denies.
+    """
+    if not der:
+        return refusal("the caller has no certificate")
+    try:
+        certificate = parse_certificate(der)
+    except CertificateError as exc:
+        return refusal(f"the certificate cannot be read: {exc}")
+    return _by_identity(certificate.uris, f"{certificate.serial:x}", policy)
+
+
+def refusal(reason: str) -> Decision:
+    """The decision on a caller whose certificate could not be read."""
+    return Decision(False, "", reason[:MAX_REASON_CHARACTERS], understood=False)
+
+
+def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> Decision:
+    if len(uris) != 1:
+        return Decision(False, "", f"expected one URI in the certificate, found {len(uris)}", serial)
+    try:
+        caller = parse_service_uri(uris[0])
+    except IdentityError as exc:
+        return Decision(False, "", str(exc)[:MAX_REASON_CHARACTERS], serial)
+    if len(caller.service.encode()) > MAX_SOURCE_BYTES:
+        return Decision(False, "", f"expected a service name of at most {MAX_SOURCE_BYTES} bytes", serial)
+    if policy is None:
+        return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
+    verdict = evaluate(policy, caller)
+    source = caller.service if caller.trust_domain == policy.trust_domain.lower() else ""
+    return Decision(verdict.allowed, source, verdict.reason[:MAX_REASON_CHARACTERS], serial)

@@ -1,0 +1,265 @@
+"""The SPOE workers, as the main process holds them: their sockets, zygote, policy, news and numbers."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from hcc.errors import HccError
+from hcc.mesh.intentions import Policy
+from hcc.spoe.control import ControlMessage, Topic
+from hcc.spoe.counters import CounterMemory, WorkerCounters
+from hcc.spoe.events import PoolEvent, WorkerExited, WorkerPhase, WorkerState, ZygoteExited
+from hcc.spoe.listener import Listener, ListenerError
+from hcc.spoe.policy_codec import encode_policy
+from hcc.spoe.readiness import Readiness, is_readable
+from hcc.spoe.slot import WorkerSlot
+from hcc.spoe.spawner import Ended, Forked, Report, Spawner, SpawnError
+
+START_TIMEOUT_S = 10.0
+# How long a dead worker's exit status is waited for, and a killed worker's end.
+_REPORT_TIMEOUT_S = 0.2
+_KILL_TIMEOUT_S = 2.0
+_ZYGOTE_TIMEOUT_S = 1.0
+_TURN_S = 0.05
+
+
+class SpoePoolError(HccError):
+    """The pool cannot do what was asked."""
+
+
+class WorkerPool:
+    """All workers of one sidecar. Every method may be called from any thread; one at a time should `poll`.
+
+    Args:
+        socket_paths: one worker each; the directories exist.
+        python: interpreter for the workers.
+    """
+
+    def __init__(self, socket_paths: tuple[str, ...], python: str = sys.executable) -> None:
+        self._paths = socket_paths
+        self._python = python
+        self._lock = threading.RLock()
+        self._no_pollers = threading.Condition(self._lock)
+        self._pollers = 0
+        self._closed = False
+        self._readiness = Readiness()
+        self._counters = CounterMemory(len(socket_paths))
+        self._slots: list[WorkerSlot] = []
+        self._spawner: Spawner | None = None
+        self._policy: ControlMessage | None = None
+        self._events: list[PoolEvent] = []
+        # Exit statuses by pid, of workers whose death was not seen yet.
+        self._statuses: dict[int, int] = {}
+
+    # ---- life
+
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start the zygote and all workers; returns when all serve, their WorkerReady events still to be polled.
+
+        Raises:
+            SpoePoolError: a socket cannot be made, or a worker does not start in time; nothing is left then.
+        """
+        try:
+            self._open_listeners()
+            self.respawn_zygote()
+            for slot in self._slots:
+                self.respawn(slot.index)
+            self._await_ready(time.monotonic() + timeout_s)
+        except (ListenerError, SpoePoolError) as exc:
+            self.close(0)
+            raise SpoePoolError(f"cannot start SPOE workers: {exc}") from exc
+
+    def respawn(self, index: int) -> None:
+        """Start this worker again; WorkerReady tells when it serves, with the policy already there.
+
+        Raises:
+            SpoePoolError: it has not exited, or the zygote is gone.
+        """
+        with self._lock:
+            slot = self._slots[index]
+            if slot.phase is not WorkerPhase.EXITED:
+                raise SpoePoolError(f"expected SPOE worker {index} to have exited; it is {slot.phase.value}")
+            if self._spawner is None:
+                raise SpoePoolError(f"cannot start SPOE worker {index}: its zygote is gone, restart that first")
+            try:
+                slot.begin(self._spawner, self._counters.fd, self._policy)
+            except SpawnError as exc:
+                raise SpoePoolError(str(exc)) from exc
+
+    def respawn_zygote(self) -> None:
+        """Start a zygote, ending an old one; living workers do not notice.
+
+        Raises:
+            SpoePoolError: the interpreter cannot be run, or the pool is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise SpoePoolError("cannot start SPOE workers: the pool is closed")
+            self._lose_zygote()
+            try:
+                self._spawner = Spawner(self._python)
+            except SpawnError as exc:
+                raise SpoePoolError(str(exc)) from exc
+            self._readiness.watch(self._spawner.fileno(), self._hear_zygote)
+
+    def close(self, timeout_s: float) -> None:
+        """Drain all workers, kill those that need longer than this, remove everything; again: nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            for slot in self._slots:
+                slot.order(ControlMessage(Topic.STOP))
+            self._turn_until(self._all_exited, time.monotonic() + timeout_s)
+            for slot in self._slots:
+                slot.kill()
+            self._turn_until(self._all_exited, time.monotonic() + _KILL_TIMEOUT_S)
+            self._closed = True
+            self._lose_zygote()
+            self._readiness.wake()
+            self._no_pollers.wait_for(lambda: not self._pollers, _KILL_TIMEOUT_S)
+            self._dismantle()
+
+    # ---- use
+
+    def set_policy(self, policy: Policy) -> None:
+        """Let all workers decide by this policy, and those started later; PolicyApplied tells who does."""
+        order = ControlMessage(Topic.POLICY, encode_policy(policy))
+        with self._lock:
+            self._policy = order
+            for slot in self._slots:
+                slot.order(order)
+
+    def fileno(self) -> int:
+        """Readable when `poll` has something to do; not for the events that other methods left."""
+        return self._readiness.fileno()
+
+    def poll(self, timeout_s: float | None) -> tuple[PoolEvent, ...]:
+        """What happened, oldest first; waits this long (None: for ever) for the first, less after `wake`.
+
+        A closed pool answers at once, with what was left.
+        """
+        with self._lock:
+            if self._events or self._closed:
+                return self._take_events()
+            self._pollers += 1
+        ready: list[tuple[int, int]] = []
+        try:
+            ready = self._readiness.wait(timeout_s)
+        finally:
+            with self._lock:
+                self._pollers -= 1
+                self._no_pollers.notify_all()
+                if not self._closed:
+                    self._readiness.handle(ready)
+        with self._lock:
+            return self._take_events()
+
+    def wake(self) -> None:
+        """Make a `poll` in another thread return."""
+        with self._lock:
+            self._readiness.wake()
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """All workers, by index."""
+        with self._lock:
+            return tuple(slot.state() for slot in self._slots)
+
+    def counters(self) -> tuple[WorkerCounters, ...]:
+        """All workers' numbers, by index; none after `close`."""
+        with self._lock:
+            return () if self._closed else self._counters.read()
+
+    @property
+    def closed(self) -> bool:
+        """`close` was called: nothing will happen any more."""
+        return self._closed
+
+    @property
+    def zygote_pid(self) -> int:
+        """0 while there is no zygote."""
+        with self._lock:
+            return 0 if self._spawner is None else self._spawner.pid
+
+    # ---- inside; the lock is held
+
+    def _open_listeners(self) -> None:
+        for index, path in enumerate(self._paths):
+            slot = WorkerSlot(index, Listener(path), self._readiness, self._events_put, self._bury)
+            self._slots.append(slot)
+
+    def _events_put(self, event: PoolEvent) -> None:
+        self._events.append(event)
+
+    def _take_events(self) -> tuple[PoolEvent, ...]:
+        events, self._events = tuple(self._events), []
+        return events
+
+    def _turn_until(self, done: Callable[[], bool], deadline: float) -> None:
+        while not done() and time.monotonic() < deadline:
+            self._readiness.handle(self._readiness.wait(_TURN_S))
+
+    def _all_exited(self) -> bool:
+        return all(slot.phase is WorkerPhase.EXITED for slot in self._slots)
+
+    def _await_ready(self, deadline: float) -> None:
+        with self._lock:
+            self._turn_until(self._settled, deadline)
+            for event in self._events:
+                if isinstance(event, WorkerExited | ZygoteExited):
+                    raise SpoePoolError(f"found {event} while starting")
+            if not self._settled():
+                raise SpoePoolError("expected all workers to be ready in time; some are not")
+
+    def _settled(self) -> bool:
+        return self._spawner is None or all(slot.phase is not WorkerPhase.STARTING for slot in self._slots)
+
+    def _bury(self, slot: WorkerSlot) -> None:
+        """Note a worker's death, with its exit status if the zygote can say it."""
+        pid, deadline = slot.pid, time.monotonic() + _REPORT_TIMEOUT_S
+        while pid not in self._statuses and self._spawner is not None and time.monotonic() < deadline:
+            is_readable(self._spawner.fileno(), _REPORT_TIMEOUT_S)
+            self._hear_zygote()
+        slot.vacate(self._statuses.pop(pid, None))
+        self._counters.zero_gauges(slot.index)
+
+    def _hear_zygote(self) -> None:
+        spawner = self._spawner
+        if spawner is None:
+            return
+        for report in spawner.receive():
+            self._note(report)
+        if spawner.ended:
+            pid, status = spawner.pid, self._lose_zygote()
+            self._events.append(ZygoteExited(pid, status))
+
+    def _note(self, report: Report) -> None:
+        slot = self._slots[report.index]
+        current = slot.starts == report.start and slot.phase is not WorkerPhase.EXITED
+        if isinstance(report, Forked):
+            slot.adopt(report, wanted=current)
+        elif current and isinstance(report, Ended):
+            self._statuses[report.pid] = report.status
+        elif current and not isinstance(report, Ended):
+            slot.vacate(None, report.reason)
+
+    def _lose_zygote(self) -> int | None:
+        """End the zygote and with it what it has not reported; its exit status, None if there was none."""
+        spawner, self._spawner = self._spawner, None
+        if spawner is None:
+            return None
+        self._readiness.unwatch(spawner.fileno())
+        for report in spawner.receive():
+            self._note(report)
+        for slot in self._slots:
+            if slot.unborn:
+                slot.vacate(None, "its zygote ended before it was started")
+        return spawner.close(_ZYGOTE_TIMEOUT_S)
+
+    def _dismantle(self) -> None:
+        for slot in self._slots:
+            slot.close()
+        self._counters.close()
+        self._readiness.close()

@@ -1,0 +1,176 @@
+"""One worker's place in the pool: its listener and number stay, its processes come and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from hcc.spoe.channel import Channel
+from hcc.spoe.control import MAX_NEWS_BYTES, ControlError, ControlMessage
+from hcc.spoe.events import (
+    PolicyApplied,
+    PoolEvent,
+    WorkerExited,
+    WorkerPhase,
+    WorkerReady,
+    WorkerState,
+    worker_event,
+)
+from hcc.spoe.listener import Listener
+from hcc.spoe.readiness import Readiness, is_readable
+from hcc.spoe.spawner import Forked, Spawner
+
+
+class WorkerSlot:
+    """The process that is there now, if any, and the channel to it.
+
+    Args:
+        index: of the worker.
+        listener: handed to each process.
+        readiness: where the channel and the pidfd are watched.
+        emit: takes what is to be told to the pool's owner.
+        on_death: called when the process has ended; it is to call `vacate`.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        listener: Listener,
+        readiness: Readiness,
+        emit: Callable[[PoolEvent], None],
+        on_death: Callable[[WorkerSlot], None],
+    ) -> None:
+        self.index = index
+        self.phase = WorkerPhase.EXITED
+        self.pid = 0
+        self.starts = 0
+        self._listener = listener
+        self._readiness = readiness
+        self._emit = emit
+        self._on_death = on_death
+        self._channel: Channel | None = None
+        self._pidfd = -1
+        self._policy_version: int | None = None
+        # Said by the worker, which can be quicker than the zygote's report.
+        self._ready: WorkerReady | None = None
+
+    @property
+    def unborn(self) -> bool:
+        """Asked for, but the zygote has not said yet that it has a process."""
+        return self.phase is not WorkerPhase.EXITED and self._pidfd < 0
+
+    def state(self) -> WorkerState:
+        """The worker, now."""
+        return WorkerState(self.index, self._listener.path, self.phase, self.pid, self._policy_version, self.starts)
+
+    def begin(self, spawner: Spawner, counters_fd: int, policy: ControlMessage | None) -> None:
+        """Ask the zygote for a process, and leave it the policy to read first.
+
+        Raises:
+            SpawnError: the zygote is gone.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                descriptors = (self._listener.sock.fileno(), theirs.fileno(), counters_fd)
+                spawner.spawn(self.index, self.starts + 1, descriptors)
+            except BaseException:
+                ours.close()
+                raise
+        self.phase = WorkerPhase.STARTING
+        self.starts += 1
+        self._channel = Channel(ours, MAX_NEWS_BYTES)
+        self._readiness.watch(ours.fileno(), self.hear)
+        if policy is not None:
+            self.order(policy)
+
+    def adopt(self, forked: Forked, *, wanted: bool) -> None:
+        """Take the process that the zygote made; one that came too late to be wanted has no channel, and exits."""
+        if not wanted:
+            os.close(forked.pidfd)
+            return
+        self.pid, self._pidfd = forked.pid, forked.pidfd
+        self._readiness.watch(self._pidfd, self._see_death)
+        self._announce()
+
+    def order(self, message: ControlMessage) -> None:
+        """Tell the process, if there is one; an order about the same topic that still waits is dropped."""
+        if self._channel is not None:
+            self._channel.replace(message)
+            self._settle(self._channel)
+
+    def hear(self) -> None:
+        """Emit what the process tells; one that sends nonsense loses its channel, and so exits."""
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            for news in channel.receive():
+                self._take(news)
+        except ControlError:
+            self.kill()
+            channel.ended = True
+        channel.flush()
+        self._settle(channel)
+
+    def kill(self) -> None:
+        """End the process at once; one that is unborn will find its channel closed, and exit."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self.unborn:
+            self.vacate(None, "it was not wanted any more")
+
+    def vacate(self, status: int | None, reason: str = "") -> None:
+        """Emit the end of the process, and be ready for another."""
+        self._end_channel()
+        if self._pidfd >= 0:
+            self._readiness.unwatch(self._pidfd)
+            os.close(self._pidfd)
+        self._emit(WorkerExited(self.index, self.pid, status, reason))
+        self.phase, self.pid, self._pidfd = WorkerPhase.EXITED, 0, -1
+        self._policy_version = self._ready = None
+
+    def close(self) -> None:
+        """Give everything back; no process may be left."""
+        self._end_channel()
+        self._listener.close()
+
+    def _take(self, news: ControlMessage) -> None:
+        event = worker_event(self.index, news)
+        if isinstance(event, PolicyApplied):
+            self._policy_version = event.version
+        elif isinstance(event, WorkerReady):
+            self._ready = event
+            self._announce()
+            return
+        self._emit(event)
+
+    def _announce(self) -> None:
+        """Emit that the worker is ready, once it says so itself and its process is known."""
+        if self._ready is not None and self._pidfd >= 0:
+            self.phase = WorkerPhase.READY
+            self._emit(self._ready)
+            self._ready = None
+
+    def _see_death(self) -> None:
+        if self._pidfd >= 0 and is_readable(self._pidfd, 0):
+            self.hear()
+            self._on_death(self)
+
+    def _settle(self, channel: Channel) -> None:
+        if channel is not self._channel:
+            return
+        if channel.ended:
+            self._end_channel()
+        else:
+            self._readiness.want_write(channel.fileno(), bool(channel.waiting_bytes))
+
+    def _end_channel(self) -> None:
+        if self._channel is not None:
+            self._readiness.unwatch(self._channel.fileno())
+            self._channel.close()
+            self._channel = None

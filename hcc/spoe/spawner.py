@@ -1,0 +1,153 @@
+"""The main process's end of the zygote: starts it, asks it for workers, hears of their ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hcc.errors import HccError
+from hcc.spoe.zygote import PACKET_BYTES
+
+# All of the environment that workers get: they read what strangers send, and need no token.
+_ENVIRONMENT = ("PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
+# Where this very package lives; workers need it and the standard library, nothing from site-packages.
+_ROOT = str(Path(__file__).resolve().parent.parent.parent)
+
+
+class SpawnError(HccError):
+    """The zygote cannot be started, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A worker has a process; `pidfd` belongs to the receiver."""
+
+    index: int
+    start: int
+    pid: int
+    pidfd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker's process has ended."""
+
+    index: int
+    start: int
+    pid: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotForked:
+    """A worker could not be started."""
+
+    index: int
+    start: int
+    reason: str
+
+
+Report = Forked | Ended | NotForked
+
+
+class Spawner:
+    """One zygote process, from its start to its end.
+
+    Args:
+        python: the interpreter to run it with.
+
+    Raises:
+        SpawnError: the interpreter cannot be run.
+    """
+
+    def __init__(self, python: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control = ours
+        self.ended = False
+        try:
+            # -S, -P: nothing but the standard library and PYTHONPATH can be imported.
+            self._process = subprocess.Popen(
+                [python, "-S", "-P", "-m", "hcc.spoe.zygote", "--control-fd", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env=_environment(),
+            )
+        except OSError as exc:
+            ours.close()
+            raise SpawnError(f"cannot run {python!r} for SPOE workers: {exc.strerror}") from exc
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+
+    @property
+    def pid(self) -> int:
+        """Of the zygote."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def spawn(self, index: int, start: int, descriptors: Sequence[int]) -> None:
+        """Ask for a worker; the answer comes by `receive`.
+
+        Args:
+            index: of the worker.
+            start: how often it was started, to tell its processes apart.
+            descriptors: listener, control socket and counters.
+
+        Raises:
+            SpawnError: the zygote is gone, or does not read.
+        """
+        request = json.dumps({"index": index, "start": start}).encode("ascii")
+        try:
+            socket.send_fds(self._control, [request], descriptors)
+        except OSError as exc:
+            raise SpawnError(f"cannot start SPOE worker {index}: the zygote is gone ({exc.strerror})") from exc
+
+    def receive(self) -> list[Report]:
+        """What has come; `ended` is set when the zygote is gone."""
+        reports: list[Report] = []
+        while not self.ended:
+            try:
+                packet, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, 1)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet, descriptors = b"", []
+            if packet:
+                reports.append(_report(json.loads(packet), descriptors))
+            else:
+                self.ended = True
+        return reports
+
+    def close(self, timeout_s: float) -> int:
+        """End the zygote, by force after this long; its exit status."""
+        self.ended = True
+        self._control.close()
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {**kept, "PYTHONPATH": _ROOT}
+
+
+def _report(fields: dict[str, Any], descriptors: list[int]) -> Report:
+    index, start = fields["index"], fields["start"]
+    if "reason" in fields:
+        return NotForked(index, start, fields["reason"])
+    if "status" in fields:
+        return Ended(index, start, fields["pid"], fields["status"])
+    return Forked(index, start, fields["pid"], descriptors[0])

@@ -1,0 +1,281 @@
+"""A worker process: one thread, one epoll loop over listener, SPOP connections and control socket."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import NoReturn
+
+from hcc.spoe.cache import Answer, DecisionCache, answer_for
+from hcc.spoe.caller import Asked
+from hcc.spoe.channel import Channel
+from hcc.spoe.connection import Connection, Event, Parted
+from hcc.spoe.control import MAX_ORDER_BYTES, ControlMessage, Topic, message
+from hcc.spoe.counters import CounterSlots, Slot
+from hcc.spoe.decision import refusal
+from hcc.spoe.policy_codec import decode_policy
+from hcc.spoe.status import Status
+
+RECEIVE_BYTES = 65_536
+# Well below the usual limit of 1024 open files; further connections wait in the listener's queue.
+MAX_CONNECTIONS = 900
+# A peer that asks but does not read its answers is not read either.
+MAX_UNSENT_BYTES = 1024 * 1024
+# Denials waiting for the main process; more are dropped and counted.
+MAX_NOTICE_BYTES = 256 * 1024
+# How long a closed connection may take to read our last words, and a stopping worker to say them.
+LINGER_S = 1.0
+DRAIN_S = 2.0
+_TICK_S = 0.1
+# Reads per connection before parting: more than the questions HAProxy can have on their way.
+_LAST_READS = 16
+_EVENTS_AT_ONCE = 256
+
+
+class _Peer:
+    """One connection of HAProxy."""
+
+    __slots__ = ("connection", "linger_until", "sock", "unsent")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.connection = Connection()
+        self.unsent = b""
+        # Set once all is said; until then what comes is read away: closing on unread bytes is a reset.
+        self.linger_until = 0.0
+
+
+class Worker:
+    """The loop; `run` returns when the worker is to exit.
+
+    Args:
+        listener: bound and listening; shared with the main process, which keeps it for a successor.
+        control: the socket to the main process; its end is our end.
+        slots: our counters.
+    """
+
+    def __init__(self, listener: socket.socket, control: socket.socket, slots: CounterSlots) -> None:
+        listener.setblocking(False)
+        self._listener: socket.socket | None = listener
+        self._accepting = False
+        self._channel = Channel(control, MAX_ORDER_BYTES)
+        self._control_mask = select.EPOLLIN
+        self._slots = slots
+        self._cache = DecisionCache()
+        self._peers: dict[int, _Peer] = {}
+        self._lingering: set[int] = set()
+        self._epoll = select.epoll()
+        self._drain_until = 0.0
+
+    def run(self) -> None:
+        """Serve until told to stop and drained, or until the main process is gone."""
+        self._slots.set(Slot.CONNECTIONS_OPEN, 0)
+        self._slots.set(Slot.CACHED, 0)
+        self._epoll.register(self._channel, self._control_mask)
+        self._accept_more()
+        self._channel.send(message(Topic.READY, pid=os.getpid()))
+        while not self._channel.ended and not self._drained():
+            for fd, mask in self._epoll.poll(self._timeout_s(), _EVENTS_AT_ONCE):
+                self._serve(fd, mask)
+            if self._lingering:
+                self._end_lingering()
+
+    def _timeout_s(self) -> float:
+        return _TICK_S if self._lingering or self._drain_until else -1
+
+    def _drained(self) -> bool:
+        return bool(self._drain_until) and (not self._peers or time.monotonic() > self._drain_until)
+
+    def _serve(self, fd: int, mask: int) -> None:
+        peer = self._peers.get(fd)
+        if peer is not None:
+            try:
+                self._serve_peer(peer, mask)
+            except BlockingIOError:
+                # An event about a connection that had this number before.
+                return
+            except OSError:
+                self._drop(peer)
+        elif fd == self._channel.fileno():
+            self._serve_control()
+        elif self._listener is not None and fd == self._listener.fileno():
+            self._accept(self._listener)
+
+    # ---- connections
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            # Somebody gave up waiting, or there is no file left; the queue keeps the others.
+            return
+        sock.setblocking(False)
+        peer = _Peer(sock)
+        self._peers[sock.fileno()] = peer
+        self._epoll.register(sock, select.EPOLLIN)
+        self._slots.add(Slot.CONNECTIONS_TOTAL)
+        self._slots.set(Slot.CONNECTIONS_OPEN, len(self._peers))
+        if len(self._peers) >= MAX_CONNECTIONS:
+            self._epoll.unregister(listener)
+            self._accepting = False
+
+    def _accept_more(self) -> None:
+        if self._listener is not None and not self._accepting and len(self._peers) < MAX_CONNECTIONS:
+            self._epoll.register(self._listener, select.EPOLLIN)
+            self._accepting = True
+
+    def _serve_peer(self, peer: _Peer, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            self._send(peer, b"")
+        if not mask & ~select.EPOLLOUT:
+            return
+        data = peer.sock.recv(RECEIVE_BYTES)
+        if peer.linger_until:
+            if not data:
+                self._drop(peer)
+            return
+        started_ns = time.perf_counter_ns()
+        connection = peer.connection
+        if data:
+            connection.receive_data(data)
+        else:
+            connection.receive_eof()
+        questions, allowed = self._answer(connection, connection.events())
+        self._send(peer, connection.data_to_send())
+        if questions:
+            self._slots.answered(questions, allowed, time.perf_counter_ns() - started_ns)
+        if not data:
+            self._drop(peer)
+
+    def _send(self, peer: _Peer, data: bytes) -> None:
+        """Send what waits and `data`, in one piece if the socket takes it; the rest waits for EPOLLOUT."""
+        waited = peer.unsent
+        if waited:
+            data = waited + data
+        if data:
+            try:
+                peer.unsent = data[peer.sock.send(data) :]
+            except BlockingIOError:
+                peer.unsent = data
+        if peer.unsent or waited:
+            reading = select.EPOLLIN if len(peer.unsent) < MAX_UNSENT_BYTES else 0
+            self._epoll.modify(peer.sock, reading | (select.EPOLLOUT if peer.unsent else 0))
+        if not peer.unsent and peer.connection.finished and not peer.linger_until:
+            self._linger(peer)
+
+    def _linger(self, peer: _Peer) -> None:
+        peer.sock.shutdown(socket.SHUT_WR)
+        peer.linger_until = time.monotonic() + LINGER_S
+        self._lingering.add(peer.sock.fileno())
+
+    def _end_lingering(self) -> None:
+        now = time.monotonic()
+        for peer in [self._peers[fd] for fd in self._lingering]:
+            if now > peer.linger_until:
+                self._drop(peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        fd = peer.sock.fileno()
+        self._lingering.discard(fd)
+        del self._peers[fd]
+        peer.sock.close()
+        self._slots.set(Slot.CONNECTIONS_OPEN, len(self._peers))
+        self._accept_more()
+
+    # ---- answers
+
+    def _answer(self, connection: Connection, events: list[Event]) -> tuple[int, int]:
+        """Answer every question among the events; how many there were, and how many callers may come in."""
+        known = self._cache.answers
+        questions = allowed = 0
+        for event in events:
+            if type(event) is Asked:
+                answer = known.get(event.der) if not event.fault else None
+                if answer is None:
+                    answer = self._decide(event)
+                elif not answer.decision.understood:
+                    self._slots.add(Slot.ERRORS)
+                connection.acknowledge(event.ids, answer.actions)
+                questions += 1
+                allowed += answer.allowed
+            elif type(event) is Parted and not event.by_peer and event.status != Status.NORMAL:
+                self._slots.add(Slot.FRAMES_BAD)
+        return questions, allowed
+
+    def _decide(self, asked: Asked) -> Answer:
+        if asked.fault:
+            # Not remembered, and so not told: it says something about a configuration, not about a caller.
+            self._slots.add(Slot.ERRORS)
+            return answer_for(refusal(asked.fault))
+        answer = self._cache.decide(asked.der)
+        self._slots.set(Slot.CACHED, len(self._cache.answers))
+        decision = answer.decision
+        if not decision.understood:
+            self._slots.add(Slot.ERRORS)
+        if not decision.allowed:
+            self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason, serial=decision.serial))
+        return answer
+
+    # ---- the main process
+
+    def _notify(self, notice: ControlMessage) -> None:
+        if self._channel.waiting_bytes > MAX_NOTICE_BYTES:
+            self._slots.add(Slot.NOTICES_DROPPED)
+            return
+        self._channel.send(notice)
+        self._watch_control()
+
+    def _serve_control(self) -> None:
+        for received in self._channel.receive():
+            if received.topic is Topic.POLICY:
+                policy = decode_policy(received.body)
+                self._cache.set_policy(policy)
+                self._slots.set(Slot.CACHED, 0)
+                self._channel.send(message(Topic.POLICY_APPLIED, version=policy.version))
+            elif received.topic is Topic.STOP:
+                self._stop()
+        self._channel.flush()
+        self._watch_control()
+
+    def _watch_control(self) -> None:
+        mask = select.EPOLLIN | (select.EPOLLOUT if self._channel.waiting_bytes else 0)
+        if mask != self._control_mask:
+            self._epoll.modify(self._channel, mask)
+            self._control_mask = mask
+
+    def _stop(self) -> None:
+        """Accept nobody, answer what is in, part from everybody."""
+        self._drain_until = time.monotonic() + DRAIN_S
+        if self._listener is not None:
+            # Closing is not enough: the main process holds the socket too, and epoll would go on reporting.
+            if self._accepting:
+                self._epoll.unregister(self._listener)
+            self._listener.close()
+            self._listener = None
+        for peer in list(self._peers.values()):
+            try:
+                self._serve_last(peer)
+            except OSError:
+                self._drop(peer)
+
+    def _serve_last(self, peer: _Peer) -> None:
+        try:
+            for _ in range(_LAST_READS):
+                if peer.linger_until or peer.sock.fileno() < 0:
+                    return
+                self._serve_peer(peer, select.EPOLLIN)
+        except BlockingIOError:
+            pass
+        peer.connection.stop()
+        peer.connection.events()
+        self._send(peer, peer.connection.data_to_send())
+
+
+def serve(listener: socket.socket, control: socket.socket, counters_fd: int, index: int) -> NoReturn:
+    """Be a worker until the process ends: with status 0, drained or left alone by the main process."""
+    slots = CounterSlots(counters_fd, index)
+    os.close(counters_fd)
+    Worker(listener, control, slots).run()
+    os._exit(0)

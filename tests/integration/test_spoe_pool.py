@@ -1,0 +1,253 @@
+"""The pool: births, deaths, respawns, and nothing left at the end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.spoe.events import PolicyApplied, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
+from hcc.spoe.pool import SpoePoolError, WorkerPool
+from tests.integration.spoe_frontend import events_until, wait_for
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+LARGE = Policy(
+    "server", "td", tuple(Intention(f"source-{number}", Action.ALLOW, 9) for number in range(10_000)), False, 9
+)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[str, str]:
+    return str(tmp_path / "w0.sock"), str(tmp_path / "w1.sock")
+
+
+@pytest.fixture
+def pool(paths: tuple[str, str]) -> Iterator[WorkerPool]:
+    made = WorkerPool(paths)
+    try:
+        made.start()
+        events_until(made, lambda seen: len(seen) == 2)
+        yield made
+    finally:
+        made.close(0)
+
+
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def test_all_workers_are_ready_after_start(paths: tuple[str, str]) -> None:
+    pool = WorkerPool(paths)
+    try:
+        pool.start()
+        states = pool.workers()
+        assert [state.phase for state in states] == [WorkerPhase.READY] * 2
+        assert set(pool.poll(0)) == {WorkerReady(state.index, state.pid) for state in states}
+        assert [stat.S_IMODE(Path(path).stat().st_mode) for path in paths] == [0o600] * 2
+    finally:
+        pool.close(0)
+
+
+def test_closing_leaves_no_process_socket_or_descriptor(paths: tuple[str, str]) -> None:
+    before = open_descriptors()
+    pool = WorkerPool(paths)
+    pool.start()
+    pids = [pool.zygote_pid, *(state.pid for state in pool.workers())]
+    pool.close(5)
+    pool.close(5)
+    assert not any(map(alive, pids))
+    assert not any(map(os.path.exists, paths))
+    assert open_descriptors() == before
+    assert pool.closed
+    assert pool.counters() == ()
+    assert {event.status for event in pool.poll(None) if isinstance(event, WorkerExited)} == {0}
+
+
+def test_a_policy_of_ten_thousand_intentions_reaches_all_and_each_successor_first(pool: WorkerPool) -> None:
+    pool.set_policy(LARGE)
+    events_until(pool, lambda seen: {PolicyApplied(0, 9), PolicyApplied(1, 9)} <= set(seen))
+    pid = pool.workers()[0].pid
+    os.kill(pid, signal.SIGKILL)
+    events_until(pool, lambda seen: WorkerExited(0, pid, -9) in seen)
+    pool.respawn(0)
+    events_until(pool, lambda seen: PolicyApplied(0, 9) in seen)
+    assert [state.policy_version for state in pool.workers()] == [9, 9]
+    assert [state.starts for state in pool.workers()] == [2, 1]
+
+
+def test_a_worker_that_reads_slowly_gets_the_last_policy_only(pool: WorkerPool) -> None:
+    pid = pool.workers()[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    for version in range(10, 60):
+        pool.set_policy(Policy("server", "td", LARGE.intentions, False, version))
+    os.kill(pid, signal.SIGCONT)
+    seen = events_until(pool, lambda events: PolicyApplied(0, 59) in events)
+    assert len([event for event in seen if isinstance(event, PolicyApplied) and event.index == 0]) < 10
+
+
+def test_workers_outlive_their_zygote_and_a_new_one_takes_over(pool: WorkerPool) -> None:
+    zygote, pids = pool.zygote_pid, [state.pid for state in pool.workers()]
+    os.kill(zygote, signal.SIGKILL)
+    events_until(pool, lambda seen: ZygoteExited(zygote, -9) in seen)
+    assert pool.zygote_pid == 0
+    assert all(map(alive, pids))
+    os.kill(pids[1], signal.SIGKILL)
+    events_until(pool, lambda seen: WorkerExited(1, pids[1], None) in seen)
+    with pytest.raises(SpoePoolError, match="its zygote is gone"):
+        pool.respawn(1)
+    pool.respawn_zygote()
+    pool.respawn(1)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerReady) and event.index == 1 for event in seen))
+    assert pool.workers()[0].pid == pids[0]
+
+
+def test_an_unread_request_to_a_stopped_zygote_ends_with_that_zygote(pool: WorkerPool) -> None:
+    pid = pool.workers()[0].pid
+    os.kill(pool.zygote_pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    events_until(pool, lambda seen: WorkerExited(0, pid, None) in seen)
+    pool.respawn(0)
+    assert pool.workers()[0].phase is WorkerPhase.STARTING
+    pool.respawn_zygote()
+    events_until(pool, lambda seen: any(isinstance(event, WorkerExited) and event.reason for event in seen))
+    pool.respawn(0)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerReady) for event in seen))
+
+
+def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
+    with pytest.raises(SpoePoolError, match="it is ready"):
+        pool.respawn(0)
+
+
+def test_workers_do_not_mind_the_signals_of_a_terminal_or_a_service_manager(pool: WorkerPool) -> None:
+    pids = [pool.zygote_pid, *(state.pid for state in pool.workers())]
+    assert all(os.getsid(pid) != os.getsid(0) for pid in pids)
+    for pid in pids:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+    assert pool.poll(0.3) == ()
+    assert all(map(alive, pids))
+
+
+def test_a_worker_that_does_not_drain_is_killed(pool: WorkerPool) -> None:
+    pid = pool.workers()[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    pool.close(0.2)
+    assert WorkerExited(0, pid, -9) in pool.poll(0)
+    assert not alive(pid)
+
+
+def test_waking_ends_a_poll_in_another_thread(pool: WorkerPool) -> None:
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(pool.poll(30)))
+    thread.start()
+    pool.wake()
+    thread.join(10)
+    assert answers == [()]
+
+
+def test_closing_ends_a_poll_in_another_thread(pool: WorkerPool) -> None:
+    def read() -> None:
+        while not pool.closed:
+            pool.poll(None)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    pool.close(2)
+    thread.join(10)
+    assert not thread.is_alive()
+    pool.wake()
+
+
+def test_a_poll_waits_no_longer_than_asked(pool: WorkerPool) -> None:
+    assert pool.poll(0) == ()
+    assert not select.select([pool], [], [], 0)[0]
+
+
+def test_a_stale_socket_is_replaced_and_another_kind_of_file_is_not(paths: tuple[str, str]) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(paths[0])
+    Path(paths[1]).write_text("precious")
+    pool = WorkerPool(paths)
+    with pytest.raises(SpoePoolError, match="expected a socket or nothing"):
+        pool.start()
+    assert Path(paths[1]).read_text() == "precious"
+    assert not Path(paths[0]).exists()
+    assert pool.closed
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason"), [(("/nowhere/at/all.sock",), "cannot listen"), (("/" + "x" * 108,), "at most 107 bytes")]
+)
+def test_a_socket_that_cannot_be_made_is_said(paths: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(SpoePoolError, match=reason):
+        WorkerPool(paths).start()
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+def test_an_interpreter_that_does_not_work_is_said(paths: tuple[str, str], python: str) -> None:
+    with pytest.raises(SpoePoolError, match="cannot start SPOE workers"):
+        WorkerPool(paths, python=python).start()
+    assert not any(map(os.path.exists, paths))
+
+
+def test_zygote_and_workers_leave_when_the_main_process_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from hcc.spoe.pool import WorkerPool\n"
+        "pool = WorkerPool((sys.argv[1],))\n"
+        "pool.start()\n"
+        "print(pool.zygote_pid, pool.workers()[0].pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "w.sock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as main:
+        assert main.stdout is not None
+        pids = [int(word) for word in main.stdout.readline().split()]
+        main.kill()
+    assert len(pids) == 2
+    wait_for("the orphans are gone", lambda: not any(map(alive, pids)))
+
+
+def test_workers_load_nothing_heavy_and_see_no_secret(pool: WorkerPool) -> None:
+    heavy = ("cryptography", "requests", "pykka", "consul", "prometheus_client", "asyncio", "ssl", "http", "logging")
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", "import sys, hcc.spoe.zygote; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert not set(heavy) & set(done.stdout.split())
+    for pid in (pool.zygote_pid, pool.workers()[0].pid):
+        names = {entry.split("=")[0] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry}
+        assert names <= {"PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL"}
+        assert "site-packages" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_the_zygote_says_who_starts_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hcc.spoe.zygote"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2
+    assert "--control-fd" in done.stderr

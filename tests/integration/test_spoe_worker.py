@@ -1,0 +1,249 @@
+"""A worker in a real process, driven over its sockets by a small client."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.spoe.events import Denied, PolicyApplied, PoolEvent, WorkerExited
+from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame
+from hcc.spoe.payloads import Message
+from hcc.spoe.pool import WorkerPool
+from hcc.spoe.values import NULL, Kind, Value
+from tests.integration.spoe_frontend import events_until, wait_for
+from tests.spoe_certificates import TRUST_DOMAIN, Authority
+from tests.spop_frames import caller, farewell, frames_of, health_check, hello, notify, status_of, variables
+
+pytestmark = pytest.mark.integration
+
+MESH = Authority()
+WEB = MESH.service("web", serial=0xAB).der()
+DB = MESH.service("db", serial=0xCD).der()
+
+
+def policy(version: int, *allowed: str) -> Policy:
+    intentions = tuple(Intention(name, Action.ALLOW, 9) for name in allowed)
+    return Policy("server", TRUST_DOMAIN, intentions, False, version)
+
+
+class Client:
+    """HAProxy's side of one SPOP connection."""
+
+    def __init__(self, path: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(path)
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self) -> Frame:
+        return decode_frame(self._exactly(int.from_bytes(self._exactly(LENGTH_BYTES), "big")))
+
+    def greet(self) -> Client:
+        self.send(hello())
+        assert self.receive().kind == FrameType.AGENT_HELLO
+        return self
+
+    def ask(self, der: bytes) -> dict[str, object]:
+        self.send(caller(der, 5, 1))
+        return variables(self.receive())
+
+    def at_end(self) -> bool:
+        return self.sock.recv(1) == b""
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            assert piece, "the agent closed the connection"
+            data += piece
+        return data
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[WorkerPool]:
+    made = WorkerPool((str(tmp_path / "w.sock"),))
+    try:
+        made.start()
+        events_until(made, lambda seen: len(seen) == 1)
+        yield made
+    finally:
+        made.close(0)
+
+
+@pytest.fixture
+def clients(pool: WorkerPool) -> Iterator[list[Client]]:
+    made: list[Client] = []
+    yield made
+    for client in made:
+        client.sock.close()
+
+
+@pytest.fixture
+def client(pool: WorkerPool, clients: list[Client]) -> Client:
+    clients.append(Client(pool.workers()[0].socket_path))
+    return clients[0]
+
+
+def apply(pool: WorkerPool, wanted: Policy) -> None:
+    pool.set_policy(wanted)
+    events_until(pool, lambda seen: PolicyApplied(0, wanted.version) in seen)
+
+
+def test_answers_follow_the_policy_and_a_denial_is_told_once(pool: WorkerPool, client: Client) -> None:
+    client.greet()
+    assert client.ask(WEB) == {"allowed": False}
+    apply(pool, policy(1, "web"))
+    for _ in range(3):
+        assert client.ask(WEB) == {"allowed": True, "source": b"web"}
+        assert client.ask(DB) == {"allowed": False, "source": b"db"}
+    seen: list[PoolEvent] = []
+    pool.set_policy(policy(2, "db"))
+    events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
+    assert [(event.source, event.serial) for event in seen if isinstance(event, Denied)] == [("db", "cd")]
+    assert client.ask(WEB) == {"allowed": False, "source": b"web"}
+    assert client.ask(DB) == {"allowed": True, "source": b"db"}
+    assert pool.workers()[0].policy_version == 2
+
+
+def test_questions_sent_at_once_are_answered_in_order(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    questions = [caller(WEB, number, 1) for number in range(500)]
+    client.send(hello() + b"".join(questions))
+    assert client.receive().kind == FrameType.AGENT_HELLO
+    acks = [client.receive() for _ in questions]
+    assert [ack.stream_id for ack in acks] == list(range(500))
+    assert all(variables(ack)["allowed"] is True for ack in acks)
+
+
+def test_a_question_byte_by_byte_is_answered(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    for byte in hello() + caller(WEB):
+        client.send(bytes((byte,)))
+    assert client.receive().kind == FrameType.AGENT_HELLO
+    assert variables(client.receive())["allowed"] is True
+
+
+def test_no_certificate_and_no_readable_one_are_denied(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.greet()
+    client.send(notify(Message(b"caller", ((b"der", NULL),))))
+    assert variables(client.receive()) == {"allowed": False}
+    assert client.ask(WEB[:-1]) == {"allowed": False}
+    client.send(notify(Message(b"unknown", ((b"x", NULL),))))
+    assert variables(client.receive()) == {"allowed": False}
+    wait_for("three errors are counted", lambda: pool.counters()[0].errors == 3)
+
+
+def test_a_health_check_is_answered_and_closed(client: Client) -> None:
+    client.send(health_check())
+    assert client.receive().kind == FrameType.AGENT_HELLO
+    assert client.at_end()
+
+
+def test_a_bad_frame_is_told_its_status_counted_and_harms_no_other(
+    pool: WorkerPool, clients: list[Client], client: Client
+) -> None:
+    clients.append(Client(pool.workers()[0].socket_path))
+    other = clients[1].greet()
+    client.greet()
+    client.send(caller(WEB, 9) + b"\xff\xff\xff\xff" + bytes(100_000))
+    assert client.receive().kind == FrameType.ACK
+    assert status_of(client.receive()) == 3
+    assert client.at_end()
+    assert other.ask(WEB) == {"allowed": False}
+    wait_for("both answers are counted", lambda: pool.counters()[0].requests == 2)
+    assert pool.counters()[0].frames_bad == 1
+    assert pool.counters()[0].connections_total == 2
+
+
+def test_fragments_are_refused_with_code_10(client: Client) -> None:
+    client.greet()
+    client.send(notify(flags=0))
+    assert status_of(client.receive()) == 10
+
+
+def test_a_farewell_is_returned_and_the_connection_closed(pool: WorkerPool, client: Client) -> None:
+    client.greet()
+    client.send(farewell())
+    assert status_of(client.receive()) == 0
+    assert client.at_end()
+    client.sock.close()
+    wait_for("the connection is gone", lambda: pool.counters()[0].connections_open == 0)
+
+
+def test_a_peer_that_does_not_read_is_not_read_either_and_loses_nothing(client: Client) -> None:
+    client.greet()
+    question = caller(b"", 1, 1)
+    sent_bytes = sent_until_full(client.sock, question * 1000, limit_bytes=64 * 1024 * 1024)
+    for _ in range(sent_bytes // len(question)):
+        assert client.receive().kind == FrameType.ACK
+
+
+def sent_until_full(sock: socket.socket, chunk: bytes, limit_bytes: int) -> int:
+    """Send the chunk again and again until nothing goes out for a while; fails if that does not happen."""
+    sent_bytes, rest = 0, b""
+    sock.settimeout(0.5)
+    while sent_bytes < limit_bytes:
+        rest = rest or chunk
+        try:
+            count = sock.send(rest)
+        except TimeoutError:
+            sock.settimeout(10)
+            return sent_bytes
+        rest = rest[count:]
+        sent_bytes += count
+    raise AssertionError("the worker reads without end")
+
+
+def test_stopping_answers_parts_and_exits_with_0(pool: WorkerPool, clients: list[Client], client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.greet()
+    pid = pool.workers()[0].pid
+    path = pool.workers()[0].socket_path
+    client.send(caller(WEB, 1) + caller(WEB, 2))
+    pool.close(5)
+    answers = b""
+    while piece := client.sock.recv(65_536):
+        answers += piece
+    frames = frames_of(answers)
+    assert [frame.kind for frame in frames] == [FrameType.ACK, FrameType.ACK, FrameType.AGENT_DISCONNECT]
+    assert [status_of(frame) for frame in frames[2:]] == [0]
+    assert not Path(path).exists()
+    assert WorkerExited(0, pid, 0) in pool.poll(0)
+
+
+def test_a_connection_waits_for_the_successor_of_a_killed_worker(pool: WorkerPool, clients: list[Client]) -> None:
+    apply(pool, policy(1, "web"))
+    pid = pool.workers()[0].pid
+    os.kill(pid, 9)
+    events_until(pool, lambda seen: WorkerExited(0, pid, -9) in seen)
+    clients.append(Client(pool.workers()[0].socket_path))
+    clients[0].send(hello() + caller(WEB))
+    pool.respawn(0)
+    assert clients[0].receive().kind == FrameType.AGENT_HELLO
+    assert variables(clients[0].receive()) == {"allowed": True, "source": b"web"}
+
+
+def test_denials_nobody_reads_are_dropped_and_counted(pool: WorkerPool, client: Client) -> None:
+    client.greet()
+    for number in range(20_000):
+        client.send(caller(b"certificate %d" % number, 1, 1))
+        assert variables(client.receive()) == {"allowed": False}
+        if pool.counters()[0].notices_dropped:
+            break
+    assert pool.counters()[0].notices_dropped
+    assert pool.counters()[0].cached <= 4096
+
+
+def test_frames_of_the_smallest_agreed_size_are_kept(client: Client) -> None:
+    client.send(hello(max_frame_size=Value(Kind.UINT32, 256)))
+    assert client.receive().kind == FrameType.AGENT_HELLO
+    client.send(notify(flags=FIN))
+    assert variables(client.receive()) == {"allowed": False}

@@ -1,0 +1,95 @@
+"""Bytes as HAProxy sends them to an agent, for SPOE tests, and a reader of the agent's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame, encode_frame, encode_list_frame
+from hcc.spoe.payloads import (
+    Action,
+    Entries,
+    Message,
+    SetVar,
+    decode_actions,
+    decode_entries,
+    encode_messages,
+)
+from hcc.spoe.values import TRUE, Kind, Value
+
+CAPTURED = Path(__file__).parent / "protocol" / "captured"
+
+
+def text(content: bytes) -> Value:
+    return Value(Kind.STRING, content)
+
+
+def hello_entries(**changed: Value | None) -> Entries:
+    """A hello as of HAProxy 2.8; a key set to None is left out (underscores for dashes)."""
+    entries: dict[str, Value | None] = {
+        "supported_versions": text(b"2.0"),
+        "max_frame_size": Value(Kind.UINT32, 16380),
+        "capabilities": text(b"pipelining,async"),
+        "engine_id": text(b"00000000-0000-0000-0000-000000000000"),
+        **changed,
+    }
+    return tuple((key.replace("_", "-").encode(), value) for key, value in entries.items() if value is not None)
+
+
+def hello(**changed: Value | None) -> bytes:
+    return encode_list_frame(FrameType.HAPROXY_HELLO, hello_entries(**changed))
+
+
+def health_check() -> bytes:
+    return hello(capabilities=text(b""), engine_id=None, healthcheck=TRUE)
+
+
+def farewell(status: int = 0) -> bytes:
+    entries = ((b"status-code", Value(Kind.UINT32, status)), (b"message", text(b"normal")))
+    return encode_list_frame(FrameType.HAPROXY_DISCONNECT, entries)
+
+
+def notify(*messages: Message, stream_id: int = 0, frame_id: int = 1, flags: int = FIN) -> bytes:
+    return encode_frame(Frame(FrameType.NOTIFY, flags, stream_id, frame_id, encode_messages(messages)))
+
+
+def caller(der: bytes, stream_id: int = 0, frame_id: int = 1) -> bytes:
+    """The question that HAProxy asks with our configuration."""
+    message = Message(b"caller", ((b"der", Value(Kind.BINARY, der)),))
+    return notify(message, stream_id=stream_id, frame_id=frame_id)
+
+
+def frames_of(data: bytes) -> list[Frame]:
+    """All frames in what an agent sent; it must end with one."""
+    frames = []
+    while data:
+        end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
+        assert end <= len(data), "the agent stopped inside a frame"
+        frames.append(decode_frame(data[LENGTH_BYTES:end]))
+        data = data[end:]
+    return frames
+
+
+def status_of(frame: Frame) -> int:
+    """The status code of an AGENT-DISCONNECT."""
+    assert frame.kind == FrameType.AGENT_DISCONNECT
+    status = dict(decode_entries(frame.payload))[b"status-code"].data
+    assert isinstance(status, int)
+    return status
+
+
+def variables(frame: Frame) -> dict[str, object]:
+    """What an ACK sets, in scope txn."""
+    assert frame.kind == FrameType.ACK
+    return {action.name.decode(): _set_value(action) for action in decode_actions(frame.payload)}
+
+
+def captured(name: str) -> list[bytes]:
+    """The frames of one recording, in order."""
+    lines = (CAPTURED / f"{name}.hex").read_text().splitlines()
+    return [bytes.fromhex(line) for line in lines if not line.startswith("#")]
+
+
+def _set_value(action: Action) -> object:
+    assert isinstance(action, SetVar)
+    assert action.scope.name == "TRANSACTION"
+    return action.value.data

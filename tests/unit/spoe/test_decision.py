@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.spoe.cache import DecisionCache
+from hcc.spoe.decision import MAX_REASON_CHARACTERS, decide
+from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
+
+MESH = Authority()
+POLICY = Policy(
+    destination="server",
+    trust_domain=TRUST_DOMAIN,
+    intentions=(Intention("web", Action.ALLOW, 9), Intention("*", Action.DENY, 8)),
+    default_allow=True,
+    version=1,
+)
+WEB = MESH.service("web", serial=0xABC).der()
+DB = MESH.service("db").der()
+
+
+def test_a_caller_that_an_intention_allows_comes_in_by_name() -> None:
+    decision = decide(WEB, POLICY)
+    assert decision.allowed
+    assert (decision.source, decision.serial, decision.understood) == ("web", "abc", True)
+    assert "web -> allow" in decision.reason
+
+
+def test_a_caller_that_an_intention_denies_is_named_too() -> None:
+    decision = decide(DB, POLICY)
+    assert not decision.allowed
+    assert decision.source == "db"
+
+
+def test_no_certificate_is_denied_without_a_name() -> None:
+    decision = decide(b"", POLICY)
+    assert (decision.allowed, decision.source, decision.understood) == (False, "", False)
+
+
+def test_a_certificate_that_cannot_be_read_is_denied_with_the_reason() -> None:
+    decision = decide(WEB[:-1], POLICY)
+    assert (decision.allowed, decision.understood) == (False, False)
+    assert "cannot be read" in decision.reason
+
+
+def test_before_a_policy_has_come_everybody_is_denied() -> None:
+    decision = decide(WEB, None)
+    assert (decision.allowed, decision.source) == (False, "")
+    assert "no policy" in decision.reason
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (),
+        (service_uri("web"), service_uri("web")),
+        (service_uri("web"), service_uri("db")),
+        ("https://example.com",),
+        (f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/x",),
+        (service_uri("web", "other.consul"),),
+        (service_uri("w" * 201),),
+    ],
+)
+def test_anything_but_one_service_of_our_trust_domain_is_denied_without_a_name(uris: tuple[str, ...]) -> None:
+    decision = decide(
+        MESH.leaf(*uri_names(*uris)).der(), dataclasses.replace(POLICY, intentions=(), default_allow=True)
+    )
+    assert not decision.allowed
+    assert decision.source == ""
+    assert decision.reason
+
+
+def test_a_reason_that_quotes_a_certificate_stays_short() -> None:
+    decision = decide(MESH.leaf(*uri_names("spiffe://" + "x" * 1500)).der(), POLICY)
+    assert len(decision.reason) <= MAX_REASON_CHARACTERS
+
+
+def test_an_answer_is_made_once_and_forgotten_with_its_policy() -> None:
+    cache = DecisionCache()
+    assert not cache.decide(WEB).allowed
+    cache.set_policy(POLICY)
+    assert not cache.answers
+    assert cache.size_bytes == 0
+    answer = cache.decide(WEB)
+    assert answer.allowed
+    assert cache.answers[WEB] is answer
+
+
+def test_the_cache_lets_the_oldest_go_when_they_are_too_many() -> None:
+    cache = DecisionCache(max_entries=2)
+    ders = [MESH.service(name).der() for name in ("a", "b", "c")]
+    for der in ders:
+        cache.decide(der)
+    assert list(cache.answers) == ders[1:]
+    assert cache.size_bytes == sum(map(len, ders[1:]))
+
+
+def test_the_cache_lets_the_oldest_go_when_they_are_too_long() -> None:
+    cache = DecisionCache(max_bytes=25)
+    for number in range(3):
+        cache.decide(bytes((number,)) * 10)
+    assert len(cache.answers) == 2
+    assert cache.size_bytes == 20
+    cache.decide(bytes(30))
+    assert not cache.answers
+    assert cache.size_bytes == 0

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.spoe.policy_codec import PolicyCodecError, decode_policy, encode_policy
+
+INTENTIONS = st.builds(
+    Intention,
+    source=st.text(),
+    action=st.sampled_from(Action),
+    precedence=st.integers(0, 9),
+    permissions=st.lists(st.text(), max_size=3).map(tuple),
+    source_namespace=st.text(),
+    source_partition=st.text(),
+    peer=st.text(),
+    needs_jwt=st.booleans(),
+)
+POLICIES = st.builds(
+    Policy,
+    destination=st.text(),
+    trust_domain=st.text(),
+    intentions=st.lists(INTENTIONS, max_size=4).map(tuple),
+    default_allow=st.sampled_from((True, False, None)),
+    version=st.integers(0, 2**63),
+)
+
+
+@given(POLICIES)
+def test_every_policy_comes_back(policy: Policy) -> None:
+    assert decode_policy(encode_policy(policy)) == policy
+
+
+def test_every_field_of_a_policy_travels() -> None:
+    fields = json.loads(encode_policy(Policy("a", "b", (Intention("web", Action.ALLOW, 9),), None)))
+    assert fields.keys() == set(Policy.__slots__)
+    assert fields["intentions"][0].keys() == set(Intention.__slots__)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": "1"},
+        {"version": True},
+        {"default_allow": 1},
+        {"intentions": {}},
+        {"intentions": [{}]},
+        {"intentions": [1]},
+        {"more": 1},
+        {"destination": None},
+    ],
+)
+def test_a_field_of_another_type_or_name_is_refused(changed: dict[str, object]) -> None:
+    fields = json.loads(encode_policy(Policy("a", "b", (), None))) | changed
+    with pytest.raises(PolicyCodecError):
+        decode_policy(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("changed", [{"action": "maybe"}, {"permissions": [1]}, {"needs_jwt": 0}, {"extra": 1}])
+def test_an_intention_that_is_not_understood_is_refused(changed: dict[str, object]) -> None:
+    fields = json.loads(encode_policy(Policy("a", "b", (Intention("web", Action.ALLOW, 9),), None)))
+    fields["intentions"][0] |= changed
+    with pytest.raises(PolicyCodecError):
+        decode_policy(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff", b"{", b"[" * 100_000])
+def test_what_is_no_policy_at_all_is_refused(data: bytes) -> None:
+    with pytest.raises(PolicyCodecError):
+        decode_policy(data)
