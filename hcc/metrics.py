@@ -43,19 +43,13 @@ class Metrics:
         self.haproxy_up = self._gauge("hcc_haproxy_up", "Whether the HAProxy worker answers.")
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
-        self.operations = self._counter(
-            "hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",)
-        )
+        self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
         self.reloads = self._counter("hcc_reloads", "Reloads of HAProxy that succeeded.")
         self.applied_version = self._gauge("hcc_snapshot_version", "Version of the last snapshot applied.")
-        self.problems = self._gauge(
-            "hcc_configuration_problems", "What Consul asks for that cannot be served."
-        )
+        self.problems = self._gauge("hcc_configuration_problems", "What Consul asks for that cannot be served.")
         self.watch_answers = self._counter("hcc_watch_answers", "Changed answers of Consul.", ("watch",))
         self.watch_failures = self._counter("hcc_watch_failures", "Failed queries to Consul.", ("watch",))
-        self.leaf_expiry = self._gauge(
-            "hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires."
-        )
+        self.leaf_expiry = self._gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
         self.certificate_rejects = self._counter(
             "hcc_certificate_rejects", "Certificates of Consul refused before use."
         )

@@ -42,14 +42,16 @@ def choose_proxy(selection: Selection, client: Callable[[], ConsulClient], stop:
         SelectionError: the agent has none or several that fit; the text names the candidates.
         ConsulError: the agent refuses to answer, for a reason that waiting does not mend.
     """
-    wait_s = FIRST_RETRY_S
+    wait_s, said = FIRST_RETRY_S, ""
     while not stop.is_set():
         try:
             return chosen(_services(client), selection)
         except ConsulError as exc:
             if not _may_pass(exc):
                 raise
-            _log.warning("looking for %s: %s; next try in %.1f s", selection.phrase(), exc, wait_s)
+            if str(exc) != said:
+                _log.warning("looking for %s, asking until there is an answer: %s", selection.phrase(), exc)
+            said = str(exc)
         stop.wait(wait_s)
         wait_s = min(MAX_RETRY_S, wait_s * 2)
     return None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import requests
 
@@ -106,9 +105,16 @@ def _basic_auth(auth: Secret | None) -> tuple[str, str] | None:
 
 
 def _cause(exc: BaseException) -> str:
-    # The innermost reason reads best: "Connection refused" instead of three layers of retries.
-    reason: BaseException = exc
-    with contextlib.suppress(AttributeError, IndexError):
-        while isinstance(inner := getattr(reason, "reason", None) or reason.args[0], BaseException):
-            reason = inner
-    return str(reason).rpartition(">: ")[2] or type(exc).__name__
+    """The socket's own word ("connection refused") where there is one; the libraries wrap it several times."""
+    layers = list(_layers(exc))
+    spoken = (layer.strerror for layer in layers if isinstance(layer, OSError) and layer.strerror)
+    return next(spoken, "").lower() or str(layers[-1]).rpartition(">: ")[2] or type(exc).__name__
+
+
+def _layers(exc: BaseException) -> Iterator[BaseException]:
+    yield exc
+    inner = (getattr(exc, "reason", None), *exc.args, exc.__cause__)
+    for layer in inner:
+        if isinstance(layer, BaseException) and layer is not exc:
+            yield from _layers(layer)
+            return
