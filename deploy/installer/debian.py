@@ -122,9 +122,7 @@ def _add_libraries(apt: _Apt, package: str, root: Path, program: Path) -> None:
         front = [name for name in wanted if name not in unpacked]
         if not front:
             lacking = ", ".join(missing_libraries(program, root))
-            raise InstallError(
-                f"{_STEP}: {package} of {apt.suite} needs {lacking}, which no dependency brings"
-            )
+            raise InstallError(f"{_STEP}: {package} of {apt.suite} needs {lacking}, which no dependency brings")
         for name in front:
             apt.unpack(name, root)
         unpacked.update(front)

@@ -62,9 +62,7 @@ def test_the_stats_address_is_read_and_empty_means_none() -> None:
         (("--sidecar-for",), "expected one argument"),
     ],
 )
-def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(
-    words: tuple[str, ...], message: str
-) -> None:
+def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(SettingError, match=message) as caught:
         settings(*words)
 

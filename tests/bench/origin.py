@@ -1,0 +1,28 @@
+"""The application behind the server's sidecar: a HAProxy that answers by itself, faster than a program in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bench.programs import Program, started
+
+BODY_BYTES = 1024
+
+
+def origin(haproxy: str, port: int, folder: Path) -> Program:
+    """The running application: http/1.1, 200 with a body of BODY_BYTES."""
+    config = folder / "origin.cfg"
+    config.write_text(
+        f"""global
+  nbthread 1
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+frontend origin
+  bind 127.0.0.1:{port}
+  http-request return status 200 content-type text/plain string {"x" * BODY_BYTES}
+"""
+    )
+    return started("origin", [haproxy, "-db", "-f", str(config)], folder, port)

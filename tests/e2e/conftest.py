@@ -1,0 +1,107 @@
+"""Fixtures of the end-to-end tests: one pair of namespaces with Consul, one standing mesh per HAProxy."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import binaries
+from tests.e2e.agents import ConsulAgent, client_config, server_config
+from tests.e2e.mesh import Mesh, Site
+from tests.e2e.namespaces import joined_pair, require_namespaces, sweep
+from tests.e2e.processes import EVIDENCE, drop_obsolete
+from tests.e2e.standing import Standing
+
+HERE = Path(__file__).parent
+_SHOWN: list[BaseException] = []
+HAPROXIES = {"2.6": binaries.haproxy_2_6, "2.8": binaries.haproxy_2_8}
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """Two "servers" with a Consul agent each, the first of them Consul's server."""
+    require_namespaces()
+    sweep()
+    # Short, as unix sockets must fit into 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="hcc-e2e-"))
+    try:
+        with joined_pair() as (one, two):
+            server = ConsulAgent(one, directory / "alpha", server_config("alpha", one.address))
+            client = ConsulAgent(two, directory / "beta", client_config("beta", two.address, one.address))
+            try:
+                server.start()
+                # A client that joins before there is a leader syncs its services 15 seconds later.
+                server.wait_ready()
+                client.start()
+                client.wait_ready()
+                yield Site(server, client, directory)
+            finally:
+                # Killed, as a graceful leave takes seconds and nobody is left to be told.
+                client.process.kill()
+                server.process.kill()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", params=list(HAPROXIES))
+def haproxy_version(request: pytest.FixtureRequest) -> str:
+    """2.6 or 2.8."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def haproxy(haproxy_version: str) -> str:
+    """Path of the HAProxy; its version is in the test's ID."""
+    return HAPROXIES[haproxy_version]()
+
+
+@pytest.fixture
+def mesh(site: Site, haproxy: str) -> Iterator[Mesh]:
+    """A mesh for one test."""
+    mesh = Mesh(site, haproxy)
+    try:
+        yield mesh
+    finally:
+        mesh.close()
+
+
+@pytest.fixture(scope="session")
+def standing(site: Site, haproxy: str) -> Iterator[Standing]:
+    """The services that most tests use, started once for each HAProxy."""
+    mesh = Mesh(site, haproxy)
+    try:
+        yield Standing(mesh)
+    finally:
+        mesh.close()
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the logs of hcc, HAProxy, Consul and the applications to the report of a failed test."""
+    report = yield
+    # A fixture that failed for many tests fails each of them with one exception: its logs are shown once.
+    if report.failed and call.excinfo is not None and call.excinfo.value not in _SHOWN:
+        _SHOWN.append(call.excinfo.value)
+        report.sections += [(f"log of {process.title}", process.log_text()) for process in EVIDENCE]
+    if report.when == "teardown":
+        drop_obsolete()
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one HAProxy together, so that its standing mesh starts once."""
+    places = [place for place, item in enumerate(items) if item.path.parent == HERE]
+    ordered = sorted((items[place] for place in places), key=_version)
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def _version(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("haproxy_version", "")) if callspec else ""
