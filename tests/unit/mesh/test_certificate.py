@@ -9,7 +9,6 @@ from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Root, Roots
 from tests.pki import TRUST_DOMAIN, Authority, IssuedLeaf, service_uri, sha1
 
-NOW = datetime.now(UTC)
 AUTHORITY = Authority()
 OTHER_AUTHORITY = Authority("Another CA")
 ISSUED = AUTHORITY.leaf(service_uri("web"))
@@ -25,7 +24,7 @@ def roots(*authorities: Authority) -> Roots:
 
 
 def test_a_good_leaf_comes_out_with_key_and_fingerprints() -> None:
-    credentials = checked_credentials(leaf(), roots(AUTHORITY), NOW)
+    credentials = checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC))
 
     assert credentials.leaf_sha1 == ISSUED.fingerprint
     assert credentials.roots_sha1 == frozenset((AUTHORITY.fingerprint,))
@@ -34,13 +33,13 @@ def test_a_good_leaf_comes_out_with_key_and_fingerprints() -> None:
 
 
 def test_the_private_key_never_shows_in_a_representation() -> None:
-    credentials = checked_credentials(leaf(), roots(AUTHORITY), NOW)
+    credentials = checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC))
 
     assert "PRIVATE KEY" not in repr(credentials) + str(credentials) + repr(leaf()) + f"{credentials.leaf_pem}"
 
 
 def test_old_roots_stay_trusted_and_doubles_go() -> None:
-    credentials = checked_credentials(leaf(), roots(OTHER_AUTHORITY, AUTHORITY, AUTHORITY), NOW)
+    credentials = checked_credentials(leaf(), roots(OTHER_AUTHORITY, AUTHORITY, AUTHORITY), datetime.now(UTC))
 
     assert credentials.roots_sha1 == frozenset((OTHER_AUTHORITY.fingerprint, AUTHORITY.fingerprint))
     assert credentials.roots_pem.count("BEGIN CERTIFICATE") == 2
@@ -50,23 +49,23 @@ def test_the_key_of_another_certificate_is_refused() -> None:
     swapped = replace(leaf(), key_pem=Secret(AUTHORITY.leaf(service_uri("web")).key_pem))
 
     with pytest.raises(CertificateError, match="the key of another certificate"):
-        checked_credentials(swapped, roots(AUTHORITY), NOW)
+        checked_credentials(swapped, roots(AUTHORITY), datetime.now(UTC))
 
 
 def test_another_services_leaf_is_refused() -> None:
     with pytest.raises(CertificateError, match="svc/api"):
-        checked_credentials(leaf(uri=service_uri("api")), roots(AUTHORITY), NOW)
+        checked_credentials(leaf(uri=service_uri("api")), roots(AUTHORITY), datetime.now(UTC))
 
 
 def test_a_leaf_of_an_unlisted_ca_is_refused() -> None:
     with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
-        checked_credentials(leaf(), roots(OTHER_AUTHORITY), NOW)
+        checked_credentials(leaf(), roots(OTHER_AUTHORITY), datetime.now(UTC))
 
 
 @pytest.mark.parametrize("shift", [timedelta(days=-3650), timedelta(days=3650)])
 def test_a_leaf_that_is_not_valid_now_is_refused(shift: timedelta) -> None:
     with pytest.raises(CertificateError, match="expected a leaf valid at"):
-        checked_credentials(leaf(), roots(AUTHORITY), NOW + shift)
+        checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC) + shift)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +77,16 @@ def test_a_leaf_that_is_not_valid_now_is_refused(shift: timedelta) -> None:
 )
 def test_what_is_no_pem_is_named(bad: Leaf, message: str) -> None:
     with pytest.raises(CertificateError, match=message):
-        checked_credentials(bad, roots(AUTHORITY), NOW)
+        checked_credentials(bad, roots(AUTHORITY), datetime.now(UTC))
 
 
 def test_no_roots_at_all_are_refused() -> None:
     with pytest.raises(CertificateError, match="at least one root"):
-        checked_credentials(leaf(), Roots(TRUST_DOMAIN, "", ()), NOW)
+        checked_credentials(leaf(), Roots(TRUST_DOMAIN, "", ()), datetime.now(UTC))
 
 
 def test_a_warning_is_due_when_nine_tenths_of_the_life_are_over() -> None:
-    credentials = checked_credentials(leaf(), roots(AUTHORITY), NOW)
+    credentials = checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC))
 
     assert credentials.not_before < warning_time(credentials) < credentials.not_after
 
@@ -95,4 +94,4 @@ def test_a_warning_is_due_when_nine_tenths_of_the_life_are_over() -> None:
 def test_fingerprints_are_haproxys_own() -> None:
     certificate = x509.load_pem_x509_certificate(ISSUED.cert_pem.encode())
 
-    assert checked_credentials(leaf(), roots(AUTHORITY), NOW).leaf_sha1 == sha1(certificate)
+    assert checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC)).leaf_sha1 == sha1(certificate)
