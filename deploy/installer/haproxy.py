@@ -14,6 +14,8 @@ from installer.versions import Version, dotted, haproxy_tls, haproxy_version
 
 _STEP = "haproxy"
 _OLDEST: Version = (2, 2)
+# Which Debian suite has which branch; 2.8 comes from the Python package.
+_SUITES = {"2.2": "bullseye", "2.6": "bookworm", "3.0": "trixie", "3.2": "forky", "3.4": "experimental"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +63,27 @@ def packaged_haproxy() -> Path:
     return path
 
 
-def bookworm_haproxy() -> Path:
-    """A HAProxy 2.6: on PATH, else Debian bookworm's in the cache."""
+def test_haproxies() -> dict[str, Path]:
+    """Every HAProxy the tests run, by the name of its variable.
+
+    Raises:
+        InstallError: one of them cannot be had.
+    """
+    found = {branch: _of_branch(branch, suite) for branch, suite in _SUITES.items()}
+    found["2.8"] = packaged_haproxy()
+    return {f"HAPROXY_{branch.replace('.', '_')}_BIN": found[branch] for branch in sorted(found)}
+
+
+def _of_branch(branch: str, suite: str) -> Path:
+    """A HAProxy of that branch: on PATH, else that Debian suite's in the cache."""
     system = on_path("haproxy")
     found = _inspect(system) if system else None
-    if system is None or found is None or found.version[:2] != (2, 6):
-        system = fetch_program("bookworm", "haproxy", "usr/sbin/haproxy")
+    if system is None or found is None or dotted(found.version[:2]) != branch:
+        system = fetch_program(suite, "haproxy", "usr/sbin/haproxy")
         found = _inspect(system)
-    if found is None or found.version[:2] != (2, 6):
-        raise InstallError(f"{_STEP}: expected HAProxy 2.6 at {system}, found {found or 'nothing that runs'}")
-    say(_STEP, f"{found} (2.6 for the tests)")
+    if found is None or dotted(found.version[:2]) != branch:
+        raise InstallError(f"{_STEP}: expected HAProxy {branch} at {system}, found {found or 'nothing that runs'}")
+    say(_STEP, f"{found} ({branch} for the tests)")
     return system
 
 

@@ -7,7 +7,7 @@ Version = tuple[int, ...]
 _HAPROXY = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)(?:\.|-dev)(\d+)", re.MULTILINE)
 _CONSUL = re.compile(r"^Consul v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _GO = re.compile(r"\bgo(\d+)\.(\d+)(?:\.(\d+))?")
-_OPENSSL = re.compile(r"^Running on OpenSSL version : (.+?)(?: +\d+ \w+ \d{4})?$", re.MULTILINE)
+_OPENSSL = re.compile(r"^Running on (?:OpenSSL|SSL) (?:library )?version : (.+?)(?: +\d+ \w+ \d{4})?$", re.MULTILINE)
 
 
 def haproxy_version(text: str) -> Version | None:

@@ -20,9 +20,12 @@ def machine(haproxy: str, consul: str) -> dict[str, str]:
         "kernel": platform.release(),
         "cpu": _cpu(),
         "cores": str(len(os.sched_getaffinity(0))),
-        # Of the last minute, by others: a busy machine makes rates small and noisy.
-        "load": f"{os.getloadavg()[0]:.1f}",
     }
+
+
+def load_average() -> float:
+    """Of the last minute; when others use the machine too, rates are small and noisy."""
+    return round(os.getloadavg()[0], 1)
 
 
 def _first(pattern: str, command: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests import binaries
 from tests.bench.bare import bare
 from tests.bench.load import Load, connecting, kept_alive
-from tests.bench.machine import machine
+from tests.bench.machine import load_average, machine
 from tests.bench.memory import Member, cpu_s, family, pss_kib
 from tests.bench.mesh import Agent, Pair, Sidecar, agent, pair, sidecar, wait_open
 from tests.bench.origin import BODY_BYTES, origin
@@ -54,7 +54,7 @@ class Way:
 def main() -> None:
     """Run it, print the tables, write the file."""
     haproxy, consul = _haproxy(), binaries.consul()
-    facts = machine(haproxy, consul)
+    before = load_average()
     pairs = {protocol: pair(protocol) for protocol in ("http", "tcp")}
     # Short, as unix sockets must fit into 107 bytes.
     with tempfile.TemporaryDirectory(prefix="hcc-bench-") as name:
@@ -66,6 +66,7 @@ def main() -> None:
                 *bench.ways(pairs["http"], "requests over kept-alive connections", kept_alive),
                 *bench.ways(pairs["tcp"], "new connections", connecting)[1:],
             )
+    facts = {**machine(haproxy, consul), "load": f"{before} before, {load_average()} after"}
     settings: dict[str, Cell] = {
         "rounds": ROUNDS, "round_s": ROUND_S, "connections": CONNECTIONS, "body_bytes": BODY_BYTES,
     }  # fmt: skip

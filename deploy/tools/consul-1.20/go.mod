@@ -1,5 +1,5 @@
 // What the tests and the demo build from source: a dev Consul. Not part of hcc, never shipped.
-module hcc.test/tools
+module hcc.test/tools/consul-1.20
 
 go 1.24
 

@@ -1,0 +1,89 @@
+"""Programs built from pinned source through Go's client, once.
+
+Each folder of `deploy/tools` is a Go module of its own that pins one program and everything below it with checksums.
+The binary is kept in the cache under a key of what it was built from: Go's own caches are twenty times its size.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.places import DEPLOY, cache, digest, locked, on_path
+from installer.talk import InstallError, output_of, run_long, say
+from installer.versions import Version, dotted, go_version
+
+_OLDEST_GO: Version = (1, 24)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One program as it can be built.
+
+    Args:
+        tool: folder below `deploy/tools`.
+        package: Go's name of the program.
+        works: whether a file runs as that program.
+        otherwise: what to install where there is no Go.
+    """
+
+    tool: str
+    package: str
+    works: Callable[[Path], bool]
+    otherwise: str
+
+    @property
+    def name(self) -> str:
+        return self.package.rpartition("/")[2]
+
+
+def built(source: Source) -> Path:
+    """The program, built if need be.
+
+    Raises:
+        InstallError: there is no Go that can, or the build fails.
+    """
+    go, go_says = _go(source)
+    module = DEPLOY / "tools" / source.tool
+    key = digest((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), go_says)
+    home = cache() / source.name / key
+    binary = home / source.name
+    if not binary.exists():
+        with locked(home, source.tool):
+            if not binary.exists():
+                _build(go, source, module, binary)
+    say(source.tool, f"{binary} (built from source)")
+    return binary
+
+
+def _go(source: Source) -> tuple[Path, str]:
+    go = on_path("go")
+    if go is None:
+        raise InstallError(f"{source.tool}: no go on PATH to build it with; install {source.otherwise}")
+    text = output_of(go, "version").strip()
+    version = go_version(text)
+    if version is None or version < _OLDEST_GO:
+        raise InstallError(
+            f"{source.tool}: building it takes Go >= {dotted(_OLDEST_GO)}, found: {text or go}; "
+            f"install {source.otherwise}"
+        )
+    return go, text
+
+
+def _build(go: Path, source: Source, module: Path, binary: Path) -> None:
+    say(source.tool, "building it from source, once: some minutes, and space for Go's own caches")
+    unfinished = binary.with_name(f"unfinished.{os.getpid()}")
+    command: list[str | Path] = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w"]
+    try:
+        run_long(
+            source.tool,
+            [*command, "-o", unfinished, source.package],
+            binary.with_name("build.log"),
+            cwd=module,
+            env={**os.environ, "GOTOOLCHAIN": "local", "GOWORK": "off"},
+        )
+        if not source.works(unfinished):
+            raise InstallError(f"{source.tool}: what was built at {unfinished} does not run as {source.name}")
+        unfinished.rename(binary)
+    finally:
+        unfinished.unlink(missing_ok=True)
