@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from hcc.haproxy.binary import probe
@@ -26,10 +27,10 @@ from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
-from tests.binaries import haproxy_2_6, haproxy_2_8
+from tests.binaries import HAPROXY_BRANCHES, haproxy
 from tests.pki import Authority, IssuedLeaf, service_uri
 
-BINARIES: dict[str, Callable[[], str]] = {"2.6": haproxy_2_6, "2.8": haproxy_2_8}
+BINARIES: dict[str, Callable[[], str]] = {branch: partial(haproxy, branch) for branch in HAPROXY_BRANCHES}
 DEADLINE_S = 15.0
 
 

@@ -103,11 +103,6 @@ class Build:
     features: frozenset[str]
     filters: frozenset[str]
 
-    @property
-    def promex(self) -> bool:
-        """Whether HAProxy can serve its own Prometheus metrics."""
-        return "PROMEX" in self.features
-
     def label(self) -> str:
         """One phrase for a log line: `HAProxy 2.6.12-1 (OpenSSL 3.0.19 27 Jan 2026)`."""
         return f"HAProxy {self.text} ({self.openssl or 'no OpenSSL'})"

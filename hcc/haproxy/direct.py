@@ -102,8 +102,11 @@ class DirectControl:
         ask = self._runtime.send
         servers = dict(parse_servers(ask("show servers state")))
         desired = rendered.desired
-        cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in desired.ca_files)
-        leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in desired.certificates)
+        # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
+        ca_files = desired.ca_files if rendered.replaces_cas else ()
+        certificates = desired.certificates if rendered.replaces_certificates else ()
+        cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in ca_files)
+        leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in certificates)
         return replace(
             on_disk,
             running=True,

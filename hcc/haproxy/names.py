@@ -35,9 +35,12 @@ def upstream_name(upstream: Upstream) -> str:
 
 
 def backend_name(upstream: Upstream, target_id: str = "") -> str:
-    """The name of the backend of one target of an upstream; without a target, that of the upstream."""
-    name = upstream_name(upstream)
-    return f"{name}:{joined('to', target_id)}" if target_id else name
+    """The name of an upstream's backend, or of that of one of its targets: `up:web:9191:to`.
+
+    Never that of the frontend: HAProxy warns of it since 3.2 and refuses it since 3.3.
+    """
+    parts = ("to", target_id) if target_id else ("to",)
+    return f"{upstream_name(upstream)}:{joined(*parts)}"
 
 
 def server_name(address: str, port: int) -> str:

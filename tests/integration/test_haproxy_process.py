@@ -198,8 +198,7 @@ def test_no_token_of_ours_reaches_haproxys_environment(there: Stage, monkeypatch
 def test_probe_reads_the_real_build(there: Stage) -> None:
     build = probe(there.binary)
     assert f"{build.version.major}.{build.version.minor}" in BINARIES
-    assert build.openssl.startswith("OpenSSL 3")
-    assert build.promex
+    assert build.openssl.startswith("OpenSSL ")
 
 
 def test_a_program_that_is_no_haproxy_is_refused() -> None:

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.integration
 MESH = Authority()
 WEB = MESH.service("web")
 DB = MESH.service("db")
-BINARIES: dict[str, Callable[[], str]] = {"2.6": binaries.haproxy_2_6, "2.8": binaries.haproxy_2_8}
+BINARIES: dict[str, Callable[[], str]] = {
+    branch: partial(binaries.haproxy, branch) for branch in binaries.HAPROXY_BRANCHES
+}
 
 
 def policy(version: int, *allowed: str) -> Policy:

@@ -39,7 +39,6 @@ def test_a_build_tells_version_library_and_features() -> None:
     build = checked_build(DEBIAN)
     assert build.version == Version(2, 6, 12)
     assert build.openssl == "OpenSSL 3.0.19 27 Jan 2026"
-    assert build.promex
     assert "QUIC" not in build.features
     assert build.filters == {"CACHE", "OT", "SPOE"}
     assert build.label() == "HAProxy 2.6.12-1+deb12u4 (OpenSSL 3.0.19 27 Jan 2026)"
@@ -48,7 +47,6 @@ def test_a_build_tells_version_library_and_features() -> None:
 def test_a_build_without_a_feature_list_is_read_from_its_options() -> None:
     build = checked_build(OLD)
     assert build.version == Version(2, 0, 33)
-    assert not build.promex
 
 
 def test_a_development_version_counts_as_its_branch() -> None:

@@ -22,12 +22,12 @@ def test_a_wanted_configuration_holds_together() -> None:
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        (replace(wanted(), backends=()), "unknown backend up:web:9191"),
+        (replace(wanted(), backends=()), "unknown backend up:web:9191:to"),
         (replace(wanted(), app=None), "unknown backend app"),
         (replace(wanted(), authorisation=None), "no agent to ask"),
         (replace(wanted(), certificates=()), "unknown certificate /run/hcc/leaf.pem"),
         (replace(wanted(), ca_files=()), "unknown CA file /run/hcc/roots.pem"),
-        (replace(wanted(), backends=wanted().backends * 2), "backend up:web:9191 appears twice"),
+        (replace(wanted(), backends=wanted().backends * 2), "backend up:web:9191:to appears twice"),
         (replace(wanted(), upstreams=wanted().upstreams[:1] * 2), "listener up:web:9191 appears twice"),
         (
             replace(wanted(), upstreams=(replace(wanted().upstreams[0], bind=TcpBind("0.0.0.0", 21000)),)),
@@ -57,7 +57,7 @@ def test_a_listener_left_out_takes_its_backend_along() -> None:
     left = wanted().without([TcpBind("127.0.0.1", 9191)])
     left.check()
     assert [listener.name for listener in left.upstreams] == ["up:api:9192"]
-    assert [backend.name for backend in left.backends] == ["up:api:9192"]
+    assert [backend.name for backend in left.backends] == ["up:api:9192:to"]
     assert left.public is not None
 
 

@@ -32,7 +32,7 @@ def test_names_stay_readable(registered: Upstream, name: str) -> None:
 
 
 def test_a_target_has_its_own_backend() -> None:
-    assert backend_name(upstream()) == "up:web:9191"
+    assert backend_name(upstream()) == "up:web:9191:to"
     assert backend_name(upstream(), "v2.web.dc1") == "up:web:9191:to:v2.web.dc1"
 
 

@@ -212,7 +212,7 @@ def test_a_plan_can_be_printed_and_shows_no_key() -> None:
     steps = plan(wanted(endpoint(), fingerprint="B" * 40, pem="PRIVATE"), running(wanted()))
     assert steps.describe() == (
         f"set certificate /run/hcc/leaf.pem to {'B' * 40}",
-        "add server up:web:9191/10.0.0.1:21000 weight 1",
+        "add server up:web:9191:to/10.0.0.1:21000 weight 1",
         "write the configuration file",
     )
     assert "PRIVATE" not in repr(steps)
