@@ -6,20 +6,24 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench-smoke lock clean
+.PHONY: help demo test test-matrix lint bench-smoke lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the example for real: two sidecars, Consul, allow and deny (make demo ARGS=--keep)
-	@programs=$$(deploy/bootstrap --print-env) && set -a && eval "$$programs" && exec deploy/demo/run $(ARGS)
+	@programs=$$(deploy/bootstrap --print-env) && set -a && eval "$$programs" && exec $(BIN)/python deploy/demo/run $(ARGS)
 
 test: ## the whole suite with real binaries (PYTEST_ARGS="-k name" narrows it)
 	@deploy/bootstrap --tests
 	@$(MAKE) --no-print-directory lint
 	@programs=$$(deploy/bootstrap --tests --print-env 2>/dev/null) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-matrix: ## the end-to-end tests on every HAProxy (30 min)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && E2E_HAPROXY=2.2,2.6,2.8,3.0,3.2,3.4 exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/e2e
 
 lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --tests)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,13 @@ def free_ports(count: int) -> tuple[int, ...]:
             sock.close()
 
 
+@cache
+def _help(binary: str) -> str:
+    """What `consul agent` takes; 1.8 knows no gRPC port with TLS yet."""
+    done = subprocess.run([binary, "agent", "-help"], capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout + done.stderr
+
+
 class DevAgent(ConsulHttp):
     """`consul agent -dev`: one server, Connect on, nothing on disk but its log.
 
@@ -46,7 +54,8 @@ class DevAgent(ConsulHttp):
         self._log = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
         ports = {"http": http, "serf-lan": lan, "serf-wan": wan, "server": server}
-        off = ("grpc", "grpc-tls", "dns")
+        self._binary = binaries.consul()
+        off = ("grpc", "grpc-tls", "dns") if "-grpc-tls-port" in _help(self._binary) else ("grpc", "dns")
         self._command = [
             "agent",
             "-dev",
@@ -82,7 +91,7 @@ class DevAgent(ConsulHttp):
         env = {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [binaries.consul(), *self._command], stdout=log, stderr=subprocess.STDOUT, env=env
+                [self._binary, *self._command], stdout=log, stderr=subprocess.STDOUT, env=env
             )
         self._wait_ready()
 

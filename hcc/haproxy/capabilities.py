@@ -62,6 +62,13 @@ SINCE: dict[Feature, Version] = {
     Feature.LARGE_PAYLOAD: Version(3, 4),  # command-line payload up to 128 KiB; section 5
 }
 
+# Branches later than SINCE in which a feature cannot be relied on.
+BROKEN: dict[Feature, frozenset[tuple[int, int]]] = {
+    # In 3.0.11 as in 2.6.12: after `commit ssl ca-file` no later `commit ssl cert` reaches the binds (tried; right in
+    # 2.8.25, 3.2.26 and 3.4.7). 2.9 and 3.1 have ended and were not tried.
+    Feature.CA_UPDATE: frozenset(((2, 9), (3, 0), (3, 1))),
+}
+
 OLDEST = Version(2, 0)  # SSL servers with SPOE variables in tcp rules; `haproxy.md` section 3.4
 SMALL_PAYLOAD_BYTES = 15 * 1024
 LARGE_PAYLOAD_BYTES = 120 * 1024
@@ -74,7 +81,8 @@ class Capabilities:
     version: Version
 
     def has(self, feature: Feature) -> bool:
-        return self.version >= SINCE[feature]
+        branch = (self.version.major, self.version.minor)
+        return self.version >= SINCE[feature] and branch not in BROKEN.get(feature, ())
 
     @property
     def payload_bytes(self) -> int:

@@ -189,6 +189,11 @@ def test_new_roots_admit_new_callers_and_servers_without_a_reload_from_2_8(there
     assert (there.worker() == worker) is at_run_time
     assert not there.plan(there.rendered(wanted))
 
+    # A leaf that comes later must still reach the bind: in some branches an update of CAs cuts it off.
+    there.leaf = newer.leaf(service_uri("server"))
+    there.converge(there.rendered(wanted))
+    assert tls_greeting(there, public, stranger)[1] == there.leaf.certificate.public_bytes(Encoding.DER)
+
 
 def test_a_transaction_left_open_by_a_killed_hcc_does_not_stop_a_rotation(there: Stage) -> None:
     public = free_port()
