@@ -113,7 +113,8 @@ class Member:
             assert not bad, bad
             return True
 
-        wait_until(f"{wanted} to be healthy in Consul", healthy)
+        # An agent whose first try to tell the servers fails tries again only after some 15 s.
+        wait_until(f"{wanted} to be healthy in Consul", healthy, 45.0)
 
     def remove(self) -> None:
         """Take sidecar, application and registration away."""

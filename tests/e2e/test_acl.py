@@ -16,7 +16,7 @@ from tests.e2e.namespaces import namespace
 from tests.e2e.versions import on_2_6
 from tests.e2e.waiting import stays, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 VAULT_PORT, SHELF_PORT, ADDED_PORT = 9601, 9602, 9603
 
 

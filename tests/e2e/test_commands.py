@@ -17,7 +17,7 @@ from tests.e2e.standing import Standing
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 PORT = 9501
 
 

@@ -21,7 +21,7 @@ from tests import binaries
 from tests.e2e.processes import ROOT
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.e2e
 
 WHOLE_S = 60.0
 REFUSED = "the connection was closed without an answer"

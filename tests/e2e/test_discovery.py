@@ -17,7 +17,7 @@ from tests.e2e.namespaces import Namespace
 from tests.e2e.versions import can, on_2_6, on_2_8
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 PORT, QUERY_PORT, OTHER_PORT, MOVED_PORT = 9301, 9302, 9303, 9304
 WEIGHTS = {"Passing": 3, "Warning": 1}
 

@@ -21,7 +21,7 @@ from tests.e2e.sidecar import ACTORS, Sidecar
 from tests.e2e.versions import on_2_6, on_2_8
 from tests.e2e.waiting import stays, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 WEB_PORT, DB_PORT, NEW_PORT = 9401, 9402, 9403
 MENDED_S = 5.0
 

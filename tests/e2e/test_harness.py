@@ -30,7 +30,7 @@ from tests.e2e.payload import digest
 from tests.e2e.processes import ROOT
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 SIZE = 1_000_003
 MAKES_ONE = """
 from tests.e2e.namespaces import namespace

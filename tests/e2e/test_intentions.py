@@ -23,7 +23,7 @@ from tests.e2e.standing import DB_PORT, H2_PORT, RPC_PORT, WEB_PORT, Standing
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tests.e2e.standing import DB_PORT, WEB_PORT, Standing
 from tests.e2e.versions import can
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 # Consul spreads the renewal of leaves after a change of CA over half a minute, after a second change over more.
 RENEWED_S = 90.0
 

@@ -40,7 +40,7 @@ from tests.e2e.standing import (
 from tests.e2e.versions import on_2_6, on_2_8
 from tests.e2e.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 LARGE = 100_000_000
 
 
