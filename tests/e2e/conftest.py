@@ -13,7 +13,7 @@ import pytest
 from tests import binaries
 from tests.e2e.agents import ConsulAgent, client_config, server_config
 from tests.e2e.mesh import Mesh, Site
-from tests.e2e.namespaces import joined_pair, require_namespaces, sweep
+from tests.e2e.namespaces import PREFIX, joined_pair, require_namespaces, sweep
 from tests.e2e.processes import EVIDENCE, drop_obsolete
 from tests.e2e.standing import Standing
 
@@ -29,7 +29,7 @@ def site() -> Iterator[Site]:
     require_namespaces()
     sweep()
     # Short, as unix sockets must fit into 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="hcc-e2e-"))
+    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-e2e-{os.getpid()}-"))
     try:
         with joined_pair() as (one, two):
             server = ConsulAgent(one, directory / "alpha", server_config("alpha", one.address))

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -150,11 +151,15 @@ def namespace(suffix: str, address: str = "") -> Iterator[Namespace]:
 
 
 def sweep() -> tuple[str, ...]:
-    """The namespaces removed because the test process that made them is gone."""
+    """The namespaces removed because the test process that made them is gone; its directory goes with them."""
     found = NAMES.glob(f"{PREFIX}-*-*") if NAMES.is_dir() else ()
     gone = tuple(path.name for path in found if _is_abandoned(path.name))
     for name in gone:
         _remove(name)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-e2e-*-*"):
+        owner = path.name.split("-")[2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(path, ignore_errors=True)
     return gone
 
 
