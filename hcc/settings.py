@@ -42,6 +42,8 @@ class RunSettings:
 
     Args:
         haproxy: path or name of the program; empty: look on PATH, then for the Python package.
+        control: how HAProxy is driven, `direct` or `dataplane`.
+        dataplane: path or name of the Data Plane API; empty: look in DATAPLANEAPI_BIN, then on PATH.
         state_dir: base directory; each proxy has its own below it.
         stats_addr: where /metrics, /health and /ready are served; None: on the control socket only.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
@@ -49,6 +51,7 @@ class RunSettings:
 
     selection: Selection
     haproxy: str
+    control: str
     dataplane: str
     state_dir: str
     stats_addr: ListenAddress | None

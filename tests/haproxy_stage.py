@@ -19,6 +19,7 @@ from hcc.haproxy.control import Applied
 from hcc.haproxy.desired import Certificates, Options
 from hcc.haproxy.desired import desired as desired_of
 from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import private_directory, write_private
 from hcc.haproxy.layout import layout
 from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
@@ -124,7 +125,7 @@ class Stage:
         self.authorities = [self.authority]
         self.leaf = self.authority.leaf(service_uri("server"))
         self.capabilities = capabilities(probe(binary).version)
-        self.control = DirectControl(binary, self.layout, self.capabilities)
+        self.control: SocketControl = DirectControl(binary, self.layout, self.capabilities)
         self.process = HAProxyProcess(binary, self.layout)
         self.servers: list[Server] = []
 

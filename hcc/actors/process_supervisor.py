@@ -1,6 +1,7 @@
 """ProcessSupervisor: HAProxy runs as soon as there is a configuration, and again as soon as it does not.
 
-HAProxy outlives this actor, and hcc itself: a new one adopts what it finds.
+HAProxy outlives this actor, and hcc itself: a new one adopts what it finds. The Data Plane API, where it is
+used, runs from the start on, and never without hcc: a new hcc ends what it finds and starts its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
+from hcc.actors.backoff import STABLE_S, BackOff
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -27,14 +29,11 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import HAProxyFacts
 from hcc.haproxy.control import ControlError
+from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.process import HAProxyProcess
 from hcc.metrics import Metrics
 
 READY_TIMEOUT_S = 8.0
-FIRST_DELAY_S = 0.05
-MAX_DELAY_S = 10.0
-# A worker that lived this long before it died starts the back-off afresh.
-STABLE_S = 30.0
 KILL_AFTER_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -60,6 +59,25 @@ class _Stable:
 
 
 @dataclass(frozen=True, slots=True)
+class _DataplaneEnded:
+    """From the watching thread: the Data Plane API with that process id is gone."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StartDataplane:
+    """To itself: the pause after its end is over."""
+
+    coalesce_key: ClassVar[str] = "start-dataplane"
+
+
+@dataclass(frozen=True, slots=True)
+class _DataplaneStable:
+    """To itself: it has run long enough for its next death to count as the first."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Force:
     """To itself: the time for open connections is over. `kill` when even that was asked for before."""
 
@@ -67,20 +85,32 @@ class _Force:
 
 
 class ProcessSupervisor(Actor):
-    """Owns the HAProxy process."""
+    """Owns the HAProxy process, and that of the Data Plane API when there is one."""
 
-    def init(self, *, process: HAProxyProcess, version: str, metrics: Metrics, on_drained: Callable[[], None]) -> None:
+    def init(
+        self,
+        *,
+        process: HAProxyProcess,
+        version: str,
+        metrics: Metrics,
+        on_drained: Callable[[], None],
+        dataplane: DataplaneProcess | None = None,
+    ) -> None:
         self._process = process
         self._version = version
         self._metrics = metrics
         self._on_drained = on_drained
         self._draining = False
-        self._failures = 0
+        self._back_off = BackOff()
+        self._dataplane = dataplane
+        self._dataplane_back_off = BackOff()
 
     def setup(self) -> None:
+        if self._dataplane is not None:
+            self._start_dataplane(self._dataplane)
         if self._process.pid or self._process.adopt():
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
-            self._watch()
+            self._watch(self._process, _Ended(self._process.pid))
             self._publish()
 
     def handle(self, message: object) -> None:
@@ -90,7 +120,9 @@ class ProcessSupervisor(Actor):
             case _Ended(pid):
                 self._ended(pid)
             case _Stable():
-                self._failures = 0
+                self._back_off.reset()
+            case _DataplaneEnded() | _StartDataplane() | _DataplaneStable():
+                self._about_dataplane(message)
             case Publish():
                 self._publish()
             case Drain(timeout_s):
@@ -112,7 +144,7 @@ class ProcessSupervisor(Actor):
             return
         self._metrics.haproxy_starts.inc()
         _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
-        self._watch()
+        self._watch(self._process, _Ended(self._process.pid))
         self._publish()
 
     def _start_failed(self, reason: str) -> None:
@@ -139,10 +171,41 @@ class ProcessSupervisor(Actor):
         self.after(delay, _StartAgain(), key="start")
 
     def _next_delay(self) -> float:
-        delay = 0.0 if self._failures == 0 else min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._failures)
-        self._failures += 1
         self.after(STABLE_S, _Stable(), key="stable")
-        return float(delay)
+        return self._back_off.next_delay_s()
+
+    def _about_dataplane(self, message: _DataplaneEnded | _StartDataplane | _DataplaneStable) -> None:
+        if self._dataplane is None:
+            return
+        match message:
+            case _DataplaneEnded(pid):
+                if pid == self._dataplane.pid:
+                    self._dataplane_ended(self._dataplane)
+            case _StartDataplane():
+                self._start_dataplane(self._dataplane)
+            case _DataplaneStable():
+                self._dataplane_back_off.reset()
+
+    def _start_dataplane(self, dataplane: DataplaneProcess) -> None:
+        dataplane.reap()
+        try:
+            # One of an earlier generation of this actor goes on.
+            pid = dataplane.pid or dataplane.launch()
+        except ControlError as exc:
+            self._start_dataplane_again(str(exc))
+            return
+        _log.info("the Data Plane API runs, process %d", pid)
+        self._watch(dataplane, _DataplaneEnded(pid))
+
+    def _dataplane_ended(self, dataplane: DataplaneProcess) -> None:
+        ended = dataplane.reap()
+        self._start_dataplane_again(f"ended with status {ended.status if ended else None}")
+
+    def _start_dataplane_again(self, reason: str) -> None:
+        delay = self._dataplane_back_off.next_delay_s()
+        self.after(STABLE_S, _DataplaneStable(), key="dataplane-stable")
+        _log.error("the Data Plane API: %s; starting it again in %.2f s", reason, delay)
+        self.after(delay, _StartDataplane(), key="start-dataplane")
 
     def _drain(self, timeout_s: float) -> None:
         self._draining = True
@@ -163,19 +226,20 @@ class ProcessSupervisor(Actor):
         self._process.terminate()
         self.after(KILL_AFTER_S, _Force(kill=True), key="force")
 
-    def _watch(self) -> None:
-        pid, address = self._process.pid, self.address
+    def _watch(self, process: HAProxyProcess | DataplaneProcess, ended: object) -> None:
+        """Send that message to ourselves when the process is gone."""
+        address = self.address
         # A descriptor of its own, so that the actor may close the other one at any time.
-        descriptor = os.dup(self._process.fileno())
+        descriptor = os.dup(process.fileno())
 
         def wait() -> None:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             poll.poll()
             os.close(descriptor)
-            address.tell(_Ended(pid))
+            address.tell(ended)
 
-        threading.Thread(target=wait, name="haproxy-watch", daemon=True).start()
+        threading.Thread(target=wait, name="process-watch", daemon=True).start()
 
     def _publish(self) -> None:
         if self._process.pid:

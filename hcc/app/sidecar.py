@@ -33,6 +33,7 @@ from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
 from hcc.app.collectors import actor_metrics, worker_metrics
+from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.state_directory import StateDirectory
 from hcc.consul.assembly import State
@@ -44,11 +45,9 @@ from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.binary import Found, find_haproxy, probe
-from hcc.haproxy.capabilities import Build, capabilities
+from hcc.haproxy.capabilities import Build
 from hcc.haproxy.desired import Options
-from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.model import GlobalOptions
-from hcc.haproxy.process import HAProxyProcess
 from hcc.log import set_up_logging
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings
@@ -84,13 +83,16 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     make_client = client_maker(consul, tokens)
     found = find_haproxy(settings.haproxy)
     build = probe(found.binary)
-    _say_what_runs(settings, found, build)
+    choice = choose_control(settings, build.version)
+    _say_what_runs(settings, found, build, choice)
     chosen = choose_proxy(settings.selection, make_client, signals.stop)
     if chosen is None:
         return 0
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
-        sidecar = Sidecar(settings, make_client, tokens, found, build, chosen, directory)
+        sidecar = Sidecar(
+            settings, make_client, tokens, build, chosen, directory, driven(choice, found.binary, directory.layout)
+        )
         clean = sidecar.run(signals)
     except BaseException:
         directory.release()
@@ -134,10 +136,10 @@ class Sidecar:
         settings: RunSettings,
         make_client: Callable[[], ConsulClient],
         tokens: TokenSource,
-        found: Found,
         build: Build,
         chosen: Chosen,
         directory: StateDirectory,
+        haproxy: Driven,
     ) -> None:
         self._settings = settings
         self._metrics = Metrics()
@@ -147,10 +149,11 @@ class Sidecar:
         layout = directory.layout
         sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
         self._pool = WorkerPool(sockets)
-        self._process = HAProxyProcess(found.binary, layout)
+        self._process = haproxy.process
+        self._dataplane = haproxy.dataplane
         options = Options(_global_options(directory), sockets, settings.intentions)
         version = str(build.version)
-        self._metrics.haproxy_info.labels(version, build.openssl, "direct").set(1)
+        self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
         self._specs = (
@@ -179,7 +182,7 @@ class Sidecar:
                 CONFIG_RECONCILER,
                 ConfigReconciler,
                 {
-                    "control": DirectControl(found.binary, layout, capabilities(build.version)),
+                    "control": haproxy.control,
                     "options": options,
                     "metrics": self._metrics,
                 },
@@ -194,6 +197,7 @@ class Sidecar:
                     "version": version,
                     "metrics": self._metrics,
                     "on_drained": self._drained.set,
+                    "dataplane": haproxy.dataplane,
                 },
                 heartbeat_s=15.0,
             ),
@@ -239,6 +243,8 @@ class Sidecar:
         finally:
             self._tree.stop(STOP_TIMEOUT_S)
             self._pool.close(2.0)
+            if self._dataplane is not None:
+                self._dataplane.stop()
         if self._gave_up is not None:
             self._process.release()
             _log.critical("giving up, HAProxy goes on without hcc: %s", self._gave_up.cause)
@@ -310,10 +316,8 @@ def _global_options(directory: StateDirectory) -> GlobalOptions:
     )
 
 
-def _say_what_runs(settings: RunSettings, found: Found, build: Build) -> None:
+def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:
     _log.info("hcc %s, %s from %s: %s", VERSION, build.label(), found.origin, found.binary)
-    _log.info("control: direct, the default")
-    if settings.dataplane:
-        _log.warning("-dataplane %s is not used: the Data Plane API is not served yet", settings.dataplane)
+    _log.info("control: %s", choice.reason)
     if not settings.intentions:
         _log.warning("intentions are switched off: every service of the mesh may call this one")

@@ -80,6 +80,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
     return RunSettings(
         selection=selection,
         haproxy=options.haproxy,
+        control=_control(options.control, options.dataplane),
         dataplane=options.dataplane,
         state_dir=options.state_dir,
         stats_addr=options.stats_addr,
@@ -89,6 +90,13 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         drain_timeout_s=options.drain_timeout,
         log_level=options.log_level,
     )
+
+
+def _control(control: str, dataplane: str) -> str:
+    """How HAProxy is driven: to name a Data Plane API means to use it."""
+    if control == "direct" and dataplane:
+        raise SettingError("--control direct and --dataplane PATH contradict each other; leave one out")
+    return control or ("dataplane" if dataplane else "direct")
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser], environ: Mapping[str, str], default_state_dir: str) -> None:
@@ -110,7 +118,16 @@ def _add_run(commands: argparse._SubParsersAction[_Parser], environ: Mapping[str
         consul.add_argument(flag, metavar=text.split()[0], help=text.split(" ", 1)[1])
     haproxy = run.add_argument_group("HAProxy")
     haproxy.add_argument("--haproxy", default="", metavar="PATH", help="program (default: PATH, then the package)")
-    haproxy.add_argument("--dataplane", default="", metavar="PATH", help="HAProxy Data Plane API program")
+    haproxy.add_argument(
+        "--control",
+        choices=("direct", "dataplane"),
+        default="",
+        help="by its own sockets, or the Data Plane API (direct)",
+    )
+    haproxy.add_argument(
+        "--dataplane", default="", metavar="PATH",
+        help="Data Plane API program, and use it (default: DATAPLANEAPI_BIN, PATH)",
+    )  # fmt: skip
     _add_boolean(haproxy, "--enable-intentions", True, "check callers against Consul's intentions")
     haproxy.add_argument(
         "--spoe-workers", type=_type(_worker_count), default=2, metavar="N", help="authoriser processes (2)"

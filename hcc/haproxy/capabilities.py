@@ -76,13 +76,18 @@ LARGE_PAYLOAD_BYTES = 120 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What one HAProxy version can do. One newer than all known can do what the newest known can."""
+    """What one HAProxy version can do. One newer than all known can do what the newest known can.
+
+    Args:
+        without: what cannot be used although this version has it.
+    """
 
     version: Version
+    without: frozenset[Feature] = frozenset()
 
     def has(self, feature: Feature) -> bool:
         branch = (self.version.major, self.version.minor)
-        return self.version >= SINCE[feature] and branch not in BROKEN.get(feature, ())
+        return feature not in self.without and self.version >= SINCE[feature] and branch not in BROKEN.get(feature, ())
 
     @property
     def payload_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The interface through which HAProxy is controlled: `direct` has it, the Data Plane API will.
+"""The interface through which HAProxy is controlled: `direct` and `dataplane` have it.
 
 One owner thread calls it; no method is safe to call from two threads at once. Every method is bounded in
 time.

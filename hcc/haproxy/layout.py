@@ -52,6 +52,38 @@ class Layout:
     def roots(self) -> str:
         return self._path("roots.pem")
 
+    @property
+    def dataplane_socket(self) -> str:
+        return self._path("dataplane.sock")
+
+    @property
+    def dataplane_pid_file(self) -> str:
+        """Process id and start time of the Data Plane API that hcc started."""
+        return self._path("dataplane.pid")
+
+    @property
+    def dataplane_log(self) -> str:
+        return self._path("dataplane.log")
+
+    @property
+    def dataplane_password(self) -> str:
+        return self._path("dataplane.password")
+
+    @property
+    def dataplane_directory(self) -> str:
+        """Its working directory; emptied before each start."""
+        return self._path("dataplane")
+
+    @property
+    def wanted(self) -> str:
+        """What is being posted to the Data Plane API, for our reload command."""
+        return self._path("dataplane.wanted")
+
+    @property
+    def repaired(self) -> str:
+        """What our reload command found damaged by the Data Plane API."""
+        return self._path("dataplane.repaired")
+
     def agent_socket(self, number: int) -> str:
         """The socket of SPOE worker `number`, counted from 1."""
         return self._path(f"spoe-{number}.sock")

@@ -21,21 +21,29 @@ from tests.fakes import FakeProcess
 
 
 class ProcessScene(Scene):
-    def __init__(self, process: FakeProcess) -> None:
+    def __init__(self, process: FakeProcess, dataplane: FakeProcess | None = None) -> None:
         self.process = process
         self.drained = threading.Event()
-        kwargs = {"process": process, "version": "2.6.12", "metrics": Metrics(), "on_drained": self.drained.set}
+        kwargs = {
+            "process": process,
+            "version": "2.6.12",
+            "metrics": Metrics(),
+            "on_drained": self.drained.set,
+            "dataplane": dataplane,
+        }
         super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, (ADMIN, CONFIG_RECONCILER))
 
 
 @contextmanager
-def scene(process: FakeProcess) -> Iterator[ProcessScene]:
-    made = ProcessScene(process)
+def scene(process: FakeProcess, dataplane: FakeProcess | None = None) -> Iterator[ProcessScene]:
+    made = ProcessScene(process, dataplane)
     try:
         with playing(made):
             yield made
     finally:
         process.close()
+        if dataplane is not None:
+            dataplane.close()
 
 
 def test_haproxy_starts_when_a_configuration_is_there_and_not_before() -> None:
@@ -127,3 +135,29 @@ def test_draining_without_a_haproxy_is_done_at_once() -> None:
         there.tell(Drain(10.0))
 
         assert there.drained.wait(5.0)
+
+
+def test_the_data_plane_api_runs_from_the_start_without_a_configuration() -> None:
+    dataplane = FakeProcess()
+    with scene(FakeProcess(), dataplane) as there:
+        eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
+        assert there.process.launched == 0
+
+
+def test_a_data_plane_api_that_dies_is_started_again_and_haproxy_goes_on() -> None:
+    dataplane = FakeProcess()
+    with scene(FakeProcess(), dataplane) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        dataplane.die()
+
+        eventually(lambda: dataplane.pid == 1002, "the Data Plane API runs again")
+        assert there.process.pid == 1001
+        assert not [message for message in there.heard[CONFIG_RECONCILER] if isinstance(message, HAProxyDown)]
+
+
+def test_a_data_plane_api_that_does_not_start_is_tried_again() -> None:
+    dataplane = FakeProcess(failing=2)
+    with scene(FakeProcess(), dataplane):
+        eventually(lambda: dataplane.pid == 1003, "the third try")

@@ -1,4 +1,4 @@
-"""FakeControl, which the actors' tests rely on, does what DirectControl does with a real HAProxy."""
+"""FakeControl, which the actors' tests rely on, does what both back ends do with a real HAProxy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hcc.haproxy.plan import Actual, Install, Plan, plan
 from hcc.haproxy.render import Rendered
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.dataplane_stage import dataplane_stage
 from tests.fakes import FakeControl
 from tests.haproxy_stage import Stage, free_port, stage
 
@@ -48,10 +49,10 @@ class Subject:
             self._stage.process.wait_ready(rendered.structure, 15.0)
 
 
-@pytest.fixture(params=["fake", "2.6", "2.8"])
+@pytest.fixture(params=["fake", "2.6", "2.8", "2.6 dataplane", "2.8 dataplane"])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    version = "2.6" if request.param == "fake" else request.param
-    with stage(version) as made:
+    version, _, back_end = ("2.6" if request.param == "fake" else request.param).partition(" ")
+    with dataplane_stage(version) if back_end else stage(version) as made:
         yield Subject(made, fake=request.param == "fake")
 
 

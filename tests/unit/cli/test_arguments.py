@@ -44,9 +44,18 @@ def test_the_stats_address_is_read_and_empty_means_none() -> None:
     assert settings("--sidecar-for", "web", "--stats-addr=").stats_addr is None
 
 
+def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_named() -> None:
+    assert settings("--sidecar-for", "web").control == "direct"
+    assert settings("--sidecar-for", "web", "--control", "dataplane").control == "dataplane"
+    named = settings("--sidecar-for", "web", "--dataplane", "/opt/dataplaneapi")
+    assert (named.control, named.dataplane) == ("dataplane", "/opt/dataplaneapi")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--sidecar-for", "a", "--control", "direct", "--dataplane", "d"), "contradict each other"),
+        (("--sidecar-for", "a", "--control", "other"), "--control: invalid choice"),
         ((), "expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found none"),
         (("--sidecar-for", "a", "--proxy-id", "b"), "found several"),
         (

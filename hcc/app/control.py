@@ -1,0 +1,68 @@
+"""Which back end drives HAProxy, and why; and its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcc.haproxy.capabilities import Capabilities, Version, capabilities
+from hcc.haproxy.control import Control
+from hcc.haproxy.dataplane import DataplaneControl
+from hcc.haproxy.dataplane_process import DataplaneProcess, end_left_over, own_password
+from hcc.haproxy.dataplane_program import Program, find_dataplane, reload_command, without_dropped
+from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.process import HAProxyProcess
+from hcc.settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A back end, in words too.
+
+    Args:
+        program: of the Data Plane API, None for `direct`.
+    """
+
+    capabilities: Capabilities
+    program: Program | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """One HAProxy, what drives it, and what that needs to run beside it."""
+
+    control: Control
+    process: HAProxyProcess
+    dataplane: DataplaneProcess | None
+
+
+def choose_control(settings: RunSettings, version: Version) -> Choice:
+    """The back end to use.
+
+    Raises:
+        SettingError: the Data Plane API is wanted and there is none, or it cannot serve this HAProxy.
+    """
+    able = capabilities(version)
+    if settings.control == "direct":
+        return Choice(able, None, "direct, over HAProxy's own sockets")
+    program = find_dataplane(settings.dataplane)
+    reason = f"Data Plane API {program.generation}.x at {program.binary}, from {program.origin}"
+    return Choice(without_dropped(able, program), program, reason)
+
+
+def driven(choice: Choice, binary: str, layout: Layout) -> Driven:
+    """The parts of a back end; nothing of it runs yet.
+
+    Raises:
+        SettingError: the Data Plane API cannot run in this directory.
+    """
+    process = HAProxyProcess(binary, layout)
+    if choice.program is None:
+        # A Data Plane API of an earlier hcc would go on writing to our file.
+        end_left_over(layout)
+        return Driven(DirectControl(binary, layout, choice.capabilities), process, None)
+    reload_command(layout)
+    password = own_password(layout)
+    control = DataplaneControl(binary, layout, choice.capabilities, password)
+    return Driven(control, process, DataplaneProcess(choice.program, binary, layout, password))

@@ -1,0 +1,124 @@
+"""Control of HAProxy through the Data Plane API: it checks, writes and reloads the text, and nothing else.
+
+What can be done at run time goes over HAProxy's own sockets, as in `direct`; then the text is posted, and our
+reload command answers without a reload. Why, and its traps: reference/dataplane-api.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from hcc.errors import HccError
+from hcc.haproxy.capabilities import Capabilities
+from hcc.haproxy.control import ApplyError, ControlError
+from hcc.haproxy.dataplane_client import DataplaneClient
+from hcc.haproxy.dataplane_text import bare, differences, version_of, versioned, with_user
+from hcc.haproxy.direct import check
+from hcc.haproxy.execution import SocketControl
+from hcc.haproxy.files import read_text, remove, write_private
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.plan import Install, Reload, WriteConfig
+from hcc.haproxy.reload_helper import Purpose, settle, want
+from hcc.haproxy.render import Rendered
+from hcc.haproxy.runtime import RuntimeSocket
+from hcc.haproxy.side_files import remove_old_side_files, write_side_files
+from hcc.mesh.secret import Secret
+
+# For a moment the old worker may still accept on the stats socket beside the new one.
+CONFIRM_TIMEOUT_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class DataplaneControl(SocketControl):
+    """Implements `hcc.haproxy.control.Control`; somebody else keeps the Data Plane API running."""
+
+    def __init__(self, binary: str, layout: Layout, capabilities: Capabilities, password: Secret) -> None:
+        super().__init__(layout, capabilities, DataplaneStore(binary, layout, password))
+
+
+class DataplaneStore:
+    """Implements `hcc.haproxy.execution.Store`."""
+
+    def __init__(self, binary: str, layout: Layout, password: Secret) -> None:
+        self._binary = binary
+        self._layout = layout
+        self._password = password
+        self._client = DataplaneClient(layout.dataplane_socket, password)
+        self._reported: frozenset[str] = frozenset()
+
+    def config(self, rendered: Rendered) -> str | None:
+        found = read_text(self._layout.config)
+        if found is None or differences(self._text(rendered), found):
+            return found
+        return rendered.config
+
+    def install(self, operation: Install) -> None:
+        if self._apply(operation, Purpose.KEEP):
+            # What the Data Plane API let HAProxy check was not what is there now.
+            check(self._binary, self._layout, operation.rendered.config, operation.describe())
+
+    def write(self, operation: WriteConfig) -> None:
+        self._apply(operation, Purpose.KEEP)
+
+    def reload(self, operation: Reload) -> None:
+        self._apply(operation, Purpose.RELOAD)
+        wanted, deadline = operation.rendered.structure, time.monotonic() + CONFIRM_TIMEOUT_S
+        while (running := RuntimeSocket(self._layout.stats_socket).info().structure) != wanted:
+            if time.monotonic() > deadline:
+                found = running or "something else"
+                why = f"the Data Plane API says it reloaded, but {found} runs"
+                raise ApplyError(why, operation.describe())
+            time.sleep(0.01)
+
+    def _text(self, rendered: Rendered) -> str:
+        return with_user(rendered.config, self._password.reveal())
+
+    def _apply(self, operation: Install | WriteConfig | Reload, purpose: Purpose) -> bool:
+        """Whether the text had to be repaired."""
+        rendered = operation.rendered
+        write_side_files(rendered)
+        last_good = read_text(self._layout.config) or ""
+        try:
+            repaired = self._send(self._text(rendered), purpose)
+        except HccError as exc:
+            self._back_to(last_good)
+            # Asked by ourselves, HAProxy names lines of our text, not of the Data Plane API's.
+            check(self._binary, self._layout, rendered.config, operation.describe())
+            raise ApplyError(str(exc), operation.describe()) from exc
+        remove_old_side_files(rendered)
+        return repaired
+
+    def _send(self, text: str, purpose: Purpose) -> bool:
+        layout = self._layout
+        remove(layout.repaired)
+        want(layout, purpose, text)
+        try:
+            self._client.post(text, version_of(read_text(layout.config) or ""))
+            if differences(text, read_text(layout.config) or ""):
+                # Damaged after our reload command saw it, or that never ran.
+                settle(layout)
+            return self._report()
+        finally:
+            remove(layout.wanted)
+
+    def _report(self) -> bool:
+        """Whether something was repaired; said once for each line."""
+        lines = frozenset((read_text(self._layout.repaired) or "").splitlines())
+        for line in sorted(lines - self._reported):
+            _log.warning("the Data Plane API changed the configuration, it was put right: %s", line)
+        self._reported |= lines
+        remove(self._layout.repaired)
+        return bool(lines)
+
+    def _back_to(self, last_good: str) -> None:
+        """The last good text on disk, and in the Data Plane API's mind if it listens."""
+        found = read_text(self._layout.config) or ""
+        if not last_good or not differences(last_good, found):
+            return
+        try:
+            self._send(bare(last_good), Purpose.KEEP)
+        except (ControlError, HccError) as exc:
+            _log.warning("the last good configuration is written without the Data Plane API: %s", exc)
+            write_private(self._layout.config, versioned(last_good, version_of(found)))

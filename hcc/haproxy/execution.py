@@ -1,0 +1,179 @@
+"""Control of HAProxy over its own sockets; whatever concerns the text is left to a `Store`.
+
+Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` differ in their store alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from hcc.haproxy import commands
+from hcc.haproxy.capabilities import Capabilities
+from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
+from hcc.haproxy.files import read_text
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.listeners import taken_binds
+from hcc.haproxy.model import Desired
+from hcc.haproxy.plan import (
+    Actual,
+    DeleteServer,
+    Install,
+    Operation,
+    Plan,
+    Reload,
+    SetServerState,
+    SetServerWeight,
+    WriteConfig,
+)
+from hcc.haproxy.render import Rendered
+from hcc.haproxy.replies import ReplyError, parse_backends, parse_ca_file, parse_certificate, parse_servers
+from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
+
+# How long deletions wait, together, for last connections; what is left stays in maintenance and is planned
+# again.
+DELETE_BUDGET_S = 0.5
+BATCH = 40
+
+
+class Store(Protocol):
+    """Keeps the configuration text, and makes HAProxy run it. Each method raises ControlError."""
+
+    def config(self, rendered: Rendered) -> str | None:
+        """The text on disk, `rendered.config` when it means the same; None when there is none."""
+
+    def install(self, operation: Install) -> None:
+        """Check and write; nothing runs yet."""
+
+    def write(self, operation: WriteConfig) -> None:
+        """Write what runs already."""
+
+    def reload(self, operation: Reload) -> None:
+        """Check, write, and let a new worker take over; a failure leaves the last good text."""
+
+
+class SocketControl:
+    """Implements `hcc.haproxy.control.Control`."""
+
+    def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
+        self._capabilities = capabilities
+        self._store = store
+        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def running(self) -> bool:
+        try:
+            self._runtime.info()
+        except RuntimeSocketError:
+            return False
+        return True
+
+    def read_actual(self, rendered: Rendered) -> Actual:
+        config = self._store.config(rendered)
+        files = tuple(file for file in rendered.files if read_text(file.path) == file.text)
+        try:
+            info = self._runtime.info()
+        except NotListeningError:
+            return Actual(config=config, files=files)
+        try:
+            return self._running(rendered, info.pid, info.structure, Actual(config=config, files=files))
+        except ReplyError as exc:
+            raise ControlError(str(exc)) from exc
+
+    def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
+        return taken_binds(desired.binds(), (actual.pid,) if actual.pid else ())
+
+    def apply(self, plan: Plan) -> Applied:
+        done: list[Operation] = []
+        pending: list[Operation] = []
+        batch = plan.operations[:1]
+        try:
+            for batch in _batches(plan.operations):
+                late = self._carry_out(batch)
+                pending.extend(late)
+                done.extend(operation for operation in batch if operation not in late)
+        except (ControlError, ReplyError, OSError) as exc:
+            failure = exc if isinstance(exc, ApplyError) else ApplyError(str(exc), batch[0].describe())
+            return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
+        return Applied(tuple(done), tuple(pending), _reloaded(done))
+
+    def _running(self, rendered: Rendered, pid: int, structure: str, on_disk: Actual) -> Actual:
+        ask = self._runtime.send
+        servers = dict(parse_servers(ask("show servers state")))
+        desired = rendered.desired
+        # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
+        ca_files = desired.ca_files if rendered.replaces_cas else ()
+        certificates = desired.certificates if rendered.replaces_certificates else ()
+        cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in ca_files)
+        leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in certificates)
+        return replace(
+            on_disk,
+            running=True,
+            pid=pid,
+            structure=structure,
+            servers=tuple((name, servers.get(name, ())) for name in parse_backends(ask("show backend"))),
+            certificates=tuple((name, found) for name, found in leaves if found is not None),
+            ca_files=tuple((name, loaded) for name, loaded in cas if loaded is not None),
+        )
+
+    def _carry_out(self, batch: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """Nothing, or the deletions that have to wait. Raises ApplyError."""
+        first = batch[0]
+        if isinstance(first, DeleteServer):
+            return self._delete([operation for operation in batch if isinstance(operation, DeleteServer)])
+        if isinstance(first, Reload):
+            self._store.reload(first)
+        elif isinstance(first, Install):
+            self._store.install(first)
+        elif isinstance(first, WriteConfig):
+            self._store.write(first)
+        else:
+            self._at_run_time(batch)
+        return ()
+
+    def _at_run_time(self, batch: tuple[Operation, ...]) -> None:
+        commands.run(self._runtime, batch, self._capabilities)
+
+    def _delete(self, batch: list[DeleteServer]) -> tuple[Operation, ...]:
+        states = tuple(SetServerState(operation.backend, operation.server, False) for operation in batch)
+        for part in _batches(states):
+            self._at_run_time(part)
+        deadline = time.monotonic() + DELETE_BUDGET_S
+        waiting = self._refused(batch)
+        while waiting and time.monotonic() < deadline:
+            time.sleep(0.02)
+            waiting = self._refused(waiting)
+        return tuple(waiting)
+
+    def _refused(self, batch: list[DeleteServer]) -> list[DeleteServer]:
+        runtime, capabilities = self._runtime, self._capabilities
+        return [operation for operation in batch if not commands.delete(runtime, operation, capabilities)]
+
+
+def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...]]:
+    """Operations of one kind that HAProxy answers with silence go together, as do deletions."""
+    batch: list[Operation] = []
+    for operation in operations:
+        if batch and not (_joins(batch[0], operation) and len(batch) < _room(operation)):
+            yield tuple(batch)
+            batch = []
+        batch.append(operation)
+    if batch:
+        yield tuple(batch)
+
+
+def _joins(first: Operation, second: Operation) -> bool:
+    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | DeleteServer)
+
+
+def _room(operation: Operation) -> int:
+    return 1_000_000 if isinstance(operation, DeleteServer) else BATCH
+
+
+def _reloaded(done: list[Operation]) -> bool:
+    return any(isinstance(operation, Reload) for operation in done)

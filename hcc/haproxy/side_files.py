@@ -1,0 +1,22 @@
+"""The files beside haproxy.cfg that its text names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hcc.haproxy.files import read_text, remove, write_private
+from hcc.haproxy.render import SIDE_FILE, Rendered
+
+
+def write_side_files(rendered: Rendered) -> None:
+    """Bring them on disk, before a text that names them."""
+    for file in rendered.files:
+        if read_text(file.path) != file.text:
+            write_private(file.path, file.text)
+
+
+def remove_old_side_files(rendered: Rendered) -> None:
+    """Remove those of earlier texts, once nobody starts with these any more."""
+    kept = {file.path for file in rendered.files}
+    found = Path(rendered.desired.options.spoe_directory).glob(f"*{SIDE_FILE}")
+    remove(*(str(path) for path in found if str(path) not in kept))

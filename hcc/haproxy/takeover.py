@@ -1,0 +1,87 @@
+"""A new HAProxy worker takes over from the old one, over the master socket, and is seen to do so."""
+
+from __future__ import annotations
+
+import time
+
+from hcc.haproxy.control import ApplyError
+from hcc.haproxy.files import read_text
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.replies import Message, Processes, ReplyError, alerts
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
+
+RELOAD_TIMEOUT_S = 60.0
+MASTER_TIMEOUT_S = 10.0
+
+
+class TakeOver:
+    """Reloads one HAProxy."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._runtime = RuntimeSocket(layout.stats_socket)
+        self._master = MasterSocket(layout.master_socket)
+
+    def run(self, structure: str, config: str, operation: str) -> None:
+        """Reload with the file on disk; returns when a new worker runs that structure.
+
+        Args:
+            structure: digest of what the new worker has to run.
+            config: the text, to quote the line that HAProxy complains about.
+            operation: in words, for the error.
+
+        Raises:
+            ApplyError: no new worker runs it; HAProxy's reason is in the message.
+            ControlError: the master does not answer.
+        """
+        before = self._processes()
+        logged = _size(self._layout.log)
+        answer = self._master.reload()
+        if answer.success is False:
+            raise refusal("HAProxy's new worker did not start", answer.log, config, operation)
+        deadline = time.monotonic() + RELOAD_TIMEOUT_S
+        while not self._new_worker_runs(structure, before):
+            if self._failed_since(before) or time.monotonic() > deadline:
+                said = (read_text(self._layout.log) or "")[logged:]
+                raise refusal("HAProxy's new worker did not start", said, config, operation)
+            time.sleep(0.01)
+
+    def _processes(self) -> Processes:
+        """What the master says; after a start or reload it starts anew and cannot be asked for a moment."""
+        deadline = time.monotonic() + MASTER_TIMEOUT_S
+        while True:
+            try:
+                return self._master.processes()
+            except (RuntimeSocketError, ReplyError):
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
+    def _new_worker_runs(self, structure: str, before: Processes) -> bool:
+        try:
+            info = self._runtime.info()
+        except RuntimeSocketError:
+            return False
+        return info.structure == structure and info.pid != before.current
+
+    def _failed_since(self, before: Processes) -> bool:
+        """Whether the master counts one more failed reload; while it starts anew it may not answer."""
+        try:
+            return self._master.processes().failed > before.failed
+        except (RuntimeSocketError, ReplyError):
+            return False
+
+
+def refusal(what: str, said: str, config: str, operation: str) -> ApplyError:
+    """The error for what HAProxy said: its first alerts, and the line of `config` that they name."""
+    found: tuple[Message, ...] = alerts(said)
+    line = next((message.line for message in found if message.line), 0)
+    lines = config.splitlines()
+    excerpt = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+    reason = "; ".join(str(message) for message in found[:3]) or said.strip()[-300:] or "it gives no reason"
+    quoted = f" (line {line} is: {excerpt})" if excerpt else ""
+    return ApplyError(f"{what}: {reason}{quoted}", operation, line, excerpt)
+
+
+def _size(path: str) -> int:
+    return len(read_text(path) or "")

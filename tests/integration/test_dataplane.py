@@ -1,0 +1,235 @@
+"""The Data Plane API 1.2.5 as the way to HAProxy: what runs, what the file says and what it believes agree."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hcc.haproxy.dataplane_process import end_left_over
+from hcc.haproxy.dataplane_text import version_of
+from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
+from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.dataplane_stage import DataplaneStage, dataplane_stage
+from tests.haproxy_examples import examples
+from tests.haproxy_stage import Server, free_port, greeting, wait_until
+from tests.pki import service_uri
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=["2.6", "2.8"])
+def there(request: pytest.FixtureRequest) -> Iterator[DataplaneStage]:
+    with dataplane_stage(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def plain() -> Iterator[DataplaneStage]:
+    with dataplane_stage("2.6") as made:
+        yield made
+
+
+def client_snapshot(*states: UpstreamState) -> Snapshot:
+    return snapshot(*states, proxy_=proxy(local_port=0, upstreams=(state.upstream for state in states)))
+
+
+def at(server: Server, weight: int = 1) -> Endpoint:
+    return endpoint("127.0.0.1", server.port, weight=weight)
+
+
+def test_endpoints_change_without_a_reload_and_the_file_follows(there: DataplaneStage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port))))
+    there.converge(rendered)
+    assert there.file_says(rendered)
+    worker = there.worker()
+    for endpoints, expected, names in (
+        ([at(first)], AddServer, {"first"}),
+        ([at(first), at(second, 3)], AddServer, {"first", "second"}),
+        ([at(first), at(second, 5)], SetServerWeight, {"first", "second"}),
+        ([at(second, 5)], DeleteServer, {"second"}),
+    ):
+        rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), endpoints)))
+        applied = there.converge(rendered)
+        assert [type(operation) for operation in applied.done] == [expected, WriteConfig]
+        assert there.file_says(rendered)
+        assert not there.plan(rendered), there.plan(rendered).describe()
+        assert {greeting(port) for _ in range(12)} == names
+        assert there.worker() == worker
+
+
+def test_a_change_of_structure_is_one_reload(there: DataplaneStage) -> None:
+    first = there.peer("first")
+    port, other = free_port(), free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)]))))
+    worker, version = there.worker(), version_of(there.file)
+    states = (
+        upstream_state(upstream("web", port), [at(first)]),
+        upstream_state(upstream("db", other), [at(first)]),
+    )
+    rendered = there.rendered(client_snapshot(*states))
+
+    applied = there.converge(rendered)
+
+    assert [type(operation) for operation in applied.done] == [Reload]
+    assert applied.reloaded
+    assert there.worker() != worker
+    assert version_of(there.file) == version + 1
+    assert there.file_says(rendered)
+    assert not there.plan(rendered)
+    assert greeting(other) == "first"
+
+
+def test_a_text_that_haproxy_refuses_changes_neither_what_runs_nor_the_file(there: DataplaneStage) -> None:
+    first = there.peer("first")
+    port = free_port()
+    good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+    there.converge(good)
+    worker = there.worker()
+    bad = replace(good, config=f"{good.config}  nonsense\n", structure="0123456789abcdef")
+
+    applied = there.control.apply(Plan((Reload(bad),)))
+
+    assert applied.failure is not None
+    assert "nonsense" in str(applied.failure)
+    assert there.worker() == worker
+    assert there.file_says(good)
+    assert greeting(port) == "first"
+
+
+def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) -> None:
+    first = there.peer("first")
+    port, blocked = free_port(), free_port()
+    good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+    there.converge(good)
+    worker = there.worker()
+    # Passes the check; only binding fails.
+    bad = replace(
+        good,
+        config=f"{good.config}\nfrontend late\n  mode tcp\n  bind 192.0.2.1:{blocked}\n",
+        structure="0123456789abcdef",
+    )
+
+    applied = there.control.apply(Plan((Reload(bad),)))
+
+    assert applied.failure is not None
+    assert str(blocked) in str(applied.failure)
+    assert not applied.reloaded
+    assert there.worker() == worker
+    assert there.file_says(good)
+    assert greeting(port) == "first"
+    assert not there.plan(good)
+
+
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_every_construct_passes_unharmed(plain: DataplaneStage, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    rendered = plain.rendered(examples()[name], intentions=True)
+
+    applied = plain.control.apply(plain.plan(rendered))
+
+    assert applied.failure is None
+    assert plain.file_says(rendered)
+    assert not caplog.records
+
+
+def test_what_it_drops_is_put_right_before_haproxy_runs_it_and_said_once(
+    there: DataplaneStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = there.peer("first")
+    port = free_port()
+    good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+    there.converge(good)
+    worker = there.worker()
+    dropped = "  server extra 127.0.0.1:1 pool-low-conn 7\n"
+    config = good.config.replace("description hcc:", "description hcc:f")
+    harmed = replace(good, config=f"{config}{dropped}", structure=f"f{good.structure}")
+
+    for kind in (Reload, WriteConfig):
+        with caplog.at_level(logging.WARNING):
+            applied = there.control.apply(Plan((kind(harmed),)))
+        assert applied.failure is None, applied.failure
+        assert dropped in there.file
+    assert there.worker() != worker
+    assert len([record for record in caplog.records if "lacks: server extra" in record.getMessage()]) == 1
+    assert there.password.reveal() not in caplog.text
+
+
+def test_a_new_leaf_needs_no_reload(there: DataplaneStage) -> None:
+    first = there.peer("first")
+    port = free_port()
+    wanted = client_snapshot(upstream_state(upstream("web", port), [at(first)]))
+    there.converge(there.rendered(wanted))
+    worker = there.worker()
+    assert greeting(port) == "first"
+    there.leaf = there.authority.leaf(service_uri("server"))
+
+    applied = there.converge(there.rendered(wanted))
+
+    assert not applied.reloaded
+    assert there.worker() == worker
+    assert greeting(port) == "first"
+    assert len(set(first.caller_serials)) == 2
+    assert not there.plan(there.rendered(wanted))
+
+
+def test_one_that_is_killed_is_replaced_and_goes_on(there: DataplaneStage) -> None:
+    first = there.peer("first")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    worker = there.worker()
+    os.kill(there.dataplane.pid, signal.SIGKILL)
+    wait_until(there.dataplane.reap, "the Data Plane API is gone")
+    # What a kill leaves.
+    Path(there.layout.dataplane_socket).touch()
+    there.dataplane.launch()
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+
+    there.converge(rendered)
+
+    assert there.file_says(rendered)
+    assert there.worker() == worker
+    assert greeting(port) == "first"
+
+
+def test_one_left_by_a_killed_hcc_is_ended_by_the_next(plain: DataplaneStage) -> None:
+    left = plain.dataplane.pid
+
+    end_left_over(plain.layout)
+
+    wait_until(plain.dataplane.reap, "the left-over is gone")
+    plain.dataplane.launch()
+    assert plain.dataplane.pid != left
+
+
+def test_a_version_changed_by_others_does_not_stop_us(plain: DataplaneStage) -> None:
+    port = free_port()
+    first = plain.peer("first")
+    plain.converge(plain.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    path = Path(plain.layout.config)
+    path.write_text(plain.file.replace(f"# _version={version_of(plain.file)}", "# _version=99"), encoding="utf-8")
+    rendered = plain.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+
+    plain.converge(rendered)
+
+    assert plain.file_says(rendered)
+    assert greeting(port) == "first"
+
+
+def test_nobody_else_learns_the_password(plain: DataplaneStage) -> None:
+    plain.converge(plain.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    secret = plain.password.reveal()
+    process = Path(f"/proc/{plain.dataplane.pid}")
+    assert secret.encode() not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+    assert secret not in Path(plain.layout.dataplane_log).read_text(encoding="utf-8")
+    assert stat.S_IMODE(Path(plain.directory).stat().st_mode) == 0o700
+    for name in (plain.layout.config, plain.layout.dataplane_password, f"{plain.layout.config}.lkg"):
+        assert stat.S_IMODE(Path(name).stat().st_mode) == 0o600, name
