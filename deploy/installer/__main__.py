@@ -61,7 +61,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--print-env",
         action="store_true",
         help="print the paths as shell assignments, HAPROXY_BIN= and CONSUL_BIN=, with --tests also "
-        "HAPROXY_2_2_BIN= and so on, CONSUL_1_8_BIN= and so on, and DATAPLANEAPI_BIN=",
+        "HAPROXY_2_2_BIN= and so on, CONSUL_1_8_BIN= and so on, and DATAPLANEAPI_BIN=; one that is "
+        "set already, or on PATH, is taken where its version serves",
     )
     return parser.parse_args(arguments)
 
@@ -70,8 +71,8 @@ def _set_up(haproxy: str | None, *, tests: bool) -> dict[str, Path]:
     install_environment(tests=tests)
     programs = {"HAPROXY_BIN": choose_haproxy(haproxy), "CONSUL_BIN": choose_consul()}
     if tests:
-        programs |= test_haproxies()
-        programs |= test_consuls()
+        programs |= test_haproxies(programs["HAPROXY_BIN"])
+        programs |= test_consuls(programs["CONSUL_BIN"])
         programs["DATAPLANEAPI_BIN"] = choose_dataplaneapi()
         install_ip()
     return programs

