@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.files import read_text
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.replies import Message, Processes, ReplyError, alerts
+from hcc.haproxy.replies import Message, Processes, ReplyError, alerts, parse_info
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
 
 RELOAD_TIMEOUT_S = 60.0
@@ -45,6 +46,23 @@ class TakeOver:
                 said = (read_text(self._layout.log) or "")[logged:]
                 raise refusal("HAProxy's new worker did not start", said, config, operation)
             time.sleep(0.01)
+        self._let_go(before.current)
+
+    def _let_go(self, worker: int) -> None:
+        """Wait until the old worker no longer accepts: until then a call or a command may still reach it.
+
+        Bounded, and no error: the new worker runs, whatever the old one does.
+        """
+        deadline = time.monotonic() + MASTER_TIMEOUT_S
+        while _lives(worker) and not self._stopping(worker) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _stopping(self, worker: int) -> bool:
+        try:
+            return parse_info(self._master.send(f"@!{worker} show info")).stopping
+        except (RuntimeSocketError, ReplyError):
+            # The master starts anew during a reload and knows nothing for a moment.
+            return False
 
     def _processes(self) -> Processes:
         """What the master says; after a start or reload it starts anew and cannot be asked for a moment."""
@@ -81,6 +99,10 @@ def refusal(what: str, said: str, config: str, operation: str) -> ApplyError:
     reason = "; ".join(str(message) for message in found[:3]) or said.strip()[-300:] or "it gives no reason"
     quoted = f" (line {line} is: {excerpt})" if excerpt else ""
     return ApplyError(f"{what}: {reason}{quoted}", operation, line, excerpt)
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _size(path: str) -> int:
