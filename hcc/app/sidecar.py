@@ -187,7 +187,7 @@ class Sidecar:
                     "metrics": self._metrics,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
-                heartbeat_s=120.0,
+                heartbeat_s=300.0,
             ),
             ChildSpec(
                 PROCESS_SUPERVISOR,

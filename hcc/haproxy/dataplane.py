@@ -11,7 +11,7 @@ import time
 
 from hcc.errors import HccError
 from hcc.haproxy.capabilities import Capabilities
-from hcc.haproxy.control import ApplyError, ControlError
+from hcc.haproxy.control import ApplyError
 from hcc.haproxy.dataplane_client import DataplaneClient
 from hcc.haproxy.dataplane_text import bare, differences, version_of, versioned, with_user
 from hcc.haproxy.direct import check
@@ -27,6 +27,7 @@ from hcc.mesh.secret import Secret
 
 # For a moment the old worker may still accept on the stats socket beside the new one.
 CONFIRM_TIMEOUT_S = 5.0
+BACK_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class DataplaneStore:
         last_good = read_text(self._layout.config) or ""
         try:
             repaired = self._send(self._text(rendered), purpose)
-        except HccError as exc:
+        except (HccError, OSError) as exc:
             self._back_to(last_good)
             # Asked by ourselves, HAProxy names lines of our text, not of the Data Plane API's.
             check(self._binary, self._layout, rendered.config, operation.describe())
@@ -118,7 +119,9 @@ class DataplaneStore:
         if not last_good or not differences(last_good, found):
             return
         try:
+            # One that hung before is not waited for again: the text can be written without it.
+            self._client.generation(BACK_TIMEOUT_S)
             self._send(bare(last_good), Purpose.KEEP)
-        except (ControlError, HccError) as exc:
+        except HccError as exc:
             _log.warning("the last good configuration is written without the Data Plane API: %s", exc)
             write_private(self._layout.config, versioned(last_good, version_of(found)))
