@@ -86,7 +86,8 @@ def updated(state: State, key: WatchKey, value: Answer) -> State:
     known[key] = value
     keep = _wanted(state.proxy_id, known)
     values = tuple((old, answer) for old, answer in known.items() if old in keep or stands_in(old, keep, known))
-    version = state.policy_version + isinstance(key, IntentionsWatch)
+    new, old = (_policy_of(state.proxy_id, each) for each in (dict(values), state.known()))
+    version = state.policy_version + (new != old)
     return State(state.proxy_id, values, version)
 
 
@@ -103,7 +104,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
         datacenter=datacenter_of(registration, known),
         leaf=leaf_of(known, proxy.service),
         roots=roots_of(known),
-        policy=_policy(known, proxy.service, state.policy_version),
+        policy=_policy(known, proxy, state.policy_version),
         upstreams=tuple(
             _upstream_state(upstream, override, known, datacenter_of(registration, known))
             for upstream, override in _upstreams(registration)
@@ -184,12 +185,18 @@ def _upstream_watches(upstream: Upstream, override: ChainOverride, known: Known,
             yield endpoints_watch(target, datacenter)
 
 
-def _policy(known: Known, service: str, version: int) -> Policy | None:
+def _policy_of(proxy_id: str, known: Known) -> Policy | None:
+    registration = registration_of(known, proxy_id)
+    return None if registration is None else _policy(known, registration.proxy)
+
+
+def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
     # The trust domain is the one the list was asked for under: after a change callers of the new one are
     # refused until the list is read again.
     for key, value in reversed(known.items()):
-        if isinstance(key, IntentionsWatch) and key.service == service and isinstance(value, IntentionList):
-            return Policy(service, key.trust_domain, value.intentions, value.default_allow, version)
+        if isinstance(key, IntentionsWatch) and key.service == proxy.service and isinstance(value, IntentionList):
+            http = proxy.protocol.is_http
+            return Policy(proxy.service, key.trust_domain, value.intentions, value.default_allow, version, http)
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hcc.consul.answers import Answer, Application
 from hcc.consul.chains import chain
 from hcc.consul.errors import ConsulAnswerError
-from hcc.consul.fields import Fields, canonical, fields, items
+from hcc.consul.fields import Fields, fields, items
 from hcc.consul.instances import instances, query_instances
 from hcc.consul.keys import (
     ChainWatch,
@@ -21,6 +21,7 @@ from hcc.consul.keys import (
     ServiceWatch,
     WatchKey,
 )
+from hcc.consul.permissions import jwt, permission
 from hcc.consul.policy import Probe
 from hcc.consul.registration import registration
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
@@ -121,7 +122,7 @@ def _private_key(body: Fields) -> Secret:
 
 
 def _intention(item: Fields) -> Intention:
-    permissions = tuple(canonical(dict(permission.values)) for permission in item.children("Permissions"))
+    permissions = tuple(permission(each) for each in item.children("Permissions"))
     # An action that is not known denies, here as everywhere.
     action = Action.PERMISSIONS if permissions else _ACTIONS.get(item.text("Action"), Action.DENY)
     return Intention(
@@ -132,7 +133,7 @@ def _intention(item: Fields) -> Intention:
         source_namespace=item.text("SourceNS") or DEFAULT_NAMESPACE,
         source_partition=item.text("SourcePartition") or DEFAULT_PARTITION,
         peer=item.text("SourcePeer") or _group(item, action),
-        needs_jwt=bool(item.values.get("JWT")),
+        jwt=jwt(item),
     )
 
 

@@ -64,4 +64,4 @@ def _names_everyone(intention: Intention) -> bool:
 
 
 def _allows(intention: Intention) -> bool:
-    return intention.action is Action.ALLOW and not intention.needs_jwt
+    return intention.action is Action.ALLOW and intention.jwt is None

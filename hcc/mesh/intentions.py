@@ -1,14 +1,21 @@
 """Whether Consul's intentions let one service call another: the list, and how Consul evaluates it.
 
+    verdict_of(policy, caller)           a connection: allow, deny, or the rules that decide request by request
+    decide(policy, caller, request)      one request: allow or deny, by which intention and which permission
+
 The SPOE workers decide with this module, so it imports nothing but the standard library's small parts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
+from hcc.mesh.permissions import JwtProvider, Permission, speaks_of
+from hcc.mesh.request import CONSULS_DEFAULT, Normalization, NormalRequest, Request, RequestError, normalised
+from hcc.mesh.rules import RuleSet, compiled_rules
 
 WILDCARD = "*"
 
@@ -23,24 +30,25 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Intention:
-    """One intention whose destination is the service we guard; `permissions` keeps the request rules as read.
+    """One intention whose destination is the service we guard.
 
     Args:
         source: service name, or `*`.
         precedence: Consul's number; the highest that matches governs.
-        permissions: the JSON of each permission, in order, for an `Action.PERMISSIONS` intention.
+        permissions: in order, for an `Action.PERMISSIONS` intention: the first that speaks of a request decides.
         peer: name of the cluster peer the source lives in; empty for our own cluster.
-        needs_jwt: a token is demanded; until tokens are checked such an intention denies.
+        jwt: the providers, one of which must have signed a token; None where none is demanded. Tokens are not
+            validated, so such an intention denies.
     """
 
     source: str
     action: Action
     precedence: int
-    permissions: tuple[str, ...] = ()
+    permissions: tuple[Permission, ...] = ()
     source_namespace: str = DEFAULT_NAMESPACE
     source_partition: str = DEFAULT_PARTITION
     peer: str = ""
-    needs_jwt: bool = False
+    jwt: tuple[JwtProvider, ...] | None = None
 
     def label(self) -> str:
         """The intention in one phrase, for a log line."""
@@ -54,6 +62,8 @@ class Policy:
     Args:
         default_allow: what happens when no intention matches; None while unknown, which denies.
         version: grows with every change, so that a worker's answer can be told apart from an older one.
+        http: the destination speaks http, http2 or grpc; else permissions deny, as there are no requests.
+        normalization: how requests are brought into one form before permissions are looked at.
     """
 
     destination: str
@@ -61,21 +71,33 @@ class Policy:
     intentions: tuple[Intention, ...]
     default_allow: bool | None
     version: int = 0
+    http: bool = False
+    normalization: Normalization = CONSULS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer and its reason; `reason` is for people and holds no secret."""
+    """An answer and its reason.
+
+    Args:
+        reason: for people; holds no secret.
+        intention: the one that governs; None if the default policy decided, or the caller's trust domain.
+        permission: position of the deciding one among the intention's; None if none decided.
+        rules: what decides request by request; `allowed` is False then, as the connection alone gets nothing.
+    """
 
     allowed: bool
     reason: str
+    intention: Intention | None = None
+    permission: int | None = None
+    rules: RuleSet | None = None
 
 
-def evaluate(policy: Policy, caller: ServiceIdentity) -> Verdict:
-    """The verdict on a connection from `caller`.
+def verdict_of(policy: Policy, caller: ServiceIdentity) -> Verdict:
+    """The verdict on a connection from `caller`: allowed, denied, or `rules`.
 
-    The intention with the highest precedence whose source matches decides alone; none: the default policy.
-    An intention that depends on the request, or on a token, denies here: a connection has neither.
+    The intention with the highest precedence whose source matches governs alone; none: the default policy.
+    Permissions that decide all requests alike are no rules but a plain verdict.
 
     Source: reference/consul.md section 6.
     """
@@ -84,18 +106,77 @@ def evaluate(policy: Policy, caller: ServiceIdentity) -> Verdict:
     matching = (intention for intention in policy.intentions if _matches(intention, caller))
     governing = min(matching, key=_rank, default=None)
     if governing is not None:
-        return _by_intention(governing)
-    if policy.default_allow is None:
-        return Verdict(False, "no intention matches and the default policy is unknown")
-    return Verdict(policy.default_allow, f"no intention matches; default {_word(policy.default_allow)}")
+        return _by_intention(governing, policy)
+    return Verdict(bool(policy.default_allow), f"no intention matches; {_default(policy)}")
 
 
-def _by_intention(intention: Intention) -> Verdict:
-    if intention.needs_jwt:
-        return Verdict(False, f"intention {intention.label()} demands a JWT, which is not supported yet")
-    if intention.action is Action.PERMISSIONS:
-        return Verdict(False, f"intention {intention.label()} has L7 permissions, not supported yet")
-    return Verdict(intention.action is Action.ALLOW, f"intention {intention.label()}")
+def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict:
+    """The verdict on one request from `caller`; its `rules` is None.
+
+    The first permission that speaks of the request decides; none: the default policy, never the next intention.
+    A request whose path has no normal form is denied before that.
+    """
+    verdict = verdict_of(policy, caller)
+    intention = verdict.intention
+    if intention is None or intention.action is not Action.PERMISSIONS or intention.jwt is not None or not policy.http:
+        return verdict
+    try:
+        found = _first(intention.permissions, normalised(request, policy.normalization))
+    except RequestError as exc:
+        return Verdict(False, f"the request is refused: {exc}", intention)
+    label = f"intention {intention.label()}"
+    if found is None:
+        return Verdict(bool(policy.default_allow), f"{label}: no permission matches; {_default(policy)}", intention)
+    permission = intention.permissions[found]
+    allowed, reason = _by_permission(permission)
+    return Verdict(allowed, f"{label}, Permissions[{found}]: {reason}", intention, found)
+
+
+def _by_intention(intention: Intention, policy: Policy) -> Verdict:
+    label = f"intention {intention.label()}"
+    if intention.jwt is not None:
+        return Verdict(False, f"{label} demands {_token(intention.jwt)}", intention)
+    if intention.action is not Action.PERMISSIONS:
+        return Verdict(intention.action is Action.ALLOW, label, intention)
+    if not policy.http:
+        return Verdict(False, f"{label} has L7 permissions, but {policy.destination!r} is a tcp service", intention)
+    rules = compiled_rules(intention.permissions, bool(policy.default_allow))
+    notes = "".join(f"; {note}" for note in _notes(intention.permissions))
+    if rules.rules:
+        return Verdict(False, f"{label}: the request decides{notes}", intention, rules=rules)
+    said = _word(rules.default_allow)
+    return Verdict(rules.default_allow, f"{label}: {said}, whatever the request{notes}", intention)
+
+
+def _notes(permissions: tuple[Permission, ...]) -> Iterator[str]:
+    """What is denied although its author may have meant to allow it."""
+    for position, permission in enumerate(permissions):
+        if permission.fault or permission.jwt is not None:
+            yield f"Permissions[{position}]: {_by_permission(permission)[1]}"
+
+
+def _first(permissions: tuple[Permission, ...], request: NormalRequest) -> int | None:
+    for position, permission in enumerate(permissions):
+        if permission.fault or speaks_of(permission, request):
+            return position
+    return None
+
+
+def _by_permission(permission: Permission) -> tuple[bool, str]:
+    if permission.fault:
+        return False, f"denied, as it is not understood: {permission.fault}"
+    if permission.jwt is not None:
+        return False, f"demands {_token(permission.jwt)}"
+    return permission.allow, _word(permission.allow)
+
+
+def _token(providers: tuple[JwtProvider, ...]) -> str:
+    names = ", ".join(provider.name for provider in providers) or "nobody"
+    return f"a JWT (of {names}), which is not supported yet"
+
+
+def _default(policy: Policy) -> str:
+    return "the default policy is unknown" if policy.default_allow is None else f"default {_word(policy.default_allow)}"
 
 
 def _rank(intention: Intention) -> tuple[int, bool]:

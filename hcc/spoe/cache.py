@@ -13,16 +13,21 @@ MAX_BYTES = 4 * 1024 * 1024
 
 
 class Answer(NamedTuple):
-    """One decision, ready to send: `actions` is the payload of the ACK."""
+    """One decision, ready to send.
+
+    Args:
+        actions: payload of the ACK.
+        counted: 1 unless the caller is denied.
+    """
 
     actions: bytes
-    allowed: bool
+    counted: int
     decision: Decision
 
 
 def answer_for(decision: Decision) -> Answer:
     """The answer that tells HAProxy a decision."""
-    return Answer(answer_actions(decision.allowed, decision.source), decision.allowed, decision)
+    return Answer(answer_actions(decision.allowed, decision.source, decision.rules), int(not decision.denied), decision)
 
 
 class DecisionCache:

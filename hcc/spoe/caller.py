@@ -13,10 +13,11 @@ MESSAGE = b"caller"
 ARGUMENT = b"der"
 ALLOWED = b"allowed"
 SOURCE = b"source"
-# Scope of both variables: `txn.<prefix>.allowed`, so that each http request has its own answer.
+RULES = b"rules"
+# Scope of all variables: `txn.<prefix>.allowed`, so that each http request has its own answer.
 SCOPE = Scope.TRANSACTION
 # A name this long still fits the answer into the smallest frame HAProxy may ask for (256 bytes).
-MAX_SOURCE_BYTES = 200
+MAX_SOURCE_BYTES = 150
 
 _NOTIFY_FIN = b"\x03\x00\x00\x00\x01"
 _MESSAGE_HEAD = b"\x06caller\x01\x03der\x09"
@@ -79,12 +80,11 @@ def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
     return Asked(ids, value.data)
 
 
-def answer_actions(allowed: bool, source: str) -> bytes:
-    """The payload of the ACK: `allowed`, always, and `source` unless it is empty."""
-    verdict = SetVar(SCOPE, ALLOWED, TRUE if allowed else FALSE)
-    if not source:
-        return encode_actions((verdict,))
-    return encode_actions((verdict, SetVar(SCOPE, SOURCE, Value(Kind.STRING, source.encode()))))
+def answer_actions(allowed: bool, source: str, rules: str = "") -> bytes:
+    """The payload of the ACK: `allowed`, always; `source` and `rules` unless they are empty."""
+    named = ((SOURCE, source), (RULES, rules))
+    texts = (SetVar(SCOPE, name, Value(Kind.STRING, text.encode())) for name, text in named if text)
+    return encode_actions((SetVar(SCOPE, ALLOWED, TRUE if allowed else FALSE), *texts))
 
 
 def _after_varint(data: bytes, pos: int) -> int:

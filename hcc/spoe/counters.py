@@ -62,6 +62,7 @@ class WorkerCounters:
 
     Args:
         requests: NOTIFYs answered: `allowed` plus `denied`.
+        allowed: also callers whose requests are left to the rules in HAProxy.
         errors: of the denied, those whose certificate was missing or could not be read.
         frames_bad: connections ended for what HAProxy sent.
         notices_dropped: denials not told to the main process, as it did not read them.

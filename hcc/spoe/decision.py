@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcc.mesh.identity import IdentityError, parse_service_uri
-from hcc.mesh.intentions import Policy, evaluate
+from hcc.mesh.intentions import Policy, verdict_of
 from hcc.spoe.caller import MAX_SOURCE_BYTES
 from hcc.spoe.der import CertificateError, parse_certificate
 
@@ -21,6 +21,8 @@ class Decision:
         reason: for people; may quote the certificate, printable, at most 300 characters.
         serial: of the certificate, in hexadecimal; empty if it could not be read.
         understood: a certificate came and could be read; if not, the denial says nothing about intentions.
+        rules: name of the rule set that decides each request of this caller, in HAProxy; `allowed` is False then,
+            so that a configuration without such rules denies. Empty: the answer is the answer.
     """
 
     allowed: bool
@@ -28,6 +30,12 @@ class Decision:
     reason: str
     serial: str = ""
     understood: bool = True
+    rules: str = ""
+
+    @property
+    def denied(self) -> bool:
+        """Whether the caller is refused for good, whatever it requests."""
+        return not self.allowed and not self.rules
 
 
 def decide(der: bytes, policy: Policy | None) -> Decision:
@@ -62,6 +70,7 @@ def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> D
         return Decision(False, "", f"expected a service name of at most {MAX_SOURCE_BYTES} bytes", serial)
     if policy is None:
         return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
-    verdict = evaluate(policy, caller)
+    verdict = verdict_of(policy, caller)
     source = caller.service if caller.trust_domain == policy.trust_domain.lower() else ""
-    return Decision(verdict.allowed, source, verdict.reason[:MAX_REASON_CHARACTERS], serial)
+    rules = "" if verdict.rules is None else verdict.rules.name
+    return Decision(verdict.allowed, source, verdict.reason[:MAX_REASON_CHARACTERS], serial, rules=rules)

@@ -199,7 +199,7 @@ class Worker:
                     self._slots.add(Slot.ERRORS)
                 connection.acknowledge(event.ids, answer.actions)
                 questions += 1
-                allowed += answer.allowed
+                allowed += answer.counted
             elif type(event) is Parted and not event.by_peer and event.status != Status.NORMAL:
                 self._slots.add(Slot.FRAMES_BAD)
         return questions, allowed
@@ -214,7 +214,7 @@ class Worker:
         decision = answer.decision
         if not decision.understood:
             self._slots.add(Slot.ERRORS)
-        if not decision.allowed:
+        if decision.denied:
             self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason, serial=decision.serial))
         return answer
 

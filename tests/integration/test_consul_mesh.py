@@ -17,7 +17,7 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.selection import proxy_for_service
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.mesh.identity import parse_service_uri
-from hcc.mesh.intentions import evaluate
+from hcc.mesh.intentions import verdict_of
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
 from tests.consul_agent import DevAgent
@@ -156,7 +156,7 @@ def test_an_intention_changes_the_verdict_and_back(agent: DevAgent, shell: Shell
     def allows(now: Snapshot) -> bool:
         assert now.policy is not None
         caller = parse_service_uri(f"spiffe://{now.policy.trust_domain}/ns/default/dc/dc1/svc/db")
-        return evaluate(now.policy, caller).allowed
+        return verdict_of(now.policy, caller).allowed
 
     assert shell.until("allow", allows)
     agent.deny("db", "web")

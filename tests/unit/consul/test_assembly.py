@@ -21,7 +21,7 @@ from hcc.consul.keys import (
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action, Intention
-from hcc.mesh.snapshot import Endpoint, Health, Proxy, Roots, Snapshot, Upstream
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
 from tests import builders
 
 TD = builders.TRUST_DOMAIN
@@ -237,6 +237,16 @@ def test_each_change_of_the_intentions_has_a_version() -> None:
 
 def other_roots() -> Roots:
     return replace(builders.roots(), trust_domain="other.consul")
+
+
+def test_the_policy_of_a_service_that_turns_to_http_is_a_newer_one() -> None:
+    state = after((PROXY, registered()), ROOTS, (INTENTIONS, ALLOW_WEB))
+    turned = after((PROXY, registered(proxy=replace(builders.proxy(), protocol=Protocol.GRPC))), state=state)
+    before, later = whole(state).policy, whole(turned).policy
+    assert before is not None
+    assert later is not None
+    assert (before.http, later.http) == (False, True)
+    assert later.version == before.version + 1
 
 
 def test_under_a_new_trust_domain_the_last_policy_stays_and_lets_nobody_of_the_new_one_in() -> None:

@@ -10,6 +10,7 @@ from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.keys import IntentionsWatch, ServiceWatch
 from hcc.consul.policy import Probe
 from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.snapshot import Root, Roots
 
 LEAF = {
@@ -75,16 +76,17 @@ def test_intentions_keep_their_order() -> None:
     assert intentions({"web": body}) == (Intention("client", Action.ALLOW, 9), Intention("*", Action.DENY, 8))
 
 
-def test_permissions_are_kept_as_json_in_order() -> None:
+def test_permissions_keep_their_order() -> None:
     (found,) = match(Permissions=[{"HTTP": {"PathExact": "/b"}, "Action": "allow"}, {"Action": "deny"}])
     assert found.action is Action.PERMISSIONS
-    assert found.permissions == ('{"Action":"allow","HTTP":{"PathExact":"/b"}}', '{"Action":"deny"}')
+    assert found.permissions == (Permission(True, PathRule(PathMatch.EXACT, "/b")), Permission(allow=False))
 
 
 def test_a_peer_and_a_token_are_kept() -> None:
     assert match(SourcePeer="east", Action="allow")[0].peer == "east"
-    assert match(JWT={"Providers": [{"Name": "x"}]}, Action="allow")[0].needs_jwt
-    assert not match(JWT=None, Action="allow")[0].needs_jwt
+    assert match(JWT={"Providers": [{"Name": "x"}]}, Action="allow")[0].jwt == (JwtProvider("x"),)
+    assert match(JWT={}, Action="allow")[0].jwt == ()
+    assert match(JWT=None, Action="allow")[0].jwt is None
 
 
 @pytest.mark.parametrize("action", ["", "ALLOW?", None])

@@ -5,10 +5,11 @@ import pytest
 from hcc.consul.policy import Probe, default_allow, is_outdated, probe_uri
 from hcc.mesh.identity import parse_service_uri
 from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import Permission
 
 ALLOW_ALL = Intention("*", Action.ALLOW, 8)
 DENY_ALL = Intention("*", Action.DENY, 8)
-L7_ALL = Intention("*", Action.PERMISSIONS, 8, ("{}",))
+L7_ALL = Intention("*", Action.PERMISSIONS, 8, (Permission(allow=True),))
 ALLOW_WEB = Intention("web", Action.ALLOW, 9)
 
 
@@ -33,7 +34,7 @@ def test_a_probe_answered_by_a_wildcard_that_is_gone_is_not_believed() -> None:
     assert default_allow(stale, (ALLOW_WEB,), "allow") is None
 
 
-@pytest.mark.parametrize("now", [DENY_ALL, L7_ALL, Intention("*", Action.ALLOW, 8, needs_jwt=True)])
+@pytest.mark.parametrize("now", [DENY_ALL, L7_ALL, Intention("*", Action.ALLOW, 8, jwt=())])
 def test_a_probe_answered_by_a_wildcard_that_changed_is_not_believed(now: Intention) -> None:
     assert is_outdated(Probe(True, by_intention=True), (now,))
 

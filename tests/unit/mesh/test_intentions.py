@@ -1,8 +1,15 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, evaluate
+from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
+from hcc.mesh.request import Request
 
 TRUST_DOMAIN = "example.consul"
 
@@ -11,8 +18,22 @@ def caller(service: str = "web", trust_domain: str = TRUST_DOMAIN) -> ServiceIde
     return ServiceIdentity(trust_domain, service, "dc1")
 
 
-def policy(*intentions: Intention, default_allow: bool | None = False) -> Policy:
-    return Policy("db", TRUST_DOMAIN, intentions, default_allow)
+def policy(*intentions: Intention, default_allow: bool | None = False, http: bool = False) -> Policy:
+    return Policy("db", TRUST_DOMAIN, intentions, default_allow, http=http)
+
+
+def l7(*permissions: Permission, default_allow: bool | None = False) -> Policy:
+    """The policy of an http service: permissions for web, everybody else is allowed."""
+    rule = Intention("web", Action.PERMISSIONS, 9, permissions)
+    return policy(rule, allow("*", 8), default_allow=default_allow, http=True)
+
+
+def get(path: str, **headers: str) -> Request:
+    return Request("GET", path, tuple(headers.items()))
+
+
+def on(path: str, *, allow: bool, **more: Any) -> Permission:
+    return Permission(allow, PathRule(PathMatch.PREFIX, path), **more)
 
 
 def allow(source: str, precedence: int = 9) -> Intention:
@@ -26,50 +47,46 @@ def deny(source: str, precedence: int = 9) -> Intention:
 def test_an_exact_intention_beats_the_wildcard_whatever_their_order() -> None:
     rules = (deny("*", 8), allow("web", 9))
 
-    assert evaluate(policy(*rules), caller()).allowed
-    assert evaluate(policy(*reversed(rules)), caller()).allowed
-    assert not evaluate(policy(*rules), caller("other")).allowed
+    assert verdict_of(policy(*rules), caller()).allowed
+    assert verdict_of(policy(*reversed(rules)), caller()).allowed
+    assert not verdict_of(policy(*rules), caller("other")).allowed
 
 
 def test_without_a_matching_intention_the_default_decides() -> None:
-    assert evaluate(policy(deny("other"), default_allow=True), caller()).allowed
-    assert not evaluate(policy(allow("other"), default_allow=False), caller()).allowed
+    assert verdict_of(policy(deny("other"), default_allow=True), caller()).allowed
+    assert not verdict_of(policy(allow("other"), default_allow=False), caller()).allowed
 
 
 def test_an_unknown_default_denies_and_says_so() -> None:
-    verdict = evaluate(policy(default_allow=None), caller())
+    verdict = verdict_of(policy(default_allow=None), caller())
 
     assert not verdict.allowed
     assert "unknown" in verdict.reason
 
 
 def test_names_are_compared_with_their_case() -> None:
-    assert not evaluate(policy(allow("Web")), caller("web")).allowed
+    assert not verdict_of(policy(allow("Web")), caller("web")).allowed
 
 
 def test_a_caller_of_another_trust_domain_is_denied_before_any_intention() -> None:
-    verdict = evaluate(policy(allow("*"), default_allow=True), caller(trust_domain="other.consul"))
+    verdict = verdict_of(policy(allow("*"), default_allow=True), caller(trust_domain="other.consul"))
 
     assert not verdict.allowed
     assert "trust domain" in verdict.reason
 
 
-def test_layer_7_permissions_deny_a_connection() -> None:
-    rule = Intention("web", Action.PERMISSIONS, 9, permissions=('{"Action":"allow"}',))
-
-    assert not evaluate(policy(rule, default_allow=True), caller()).allowed
-
-
 def test_an_intention_that_demands_a_token_denies() -> None:
-    rule = Intention("web", Action.ALLOW, 9, needs_jwt=True)
+    rule = Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta"),))
 
-    assert not evaluate(policy(rule, default_allow=True), caller()).allowed
+    verdict = verdict_of(policy(rule, default_allow=True), caller())
+    assert not verdict.allowed
+    assert "demands a JWT (of okta)" in verdict.reason
 
 
 def test_an_intention_for_a_peer_says_nothing_of_our_own_services() -> None:
     rule = Intention("web", Action.ALLOW, 9, peer="elsewhere")
 
-    assert not evaluate(policy(rule), caller()).allowed
+    assert not verdict_of(policy(rule), caller()).allowed
 
 
 @given(
@@ -83,4 +100,119 @@ def test_the_verdict_does_not_depend_on_the_order_of_rules_with_different_preced
 ) -> None:
     rules = tuple({row[2]: Intention(row[0], Action.ALLOW if row[1] else Action.DENY, row[2]) for row in rows}.values())
 
-    assert evaluate(policy(*rules), caller()) == evaluate(policy(*reversed(rules)), caller())
+    assert verdict_of(policy(*rules), caller()) == verdict_of(policy(*reversed(rules)), caller())
+
+
+# ---- permissions (layer 7)
+
+
+def test_the_first_permission_that_speaks_of_the_request_decides() -> None:
+    rules = l7(on("/admin", allow=False), on("/", allow=True), on("/never", allow=False))
+
+    denied, allowed = decide(rules, caller(), get("/admin/x")), decide(rules, caller(), get("/never"))
+    assert (denied.allowed, denied.permission) == (False, 0)
+    assert (allowed.allowed, allowed.permission) == (True, 1)
+    assert "Permissions[1]" in allowed.reason
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_without_a_matching_permission_the_default_decides_and_not_the_next_intention(default: bool) -> None:
+    permission = on("/api", allow=not default)
+    verdict = decide(l7(permission, default_allow=default), caller(), get("/"))
+
+    assert verdict.allowed is default
+    assert verdict.permission is None
+    assert verdict.intention is not None
+    assert verdict.intention.source == "web"
+
+
+def test_without_a_matching_permission_an_unknown_default_denies() -> None:
+    rules = l7(on("/api", allow=True), default_allow=None)
+
+    assert not decide(rules, caller(), get("/")).allowed
+    assert decide(rules, caller(), get("/api")).allowed
+
+
+def test_a_permission_without_conditions_speaks_of_everything() -> None:
+    rules = l7(Permission(allow=True))
+
+    assert decide(rules, caller(), Request("DELETE", "/x")).allowed
+    assert verdict_of(rules, caller()).allowed
+
+
+def test_permissions_on_a_tcp_service_deny_and_say_so() -> None:
+    rule = Intention("web", Action.PERMISSIONS, 9, (Permission(allow=True),))
+
+    verdict = verdict_of(policy(rule, default_allow=True), caller())
+    assert not verdict.allowed
+    assert verdict.rules is None
+    assert "tcp service" in verdict.reason
+    assert decide(policy(rule, default_allow=True), caller(), get("/")) == verdict
+
+
+def test_a_permission_that_demands_a_token_denies_what_it_speaks_of_by_name() -> None:
+    rules = l7(on("/secret", allow=True, jwt=(JwtProvider("okta"), JwtProvider("own"))), on("/", allow=True))
+
+    verdict = decide(rules, caller(), get("/secret"))
+    assert not verdict.allowed
+    assert "demands a JWT (of okta, own)" in verdict.reason
+    assert decide(rules, caller(), get("/open")).allowed
+    assert "Permissions[0]: demands a JWT" in verdict_of(rules, caller()).reason
+
+
+def test_a_permission_that_is_not_understood_denies_all_that_reaches_it_and_says_why() -> None:
+    odd = on("/odd", allow=True, fault="the field Cookie is not known")
+    rules = l7(on("/first", allow=True), odd, on("/", allow=True), default_allow=True)
+
+    assert decide(rules, caller(), get("/first")).allowed
+    verdict = decide(rules, caller(), get("/other"))
+    assert (verdict.allowed, verdict.permission) == (False, 1)
+    assert "Cookie" in verdict.reason
+
+
+def test_an_intention_that_demands_a_token_denies_whatever_its_permissions_say() -> None:
+    rule = Intention("web", Action.PERMISSIONS, 9, (Permission(allow=True),), jwt=())
+
+    verdict = decide(policy(rule, default_allow=True, http=True), caller(), get("/"))
+    assert not verdict.allowed
+    assert "JWT (of nobody)" in verdict.reason
+
+
+def test_a_request_without_a_normal_path_is_denied_where_permissions_govern() -> None:
+    rules = l7(on("/", allow=True), default_allow=True)
+
+    verdict = decide(rules, caller(), get("/a%00b"))
+    assert not verdict.allowed
+    assert "NUL" in verdict.reason
+    assert decide(rules, caller("other"), get("/a%00b")).allowed
+
+
+def test_a_request_of_a_caller_without_permissions_gets_the_verdict_on_its_connection() -> None:
+    rules = l7(on("/", allow=False))
+
+    for name in ("other", "web2"):
+        assert decide(rules, caller(name), get("/")) == verdict_of(rules, caller(name))
+    foreign = caller(trust_domain="other.consul")
+    assert decide(rules, foreign, get("/")) == verdict_of(rules, foreign)
+
+
+def test_conditions_on_path_methods_and_headers_must_all_hold() -> None:
+    wanted = Permission(
+        True,
+        PathRule(PathMatch.EXACT, "/x"),
+        (HeaderRule("x-a", HeaderMatch.EXACT, "1"), HeaderRule("x-b", HeaderMatch.PRESENT)),
+        ("GET", "HEAD"),
+    )
+    rules = l7(wanted)
+    full = (("x-a", "1"), ("X-B", ""))
+
+    assert decide(rules, caller(), Request("GET", "/x?y", full)).allowed
+    assert decide(rules, caller(), Request("HEAD", "/x", full)).allowed
+    for request in (
+        Request("POST", "/x", full),
+        Request("get", "/x", full),
+        Request("GET", "/y", full),
+        Request("GET", "/x", full[:1]),
+        Request("GET", "/x", full[1:]),
+    ):
+        assert not decide(rules, caller(), request).allowed

@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
-from hcc.spoe.cache import DecisionCache
+from hcc.mesh.permissions import PathMatch, PathRule, Permission
+from hcc.mesh.rules import compiled_rules
+from hcc.spoe.cache import DecisionCache, answer_for
 from hcc.spoe.decision import MAX_REASON_CHARACTERS, decide
+from hcc.spoe.payloads import decode_actions
 from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
 
 MESH = Authority()
@@ -51,6 +54,21 @@ def test_before_a_policy_has_come_everybody_is_denied() -> None:
     assert "no policy" in decision.reason
 
 
+def test_a_caller_whose_requests_rules_decide_is_known_by_name_and_not_allowed_by_itself() -> None:
+    permission = Permission(True, PathRule(PathMatch.PREFIX, "/api"))
+    policy = dataclasses.replace(
+        POLICY, intentions=(Intention("web", Action.PERMISSIONS, 9, (permission,)),), default_allow=False, http=True
+    )
+    decision = decide(WEB, policy)
+    rules = compiled_rules((permission,), default_allow=False)
+    assert (decision.allowed, decision.denied, decision.source) == (False, False, "web")
+    assert decision.rules == rules.name
+    answer = answer_for(decision)
+    assert answer.counted
+    assert [action.name for action in decode_actions(answer.actions)] == [b"allowed", b"source", b"rules"]
+    assert decide(WEB, dataclasses.replace(policy, http=False)).denied
+
+
 @pytest.mark.parametrize(
     "uris",
     [
@@ -60,7 +78,7 @@ def test_before_a_policy_has_come_everybody_is_denied() -> None:
         ("https://example.com",),
         (f"spiffe://{TRUST_DOMAIN}/agent/client/dc/dc1/id/x",),
         (service_uri("web", "other.consul"),),
-        (service_uri("w" * 201),),
+        (service_uri("w" * 151),),
     ],
 )
 def test_anything_but_one_service_of_our_trust_domain_is_denied_without_a_name(uris: tuple[str, ...]) -> None:
@@ -79,12 +97,12 @@ def test_a_reason_that_quotes_a_certificate_stays_short() -> None:
 
 def test_an_answer_is_made_once_and_forgotten_with_its_policy() -> None:
     cache = DecisionCache()
-    assert not cache.decide(WEB).allowed
+    assert not cache.decide(WEB).decision.allowed
     cache.set_policy(POLICY)
     assert not cache.answers
     assert cache.size_bytes == 0
     answer = cache.decide(WEB)
-    assert answer.allowed
+    assert answer.decision.allowed
     assert cache.answers[WEB] is answer
 
 

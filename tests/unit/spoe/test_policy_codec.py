@@ -7,18 +7,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
+from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
 from hcc.spoe.policy_codec import PolicyCodecError, decode_policy, encode_policy
 
+JWT = st.none() | st.lists(
+    st.builds(JwtProvider, st.text(), st.lists(st.tuples(st.lists(st.text()).map(tuple), st.text())).map(tuple)),
+    max_size=2,
+).map(tuple)
+PERMISSIONS = st.builds(
+    Permission,
+    allow=st.booleans(),
+    path=st.none() | st.builds(PathRule, st.sampled_from(PathMatch), st.text()),
+    headers=st.lists(
+        st.builds(HeaderRule, st.text(), st.sampled_from(HeaderMatch), st.text(), st.booleans(), st.booleans()),
+        max_size=2,
+    ).map(tuple),
+    methods=st.lists(st.text(), max_size=2).map(tuple),
+    jwt=JWT,
+    fault=st.text(),
+)
 INTENTIONS = st.builds(
     Intention,
     source=st.text(),
     action=st.sampled_from(Action),
     precedence=st.integers(0, 9),
-    permissions=st.lists(st.text(), max_size=3).map(tuple),
+    permissions=st.lists(PERMISSIONS, max_size=3).map(tuple),
     source_namespace=st.text(),
     source_partition=st.text(),
     peer=st.text(),
-    needs_jwt=st.booleans(),
+    jwt=JWT,
 )
 POLICIES = st.builds(
     Policy,
@@ -27,6 +45,10 @@ POLICIES = st.builds(
     intentions=st.lists(INTENTIONS, max_size=4).map(tuple),
     default_allow=st.sampled_from((True, False, None)),
     version=st.integers(0, 2**63),
+    http=st.booleans(),
+    normalization=st.builds(
+        Normalization, st.booleans(), st.booleans(), st.sampled_from(EscapedSlashes), st.sampled_from(Underscores)
+    ),
 )
 
 
@@ -36,9 +58,15 @@ def test_every_policy_comes_back(policy: Policy) -> None:
 
 
 def test_every_field_of_a_policy_travels() -> None:
-    fields = json.loads(encode_policy(Policy("a", "b", (Intention("web", Action.ALLOW, 9),), None)))
+    permission = Permission(True, PathRule(PathMatch.EXACT, "/"), (HeaderRule("a", HeaderMatch.PRESENT),))
+    intention = Intention("web", Action.PERMISSIONS, 9, (permission,), jwt=(JwtProvider("okta"),))
+    fields = json.loads(encode_policy(Policy("a", "b", (intention,), None)))
     assert fields.keys() == set(Policy.__slots__)
-    assert fields["intentions"][0].keys() == set(Intention.__slots__)
+    (encoded,) = fields["intentions"]
+    assert encoded.keys() == set(Intention.__slots__)
+    assert encoded["permissions"][0].keys() == set(Permission.__slots__)
+    assert encoded["permissions"][0]["headers"][0].keys() == set(HeaderRule.__slots__)
+    assert encoded["jwt"][0].keys() == set(JwtProvider.__slots__)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +88,19 @@ def test_a_field_of_another_type_or_name_is_refused(changed: dict[str, object]) 
         decode_policy(json.dumps(fields).encode())
 
 
-@pytest.mark.parametrize("changed", [{"action": "maybe"}, {"permissions": [1]}, {"needs_jwt": 0}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"action": "maybe"},
+        {"action": []},
+        {"permissions": [1]},
+        {"permissions": [{}]},
+        {"jwt": 0},
+        {"jwt": [{"name": "x", "claims": [["a"]]}]},
+        {"jwt": [{"name": "x", "claims": [[["a"], "b", "c"]]}]},
+        {"extra": 1},
+    ],
+)
 def test_an_intention_that_is_not_understood_is_refused(changed: dict[str, object]) -> None:
     fields = json.loads(encode_policy(Policy("a", "b", (Intention("web", Action.ALLOW, 9),), None)))
     fields["intentions"][0] |= changed

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from hcc.mesh.patterns import compiled
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "/api/v[0-9]+/.*",
+        r"/users/(\d{1,3}|me)(?:/[^/]+)?",
+        r"(?P<version>v\d+)",
+        "(?i)/a|/b",
+        "(?is)x",
+        r"\.\/\-\_\@\x41\t",
+        r"\bfoo\B",
+        r"^a*?b+?c??d{2}?e{2,}f{2,3}$",
+        "]}",
+        r"[\]\[\-a-z]",
+    ],
+)
+def test_what_all_engines_read_alike_is_taken(pattern: str) -> None:
+    assert compiled(pattern).pattern == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?=a)",
+        "(?!a)",
+        "(?<=a)b",
+        "(?<n>a)",
+        "(?#a)",
+        r"(a)\1",
+        "(?P=a)",
+        "a*+",
+        "a++",
+        "a{2}{3}",
+        "(?>a)",
+        "a(?i)b",
+        "(?i:a)",
+        "(?U)a",
+        r"\pL",
+        r"\Qa\E",
+        r"\z",
+        r"\A",
+        r"\C",
+        r"\x{41}",
+        r"\u0041",
+        "[[:alpha:]]",
+        "[a&&b]",
+        "[]a]",
+        "[",
+        "(",
+        ")",
+        "*",
+        "a{,3}",
+        "a{x}",
+        "a{99999}",
+        "[z-a]",
+        "\\",
+    ],
+)
+def test_what_an_engine_may_read_otherwise_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(ValueError, match="is not understood"):
+        compiled(pattern)
+
+
+def test_classes_are_those_of_ascii() -> None:
+    assert not compiled(r"\d").fullmatch("\u0663")
+    assert not compiled(r"\w").fullmatch("\u00e9")

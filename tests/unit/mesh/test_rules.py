@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, speaks_of
+from hcc.mesh.request import Normalization, Request, normalised
+from hcc.mesh.rules import RuleSet, compiled_rules
+
+API = Permission(True, PathRule(PathMatch.PREFIX, "/api"))
+NOT_ADMIN = Permission(False, PathRule(PathMatch.EXACT, "/api/admin"))
+A, B = HeaderRule("a", HeaderMatch.PRESENT), HeaderRule("b", HeaderMatch.EXACT, "1")
+CALLER = ServiceIdentity("td", "web", "dc1")
+
+PERMISSIONS = st.builds(
+    Permission,
+    allow=st.booleans(),
+    path=st.none()
+    | st.builds(PathRule, st.sampled_from((PathMatch.EXACT, PathMatch.PREFIX)), st.sampled_from(("/", "/a", "/a/b"))),
+    headers=st.lists(st.sampled_from((A, B)), max_size=2).map(tuple),
+    methods=st.lists(st.sampled_from(("GET", "PUT")), max_size=2).map(tuple),
+    jwt=st.sampled_from((None, None, None, (JwtProvider("okta"),))),
+    fault=st.sampled_from(("", "", "", "not understood")),
+)
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from(("GET", "PUT", "POST")),
+    st.sampled_from(("/", "/a", "/a/b", "/a/../a", "/b")),
+    st.lists(st.tuples(st.sampled_from(("a", "B")), st.sampled_from(("1", "2"))), max_size=2).map(tuple),
+)
+
+
+def by_rules(rules: RuleSet, request: Request) -> bool:
+    """What HAProxy makes of the rules."""
+    normal = normalised(request, Normalization())
+    for rule in rules.rules:
+        if speaks_of(Permission(rule.allow, rule.path, rule.headers, rule.methods), normal):
+            return rule.allow
+    return rules.default_allow
+
+
+@given(st.lists(PERMISSIONS, min_size=1, max_size=5).map(tuple), st.sampled_from((True, False, None)), REQUESTS)
+def test_compiled_rules_decide_every_request_as_the_permissions_do(
+    permissions: tuple[Permission, ...], default: bool | None, request: Request
+) -> None:
+    rule = Intention("web", Action.PERMISSIONS, 9, permissions)
+    policy = Policy("db", "td", (rule,), default, http=True)
+    connection = verdict_of(policy, CALLER)
+    by_connection = connection.allowed if connection.rules is None else by_rules(connection.rules, request)
+    assert decide(policy, CALLER, request).allowed is by_connection
+
+
+@given(st.lists(PERMISSIONS, max_size=5).map(tuple), st.booleans())
+def test_no_rule_is_without_conditions_and_the_last_one_differs_from_the_default(
+    permissions: tuple[Permission, ...], default: bool
+) -> None:
+    found = compiled_rules(permissions, default)
+    assert all(rule.path or rule.headers or rule.methods for rule in found.rules)
+    assert not found.rules or found.rules[-1].allow is not found.default_allow
+
+
+def test_sets_that_say_the_same_in_another_way_are_equal_and_have_one_name() -> None:
+    one = compiled_rules((NOT_ADMIN, API), default_allow=False)
+    assert one == compiled_rules((NOT_ADMIN, API, Permission(allow=False), API), default_allow=True)
+    assert one == compiled_rules((NOT_ADMIN, API, NOT_ADMIN), default_allow=False)
+    assert one.name == compiled_rules((NOT_ADMIN, API, NOT_ADMIN), default_allow=False).name
+    shuffled = [
+        Permission(True, None, headers, methods)
+        for headers, methods in (((A, B), ("PUT", "GET")), ((B, A, B), ("GET", "PUT")))
+    ]
+    assert len({compiled_rules((each,), default_allow=False) for each in shuffled}) == 1
+
+
+def test_sets_that_differ_have_different_names_fit_for_haproxy() -> None:
+    sets = [
+        compiled_rules((API,), default_allow=False),
+        compiled_rules((NOT_ADMIN, API), default_allow=False),
+        compiled_rules((API, NOT_ADMIN, Permission(True, None, (A,))), default_allow=False),
+        compiled_rules((NOT_ADMIN,), default_allow=True),
+        compiled_rules((Permission(True, PathRule(PathMatch.EXACT, "/api")),), default_allow=False),
+        compiled_rules((Permission(True, methods=("GET",)),), default_allow=False),
+    ]
+    names = {each.name for each in sets}
+    assert len(names) == len(sets)
+    assert all(re.fullmatch(r"rules-[0-9a-f]{32}", name) for name in names)
+
+
+def test_permissions_that_decide_all_requests_alike_are_no_rules() -> None:
+    for permissions, default in (((API,), True), ((NOT_ADMIN,), False), ((), True), ((Permission(True), API), False)):
+        assert not compiled_rules(permissions, default).rules
