@@ -17,6 +17,11 @@ from hcc.spoe.payloads import (
 from hcc.spoe.values import TRUE, Kind, Value
 
 CAPTURED = Path(__file__).parent / "protocol" / "captured"
+# What tests/protocol/capture.py recorded.
+BRANCHES = ("2.2", "2.6", "2.8", "3.0", "3.2")
+MODES = ("tcp", "http")
+SESSIONS = tuple(f"haproxy-{branch}-{mode}-session" for branch in BRANCHES for mode in MODES)
+CHECKS = tuple(f"haproxy-{branch}-{mode}-check" for branch in BRANCHES for mode in MODES)
 
 
 def text(content: bytes) -> Value:

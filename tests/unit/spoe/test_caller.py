@@ -8,7 +8,7 @@ from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, decode_frame
 from hcc.spoe.payloads import Message, decode_messages
 from hcc.spoe.values import NULL, Kind, Value
 from hcc.spoe.varint import MAX_VALUE, encode_varint
-from tests.spop_frames import caller, captured, notify, text
+from tests.spop_frames import SESSIONS, caller, captured, notify, text
 
 DER = Value(Kind.BINARY, b"certificate")
 
@@ -48,8 +48,8 @@ def test_a_frame_is_matched_inside_a_longer_buffer_only_to_its_own_end() -> None
 
 
 def test_every_question_of_a_real_haproxy_takes_the_quick_way() -> None:
-    for name in ("2.6-tcp", "2.6-http", "2.8-tcp", "2.8-http"):
-        questions = captured(f"haproxy-{name}-session")[1:]
+    for name in SESSIONS:
+        questions = captured(name)[1:]
         assert len(questions) == 3
         assert all(matched(frame, LENGTH_BYTES, len(frame)) for frame in questions)
 
