@@ -6,15 +6,21 @@ Keys never leave memory but for a test's own directory.
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
+from hcc.spoe.der import Certificate
+
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
+_X509_ERRORS = (x509.UnsupportedGeneralNameType, x509.InvalidVersion, x509.DuplicateExtension)
 _START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _END = dt.datetime(2056, 1, 1, tzinfo=dt.UTC)
 
@@ -51,7 +57,7 @@ class Authority:
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("Consul CA")
-        builder = _builder(self._name, self._name, self._key, 1)
+        builder = _builder(self._name, self._name, self._key.public_key(), 1)
         self.certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(
             self._key, hashes.SHA256()
         )
@@ -62,10 +68,14 @@ class Authority:
         serial: int = 0x1234,
         subject: x509.Name | None = None,
         extensions: tuple[x509.ExtensionType, ...] = (),
+        public_key: rsa.RSAPublicKey | None = None,
     ) -> Leaf:
-        """A leaf with these alternative names; without any, without the extension."""
+        """A leaf with these alternative names; without any, without the extension.
+
+        One with a foreign public key cannot be used in a handshake.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(subject or x509.Name([]), self._name, key, serial).add_extension(
+        builder = _builder(subject or x509.Name([]), self._name, public_key or key.public_key(), serial).add_extension(
             x509.BasicConstraints(ca=False, path_length=None), critical=True
         )
         if names:
@@ -82,18 +92,72 @@ class Authority:
         return path
 
 
+@cache
+def odd_leaves() -> dict[str, bytes]:
+    """Certificates that ask for confusion, by what is odd; those with a planted URI are of the service evil."""
+    mesh = Authority()
+    web = service_uri("web")
+    planted = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, web[:64])])
+    evil = uri_names(service_uri("evil"))
+    raw_san = b"\x30" + bytes((len(web) + 2,)) + b"\x86" + bytes((len(web),)) + web.encode()
+    return {
+        "plain": mesh.service("web", serial=0x00FEDC).der(),
+        "no alternative name": mesh.leaf().der(),
+        "two names, one a URI": mesh.leaf(x509.DNSName("web.example"), *uri_names(web)).der(),
+        "two URIs": mesh.leaf(*uri_names(web, service_uri("evil"))).der(),
+        "no URI": mesh.leaf(x509.DNSName("web.example")).der(),
+        "URI as DNS name": mesh.leaf(x509.DNSName(web), *evil).der(),
+        "URI in the subject": mesh.leaf(*evil, subject=planted).der(),
+        "URI in the serial": mesh.leaf(*evil, serial=int.from_bytes(b"\x01spiffe://x/ns", "big")).der(),
+        "URI in the issuer's names": mesh.leaf(*evil, extensions=(x509.IssuerAlternativeName(uri_names(web)),)).der(),
+        "alternative names in a foreign extension": mesh.leaf(
+            *evil, extensions=(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), raw_san),)
+        ).der(),
+        "serial one": mesh.leaf(*evil, serial=1).der(),
+        "serial of twenty bytes": mesh.leaf(*evil, serial=2**159 - 1).der(),
+        "the authority": mesh.certificate.public_bytes(serialization.Encoding.DER),
+        "other kinds of name": mesh.leaf(
+            x509.RFC822Name("a@example.com"),
+            x509.DirectoryName(planted),
+            x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
+            x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),
+            *uri_names(web),
+        ).der(),
+    }
+
+
+def by_cryptography(der: bytes) -> Certificate | None:
+    """What the well-known library finds; None if it refuses the certificate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            return Certificate(certificate.serial_number, tuple(_uris(certificate.extensions)))
+        except (ValueError, *_X509_ERRORS):
+            return None
+
+
+def _uris(extensions: x509.Extensions) -> list[str]:
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
+
+
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, serial: int
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(serial)
         .not_valid_before(_START)
         .not_valid_after(_END)

@@ -38,6 +38,17 @@ class ServiceIdentity:
             f"/dc/{_encode(self.datacenter)}/svc/{_encode(self.service)}"
         )
 
+    def source(self) -> str:
+        """What intentions tell apart, in one printable ASCII word: the datacenter and the trust domain are not in it.
+
+        The percent-encoded name alone in the default namespace and partition, `web`; elsewhere all three,
+        `ap/default/ns/team/svc/web`, so that no service can pass for another one of its name.
+        """
+        name = _encode(self.service)
+        if (self.partition, self.namespace) == (DEFAULT_PARTITION, DEFAULT_NAMESPACE):
+            return name
+        return f"ap/{_encode(self.partition)}/ns/{_encode(self.namespace)}/svc/{name}"
+
 
 def parse_service_uri(uri: str) -> ServiceIdentity:
     """The service that a SPIFFE URI names.

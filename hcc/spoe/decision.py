@@ -17,7 +17,7 @@ class Decision:
     """An answer, the service it is about, and why.
 
     Args:
-        source: the caller's service name; empty unless it is certainly a service of our trust domain.
+        source: the caller (`ServiceIdentity.source`); empty unless it is certainly a service of our trust domain.
         reason: for people; may quote the certificate, printable, at most 300 characters.
         serial: of the certificate, in hexadecimal; empty if it could not be read.
         understood: a certificate came and could be read; if not, the denial says nothing about intentions.
@@ -66,11 +66,12 @@ def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> D
         caller = parse_service_uri(uris[0])
     except IdentityError as exc:
         return Decision(False, "", str(exc)[:MAX_REASON_CHARACTERS], serial)
-    if len(caller.service.encode()) > MAX_SOURCE_BYTES:
-        return Decision(False, "", f"expected a service name of at most {MAX_SOURCE_BYTES} bytes", serial)
+    name = caller.source()
+    if len(name) > MAX_SOURCE_BYTES:
+        return Decision(False, "", f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes", serial)
     if policy is None:
         return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
     verdict = verdict_of(policy, caller)
-    source = caller.service if caller.trust_domain == policy.trust_domain.lower() else ""
+    source = name if caller.trust_domain == policy.trust_domain.lower() else ""
     rules = "" if verdict.rules is None else verdict.rules.name
     return Decision(verdict.allowed, source, verdict.reason[:MAX_REASON_CHARACTERS], serial, rules=rules)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.permissions import PathMatch, PathRule, Permission
+from hcc.mesh.rules import compiled_rules
+from hcc.spoe.counters import CounterMemory, CounterSlots
 from hcc.spoe.events import Denied, PolicyApplied, PoolEvent, WorkerExited
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.values import NULL, Kind, Value
+from hcc.spoe.worker import Worker
+from tests.forgeries import ALLOWED, forgeries, genuine
 from tests.integration.spoe_frontend import events_until, wait_for
 from tests.spoe_certificates import TRUST_DOMAIN, Authority
 from tests.spop_frames import caller, farewell, frames_of, health_check, hello, notify, status_of, variables
@@ -141,6 +147,27 @@ def test_no_certificate_and_no_readable_one_are_denied(pool: WorkerPool, client:
     wait_for("three errors are counted", lambda: pool.counters()[0].errors == 3)
 
 
+def test_every_forgery_is_denied_at_first_and_ever_after(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, ALLOWED))
+    client.greet()
+    for _ in range(2):
+        assert client.ask(genuine()) == {"allowed": True, "source": b"web"}
+        for name, der in forgeries().items():
+            answer = client.ask(der)
+            assert answer["allowed"] is False, name
+            assert answer.get("source") != b"web", name
+
+
+def test_a_caller_whose_requests_rules_decide_is_answered_with_their_name(pool: WorkerPool, client: Client) -> None:
+    permission = Permission(allow=True, path=PathRule(PathMatch.PREFIX, "/api"))
+    rules = compiled_rules((permission,), default_allow=False)
+    intention = Intention("web", Action.PERMISSIONS, 9, (permission,))
+    apply(pool, Policy("server", TRUST_DOMAIN, (intention,), False, 1, http=True))
+    assert client.greet().ask(WEB) == {"allowed": False, "source": b"web", "rules": rules.name.encode()}
+    wait_for("it does not count as denied", lambda: pool.counters()[0].allowed == 1)
+    assert pool.counters()[0].denied == 0
+
+
 def test_a_health_check_is_answered_and_closed(client: Client) -> None:
     client.send(health_check())
     assert client.receive().kind == FrameType.AGENT_HELLO
@@ -247,3 +274,31 @@ def test_frames_of_the_smallest_agreed_size_are_kept(client: Client) -> None:
     assert client.receive().kind == FrameType.AGENT_HELLO
     client.send(notify(flags=FIN))
     assert variables(client.receive()) == {"allowed": False}
+
+
+def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> None:
+    """With sockets that keep packets apart, each send is seen as one."""
+    memory = CounterMemory(1)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ours:
+        listener.bind(str(tmp_path / "w.sock"))
+        listener.listen()
+        worker = Worker(listener, theirs, CounterSlots(memory.fd, 0))
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                client.settimeout(10)
+                client.connect(str(tmp_path / "w.sock"))
+                client.send(hello())
+                assert len(frames_of(client.recv(65536))) == 1
+                client.send(caller(WEB, 1))
+                assert [frame.stream_id for frame in frames_of(client.recv(65536))] == [1]
+                client.send(caller(WEB, 2) + caller(DB, 3) + farewell())
+                kinds = [frame.kind for frame in frames_of(client.recv(65536))]
+                assert kinds == [FrameType.ACK, FrameType.ACK, FrameType.AGENT_DISCONNECT]
+        finally:
+            ours.close()
+            thread.join(10)
+            theirs.close()
+            memory.close()

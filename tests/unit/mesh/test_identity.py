@@ -60,3 +60,23 @@ def test_the_trust_domain_is_compared_without_case_as_host_names_are() -> None:
     upper = parse_service_uri(f"spiffe://{TRUST_DOMAIN.upper()}/ns/default/dc/dc1/svc/web")
 
     assert upper.trust_domain == TRUST_DOMAIN.lower()
+
+
+def test_the_source_is_the_name_and_more_only_outside_of_the_defaults() -> None:
+    assert ServiceIdentity("td", "My_Svc.with-dots", "dc1").source() == "My_Svc.with-dots"
+    assert ServiceIdentity("td", "web", "dc2", "team").source() == "ap/default/ns/team/svc/web"
+    assert ServiceIdentity("td", "web", "dc2", partition="east").source() == "ap/east/ns/default/svc/web"
+
+
+WORDS = st.text(st.sampled_from("aA/%: \u00e9\u20ac"), min_size=1, max_size=6) | st.sampled_from(
+    ("default", "web", "ap/default/ns/team/svc/web", "ns", "svc")
+)
+
+
+@given(*(st.tuples(WORDS, WORDS, WORDS),) * 2)
+def test_two_services_have_one_source_only_if_they_are_one(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    sources = [ServiceIdentity("td", name, "dc1", space, part).source() for name, space, part in (one, other)]
+    assert (sources[0] == sources[1]) is (one == other)
+    assert all(source.isascii() and source.isprintable() and " " not in source for source in sources)

@@ -10,6 +10,7 @@ from hcc.mesh.rules import compiled_rules
 from hcc.spoe.cache import DecisionCache, answer_for
 from hcc.spoe.decision import MAX_REASON_CHARACTERS, decide
 from hcc.spoe.payloads import decode_actions
+from tests.forgeries import forgeries, genuine
 from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
 
 MESH = Authority()
@@ -124,3 +125,30 @@ def test_the_cache_lets_the_oldest_go_when_they_are_too_long() -> None:
     cache.decide(bytes(30))
     assert not cache.answers
     assert cache.size_bytes == 0
+
+
+# ---- forgeries
+
+
+OPEN_TO_WEB = dataclasses.replace(POLICY, intentions=(Intention("web", Action.ALLOW, 9),), default_allow=False)
+
+
+def test_the_genuine_certificate_comes_in_where_forgeries_must_not() -> None:
+    assert decide(genuine(), OPEN_TO_WEB).allowed
+
+
+@pytest.mark.parametrize("forgery", forgeries())
+def test_a_forgery_is_denied_at_first_and_ever_after(forgery: str) -> None:
+    cache = DecisionCache()
+    cache.set_policy(OPEN_TO_WEB)
+    cache.decide(genuine())
+    der = forgeries()[forgery]
+    decision = cache.decide(der).decision
+    assert decision.denied
+    assert decision.source != "web"
+    assert cache.answers[der].decision == decision
+
+
+@pytest.mark.parametrize("forgery", [name for name in forgeries() if name.startswith("in the ") or "serial" in name])
+def test_a_forgery_really_holds_the_bytes_that_a_naive_search_would_find(forgery: str) -> None:
+    assert b"spiffe://" + TRUST_DOMAIN.encode()[:8] in forgeries()[forgery]

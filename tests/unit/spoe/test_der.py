@@ -1,77 +1,13 @@
 from __future__ import annotations
 
-import warnings
-from functools import cache
-
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcc.spoe.der import MAX_CERTIFICATE_BYTES, Certificate, CertificateError, parse_certificate
-from tests.spoe_certificates import Authority, service_uri, uri_names
+from tests.spoe_certificates import by_cryptography, odd_leaves, service_uri
 
-MESH = Authority()
-X509_ERRORS = (x509.UnsupportedGeneralNameType, x509.InvalidVersion, x509.DuplicateExtension)
-WEB_URI = service_uri("web")
-WEB = MESH.service("web", serial=0x00FEDC).der()
-
-
-@cache
-def odd_leaves() -> dict[str, bytes]:
-    """Certificates that ask for confusion, by what is odd."""
-    planted = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, WEB_URI[:64])])
-    evil = uri_names(service_uri("evil"))
-    raw_san = b"\x30" + bytes((len(WEB_URI) + 2,)) + b"\x86" + bytes((len(WEB_URI),)) + WEB_URI.encode()
-    return {
-        "plain": WEB,
-        "no alternative name": MESH.leaf().der(),
-        "two names, one a URI": MESH.leaf(x509.DNSName("web.example"), *uri_names(WEB_URI)).der(),
-        "two URIs": MESH.leaf(*uri_names(WEB_URI, service_uri("evil"))).der(),
-        "no URI": MESH.leaf(x509.DNSName("web.example")).der(),
-        "URI as DNS name": MESH.leaf(x509.DNSName(WEB_URI), *evil).der(),
-        "URI in the subject": MESH.leaf(*evil, subject=planted).der(),
-        "URI in the serial": MESH.leaf(*evil, serial=int.from_bytes(b"\x01spiffe://x/ns", "big")).der(),
-        "URI in the issuer's names": MESH.leaf(
-            *evil, extensions=(x509.IssuerAlternativeName(uri_names(WEB_URI)),)
-        ).der(),
-        "alternative names in a foreign extension": MESH.leaf(
-            *evil, extensions=(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), raw_san),)
-        ).der(),
-        "serial one": MESH.leaf(*evil, serial=1).der(),
-        "serial of twenty bytes": MESH.leaf(*evil, serial=2**159 - 1).der(),
-        "the authority": MESH.certificate.public_bytes(Encoding.DER),
-        "other kinds of name": MESH.leaf(
-            x509.RFC822Name("a@example.com"),
-            x509.DirectoryName(planted),
-            x509.RegisteredID(x509.ObjectIdentifier("1.2.3")),
-            x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),
-            *uri_names(WEB_URI),
-        ).der(),
-    }
-
-
-def by_cryptography(der: bytes) -> Certificate | None:
-    """What the well-known library finds; None if it refuses the certificate."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            return Certificate(certificate.serial_number, tuple(_uris(certificate.extensions)))
-        except (ValueError, *X509_ERRORS):
-            return None
-
-
-def _uris(extensions: x509.Extensions) -> list[str]:
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
+WEB = odd_leaves()["plain"]
 
 
 @pytest.mark.parametrize("odd", odd_leaves())
