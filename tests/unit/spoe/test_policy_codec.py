@@ -11,37 +11,40 @@ from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch
 from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
 from hcc.spoe.policy_codec import PolicyCodecError, decode_policy, encode_policy
 
+TEXT = st.text(max_size=8)
 JWT = st.none() | st.lists(
-    st.builds(JwtProvider, st.text(), st.lists(st.tuples(st.lists(st.text()).map(tuple), st.text())).map(tuple)),
+    st.builds(
+        JwtProvider, TEXT, st.lists(st.tuples(st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=2).map(tuple)
+    ),
     max_size=2,
 ).map(tuple)
 PERMISSIONS = st.builds(
     Permission,
     allow=st.booleans(),
-    path=st.none() | st.builds(PathRule, st.sampled_from(PathMatch), st.text()),
+    path=st.none() | st.builds(PathRule, st.sampled_from(PathMatch), TEXT),
     headers=st.lists(
-        st.builds(HeaderRule, st.text(), st.sampled_from(HeaderMatch), st.text(), st.booleans(), st.booleans()),
+        st.builds(HeaderRule, TEXT, st.sampled_from(HeaderMatch), TEXT, st.booleans(), st.booleans()),
         max_size=2,
     ).map(tuple),
-    methods=st.lists(st.text(), max_size=2).map(tuple),
+    methods=st.lists(TEXT, max_size=2).map(tuple),
     jwt=JWT,
-    fault=st.text(),
+    fault=TEXT,
 )
 INTENTIONS = st.builds(
     Intention,
-    source=st.text(),
+    source=TEXT,
     action=st.sampled_from(Action),
     precedence=st.integers(0, 9),
     permissions=st.lists(PERMISSIONS, max_size=3).map(tuple),
-    source_namespace=st.text(),
-    source_partition=st.text(),
-    peer=st.text(),
+    source_namespace=TEXT,
+    source_partition=TEXT,
+    peer=TEXT,
     jwt=JWT,
 )
 POLICIES = st.builds(
     Policy,
-    destination=st.text(),
-    trust_domain=st.text(),
+    destination=TEXT,
+    trust_domain=TEXT,
     intentions=st.lists(INTENTIONS, max_size=4).map(tuple),
     default_allow=st.sampled_from((True, False, None)),
     version=st.integers(0, 2**63),
