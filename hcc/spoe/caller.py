@@ -56,7 +56,12 @@ def matched(data: bytes, start: int, stop: int) -> Asked | None:
         pos = pos + 1 if data[pos] < ONE_BYTE_BELOW else _after_varint(data, pos)
         if not data.startswith(_MESSAGE_HEAD, pos):
             return None
-        length, at = decode_varint(data, pos + _MESSAGE_HEAD_BYTES)
+        at = pos + _MESSAGE_HEAD_BYTES
+        # Two bytes say 240 to 2287, the size of nearly every certificate; the rest takes the way of all integers.
+        if data[at] >= ONE_BYTE_BELOW and data[at + 1] < CONTINUED:
+            length, at = data[at] + (data[at + 1] << 4), at + 2
+        else:
+            length, at = decode_varint(data, at)
     except (IndexError, SpopError):
         return None
     if at + length != stop or pos - first > _SHORT_VARINT:
