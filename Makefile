@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint bench-smoke lock clean
+.PHONY: help demo test test-matrix lint bench-smoke bench-spoe lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -34,6 +34,10 @@ lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --te
 bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m tests.bench.smoke $(ARGS)
+
+bench-spoe: ## questions/s, latency and memory of one SPOE worker, to build/bench/ (1 min)
+	@deploy/bootstrap --tests
+	@exec $(BIN)/python -m tests.bench.spoe $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv on PATH)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -16,6 +16,13 @@ def machine(haproxy: str, consul: str) -> dict[str, str]:
         "haproxy": _first(r"version (\S+)", [haproxy, "-v"]),
         "openssl": _first(r"Running on OpenSSL version : (.+)", [haproxy, "-vv"]),
         "consul": _first(r"Consul v?(\S+)", [consul, "version"]),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Facts by name, of this machine alone."""
+    return {
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cpu": _cpu(),
