@@ -67,6 +67,7 @@ class FakeConsul(ConsulHttp):
         self._intentions: dict[tuple[str, str], dict[str, Any]] = {}
         self._queries: dict[str, dict[str, Any]] = {}
         self._protocols: dict[str, str] = {}
+        self._mesh: list[dict[str, Any]] = []
         self._leaf_serials: dict[str, int] = {}
         self._roots = 1
         self._faults: list[tuple[str, Fault]] = []
@@ -212,6 +213,8 @@ class FakeConsul(ConsulHttp):
             (put, "connect/intentions/exact", self._put_intention),
             (delete, "connect/intentions/exact", self._delete_intention),
             (put, "config", self._put_config),
+            (get, "config/mesh", lambda **_: self._indexed("config", copy.deepcopy(self._mesh))),
+            (delete, "config/mesh/mesh", self._delete_mesh),
             (("GET", "POST"), "discovery-chain/([^/]+)", self._chain),
             (get, "health/connect/([^/]+)", self._health),
             (post, "query", self._create_query),
@@ -346,11 +349,18 @@ class FakeConsul(ConsulHttp):
         return _Answer(200, {"Authorized": allowed, "Reason": "Default behavior configured by ACLs"}, {})
 
     def _put_config(self, *, body: Any, **_: Any) -> _Answer:
-        # Of all config entries only the protocol of service-defaults means something here.
+        # Of all config entries only the mesh entry and the protocol of service-defaults mean something here.
         if body["Kind"] == "service-defaults":
             self._protocols[body["Name"]] = body.get("Protocol", "tcp")
+        elif body["Kind"] == "mesh":
+            self._mesh = [body]
         self._touch("config")
         return _Answer(200, True, {})
+
+    def _delete_mesh(self, **_: Any) -> _Answer:
+        self._mesh = []
+        self._touch("config")
+        return _Answer(200, {}, {})
 
     def _chain(self, service: str, *, query: dict[str, str], body: Any, **_: Any) -> _Answer:
         datacenter = query.get("compile-dc", DATACENTER)

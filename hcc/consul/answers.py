@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hcc.mesh.chain import Chain
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.intentions import Intention
+from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Health, Leaf, Proxy, Roots
 
 
@@ -71,4 +72,4 @@ class Instance:
     identity: str = ""
 
 
-Answer = Registration | Application | Roots | Leaf | IntentionList | Chain | tuple[Instance, ...]
+Answer = Registration | Application | Roots | Leaf | IntentionList | Normalization | Chain | tuple[Instance, ...]

@@ -18,6 +18,7 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
@@ -30,6 +31,7 @@ from hcc.consul.known import (
     datacenter_of,
     instances_of,
     leaf_of,
+    normalization_of,
     registration_of,
     roots_of,
     stands_in,
@@ -167,6 +169,9 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
+    policy = _policy(known, proxy)
+    if policy is not None and policy.http and any(one.permissions for one in policy.intentions):
+        yield MeshWatch()
     for upstream, override in _upstreams(registration):
         yield from _upstream_watches(upstream, override, known, datacenter)
 
@@ -195,8 +200,15 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
     # refused until the list is read again.
     for key, value in reversed(known.items()):
         if isinstance(key, IntentionsWatch) and key.service == proxy.service and isinstance(value, IntentionList):
-            http = proxy.protocol.is_http
-            return Policy(proxy.service, key.trust_domain, value.intentions, value.default_allow, version, http)
+            return Policy(
+                destination=proxy.service,
+                trust_domain=key.trust_domain,
+                intentions=value.intentions,
+                default_allow=value.default_allow,
+                version=version,
+                http=proxy.protocol.is_http,
+                normalization=normalization_of(known),
+            )
     return None
 
 

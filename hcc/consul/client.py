@@ -95,6 +95,10 @@ class ConsulClient:
         """The intentions whose destination is this service, in a map with its name as the one key."""
         return self._blocking("/v1/connect/intentions/match", [("by", "destination"), ("name", service)], index)
 
+    def mesh(self, index: int = 0) -> Result:
+        """The mesh entry in a list, which is empty without one; no right is needed."""
+        return self._blocking("/v1/config/mesh", [], index)
+
     def authorize(self, service: str, caller_uri: str) -> Result:
         """Whether the agent would let a caller with this SPIFFE URI connect to the service."""
         self._agent.connect.authorize(service, caller_uri, "00")

@@ -15,12 +15,14 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
     ServiceWatch,
     WatchKey,
 )
+from hcc.consul.mesh_entry import normalization
 from hcc.consul.permissions import jwt, permission
 from hcc.consul.policy import Probe
 from hcc.consul.registration import registration
@@ -47,6 +49,8 @@ def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return
             return roots(data)
         case LeafWatch():
             return leaf(data)
+        case MeshWatch():
+            return normalization(data)
         case ChainWatch():
             return chain(data)
         case EndpointsWatch():

@@ -14,6 +14,7 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
@@ -30,6 +31,8 @@ POLL_S = 5.0
 # The agent answers `authorize` from a cache that follows a write within a millisecond or so.
 _PROBES = 6
 _PROBE_PAUSE_S = 0.02
+# What Consul says of a kind of config entry that it does not know.
+_NO_SUCH_KIND = "invalid config entry kind"
 # Denied, gone, or never there: the header must do.
 _NO_PROBE = (403, 404, 405, 410)
 
@@ -85,6 +88,8 @@ def _ask(  # noqa: PLR0911 - one return for each kind of key
             return client.roots(position.index)
         case LeafWatch():
             return client.leaf(key.service, position.index)
+        case MeshWatch():
+            return _mesh(client, position)
         case ChainWatch():
             return client.chain(key, position.index)
         case EndpointsWatch():
@@ -93,6 +98,16 @@ def _ask(  # noqa: PLR0911 - one return for each kind of key
             return client.intentions(key.service, position.index)
         case QueryWatch():
             return client.execute_query(key.name, key.datacenter)
+
+
+def _mesh(client: ConsulClient, position: Position) -> Result:
+    try:
+        return client.mesh(position.index)
+    except ConsulStatusError as exc:
+        if _NO_SUCH_KIND in str(exc):
+            # Consul before 1.10; asked again in a while, as it may be upgraded.
+            return Result(data=[])
+        raise
 
 
 def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -> Fetched:

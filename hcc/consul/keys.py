@@ -63,6 +63,14 @@ class IntentionsWatch:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class MeshWatch:
+    """What the mesh entry says of requests; answers `Normalization`."""
+
+    def label(self) -> str:
+        return "mesh entry"
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ChainWatch:
     """A compiled discovery chain; answers `Chain`.
 
@@ -121,7 +129,15 @@ class QueryWatch:
 
 
 WatchKey = (
-    ProxyWatch | ServiceWatch | RootsWatch | LeafWatch | IntentionsWatch | ChainWatch | EndpointsWatch | QueryWatch
+    ProxyWatch
+    | ServiceWatch
+    | RootsWatch
+    | LeafWatch
+    | IntentionsWatch
+    | MeshWatch
+    | ChainWatch
+    | EndpointsWatch
+    | QueryWatch
 )
 
 

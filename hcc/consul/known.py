@@ -10,12 +10,14 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
     WatchKey,
 )
 from hcc.mesh.chain import Chain
+from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Leaf, Roots
 
 Known = dict[WatchKey, Answer]
@@ -55,6 +57,12 @@ def leaf_of(known: Known, service: str) -> Leaf | None:
     """A service's certificate."""
     value = known.get(LeafWatch(service))
     return value if isinstance(value, Leaf) else None
+
+
+def normalization_of(known: Known) -> Normalization | None:
+    """How requests are normalised."""
+    value = known.get(MeshWatch())
+    return value if isinstance(value, Normalization) else None
 
 
 def chain_of(known: Known, key: ChainWatch) -> Chain | None:

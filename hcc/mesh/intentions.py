@@ -63,7 +63,8 @@ class Policy:
         default_allow: what happens when no intention matches; None while unknown, which denies.
         version: grows with every change, so that a worker's answer can be told apart from an older one.
         http: the destination speaks http, http2 or grpc; else permissions deny, as there are no requests.
-        normalization: how requests are brought into one form before permissions are looked at.
+        normalization: how requests are brought into one form before permissions are looked at; None while unknown,
+            which makes permissions deny.
     """
 
     destination: str
@@ -72,7 +73,7 @@ class Policy:
     default_allow: bool | None
     version: int = 0
     http: bool = False
-    normalization: Normalization = CONSULS_DEFAULT
+    normalization: Normalization | None = CONSULS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,13 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     """
     verdict = verdict_of(policy, caller)
     intention = verdict.intention
-    if intention is None or intention.action is not Action.PERMISSIONS or intention.jwt is not None or not policy.http:
+    how = policy.normalization
+    if intention is None or intention.action is not Action.PERMISSIONS or intention.jwt is not None:
+        return verdict
+    if how is None or not policy.http:
         return verdict
     try:
-        found = _first(intention.permissions, normalised(request, policy.normalization))
+        found = _first(intention.permissions, normalised(request, how))
     except RequestError as exc:
         return Verdict(False, f"the request is refused: {exc}", intention)
     label = f"intention {intention.label()}"
@@ -141,6 +145,8 @@ def _by_intention(intention: Intention, policy: Policy) -> Verdict:
     if not policy.http:
         return Verdict(False, f"{label} has L7 permissions, but {policy.destination!r} is a tcp service", intention)
     rules = compiled_rules(intention.permissions, bool(policy.default_allow))
+    if policy.normalization is None:
+        return Verdict(False, f"{label} has L7 permissions, and the mesh entry is not known yet", intention)
     notes = "".join(f"; {note}" for note in _notes(intention.permissions))
     if rules.rules:
         return Verdict(False, f"{label}: the request decides{notes}", intention, rules=rules)

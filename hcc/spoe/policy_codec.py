@@ -135,5 +135,5 @@ _POLICY = _object(
     default_allow=_optional(_FLAG),
     version=_NUMBER,
     http=_FLAG,
-    normalization=_NORMALIZATION,
+    normalization=_optional(_NORMALIZATION),
 )

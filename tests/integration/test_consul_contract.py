@@ -14,10 +14,11 @@ from hcc.consul.decode import application, intentions, leaf, probe, roots
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulNotFoundError, InterruptedPollError
 from hcc.consul.fetch import Position, fetch
-from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, ProxyWatch, QueryWatch
+from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, MeshWatch, ProxyWatch, QueryWatch
 from hcc.consul.policy import probe_uri
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Action
+from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.snapshot import Health
 from tests.consul_agent import DevAgent
 from tests.consul_http import ConsulHttp, service_with_sidecar
@@ -263,3 +264,21 @@ def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helpe
             held.roots()
     finally:
         held.close()
+
+
+def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
+    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=10.0)
+    key = MeshWatch()
+    try:
+        first = fetch(client, key, Position(), pause)
+        assert (first.value, first.poll_s) == (CONSULS_DEFAULT, 0.0)
+        entry = {"Kind": "mesh", "HTTP": {"Incoming": {"RequestNormalization": {"MergeSlashes": True}}}}
+        done = later(helper, agent.put_config, entry)
+        second = fetch(client, key, first.position, pause)
+        done.result(5)
+        assert second.value == Normalization(merge_slashes=True)
+        done = later(helper, agent.ask, "DELETE", "/v1/config/mesh/mesh")
+        assert fetch(client, key, second.position, pause).value == CONSULS_DEFAULT
+        done.result(5)
+    finally:
+        client.close()

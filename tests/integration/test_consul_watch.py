@@ -26,6 +26,7 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
@@ -35,6 +36,7 @@ from hcc.consul.keys import (
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action
+from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Health, Leaf, Roots
 from tests.consul_http import service_with_sidecar
@@ -148,6 +150,15 @@ def test_roots_and_leaf_are_delivered_when_they_rotate(fake: FakeConsul, watch: 
     fake.rotate_leaf("web")
     assert [root.active for root in roots.value(Roots).roots] == [False, True]
     assert leaf.value(Leaf).serial == "02"
+
+
+def test_a_consul_without_mesh_entries_has_the_default_and_any_other_error_is_one(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    fake.fail("config/mesh", Fault("status", 500, "invalid config entry kind: mesh"), times=1)
+    assert watch(MeshWatch()).value(Normalization) == CONSULS_DEFAULT
+    fake.fail("config/mesh", Fault("status", 500), times=1)
+    assert "No cluster leader" in str(watch(MeshWatch()).failure(ConsulStatusError).error)
 
 
 def test_a_chain_follows_its_service_defaults(fake: FakeConsul, watch: Watch) -> None:

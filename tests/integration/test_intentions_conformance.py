@@ -17,11 +17,11 @@ from hcc.consul.answers import IntentionList
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.fetch import Position, fetch
-from hcc.consul.keys import IntentionsWatch
+from hcc.consul.keys import IntentionsWatch, MeshWatch
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
-from hcc.mesh.request import Request
+from hcc.mesh.request import Normalization, Request, Underscores
 from tests.consul_agent import DevAgent
 
 pytestmark = pytest.mark.integration
@@ -65,7 +65,11 @@ class World:
         key = IntentionsWatch(destination, self.trust_domain, "dc1")
         value = fetch(self.client, key, Position(), lambda _: None).value
         assert isinstance(value, IntentionList)
-        return Policy(destination, self.trust_domain, value.intentions, value.default_allow, http=http)
+        how = fetch(self.client, MeshWatch(), Position(), lambda _: None).value
+        assert isinstance(how, Normalization)
+        return Policy(
+            destination, self.trust_domain, value.intentions, value.default_allow, http=http, normalization=how
+        )
 
 
 def generated(destination: str, random_: random.Random) -> dict[str, Any]:
@@ -143,6 +147,8 @@ def test_permissions_are_read_as_a_real_consul_writes_them_and_decide_by_request
     ]
     sources = [{"Name": "web", "Permissions": permissions}, {"Name": "api", "Action": "allow"}]
     world.agent.put_config({"Kind": "service-intentions", "Name": "shop", "Sources": sources})
+    incoming = {"RequestNormalization": {"MergeSlashes": True, "HeadersWithUnderscoresAction": "REJECT_REQUEST"}}
+    world.agent.put_config({"Kind": "mesh", "HTTP": {"Incoming": incoming}})
     policy = world.policy("shop", http=True)
     governing = next(intention for intention in policy.intentions if intention.source == "web")
     assert governing.action is Action.PERMISSIONS
@@ -168,6 +174,7 @@ def test_permissions_are_read_as_a_real_consul_writes_them_and_decide_by_request
             jwt=(JwtProvider("okta", ((("realm", "role"), "admin"),)),),
         ),
     )
+    assert policy.normalization == Normalization(merge_slashes=True, underscores=Underscores.REJECT)
     web = world.caller("web")
     assert verdict_of(policy, web).rules is not None
     answers = {path: decide(policy, web, Request("GET", path)).allowed for path in ("/v1/x", "/closed", "/token", "/")}

@@ -13,6 +13,7 @@ from hcc.consul.keys import (
     EndpointsWatch,
     IntentionsWatch,
     LeafWatch,
+    MeshWatch,
     ProxyWatch,
     QueryWatch,
     RootsWatch,
@@ -21,6 +22,8 @@ from hcc.consul.keys import (
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import Permission
+from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
 from tests import builders
 
@@ -228,7 +231,8 @@ def test_what_a_removed_upstream_knew_is_forgotten() -> None:
 
 def test_each_change_of_the_intentions_has_a_version() -> None:
     state = after(WITH_WEB, ROOTS, (INTENTIONS, ALLOW_WEB))
-    assert whole(state).policy == builders.policy("server", *ALLOW_WEB.intentions, default_allow=False, version=1)
+    wanted_policy = builders.policy("server", *ALLOW_WEB.intentions, default_allow=False, version=1)
+    assert whole(state).policy == replace(wanted_policy, normalization=None)
     state = after((INTENTIONS, IntentionList((), None)), (LeafWatch("server"), builders.leaf()), state=state)
     policy = whole(state).policy
     assert policy is not None
@@ -247,6 +251,22 @@ def test_the_policy_of_a_service_that_turns_to_http_is_a_newer_one() -> None:
     assert later is not None
     assert (before.http, later.http) == (False, True)
     assert later.version == before.version + 1
+
+
+def test_the_mesh_entry_is_read_only_where_permissions_of_an_http_service_need_it() -> None:
+    by_request = IntentionList((Intention("web", Action.PERMISSIONS, 9, (Permission(allow=True),)),), False)
+    http = (PROXY, registered(proxy=replace(builders.proxy(), protocol=Protocol.HTTP)))
+    assert MeshWatch() not in wanted(after((PROXY, registered()), ROOTS, (INTENTIONS, by_request)))
+    assert MeshWatch() not in wanted(after(http, ROOTS, (INTENTIONS, ALLOW_WEB)))
+    state = after(http, ROOTS, (INTENTIONS, by_request))
+    assert MeshWatch() in wanted(state)
+    before = whole(state).policy
+    assert before is not None
+    assert before.normalization is None
+    how = Normalization(merge_slashes=True)
+    read = whole(after((MeshWatch(), how), state=state)).policy
+    assert read is not None
+    assert (read.normalization, read.version) == (how, before.version + 1)
 
 
 def test_under_a_new_trust_domain_the_last_policy_stays_and_lets_nobody_of_the_new_one_in() -> None:

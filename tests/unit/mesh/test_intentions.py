@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
-from hcc.mesh.request import Request
+from hcc.mesh.request import Normalization, Request
 
 TRUST_DOMAIN = "example.consul"
 
@@ -148,6 +149,24 @@ def test_permissions_on_a_tcp_service_deny_and_say_so() -> None:
     assert verdict.rules is None
     assert "tcp service" in verdict.reason
     assert decide(policy(rule, default_allow=True), caller(), get("/")) == verdict
+
+
+def test_permissions_deny_until_it_is_known_how_requests_are_normalised() -> None:
+    rules = replace(l7(Permission(allow=True), default_allow=True), normalization=None)
+
+    verdict = verdict_of(rules, caller())
+    assert not verdict.allowed
+    assert "mesh entry" in verdict.reason
+    assert decide(rules, caller(), get("/")) == verdict
+    assert verdict_of(rules, caller("other")).allowed
+
+
+def test_the_mesh_entry_decides_how_paths_are_normalised() -> None:
+    rules = l7(on("/a/b", allow=True))
+    merging = replace(rules, normalization=Normalization(merge_slashes=True))
+
+    assert not decide(rules, caller(), get("/a//b")).allowed
+    assert decide(merging, caller(), get("/a//b")).allowed
 
 
 def test_a_permission_that_demands_a_token_denies_what_it_speaks_of_by_name() -> None:

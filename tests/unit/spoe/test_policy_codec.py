@@ -49,7 +49,8 @@ POLICIES = st.builds(
     default_allow=st.sampled_from((True, False, None)),
     version=st.integers(0, 2**63),
     http=st.booleans(),
-    normalization=st.builds(
+    normalization=st.none()
+    | st.builds(
         Normalization, st.booleans(), st.booleans(), st.sampled_from(EscapedSlashes), st.sampled_from(Underscores)
     ),
 )
