@@ -1,6 +1,7 @@
 """Whether Consul's intentions let one service call another: the list, and how Consul evaluates it.
 
     verdict_of(policy, caller)           a connection: allow, deny, or the rules that decide request by request
+    rule_sets(policy)                    all the rules that any caller may get
     decide(policy, caller, request)      one request: allow or deny, by which intention and which permission
 
 The SPOE workers decide with this module, so it imports nothing but the standard library's small parts.
@@ -134,6 +135,12 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     permission = intention.permissions[found]
     allowed, reason = _by_permission(permission)
     return Verdict(allowed, f"{label}, Permissions[{found}]: {reason}", intention, found)
+
+
+def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
+    """Every rule set that `verdict_of` may give under this policy, each once, in the order of its intentions."""
+    verdicts = (_by_intention(intention, policy) for intention in policy.intentions if not intention.peer)
+    return tuple(dict.fromkeys(verdict.rules for verdict in verdicts if verdict.rules is not None))
 
 
 def _by_intention(intention: Intention, policy: Policy) -> Verdict:

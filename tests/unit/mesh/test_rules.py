@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.intentions import Action, Intention, Policy, decide, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, speaks_of
 from hcc.mesh.request import Normalization, Request, normalised
 from hcc.mesh.rules import RuleSet, compiled_rules
@@ -87,6 +89,29 @@ def test_sets_that_differ_have_different_names_fit_for_haproxy() -> None:
     names = {each.name for each in sets}
     assert len(names) == len(sets)
     assert all(re.fullmatch(r"rules-[0-9a-f]{32}", name) for name in names)
+
+
+def test_a_policy_names_every_rule_set_that_a_caller_may_get_once() -> None:
+    def permitted(source: str, *permissions: Permission, **more: Any) -> Intention:
+        return Intention(source, Action.PERMISSIONS, 8 if source == "*" else 9, permissions, **more)
+
+    alike = (
+        permitted("web", NOT_ADMIN, API),
+        permitted("api", NOT_ADMIN, API, NOT_ADMIN),
+        permitted("shop", API),
+        permitted("open", Permission(allow=True)),
+        permitted("token", API, jwt=()),
+        permitted("far", Permission(allow=True, methods=("PUT",)), peer="east"),
+        Intention("*", Action.ALLOW, 8),
+    )
+    policy = Policy("db", "td", alike, False, http=True)
+    callers = [
+        ServiceIdentity("td", name, "dc1") for name in ("web", "api", "shop", "open", "token", "far", "stranger")
+    ]
+    given = [verdict_of(policy, caller).rules for caller in callers]
+    assert rule_sets(policy) == (given[0], given[2])
+    assert given == [given[0], given[0], given[2], None, None, None, None]
+    assert rule_sets(replace(policy, http=False)) == ()
 
 
 def test_permissions_that_decide_all_requests_alike_are_no_rules() -> None:
