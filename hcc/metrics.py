@@ -55,6 +55,10 @@ class Metrics:
         )
         self.policy_version = self._gauge("hcc_policy_version", "Version of the intentions in force.")
         self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")
+        self.callers_remembered = self._gauge(
+            "hcc_callers_remembered", "Certificates of callers that HAProxy knows by itself."
+        )
+        self.sessions_cut = self._counter("hcc_sessions_cut", "Sessions ended as their caller became denied.")
         self.ready = self._gauge("hcc_ready", "Whether /ready answers 200.")
 
     def collect_from(self, collect: Callable[[], Iterable[Metric]]) -> None:

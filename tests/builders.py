@@ -206,6 +206,9 @@ def snapshot(
     )
 
 
+OUR_URI = "spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/web"
+
+
 def certificates(
     *,
     leaf_name: str = "/run/hcc/leaf.pem",
@@ -216,7 +219,7 @@ def certificates(
     ca_pem: str = PEM,
 ) -> Certificates:
     return Certificates(
-        leaf=CertificateFile(leaf_name, fingerprint, Secret(pem)),
+        leaf=CertificateFile(leaf_name, fingerprint, Secret(pem), OUR_URI),
         ca=CaFile(ca_name, frozenset(ca_fingerprints), ca_pem),
     )
 
@@ -225,6 +228,9 @@ def options(*, directory: str = "/run/hcc", intentions: bool = True, workers: in
     return Options(
         process=GlobalOptions(stats_socket=f"{directory}/stats.sock", spoe_directory=directory),
         agent_sockets=tuple(f"{directory}/spoe-{number}.sock" for number in range(1, workers + 1)),
+        identities=f"{directory}/identities.map",
+        verdicts=f"{directory}/verdicts.map",
+        rules=f"{directory}/rules.map",
         intentions=intentions,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -16,10 +16,12 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
+from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import Bind, Desired
 from hcc.haproxy.plan import (
     Actual,
     ActualServer,
+    AddCaller,
     AddServer,
     DeleteServer,
     Install,
@@ -122,7 +124,8 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
                 tuple(ActualServer(s.name, s.address, s.port, s.weight, s.enabled) for s in backend.servers),
             )
             for backend in desired.backends
-        ),
+        )
+        + _app(rendered),
         certificates=tuple((file.name, file.fingerprint) for file in desired.certificates),
         ca_files=tuple((file.name, file.fingerprints) for file in desired.ca_files),
         config=rendered.config,
@@ -130,7 +133,22 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
     )
 
 
+def _app(rendered: Rendered) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
+    app = rendered.desired.app
+    if app is None:
+        return ()
+    callers = app.callers if rendered.caller_lines else ()
+    lines = ((app.name, 1), *((caller, 0) for caller in callers))
+    return (
+        (app.name, tuple(sorted(ActualServer(name, app.address, app.port, weight, True) for name, weight in lines))),
+    )
+
+
 def _servers(actual: Actual, operation: Operation) -> list[tuple[str, tuple[ActualServer, ...]]]:
+    if isinstance(operation, AddCaller):
+        app = operation.app
+        line = ActualServer(operation.caller, app.address, app.port, 0, True)
+        return [(name, tuple(sorted((*found, line))) if name == app.name else found) for name, found in actual.servers]
     assert isinstance(operation, AddServer | DeleteServer | SetServerAddress | SetServerState | SetServerWeight)
     return [
         (name, _backend(servers, operation) if name == operation.backend else servers)
@@ -313,3 +331,78 @@ class FakePool:
         if isinstance(event, WorkerExited):
             self._phases[event.index] = WorkerPhase.EXITED
         self._events.put(event)
+
+
+class FakeMaps:
+    """HAProxy's two maps in memory; `tests/integration/test_caller_maps.py` holds it against the real ones.
+
+    Args:
+        running: whether a HAProxy with these maps runs.
+    """
+
+    remembers = True
+
+    def __init__(self, *, running: bool = True) -> None:
+        self.running = running
+        self.silent = False
+        self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
+        self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
+        self.done: list[str] = []
+        self.cut_callers: list[tuple[str, ...]] = []
+
+    def stored_identities(self) -> dict[str, str]:
+        return dict(self.stored["identities"])
+
+    def store_identities(self, entries: Mapping[str, str]) -> None:
+        self.stored["identities"] = dict(entries)
+
+    def store_verdicts(self, entries: Mapping[str, str]) -> None:
+        self.done.append("store verdicts")
+        self.stored["verdicts"] = dict(entries)
+
+    def store_rules(self, entries: Mapping[str, str]) -> None:
+        self.stored["rules"] = dict(entries)
+
+    def rules(self) -> dict[str, str] | None:
+        return self._read("rules")
+
+    def replace_rules(self, wanted: Mapping[str, str]) -> None:
+        self._read("rules")
+        self.loaded["rules"] = dict(wanted)
+        self.done.append("replace rules")
+
+    def identities(self) -> dict[str, str] | None:
+        return self._read("identities")
+
+    def verdicts(self) -> dict[str, str] | None:
+        return self._read("verdicts")
+
+    def identities_loaded(self) -> bool:
+        return self._read("identities") is not None
+
+    def change_identities(self, change: MapChange) -> None:
+        self._change("identities", change)
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
+        self._change("verdicts", change)
+        assert self.loaded["verdicts"] == dict(wanted)
+
+    def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
+        self.done.append("cut")
+        self.cut_callers.append(tuple(callers))
+        return len(callers)
+
+    def _read(self, name: str) -> dict[str, str] | None:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
+        return dict(self.loaded[name]) if self.running else None
+
+    def _change(self, name: str, change: MapChange) -> None:
+        entries = self._read(name)
+        assert entries is not None
+        assert not entries.keys() & dict(change.added).keys(), "a second entry with the same key"
+        assert entries.keys() >= dict(change.changed).keys(), "nothing there to be changed"
+        self.done.append(f"change {name}")
+        self.loaded[name].update(dict(change.added) | dict(change.changed))
+        for key in change.removed:
+            self.loaded[name].pop(key, None)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hcc.haproxy.binary import probe
+from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.control import Applied
 from hcc.haproxy.desired import Certificates, Options
@@ -125,6 +126,7 @@ class Stage:
         self.authorities = [self.authority]
         self.leaf = self.authority.leaf(service_uri("server"))
         self.capabilities = capabilities(probe(binary).version)
+        CallerMaps(self.layout, self.capabilities).prepare(running=False)
         self.control: SocketControl = DirectControl(binary, self.layout, self.capabilities)
         self.process = HAProxyProcess(binary, self.layout)
         self.servers: list[Server] = []
@@ -168,7 +170,7 @@ class Stage:
             ca=CaFile(self.layout.roots, fingerprints, ca_pem),
         )
 
-    def rendered(self, snapshot: Snapshot, *, intentions: bool = False) -> Rendered:
+    def rendered(self, snapshot: Snapshot, *, intentions: bool = False, callers: tuple[str, ...] = ()) -> Rendered:
         options = Options(
             process=GlobalOptions(
                 stats_socket=self.layout.stats_socket,
@@ -177,9 +179,12 @@ class Stage:
                 max_connections=500,
             ),
             agent_sockets=(self.layout.agent_socket(1), self.layout.agent_socket(2)),
+            identities=self.layout.identities,
+            verdicts=self.layout.verdicts,
+            rules=self.layout.rules,
             intentions=intentions,
         )
-        return render(desired_of(snapshot, options, self.certificates()).desired, self.capabilities)
+        return render(desired_of(snapshot, options, self.certificates(), callers).desired, self.capabilities)
 
     def actual(self, rendered: Rendered) -> Actual:
         return self.control.read_actual(rendered)

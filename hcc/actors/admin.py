@@ -17,6 +17,7 @@ from hcc.actors import readiness
 from hcc.actors.actor import Actor
 from hcc.actors.lifecycle import ActorError, StopReason, UnknownActorError
 from hcc.actors.messages import (
+    AUTHORISER,
     CERT_MANAGER,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
@@ -88,7 +89,7 @@ class Admin(Actor):
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL):
+            for source in (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER):
                 self.tell(source, Publish())
         self._servers.append(serve_unix(self._control_socket, self._answer_operator))
         self._listen()
@@ -191,6 +192,8 @@ def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
             return replace(facts, haproxy=news)
         case readiness.ConsulFacts():
             return replace(facts, consul=news)
+        case readiness.CallerFacts():
+            return replace(facts, callers=news)
     raise TypeError(f"no facts: {type(news).__name__}")
 
 

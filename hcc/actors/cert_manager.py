@@ -110,7 +110,7 @@ class CertManager(Actor):
 
     def _publish(self) -> None:
         if self._held is not None:
-            certificate = CertificateFile(self._leaf_path, self._held.leaf_sha1, self._held.leaf_pem)
+            certificate = CertificateFile(self._leaf_path, self._held.leaf_sha1, self._held.leaf_pem, self._held.uri)
             ca = CaFile(self._roots_path, self._held.roots_sha1, self._held.roots_pem)
             self.tell(CONFIG_RECONCILER, CredentialsReady(certificate, ca))
         self._report()

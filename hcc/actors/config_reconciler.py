@@ -16,9 +16,11 @@ from hcc.actors.actor import Actor
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
     CERT_MANAGER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    CallersChanged,
     ConfigurationInstalled,
     CredentialsReady,
     Drain,
@@ -27,6 +29,7 @@ from hcc.actors.messages import (
     HAProxyUp,
     Publish,
     SnapshotChanged,
+    WorkerReplaced,
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy.control import Applied, Control, ControlError, Taken
@@ -77,6 +80,7 @@ class ConfigReconciler(Actor):
         self._draining = False
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
+        self._callers: tuple[str, ...] = ()
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -88,20 +92,15 @@ class ConfigReconciler(Actor):
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR):
+            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER):
                 self.tell(source, Publish())
         self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
         self._arm_resync()
 
     def handle(self, message: object) -> None:
         match message:
-            case SnapshotChanged(snapshot):
-                self._snapshot = snapshot
-                self._soon()
-            case CredentialsReady(certificate, ca):
-                self._certificates = Certificates(certificate, ca)
-                self._soon()
-            case HAProxyUp():
+            case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
+                self._take(message)
                 self._soon()
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
@@ -116,6 +115,15 @@ class ConfigReconciler(Actor):
                 self._report(self._facts)
             case Drain():
                 self._draining = True
+
+    def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
+        match news:
+            case SnapshotChanged(snapshot):
+                self._snapshot = snapshot
+            case CredentialsReady(certificate, ca):
+                self._certificates = Certificates(certificate, ca)
+            case CallersChanged(callers):
+                self._callers = callers
 
     def teardown(self, reason: StopReason) -> None:
         """Nothing: what runs goes on, and the successor reads it back."""
@@ -146,7 +154,7 @@ class ConfigReconciler(Actor):
         self.cancel("soon")
         if self._snapshot is None or self._draining:
             return
-        wanted = desired(self._snapshot, self._options, self._certificates)
+        wanted = desired(self._snapshot, self._options, self._certificates, self._callers)
         problems = tuple(str(problem) for problem in wanted.problems)
         self._tell_problems(problems)
         try:
@@ -195,6 +203,7 @@ class ConfigReconciler(Actor):
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:
             self._metrics.reloads.inc()
+            self.tell(AUTHORISER, WorkerReplaced())
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with."""

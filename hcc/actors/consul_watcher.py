@@ -14,6 +14,7 @@ from hcc.actors.actor import Actor
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
     CERT_MANAGER,
     CONFIG_RECONCILER,
     SPOE_POOL,
@@ -31,6 +32,7 @@ from hcc.consul.credentials import TokenSource
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
+from hcc.mesh.intentions import Policy
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
@@ -146,7 +148,7 @@ class ConsulWatcher(Actor):
             self.tell(CERT_MANAGER, CredentialsOffered(new.leaf, new.roots))
         if new.policy and (old is None or new.policy != old.policy):
             self._metrics.policy_version.set(new.policy.version)
-            self.tell(SPOE_POOL, PolicyChanged(new.policy))
+            self._tell_policy(new.policy)
         self.tell(CONFIG_RECONCILER, SnapshotChanged(new))
         if old is None:
             self._report()
@@ -159,8 +161,12 @@ class ConsulWatcher(Actor):
         if told.leaf and told.roots:
             self.tell(CERT_MANAGER, CredentialsOffered(told.leaf, told.roots))
         if told.policy:
-            self.tell(SPOE_POOL, PolicyChanged(told.policy))
+            self._tell_policy(told.policy)
         self.tell(CONFIG_RECONCILER, SnapshotChanged(told))
+
+    def _tell_policy(self, policy: Policy) -> None:
+        for hearer in (AUTHORISER, SPOE_POOL):
+            self.tell(hearer, PolicyChanged(policy))
 
     def _report(self) -> None:
         failing = tuple(f"{key.label()}: {reason}" for key, reason in self._failing.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.mesh.intentions import Policy
 from hcc.mesh.snapshot import Leaf, Roots, Snapshot
@@ -19,6 +19,7 @@ CONFIG_RECONCILER = "ConfigReconciler"
 PROCESS_SUPERVISOR = "ProcessSupervisor"
 SPOE_GROUP = "SPOE"
 SPOE_POOL = "SPOEPool"
+AUTHORISER = "Authoriser"
 ADMIN = "Admin"
 
 
@@ -64,10 +65,36 @@ class CredentialsReady:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """ConsulWatcher to SPOEPool."""
+    """ConsulWatcher to SPOEPool and Authoriser."""
 
     policy: Policy
     coalesce_key: ClassVar[str] = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class CallersMet:
+    """SPOEPool to Authoriser: workers allowed these, whom HAProxy does not remember.
+
+    Args:
+        calls: certificate (DER) and where the call comes from, as HAProxy's `show sess` has it.
+    """
+
+    calls: tuple[tuple[bytes, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallersChanged:
+    """Authoriser to ConfigReconciler: names of the services that call and are let in."""
+
+    callers: tuple[str, ...]
+    coalesce_key: ClassVar[str] = "callers"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReplaced:
+    """ConfigReconciler to Authoriser: HAProxy was reloaded; its maps are those of the files."""
+
+    coalesce_key: ClassVar[str] = "haproxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +106,7 @@ class ConfigurationInstalled:
 
 @dataclass(frozen=True, slots=True)
 class HAProxyUp:
-    """ProcessSupervisor to ConfigReconciler: a worker answers; `pid` is the master's."""
+    """ProcessSupervisor to ConfigReconciler and Authoriser: a worker answers; `pid` is the master's."""
 
     pid: int
     coalesce_key: ClassVar[str] = "haproxy"
@@ -101,7 +128,7 @@ class Drain:
     coalesce_key: ClassVar[str] = "drain"
 
 
-Facts = ReconcilerFacts | CredentialFacts | PolicyFacts | HAProxyFacts | ConsulFacts
+Facts = CallerFacts | ReconcilerFacts | CredentialFacts | PolicyFacts | HAProxyFacts | ConsulFacts
 
 
 @dataclass(frozen=True, slots=True)

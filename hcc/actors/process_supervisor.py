@@ -19,6 +19,7 @@ from hcc.actors.backoff import STABLE_S, BackOff
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
     CONFIG_RECONCILER,
     ConfigurationInstalled,
     Drain,
@@ -243,7 +244,8 @@ class ProcessSupervisor(Actor):
 
     def _publish(self) -> None:
         if self._process.pid:
-            self.tell(CONFIG_RECONCILER, HAProxyUp(self._process.pid))
+            for listener in (CONFIG_RECONCILER, AUTHORISER):
+                self.tell(listener, HAProxyUp(self._process.pid))
         self._report()
 
     def _report(self) -> None:

@@ -66,6 +66,19 @@ class ConsulFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerFacts:
+    """What HAProxy remembers of its callers.
+
+    Args:
+        verdicts: `allow` or `deny` by the caller's name, sorted.
+        remembered: how many certificates.
+    """
+
+    verdicts: tuple[tuple[str, str], ...] = ()
+    remembered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All of it; Admin keeps the newest of each kind."""
 
@@ -76,6 +89,7 @@ class Facts:
     policy: PolicyFacts = field(default_factory=PolicyFacts)
     haproxy: HAProxyFacts = field(default_factory=HAProxyFacts)
     consul: ConsulFacts = field(default_factory=ConsulFacts)
+    callers: CallerFacts = field(default_factory=CallerFacts)
 
 
 def missing_parts(facts: Facts) -> tuple[str, ...]:

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 
 from hcc.actors.actor import Actor
 from hcc.actors.lifecycle import StopReason
-from hcc.actors.messages import ADMIN, CONSUL_WATCHER, FactsReported, PolicyChanged, Publish
+from hcc.actors.messages import (
+    ADMIN,
+    AUTHORISER,
+    CONSUL_WATCHER,
+    CallersMet,
+    FactsReported,
+    PolicyChanged,
+    Publish,
+)
 from hcc.actors.readiness import PolicyFacts
 from hcc.metrics import Metrics
 from hcc.spoe.events import (
     Denied,
+    Met,
     PolicyApplied,
     PoolEvent,
     WorkerExited,
@@ -42,6 +51,13 @@ class _News:
     """From the reading thread."""
 
     event: PoolEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """From the reading thread: callers let in, certificate and origin each."""
+
+    calls: tuple[tuple[bytes, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,8 @@ class SPOEPool(Actor):
                 self._report()
             case _News(event):
                 self._hear(event)
+            case _Calls(calls):
+                self.tell(AUTHORISER, CallersMet(calls))
             case _Respawn(index):
                 self._respawn(index)
             case _RespawnZygote():
@@ -181,8 +199,13 @@ class SPOEPool(Actor):
 
         def read() -> None:
             while not stopping.is_set():
-                for event in pool.poll(POLL_S):
-                    address.tell(_News(event))
+                events = pool.poll(POLL_S)
+                calls = tuple((event.der, event.peer) for event in events if isinstance(event, Met))
+                if calls:
+                    address.tell(_Calls(calls))
+                for event in events:
+                    if not isinstance(event, Met):
+                        address.tell(_News(event))
 
         self._reader = threading.Thread(target=read, name="spoe-events", daemon=True)
         self._reader.start()

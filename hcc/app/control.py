@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcc.haproxy.capabilities import Capabilities, Version, capabilities
+from hcc.haproxy.capabilities import Build, Capabilities, capabilities_of
 from hcc.haproxy.control import Control
 from hcc.haproxy.dataplane import DataplaneControl
 from hcc.haproxy.dataplane_process import DataplaneProcess, end_left_over, own_password
@@ -37,13 +37,13 @@ class Driven:
     dataplane: DataplaneProcess | None
 
 
-def choose_control(settings: RunSettings, version: Version) -> Choice:
+def choose_control(settings: RunSettings, build: Build) -> Choice:
     """The back end to use.
 
     Raises:
         SettingError: the Data Plane API is wanted and there is none, or it cannot serve this HAProxy.
     """
-    able = capabilities(version)
+    able = capabilities_of(build)
     if settings.control == "direct":
         return Choice(able, None, "direct, over HAProxy's own sockets")
     program = find_dataplane(settings.dataplane)

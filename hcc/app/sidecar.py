@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from hcc.actors.admin import About, Admin
+from hcc.actors.authoriser import Authoriser
 from hcc.actors.cert_manager import CertManager
 from hcc.actors.child import ChildSpec
 from hcc.actors.config_reconciler import ConfigReconciler
@@ -18,6 +19,7 @@ from hcc.actors.consul_watcher import ConsulWatcher, Deliver, Ledger
 from hcc.actors.lifecycle import ActorError
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
     CERT_MANAGER,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
@@ -45,7 +47,8 @@ from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.binary import Found, find_haproxy, probe
-from hcc.haproxy.capabilities import Build
+from hcc.haproxy.caller_maps import CallerMaps
+from hcc.haproxy.capabilities import Build, Feature
 from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
 from hcc.log import set_up_logging
@@ -83,7 +86,7 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     make_client = client_maker(consul, tokens)
     found = find_haproxy(settings.haproxy)
     build = probe(found.binary)
-    choice = choose_control(settings, build.version)
+    choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
     chosen = choose_proxy(settings.selection, make_client, signals.stop)
     if chosen is None:
@@ -151,7 +154,11 @@ class Sidecar:
         self._pool = WorkerPool(sockets)
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
-        options = Options(_global_options(directory), sockets, settings.intentions)
+        options = Options(
+            _global_options(directory), sockets, layout.identities, layout.verdicts, layout.rules, settings.intentions
+        )
+        maps = CallerMaps(layout, haproxy.control.capabilities)
+        maps.prepare(running=haproxy.control.running())
         version = str(build.version)
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
@@ -178,6 +185,7 @@ class Sidecar:
                     "intensity": INTENSITY,
                 },
             ),
+            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics}),
             ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
@@ -319,5 +327,7 @@ def _global_options(directory: StateDirectory) -> GlobalOptions:
 def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:
     _log.info("hcc %s, %s from %s: %s", VERSION, build.label(), found.origin, found.binary)
     _log.info("control: %s", choice.reason)
+    if not choice.capabilities.has(Feature.LOOKAHEAD):
+        _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")
     if not settings.intentions:
         _log.warning("intentions are switched off: every service of the mesh may call this one")

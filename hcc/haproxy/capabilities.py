@@ -36,7 +36,11 @@ class Version:
 class Feature(Enum):
     """Something that HAProxy can do since some version, or has to be told since then."""
 
+    SHA2 = auto()
     POOL_LOW_CONN = auto()
+    MAP_TRANSACTION = auto()
+    NORMALIZE_URI = auto()
+    LOOKAHEAD = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
     DYNAMIC_SERVERS = auto()
@@ -49,7 +53,12 @@ class Feature(Enum):
 
 # Feature -> first version that has it. Source of each: reference/haproxy.md, the section named.
 SINCE: dict[Feature, Version] = {
+    Feature.SHA2: Version(2, 1),  # converter `sha2`, by which a certificate is remembered; section 3.4
     Feature.POOL_LOW_CONN: Version(2, 2),  # server keyword `pool-low-conn`; section 3.4
+    Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
+    Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
+    # Regular expressions of PCRE: with every version, but not with every build.
+    Feature.LOOKAHEAD: Version(2, 0),
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
     # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next
     # `commit ssl ca-file` crashes the worker (tried; both are right in 2.8.25): before 2.8 CAs come by a reload.
@@ -119,6 +128,12 @@ class Build:
     def label(self) -> str:
         """One phrase for a log line: `HAProxy 2.6.12-1 (OpenSSL 3.0.19 27 Jan 2026)`."""
         return f"HAProxy {self.text} ({self.openssl or 'no OpenSSL'})"
+
+
+def capabilities_of(build: Build) -> Capabilities:
+    """What a HAProxy of that version and build can do."""
+    perl = any(feature.startswith("PCRE") for feature in build.features)
+    return Capabilities(build.version, frozenset() if perl else frozenset((Feature.LOOKAHEAD,)))
 
 
 _VERSION = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)(?:[.-]dev\d+|\.(\d+))?(\S*)", re.MULTILINE)

@@ -9,6 +9,7 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.plan import (
+    AddCaller,
     AddServer,
     DeleteServer,
     Operation,
@@ -18,7 +19,7 @@ from hcc.haproxy.plan import (
     SetServerState,
     SetServerWeight,
 )
-from hcc.haproxy.render import server_arguments
+from hcc.haproxy.render import caller_arguments, server_arguments
 from hcc.haproxy.runtime import RuntimeSocket
 
 ADDED = "New server registered."
@@ -38,7 +39,10 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
     if isinstance(first, SetServerState | SetServerWeight):
         _silently(runtime, operations)
     elif isinstance(first, AddServer):
-        _add(runtime, first, capabilities)
+        arguments = server_arguments(first.server, first.tls, capabilities)
+        _add(runtime, first, _server(first.backend, first.server.name), arguments, ready=first.server.enabled)
+    elif isinstance(first, AddCaller):
+        _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
     elif isinstance(first, SetServerAddress):
         _move(runtime, first)
     elif isinstance(first, SetCertificate):
@@ -86,12 +90,10 @@ def _command(operation: Operation) -> str:
     raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
 
 
-def _add(runtime: RuntimeSocket, operation: AddServer, capabilities: Capabilities) -> None:
-    server = _server(operation.backend, operation.server.name)
-    arguments = server_arguments(operation.server, operation.tls, capabilities)
+def _add(runtime: RuntimeSocket, operation: Operation, server: str, arguments: str, *, ready: bool) -> None:
     # A server that is added starts in maintenance.
-    ready = (f"set server {server} state ready",) if operation.server.enabled else ()
-    answer = _lines(runtime.send(f"add server {server} {arguments}", *ready))
+    state = (f"set server {server} state ready",) if ready else ()
+    answer = _lines(runtime.send(f"add server {server} {arguments}", *state))
     if answer != ADDED:
         raise _failure(operation, answer)
 

@@ -93,7 +93,7 @@ def without_dropped(able: Capabilities, program: Program) -> Capabilities:
             f"HAProxy {able.version} needs {', '.join(needed)}, which the Data Plane API {program.generation}.x "
             "drops from the configuration; use --control direct, a Data Plane API 2.9 or newer, or HAProxy 3.2 or older"
         )
-    return Capabilities(able.version, dropped)
+    return Capabilities(able.version, able.without | dropped)
 
 
 def reload_command(layout: Layout) -> str:

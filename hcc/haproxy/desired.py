@@ -30,8 +30,11 @@ from hcc.haproxy.model import (
     UpstreamListener,
 )
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
+from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
+from hcc.mesh.intentions import Policy
+from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
@@ -54,11 +57,15 @@ class Options:
 
     Args:
         agent_sockets: unix sockets of the SPOE workers.
+        identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
         intentions: whether callers are authorised; off only when the operator says so.
     """
 
     process: GlobalOptions
     agent_sockets: tuple[str, ...]
+    identities: str
+    verdicts: str
+    rules: str
     intentions: bool = True
 
 
@@ -96,8 +103,14 @@ class _Part:
     backend: Backend
 
 
-def desired(snapshot: Snapshot, options: Options, certificates: Certificates) -> Result:
+def desired(snapshot: Snapshot, options: Options, certificates: Certificates, callers: tuple[str, ...] = ()) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
+
+    Args:
+        snapshot: what Consul said.
+        options: what the operator chose.
+        certificates: what has been checked and written.
+        callers: names of the services that call and are let in.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
     chain is.
@@ -108,10 +121,10 @@ def desired(snapshot: Snapshot, options: Options, certificates: Certificates) ->
     wanted = Desired(
         options=options.process,
         public=public,
-        app=_app(snapshot.proxy) if public else None,
+        app=_app(snapshot.proxy, callers) if public else None,
         upstreams=tuple(part.listener for part in parts),
         backends=tuple(part.backend for part in parts),
-        authorisation=_authorisation(public, options),
+        authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
     )
@@ -141,7 +154,14 @@ def _public(
         max_connections=proxy.max_inbound_connections,
         forward_for=proxy.forward_for,
         appname_header=_header(proxy.appname_header, problems),
+        client_cert_by=_client_cert_by(proxy.protocol, options, certificates),
     )
+
+
+def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:
+    """Our URI where callers' certificates are told to the application: with http and http2, as Consul's Envoy does."""
+    told = options.intentions and protocol in (Protocol.HTTP, Protocol.HTTP2)
+    return certificates.leaf.uri if told and certificates.leaf else ""
 
 
 def _header(name: str, problems: list[Problem]) -> str:
@@ -174,7 +194,7 @@ def _public_bind(proxy: Proxy) -> TcpBind | None:
     return _tcp_bind(proxy.bind_address, proxy.bind_port)
 
 
-def _app(proxy: Proxy) -> AppBackend:
+def _app(proxy: Proxy, callers: tuple[str, ...]) -> AppBackend:
     return AppBackend(
         name=APP,
         mode=_mode(proxy.protocol),
@@ -182,14 +202,24 @@ def _app(proxy: Proxy) -> AppBackend:
         port=proxy.local_port,
         socket=proxy.local_socket,
         h2=proxy.protocol.is_h2,
+        callers=tuple(sorted(callers)),
         timeouts=_timeouts(proxy.protocol, proxy.local_connect_timeout_ms, proxy.read_timeout_ms),
     )
 
 
-def _authorisation(public: PublicListener | None, options: Options) -> Authorisation | None:
-    if public is None or not public.authorised:
+def _authorisation(public: PublicListener | None, options: Options, policy: Policy | None) -> Authorisation | None:
+    if public is None or not public.authorised or policy is None:
         return None
-    return Authorisation(AGENTS, options.agent_sockets, public.mode)
+    return Authorisation(
+        AGENTS,
+        options.agent_sockets,
+        public.mode,
+        options.identities,
+        options.verdicts,
+        options.rules,
+        rule_headers(policy) if public.mode is Mode.HTTP else (),
+        policy.normalization or CONSULS_DEFAULT,
+    )
 
 
 def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Problem]) -> tuple[_Part, ...]:

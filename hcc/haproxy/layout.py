@@ -53,6 +53,21 @@ class Layout:
         return self._path("roots.pem")
 
     @property
+    def identities(self) -> str:
+        """HAProxy's map of remembered callers, by the digest of their certificate."""
+        return self._path("identities.map")
+
+    @property
+    def verdicts(self) -> str:
+        """HAProxy's map of verdicts, by the caller's name."""
+        return self._path("verdicts.map")
+
+    @property
+    def rules(self) -> str:
+        """HAProxy's map of the rules of layer-7 intentions."""
+        return self._path("rules.map")
+
+    @property
     def dataplane_socket(self) -> str:
         return self._path("dataplane.sock")
 

@@ -13,6 +13,7 @@ from enum import Enum
 from ipaddress import ip_address
 
 from hcc.errors import HccError
+from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
 
 # Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
@@ -85,6 +86,7 @@ class PublicListener:
         authorised: whether SPOE is asked and a refusal enforced.
         max_connections: connections beyond it are closed at once.
         appname_header: request header that carries the caller's service name (http), empty for none.
+        client_cert_by: our own SPIFFE URI where X-Forwarded-Client-Cert is to be set, empty for nowhere.
     """
 
     name: str
@@ -97,6 +99,7 @@ class PublicListener:
     max_connections: int = 0
     forward_for: bool = False
     appname_header: str = ""
+    client_cert_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,8 @@ class AppBackend:
     Args:
         socket: path of a unix socket; replaces address and port when set.
         h2: whether the application is spoken to in cleartext HTTP/2.
+        callers: names of the services that have a server line of their own, sorted: by it their sessions are
+            counted and cut. They come and go at run time.
     """
 
     name: str
@@ -170,6 +175,7 @@ class AppBackend:
     timeouts: Timeouts
     socket: str = ""
     h2: bool = False
+    callers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +184,20 @@ class Authorisation:
 
     Args:
         mode: of the public listener; a tcp connection is asked about once, http requests one by one.
+        identities, verdicts: map files through which HAProxy remembers the answers.
+        rules: map file of the rules of layer-7 intentions.
+        headers: names of the request headers that rules look at, sorted.
+        normalization: how a request under rules is brought into one form.
     """
 
     backend: str
     sockets: tuple[str, ...]
     mode: Mode
+    identities: str
+    verdicts: str
+    rules: str
+    headers: tuple[str, ...] = ()
+    normalization: Normalization = CONSULS_DEFAULT
     processing_timeout_ms: int = 500
 
 
@@ -193,11 +208,13 @@ class CertificateFile:
     Args:
         fingerprint: SHA-1 of the leaf's DER, upper-case hex, as HAProxy shows it.
         pem: certificates and key as the file has them.
+        uri: our SPIFFE URI, as the leaf says it.
     """
 
     name: str
     fingerprint: str
     pem: Secret
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,13 @@
-"""Names of HAProxy sections and servers, made from Consul's names.
-
-HAProxy takes letters, digits and `_.:-` in a name. Parts are joined by `:`; within a part every other byte,
-and the `:` itself, becomes `::HH` (upper-case hex), and an empty part becomes `::--`. Different parts thus
-give different names.
-"""
+"""Names of HAProxy sections and servers, made from Consul's names; HAProxy takes letters, digits and `_.:-`."""
 
 from __future__ import annotations
 
-import string
-
+from hcc.mesh.naming import joined
 from hcc.mesh.snapshot import Upstream, UpstreamKey, UpstreamType
 
 PUBLIC = "public"
 APP = "app"
 AGENTS = "spoe_agents"
-
-_PLAIN = frozenset((string.ascii_letters + string.digits + "_.-").encode())
-
-
-def joined(*parts: str) -> str:
-    """One name of several parts; no two different tuples of parts give the same name."""
-    return ":".join(_escaped(part) for part in parts)
 
 
 def upstream_name(upstream: Upstream) -> str:
@@ -52,9 +39,3 @@ def _key_parts(key: UpstreamKey) -> tuple[str, ...]:
     if key.namespace or key.partition or key.peer:
         return key.name, key.datacenter, key.namespace, key.partition, key.peer
     return (key.name, key.datacenter) if key.datacenter else (key.name,)
-
-
-def _escaped(part: str) -> str:
-    if not part:
-        return "::--"
-    return "".join(chr(byte) if byte in _PLAIN else f"::{byte:02X}" for byte in part.encode())

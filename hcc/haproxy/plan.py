@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hcc.haproxy.model import Backend, CaFile, CertificateFile, Server, Tls
+from hcc.haproxy.model import AppBackend, Backend, CaFile, CertificateFile, Server, Tls
 from hcc.haproxy.render import Rendered, SideFile
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
@@ -48,6 +48,17 @@ class AddServer:
     def describe(self) -> str:
         state = "" if self.server.enabled else " in maintenance"
         return f"add server {self.backend}/{self.server.name} weight {self.server.weight}{state}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddCaller:
+    """Give a caller a server line of its own in the application's backend."""
+
+    app: AppBackend
+    caller: str
+
+    def describe(self) -> str:
+        return f"add server {self.app.name}/{self.caller} for this caller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ class WriteConfig:
         return "write the configuration file"
 
 
-ServerOperation = AddServer | SetServerAddress | SetServerWeight | SetServerState | DeleteServer
+ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | DeleteServer
 Operation = SetCa | SetCertificate | ServerOperation | Install | Reload | WriteConfig
 
 
@@ -282,7 +293,9 @@ def _stale_certificates(rendered: Rendered, actual: Actual) -> tuple[Certificate
 def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
     """Added first, deleted last, so that no backend is without servers in between."""
     running = dict(actual.servers)
-    groups: tuple[list[Operation], ...] = ([], [], [], [], [])
+    groups: tuple[list[Operation], ...] = tuple([] for _ in _ORDER)
+    for change in _caller_operations(rendered, running):
+        groups[_ORDER.index(type(change))].append(change)
     for backend in rendered.desired.backends:
         if backend.name in running:
             for operation in _backend_operations(backend, running[backend.name], rendered.dynamic):
@@ -291,7 +304,18 @@ def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation
         yield from group
 
 
-_ORDER = (AddServer, SetServerAddress, SetServerWeight, SetServerState, DeleteServer)
+_ORDER = (AddServer, AddCaller, SetServerAddress, SetServerWeight, SetServerState, DeleteServer)
+
+
+def _caller_operations(
+    rendered: Rendered, running: dict[str, tuple[ActualServer, ...]]
+) -> Iterator[AddCaller | DeleteServer]:
+    app = rendered.desired.app
+    if app is None or app.name not in running or not rendered.caller_lines:
+        return
+    found = {server.name for server in running[app.name]} - {app.name}
+    yield from (AddCaller(app, caller) for caller in app.callers if caller not in found)
+    yield from (DeleteServer(app.name, caller) for caller in sorted(found - set(app.callers)))
 
 
 def _backend_operations(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hcc.haproxy import words
@@ -30,12 +30,21 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
+from hcc.haproxy.render_rules import needs_experimental, rule_lines
+from hcc.mesh.caller_book import ALLOW
+from hcc.mesh.rules import NAME_PREFIX
 
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
 ENGINE = "hcc"
 ALLOWED = f"txn.{ENGINE}.allowed"
-SOURCE = f"txn.{ENGINE}.source"
+CALLER = f"txn.{ENGINE}.caller"
+RULES = f"txn.{ENGINE}.rules"
+# Ours: what the agent or the map of identities says of the caller (`NAME|URI|SOURCE`), its first part, and the verdict.
+IDENTITY = "sess.hcc_identity"
+NAME = "sess.hcc_name"
+VERDICT = "txn.hcc_verdict"
+CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 # In http every request is asked about: a kept-alive connection must not outlive a change of intentions.
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
 # Kinds of files beside haproxy.cfg, and how their names end.
@@ -67,6 +76,7 @@ class Rendered:
         files: those that `config` names and that are made here.
         structure: digest of all that only a reload can change.
         dynamic: whether servers may come and go at run time.
+        caller_lines: whether each caller has a server line of its own.
         replaces_certificates, replaces_cas: whether these files may be replaced at run time.
         payload_bytes: longest certificate or CA file that can be replaced at run time.
     """
@@ -76,6 +86,7 @@ class Rendered:
     files: tuple[SideFile, ...]
     structure: str
     dynamic: bool
+    caller_lines: bool
     replaces_certificates: bool
     replaces_cas: bool
     payload_bytes: int
@@ -89,7 +100,7 @@ def render(desired: Desired, capabilities: Capabilities) -> Rendered:
         TokenError: a value cannot stand in HAProxy's configuration.
     """
     desired.check()
-    files = _files(desired)
+    files = _files(desired, capabilities)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
     text = _joined(_file(desired, capabilities, files, structure))
@@ -99,6 +110,7 @@ def render(desired: Desired, capabilities: Capabilities) -> Rendered:
         files=tuple(files.values()),
         structure=structure,
         dynamic=capabilities.has(Feature.DYNAMIC_SERVERS),
+        caller_lines=desired.app is not None and has_caller_lines(desired.app, capabilities),
         replaces_certificates=capabilities.has(Feature.SERVER_CERT_UPDATE),
         replaces_cas=capabilities.has(Feature.CA_UPDATE),
         payload_bytes=capabilities.payload_bytes,
@@ -122,10 +134,11 @@ def _joined(lines: Iterator[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _files(desired: Desired) -> dict[str, SideFile]:
+def _files(desired: Desired, capabilities: Capabilities) -> dict[str, SideFile]:
     directory = desired.options.spoe_directory
+    asked = desired.authorisation
     texts = {
-        SPOE: _joined(_spoe(desired.authorisation)) if desired.authorisation else "",
+        SPOE: _joined(_spoe(asked, remembers=capabilities.has(Feature.SHA2))) if asked else "",
         CERTIFICATE_LIST: _joined(_certificate_list(desired.public.tls)) if desired.public else "",
     }
     return {
@@ -148,7 +161,8 @@ def _unchangeable_files(desired: Desired, capabilities: Capabilities) -> Iterato
 
 def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
     """Every line but those of dynamic servers; where servers are fixed, all but their weight and state."""
-    yield from _sections(desired, capabilities, files)
+    app = replace(desired.app, callers=()) if desired.app else None
+    yield from _sections(replace(desired, app=app), capabilities, files)
     for backend in desired.backends:
         yield from _backend(backend)
         yield _server_tls(backend.tls, capabilities) if backend.tls else "no tls"
@@ -170,11 +184,14 @@ def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, Side
 
 def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
     yield from _global(desired.options, capabilities)
+    asked = desired.authorisation
+    if asked and asked.mode is Mode.HTTP and needs_experimental(asked, capabilities):
+        yield "  expose-experimental-directives"
     yield from _defaults()
     if desired.public:
-        yield from _public(desired.public, files)
+        yield from _public(desired.public, desired.authorisation, capabilities, files)
     if desired.app:
-        yield from _app(desired.app)
+        yield from _app(desired.app, capabilities)
     if desired.authorisation:
         yield from _agents(desired.authorisation, capabilities)
     yield from _keeper(desired, capabilities)
@@ -205,7 +222,12 @@ def _defaults() -> Iterator[str]:
     yield "  retries 3"
 
 
-def _public(public: PublicListener, files: Mapping[str, SideFile]) -> Iterator[str]:
+def _public(
+    public: PublicListener,
+    authorisation: Authorisation | None,
+    capabilities: Capabilities,
+    files: Mapping[str, SideFile],
+) -> Iterator[str]:
     yield ""
     yield f"frontend {words.name(public.name)}"
     yield f"  mode {public.mode.value}"
@@ -215,37 +237,108 @@ def _public(public: PublicListener, files: Mapping[str, SideFile]) -> Iterator[s
         yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
     # The handshake demands a certificate already; should it ever not, this still does.
     yield "  tcp-request content reject unless { ssl_c_used }"
-    if public.authorised:
-        yield from _authorise(public.mode, files[SPOE])
+    if public.authorised and authorisation:
+        yield f"  filter spoe engine {ENGINE} config {words.path(files[SPOE].path)}"
+        maps = authorisation if capabilities.has(Feature.SHA2) else None
+        if public.mode is Mode.HTTP:
+            yield from _authorise_requests(maps, capabilities)
+        else:
+            yield from _authorise_connections(maps)
     if public.mode is Mode.HTTP:
-        yield from _public_headers(public)
+        yield from _public_headers(public, capabilities)
     yield f"  default_backend {words.name(public.backend)}"
 
 
-def _authorise(mode: Mode, spoe: SideFile) -> Iterator[str]:
-    yield f"  filter spoe engine {ENGINE} config {words.path(spoe.path)}"
-    if mode is Mode.HTTP:
-        yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
+def _authorise_connections(maps: Authorisation | None) -> Iterator[str]:
+    """Rules that run after the agent was asked, which it is unless the verdict on the caller is known and allows."""
+    rule = "  tcp-request content"
+    if maps:
+        yield f"{rule} set-var({IDENTITY}) {_identity(maps)}"
+    yield f"{rule} set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
+    yield f"{rule} set-var({NAME}) var({IDENTITY}),field(1,|)"
+    if maps:
+        yield f"{rule} set-var({VERDICT}) var({NAME}),map({words.path(maps.verdicts)})"
+        yield f"{rule} accept if {{ var({VERDICT}) -m str {ALLOW} }}"
+        yield f"{rule} reject if {{ var({VERDICT}) -m found }}"
+    yield f"{rule} reject unless {{ var({ALLOWED}) -m bool }}"
+
+
+def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities) -> Iterator[str]:
+    """The same for each request. What a connection's certificate says is looked up once, the verdict each time."""
+    if maps:
+        # These run before the agent is asked.
+        yield f"  tcp-request content set-var({IDENTITY}) {_identity(maps)} unless {{ var({IDENTITY}) -m found }}"
+        verdict = f"var({IDENTITY}),field(1,|),map({words.path(maps.verdicts)})"
+        yield f"  tcp-request content set-var({VERDICT}) {verdict}"
+    yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
+    yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
+    if maps:
+        if capabilities.has(Feature.LOOKAHEAD):
+            # What the agent says of a stranger whom rules govern.
+            yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
+        known = f"{{ var({VERDICT}) -m found }}"
+        yield f"  http-request deny deny_status 403 if {known} ! {_decides(capabilities)}"
+        yield f"  http-request deny deny_status 403 unless {known} || {{ var({ALLOWED}) -m bool }}"
+        if capabilities.has(Feature.LOOKAHEAD):
+            yield from rule_lines(maps, VERDICT, capabilities)
     else:
-        yield f"  tcp-request content reject unless {{ var({ALLOWED}) -m bool }}"
+        yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
 
 
-def _public_headers(public: PublicListener) -> Iterator[str]:
+def _decides(capabilities: Capabilities) -> str:
+    """The condition that a request's verdict is not to deny; rules that this build cannot look at deny."""
+    rules = f" {NAME_PREFIX}" if capabilities.has(Feature.LOOKAHEAD) else ""
+    return f"{{ var({VERDICT}) -m beg {ALLOW}{rules} }}"
+
+
+def _identity(maps: Authorisation) -> str:
+    return f"ssl_c_der,sha2(256),hex,map({words.path(maps.identities)})"
+
+
+def _public_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
     if public.forward_for:
         yield "  option forwardfor"
+    # What a caller claims about itself must not pass for what its certificate says.
+    known = f"if {{ var({IDENTITY}) -m found }}"
+    yield f"  http-request del-header {CLIENT_CERT_HEADER}"
+    if public.client_cert_by:
+        by = words.uri(public.client_cert_by)
+        digest = "Hash=%[ssl_c_der,sha2(256),hex,lower];" if capabilities.has(Feature.SHA2) else ""
+        value = f"By={by};{digest}URI=%[var({IDENTITY}),field(2,|)]"
+        yield f"  http-request set-header {CLIENT_CERT_HEADER} {value} {known}"
     if public.appname_header:
         header = words.header(public.appname_header)
-        # What a caller claims about itself must not pass for what its certificate says.
         yield f"  http-request del-header {header}"
-        yield f"  http-request set-header {header} %[var({SOURCE})] if {{ var({SOURCE}) -m found }}"
+        service = f"%[var({IDENTITY}),field(3,|)]"
+        yield f"  http-request set-header {header} {service} {known}"
 
 
-def _app(app: AppBackend) -> Iterator[str]:
+def _app(app: AppBackend, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(app.name)}"
     yield f"  mode {app.mode.value}"
+    # Another line is the same application: a call must not be counted, and cut, as somebody else's.
+    yield "  no option redispatch"
     yield from _timeouts(app.timeouts)
-    yield f"  server {words.name(app.name)} {_app_address(app)}{' proto h2' if app.h2 else ''}"
+    if capabilities.has(Feature.DYNAMIC_SERVERS):
+        yield f"  use-server %[var({NAME})] if {{ var({NAME}) -m found }}"
+    yield f"  server {words.name(app.name)} {_app_address(app)}{_app_protocol(app)}"
+    if has_caller_lines(app, capabilities):
+        yield from (f"  server {words.name(caller)} {caller_arguments(app)}" for caller in app.callers)
+
+
+def has_caller_lines(app: AppBackend, capabilities: Capabilities) -> bool:
+    """Whether callers get a server line each: where lines come and go, and the application has a plain address."""
+    return capabilities.has(Feature.DYNAMIC_SERVERS) and (bool(app.socket) or words.is_ip(app.address))
+
+
+def caller_arguments(app: AppBackend) -> str:
+    """What follows the name of a caller's server line: no weight, so that nobody gets it by balancing."""
+    return f"{_app_address(app)} weight 0{_app_protocol(app)}"
+
+
+def _app_protocol(app: AppBackend) -> str:
+    return " proto h2" if app.h2 else ""
 
 
 def _app_address(app: AppBackend) -> str:
@@ -348,7 +441,7 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
     return f"ssl crt {words.path(tls.certificate)} {_verified(tls)}{sni}"
 
 
-def _spoe(authorisation: Authorisation) -> Iterator[str]:
+def _spoe(authorisation: Authorisation, *, remembers: bool) -> Iterator[str]:
     processing = words.milliseconds(authorisation.processing_timeout_ms)
     yield f"[{ENGINE}]"
     yield "spoe-agent agent"
@@ -360,5 +453,13 @@ def _spoe(authorisation: Authorisation) -> Iterator[str]:
     yield "  timeout idle 5m"
     yield f"  use-backend {words.name(authorisation.backend)}"
     yield "spoe-message caller"
-    yield "  args der=ssl_c_der"
-    yield f"  event {EVENTS[authorisation.mode]}"
+    yield f"  args der=ssl_c_der{' src=src src_port=src_port' if remembers else ''}"
+    yield f"  event {EVENTS[authorisation.mode]}{_unless_allowed(authorisation) if remembers else ''}"
+
+
+def _unless_allowed(authorisation: Authorisation) -> str:
+    """Known callers are not asked about, but for those denied: the agent counts and tells them."""
+    if authorisation.mode is Mode.HTTP:
+        return f" if ! {{ var({VERDICT}) -m beg {ALLOW} {NAME_PREFIX} }}"
+    verdict = f"{_identity(authorisation)},field(1,|),map({words.path(authorisation.verdicts)})"
+    return f" if ! {{ {verdict} -m str {ALLOW} }}"

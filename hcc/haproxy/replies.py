@@ -95,7 +95,7 @@ _OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
 
 
 def parse_servers(text: str) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
-    """The answer to `show servers state`: servers per backend, sorted; not those on unix sockets.
+    """The answer to `show servers state`: servers per backend, sorted; one on a unix socket has no address.
 
     Source: management.txt, `show servers state`, file format version 1.
     """
@@ -110,20 +110,18 @@ def parse_servers(text: str) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]
         raise _unexpected("show servers state", text) from exc
     backends: dict[str, list[ActualServer]] = {}
     for name, server in rows:
-        backends.setdefault(name, []).extend(server)
+        backends.setdefault(name, []).append(server)
     return tuple((name, tuple(sorted(backends[name]))) for name in sorted(backends))
 
 
 _COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_uweight", "srv_admin_state")
 
 
-def _row(fields: list[str], at: list[int]) -> tuple[str, tuple[ActualServer, ...]]:
-    """A backend's name and its server, none when that is on a unix socket."""
+def _row(fields: list[str], at: list[int]) -> tuple[str, ActualServer]:
+    """A backend's name and its server."""
     backend, name, address, port, weight, state = (fields[column] for column in at)
-    if address == "-":
-        return backend, ()
     enabled = not int(state) & _OUT_OF_SERVICE
-    return backend, (ActualServer(name, _canonical(address), int(port), int(weight), enabled),)
+    return backend, ActualServer(name, "" if address == "-" else _canonical(address), int(port), int(weight), enabled)
 
 
 def _canonical(address: str) -> str:

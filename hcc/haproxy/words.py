@@ -21,6 +21,7 @@ _PATH = re.compile(r"/[^\x00-\x20\x7f\"'\\#$;<>]*")
 _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
+_URI = re.compile(r"[A-Za-z0-9_./:@&+=~-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.
@@ -52,6 +53,11 @@ def socket_path(text: str) -> str:
     if len(text.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
         raise TokenError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
     return path(text)
+
+
+def uri(text: str) -> str:
+    """A URI in a value that HAProxy computes; `%` and `$`, which it would read, are refused."""
+    return _checked(_URI, text, "a URI without %, $ and blanks")
 
 
 def mode(text: str) -> str:

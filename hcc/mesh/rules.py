@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from hcc.mesh.permissions import HeaderRule, PathRule, Permission
 
+# Tells the name of a rule set from other verdicts.
+NAME_PREFIX = "rules-"
 _NAME_DIGITS = 32
 
 
@@ -37,7 +39,7 @@ class RuleSet:
         from hashlib import sha256  # noqa: PLC0415 (brings OpenSSL along, which a worker needs for nothing else)
 
         content = json.dumps([self.default_allow, [_described(rule) for rule in self.rules]])
-        return f"rules-{sha256(content.encode()).hexdigest()[:_NAME_DIGITS]}"
+        return f"{NAME_PREFIX}{sha256(content.encode()).hexdigest()[:_NAME_DIGITS]}"
 
 
 def compiled_rules(permissions: tuple[Permission, ...], default_allow: bool) -> RuleSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hcc.mesh.intentions import Policy
-from hcc.spoe.caller import answer_actions
+from hcc.spoe.caller import BRIEF_ACTIONS, answer_actions
 from hcc.spoe.decision import Decision, decide
 
 MAX_ENTRIES = 4096
@@ -18,16 +18,19 @@ class Answer(NamedTuple):
     Args:
         actions: payload of the ACK.
         counted: 1 unless the caller is denied.
+        brief: what to send where that is too long.
     """
 
     actions: bytes
     counted: int
     decision: Decision
+    brief: bytes
 
 
 def answer_for(decision: Decision) -> Answer:
     """The answer that tells HAProxy a decision."""
-    return Answer(answer_actions(decision.allowed, decision.source, decision.rules), int(not decision.denied), decision)
+    actions = answer_actions(decision.allowed, decision.caller, decision.rules)
+    return Answer(actions, int(not decision.denied), decision, BRIEF_ACTIONS[decision.allowed])
 
 
 class DecisionCache:

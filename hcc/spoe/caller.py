@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hcc.spoe.payloads import Message, Scope, SetVar, encode_actions
+from hcc.spoe.payloads import Message, Scope, SetVar, encode_actions, encode_entries
 from hcc.spoe.status import SpopError
 from hcc.spoe.values import FALSE, TRUE, Kind, Value
-from hcc.spoe.varint import CONTINUED, ONE_BYTE_BELOW, decode_varint
+from hcc.spoe.varint import CONTINUED, ONE_BYTE_BELOW, decode_varint, encode_varint
 
 MESSAGE = b"caller"
 ARGUMENT = b"der"
+# Where the caller's connection comes from: sent by a HAProxy that remembers callers, and is to be told whom.
+PEER = (b"src", b"src_port")
 ALLOWED = b"allowed"
-SOURCE = b"source"
+CALLER = b"caller"
 RULES = b"rules"
 # Scope of all variables: `txn.<prefix>.allowed`, so that each http request has its own answer.
 SCOPE = Scope.TRANSACTION
-# A name this long still fits the answer into the smallest frame HAProxy may ask for (256 bytes).
 MAX_SOURCE_BYTES = 150
 
 _NOTIFY_FIN = b"\x03\x00\x00\x00\x01"
 _MESSAGE_HEAD = b"\x06caller\x01\x03der\x09"
+_MESSAGE_HEAD_WITH_PEER = b"\x06caller\x03\x03der\x09"
 _MESSAGE_HEAD_BYTES = len(_MESSAGE_HEAD)
+# Where the port begins, by how the address begins: HAProxy sends addresses as such and ports as INT64.
+_PORT_AT = {b"\x03src\x06": 9, b"\x03src\x07": 21}
+_PORT_HEAD = b"\x08src_port\x04"
+_MAX_PORT = 65535
 _IDS_AT = len(_NOTIFY_FIN)
 # Identifiers and lengths longer than this are left to the strict decoder.
 _SHORT_VARINT = 9
@@ -34,18 +40,21 @@ class Asked(NamedTuple):
         ids: stream and frame identifier, as they came.
         der: the caller's certificate; empty if HAProxy had none.
         fault: why the question is no question, or empty.
+        peer: the arguments that say where it calls from, encoded; `hcc.spoe.peer` reads them. Empty without.
     """
 
     ids: bytes
     der: bytes
     fault: str = ""
+    peer: bytes = b""
 
 
 def matched(data: bytes, start: int, stop: int) -> Asked | None:
     """The question in the frame body `data[start:stop]` if it has exactly the usual shape; None: look closer.
 
-    The usual shape: NOTIFY, FIN, one message `caller` with one binary argument `der`, nothing after it. What
-    matches here means the same to the strict decoder: a test holds the two against each other.
+    The usual shape: NOTIFY, FIN, one message `caller` with one binary argument `der`, and after it nothing or
+    `src` and `src_port`. What matches here means the same to the strict decoder: a test holds the two against
+    each other.
     """
     if not data.startswith(_NOTIFY_FIN, start):
         return None
@@ -54,7 +63,8 @@ def matched(data: bytes, start: int, stop: int) -> Asked | None:
         # One byte each, most of the time.
         pos = first + 1 if data[first] < ONE_BYTE_BELOW else _after_varint(data, first)
         pos = pos + 1 if data[pos] < ONE_BYTE_BELOW else _after_varint(data, pos)
-        if not data.startswith(_MESSAGE_HEAD, pos):
+        with_peer = data.startswith(_MESSAGE_HEAD_WITH_PEER, pos)
+        if not with_peer and not data.startswith(_MESSAGE_HEAD, pos):
             return None
         at = pos + _MESSAGE_HEAD_BYTES
         # Two bytes say 240 to 2287, the size of nearly every certificate; the rest takes the way of all integers.
@@ -64,9 +74,13 @@ def matched(data: bytes, start: int, stop: int) -> Asked | None:
             length, at = decode_varint(data, at)
     except (IndexError, SpopError):
         return None
-    if at + length != stop or pos - first > _SHORT_VARINT:
+    end = at + length
+    if pos - first > _SHORT_VARINT:
         return None
-    return Asked(data[first:pos], data[at:stop])
+    if with_peer:
+        peer = data[end:stop]
+        return Asked(data[first:pos], data[at:end], "", peer) if _is_peer(peer) else None
+    return Asked(data[first:pos], data[at:stop]) if end == stop else None
 
 
 def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
@@ -82,14 +96,31 @@ def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
         return Asked(ids, b"")
     if value.kind is not Kind.BINARY or not isinstance(value.data, bytes):
         return Asked(ids, b"", f"expected a binary {ARGUMENT.decode()!r}, found kind {value.kind.name}")
-    return Asked(ids, value.data)
+    peer = encode_entries(tuple(entry for entry in callers[0].args if entry[0] in PEER))
+    return Asked(ids, value.data, "", peer if _is_peer(peer) else b"")
 
 
-def answer_actions(allowed: bool, source: str, rules: str = "") -> bytes:
-    """The payload of the ACK: `allowed`, always; `source` and `rules` unless they are empty."""
-    named = ((SOURCE, source), (RULES, rules))
+def answer_actions(allowed: bool, caller: str, rules: str = "") -> bytes:
+    """The payload of the ACK: `allowed`, always and first; `caller` and `rules` unless they are empty."""
+    named = ((CALLER, caller), (RULES, rules))
     texts = (SetVar(SCOPE, name, Value(Kind.STRING, text.encode())) for name, text in named if text)
-    return encode_actions((SetVar(SCOPE, ALLOWED, TRUE if allowed else FALSE), *texts))
+    return BRIEF_ACTIONS[allowed] + encode_actions(tuple(texts))
+
+
+# By verdict: the answer without the caller, for a frame that has no room for more.
+BRIEF_ACTIONS = tuple(encode_actions((SetVar(SCOPE, ALLOWED, verdict),)) for verdict in (FALSE, TRUE))
+
+
+def _is_peer(peer: bytes) -> bool:
+    at = _PORT_AT.get(peer[:5], 0)
+    if not at or not peer.startswith(_PORT_HEAD, at):
+        return False
+    start = at + len(_PORT_HEAD)
+    try:
+        port, end = decode_varint(peer, start)
+    except SpopError:
+        return False
+    return end == len(peer) and port <= _MAX_PORT and encode_varint(port) == peer[start:]
 
 
 def _after_varint(data: bytes, pos: int) -> int:

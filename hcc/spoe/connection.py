@@ -172,17 +172,20 @@ class Connection:
         out, self._out = self._out, []
         return b"".join(out)
 
-    def acknowledge(self, ids: bytes, actions: bytes) -> None:
+    def acknowledge(self, ids: bytes, actions: bytes, brief: bytes = b"") -> None:
         """Answer one question.
 
         Args:
             ids: of the question.
             actions: payload, at least one action: HAProxy 3.1.0 stalls without.
+            brief: said instead where `actions` are too long for the frames that were agreed on.
 
         Raises:
             ValueError: no question is open, or the answer is empty or longer than agreed (a bug of ours).
         """
         length = _ACK_HEAD_BYTES + len(ids) + len(actions)
+        if length > self._limit and brief:
+            length, actions = length - len(actions) + len(brief), brief
         if not self._unanswered or not actions or length > self._limit:
             raise ValueError(f"{self._unanswered} questions are open; no answer of {length} bytes can be sent")
         self._unanswered -= 1

@@ -29,6 +29,7 @@ class Topic(IntEnum):
     READY = 3
     POLICY_APPLIED = 4
     DENIED = 5
+    MET = 6
 
 
 class ControlMessage(NamedTuple):

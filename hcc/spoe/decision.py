@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hcc.mesh.caller import caller_text
 from hcc.mesh.identity import IdentityError, parse_service_uri
 from hcc.mesh.intentions import Policy, verdict_of
 from hcc.spoe.caller import MAX_SOURCE_BYTES
@@ -23,6 +24,7 @@ class Decision:
         understood: a certificate came and could be read; if not, the denial says nothing about intentions.
         rules: name of the rule set that decides each request of this caller, in HAProxy; `allowed` is False then,
             so that a configuration without such rules denies. Empty: the answer is the answer.
+        caller: the service as HAProxy is to remember it; empty like `source`.
     """
 
     allowed: bool
@@ -31,6 +33,7 @@ class Decision:
     serial: str = ""
     understood: bool = True
     rules: str = ""
+    caller: str = ""
 
     @property
     def denied(self) -> bool:
@@ -72,6 +75,8 @@ def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> D
     if policy is None:
         return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
     verdict = verdict_of(policy, caller)
-    source = name if caller.trust_domain == policy.trust_domain.lower() else ""
+    reason = verdict.reason[:MAX_REASON_CHARACTERS]
+    if caller.trust_domain != policy.trust_domain.lower():
+        return Decision(verdict.allowed, "", reason, serial)
     rules = "" if verdict.rules is None else verdict.rules.name
-    return Decision(verdict.allowed, source, verdict.reason[:MAX_REASON_CHARACTERS], serial, rules=rules)
+    return Decision(verdict.allowed, name, reason, serial, rules=rules, caller=caller_text(caller))

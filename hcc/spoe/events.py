@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import binascii
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from hcc.spoe.control import ControlError, ControlMessage, Topic
+from hcc.spoe.payloads import decode_entries
+from hcc.spoe.status import SpopError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,20 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """A worker allowed a caller that HAProxy does not remember.
+
+    Args:
+        der: the certificate, as the worker says; whose it is, is for the hearer to find out.
+        peer: where the call comes from, as HAProxy's `show sess` has it: `10.0.0.1:4711`.
+    """
+
+    index: int
+    der: bytes
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class ZygoteExited:
     """No worker can be started until `respawn_zygote`; those that live go on."""
 
@@ -62,7 +81,7 @@ class ZygoteExited:
     status: int | None
 
 
-PoolEvent = WorkerReady | WorkerExited | PolicyApplied | Denied | ZygoteExited
+PoolEvent = WorkerReady | WorkerExited | PolicyApplied | Denied | Met | ZygoteExited
 
 
 class WorkerPhase(Enum):
@@ -91,7 +110,7 @@ class WorkerState:
     starts: int
 
 
-def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplied | Denied:
+def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplied | Denied | Met:
     """The event that a worker's message tells.
 
     Raises:
@@ -105,4 +124,23 @@ def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplie
     texts = [fields.get(name) for name in ("source", "reason", "serial")]
     if news.topic is Topic.DENIED and all(isinstance(text, str) for text in texts):
         return Denied(index, *map(str, texts))
+    if news.topic is Topic.MET:
+        return _met(index, fields)
     raise ControlError(f"expected news of a worker, found {news.topic.name} with {sorted(fields)}")
+
+
+def _met(index: int, fields: dict[str, Any]) -> Met:
+    try:
+        der = binascii.a2b_base64(fields["der"], strict_mode=True)
+        return Met(index, der, _peer_text(bytes.fromhex(fields["peer"])))
+    except (KeyError, TypeError, ValueError, SpopError) as exc:
+        raise ControlError(f"expected a certificate and where it calls from, found {sorted(fields)}") from exc
+
+
+def _peer_text(peer: bytes) -> str:
+    (_, source), (_, port) = decode_entries(peer)
+    if not isinstance(source.data, bytes) or not isinstance(port.data, int):
+        raise TypeError("expected an address and a port")
+    address = ip_address(source.data)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return f"{f'::ffff:{mapped}' if mapped else address}:{port.data}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import select
 import socket
@@ -25,6 +26,8 @@ MAX_CONNECTIONS = 900
 MAX_UNSENT_BYTES = 1024 * 1024
 # Denials waiting for the main process; more are dropped and counted.
 MAX_NOTICE_BYTES = 256 * 1024
+# A certificate longer than this is asked about each time; the main process reads no more of us at once.
+MAX_MET_BYTES = 8 * 1024
 # How long a closed connection may take to read our last words, and a stopping worker to say them.
 LINGER_S = 1.0
 DRAIN_S = 2.0
@@ -197,9 +200,11 @@ class Worker:
                     answer = self._decide(event)
                 elif not answer.decision.understood:
                     self._slots.add(Slot.ERRORS)
-                connection.acknowledge(event.ids, answer.actions)
+                connection.acknowledge(event.ids, answer.actions, answer.brief)
                 questions += 1
                 allowed += answer.counted
+                if event.peer and answer.counted:
+                    self._tell_met(event)
             elif type(event) is Parted and not event.by_peer and event.status != Status.NORMAL:
                 self._slots.add(Slot.FRAMES_BAD)
         return questions, allowed
@@ -219,6 +224,12 @@ class Worker:
         return answer
 
     # ---- the main process
+
+    def _tell_met(self, asked: Asked) -> None:
+        """Let the main process make HAProxy remember this caller; it does not take our word for who it is."""
+        if len(asked.der) <= MAX_MET_BYTES:
+            der = binascii.b2a_base64(asked.der, newline=False).decode("ascii")
+            self._notify(message(Topic.MET, der=der, peer=asked.peer.hex()))
 
     def _notify(self, notice: ControlMessage) -> None:
         if self._channel.waiting_bytes > MAX_NOTICE_BYTES:

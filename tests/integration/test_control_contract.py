@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hcc.haproxy.control import Applied, Control
-from hcc.haproxy.plan import Actual, Install, Plan, plan
+from hcc.haproxy.plan import Actual, AddCaller, DeleteServer, Install, Plan, WriteConfig, plan
 from hcc.haproxy.render import Rendered
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
@@ -27,11 +27,11 @@ class Subject:
         self._fake = FakeControl(made.capabilities) if fake else None
         self.control: Control = self._fake or made.control
 
-    def rendered(self, wanted: Snapshot) -> Rendered:
-        return self._stage.rendered(wanted)
+    def rendered(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> Rendered:
+        return self._stage.rendered(wanted, callers=callers)
 
-    def converge(self, wanted: Snapshot) -> tuple[Plan, Applied]:
-        rendered = self.rendered(wanted)
+    def converge(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> tuple[Plan, Applied]:
+        rendered = self.rendered(wanted, callers)
         steps = plan(rendered, self.control.read_actual(rendered))
         applied = self.control.apply(steps)
         if any(isinstance(operation, Install) for operation in steps.operations):
@@ -115,3 +115,13 @@ def test_another_structure_is_one_reload_by_a_new_worker(subject: Subject, web: 
     assert applied.reloaded
     assert subject.actual(client(moved, ONE)).pid != before
     assert not subject.converge(client(moved, ONE))[0]
+
+
+def test_callers_get_server_lines_and_lose_them(subject: Subject) -> None:
+    here = snapshot(proxy_=proxy(bind_port=free_port()))
+    subject.converge(here)
+    for callers, kinds in ((("a:dc1", "b:dc1"), [AddCaller, AddCaller]), (("b:dc1",), [DeleteServer])):
+        steps, applied = subject.converge(here, callers)
+        assert applied.failure is None
+        assert [type(operation) for operation in steps.operations] == [*kinds, WriteConfig]
+        assert not plan(subject.rendered(here, callers), subject.control.read_actual(subject.rendered(here, callers)))

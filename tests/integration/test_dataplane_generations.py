@@ -52,7 +52,8 @@ class Scene:
             *(upstream_state(upstream("web", port)) for port in ports), proxy_=proxy(local_port=0 if ports else 8181)
         )
         process = GlobalOptions(stats_socket=self.layout.stats_socket, spoe_directory=self.layout.directory)
-        options = Options(process, (self.layout.agent_socket(1),), intentions)
+        maps = (self.layout.identities, self.layout.verdicts, self.layout.rules)
+        options = Options(process, (self.layout.agent_socket(1),), *maps, intentions)
         return render(desired(wanted, options, Certificates()).desired, ABLE)
 
     def says(self, rendered: Rendered) -> bool:
@@ -126,7 +127,7 @@ def test_a_refused_text_changes_nothing(there: Scene) -> None:
     good = there.rendered(9191)
     there.control.apply(Plan((Install(good),)))
     before = there.file
-    bad = Rendered(good.desired, "global\n  nonsense\n", (), "f", True, True, True, 1000)
+    bad = Rendered(good.desired, "global\n  nonsense\n", (), "f", True, True, True, True, 1000)
 
     failure = there.control.apply(Plan((Install(bad),))).failure
 
@@ -164,7 +165,7 @@ def test_a_reload_put_off_is_followed_to_its_end(there: Scene) -> None:
 def test_what_a_generation_drops_is_put_right_and_said_once(there: Scene, caplog: pytest.LogCaptureFixture) -> None:
     base = there.rendered(9191)
     extra = "\nbackend extra\n  server w1 127.0.0.1:1 pool-low-conn 64\n"
-    rendered = Rendered(base.desired, base.config + extra, base.files, base.structure, True, True, True, 1000)
+    rendered = Rendered(base.desired, base.config + extra, base.files, base.structure, True, True, True, True, 1000)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert there.control.apply(Plan((WriteConfig(rendered),))).failure is None

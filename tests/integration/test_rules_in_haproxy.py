@@ -1,7 +1,4 @@
-"""HAProxy can decide compiled rules alone: words for them, and its decisions against `decide`, request by request.
-
-The words are `rule_lines` below, for requests whose path is in its normal form already (test_request_paths.py).
-"""
+"""HAProxy decides compiled rules alone: its decisions against `decide`, request by request."""
 
 from __future__ import annotations
 
@@ -14,91 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.binary import probe
+from hcc.haproxy.capabilities import capabilities
+from hcc.haproxy.map_text import map_file
+from hcc.haproxy.model import Authorisation, Mode
+from hcc.haproxy.render_rules import MOST_LINES, needs_experimental, rule_lines
+from hcc.haproxy.request_rules import rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import Request
-from hcc.mesh.rules import Rule, RuleSet
+from hcc.mesh.rules import RuleSet
 from tests import binaries
 
 pytestmark = pytest.mark.integration
 SEED = 20261125
 SETS, REQUESTS = 40, 12
 CALLER = ServiceIdentity("td", "web", "dc1")
-# Lines of one header that are joined, as rules see them joined; more are refused.
-MOST_LINES = 4
-_MATCHES = {
-    PathMatch.EXACT: "str",
-    PathMatch.PREFIX: "beg",
-    HeaderMatch.EXACT: "str",
-    HeaderMatch.PREFIX: "beg",
-    HeaderMatch.SUFFIX: "end",
-    HeaderMatch.CONTAINS: "sub",
-    PathMatch.REGEX: "reg",
-    HeaderMatch.REGEX: "reg",
-}
-
-
-# ---- words
-
-
-def rule_lines(sets: Sequence[RuleSet]) -> Iterator[str]:
-    """The lines that set txn.said to allow or deny, by the set that txn.set names."""
-    headers = sorted({header.name for each in sets for rule in each.rules for header in rule.headers})
-    variables = {name: f"txn.h{number}" for number, name in enumerate(headers)}
-    for name, variable in variables.items():
-        yield from _joined(name, variable)
-    for each in sets:
-        asked = f"{{ var(txn.set) -m str {each.name} }} !{{ var(txn.said) -m found }}"
-        for number, rule in enumerate(each.rules):
-            prefix = f"{each.name}-{number}"
-            terms = []
-            for position, (term, acl) in enumerate(_terms(rule, variables)):
-                if acl:
-                    yield f"acl {prefix}-{position} {acl}"
-                terms.append(term.replace("ACL", f"{prefix}-{position}"))
-            yield f"http-request set-var(txn.said) str({_word(rule.allow)}) if {asked} {' '.join(terms)}"
-        yield f"http-request set-var(txn.said) str({_word(each.default_allow)}) if {asked}"
-
-
-def _joined(name: str, variable: str) -> Iterator[str]:
-    yield f"http-request deny deny_status 400 if {{ req.fhdr_cnt({name}) gt {MOST_LINES} }}"
-    yield f"http-request set-var({variable}) req.fhdr({name},1) if {{ req.fhdr({name}) -m found }}"
-    for line in range(2, MOST_LINES + 1):
-        there = f"if {{ req.fhdr_cnt({name}) ge {line} }}"
-        yield f"http-request set-var(txn.line) req.fhdr({name},{line}) {there}"
-        yield f"http-request set-var({variable}) 'var({variable}),concat(\",\",txn.line)' {there}"
-
-
-def _terms(rule: Rule, variables: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Conditions, and the ACL that one needs, if any: a pattern in braces could be taken for their end."""
-    if rule.path is not None:
-        yield "ACL", f"path -m {_MATCHES[rule.path.kind]} -- {_pattern(rule.path.kind, rule.path.value)}"
-    if rule.methods:
-        yield "ACL", f"method -m str -- {' '.join(map(_quoted, rule.methods))}"
-    for header in rule.headers:
-        variable = variables[header.name]
-        if header.kind is HeaderMatch.PRESENT:
-            yield f"{'!' * header.invert}{{ var({variable}) -m found }}", ""
-            continue
-        yield f"{{ var({variable}) -m found }}", ""
-        flags = "-i " * header.ignore_case
-        acl = f"var({variable}) -m {_MATCHES[header.kind]} {flags}-- {_pattern(header.kind, header.value)}"
-        yield f"{'!' * header.invert}ACL", acl
-
-
-def _pattern(kind: PathMatch | HeaderMatch, value: str) -> str:
-    return _quoted(f"^(?:{value})$" if _MATCHES[kind] == "reg" else value)
-
-
-def _quoted(text: str) -> str:
-    assert text.isprintable()
-    quoted = text.replace("'", "'\\''")
-    return f"'{quoted}'"
-
-
-def _word(allow: bool) -> str:
-    return "allow" if allow else "deny"
 
 
 # ---- what is asked
@@ -179,6 +108,8 @@ def policies(random_: random.Random) -> list[Policy]:
 
 
 CONFIGURATION = """
+global
+  {experimental}
 defaults
   mode http
   timeout client 10s
@@ -186,18 +117,23 @@ defaults
   timeout connect 1s
 frontend public
   bind fd@{fd}
-  http-request set-var(txn.set) req.hdr(x-set)
+  http-request set-var(txn.verdict) req.hdr(x-set)
 {rules}
-  http-request deny deny_status 403 unless {{ var(txn.said) -m str allow }}
   http-request return status 200
 """
 
 
 @contextmanager
 def running(branch: str, sets: Sequence[RuleSet], directory: Path) -> Iterator[int]:
+    headers = tuple(sorted({header.name for each in sets for rule in each.rules for header in rule.headers}))
+    (directory / "rules.map").write_text(map_file(rule_entries(sets, headers)))
+    asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", str(directory / "rules.map"), headers)
+    able = capabilities(probe(binaries.haproxy(branch)).version)
+    rules = "\n".join(rule_lines(asked, "txn.verdict", able))
+    experimental = "expose-experimental-directives" if needs_experimental(asked, able) else ""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        rules = "\n".join(f"  {line}" for line in rule_lines(sets))
-        (directory / "haproxy.cfg").write_text(CONFIGURATION.format(fd=listener.fileno(), rules=rules))
+        text = CONFIGURATION.format(fd=listener.fileno(), rules=rules, experimental=experimental)
+        (directory / "haproxy.cfg").write_text(text)
         log = (directory / "haproxy.log").open("wb")
         command = [binaries.haproxy(branch), "-db", "-f", str(directory / "haproxy.cfg")]
         with log, subprocess.Popen(command, stdout=log, stderr=log, pass_fds=(listener.fileno(),)) as process:
@@ -232,6 +168,6 @@ def test_haproxy_decides_compiled_rules_as_we_do(branch: str, tmp_path: Path) ->
                 verdict = decide(wanted[rules], CALLER, asked)
                 assert status(port, asked, rules.name) == (200 if verdict.allowed else 403), f"{verdict}\n{asked}"
                 allowed += verdict.allowed
-        assert status(port, Request("GET", "/a"), "no-such-set") == 403
+        assert status(port, Request("GET", "/a"), "rules-no-such-set") == 403
         assert status(port, Request("GET", "/a", (("X-Role", "a"),) * (MOST_LINES + 1)), sets[0].name) == 400
     assert SETS <= allowed <= SETS * (REQUESTS - 1)

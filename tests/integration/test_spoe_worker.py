@@ -22,7 +22,7 @@ from hcc.spoe.values import NULL, Kind, Value
 from hcc.spoe.worker import Worker
 from tests.forgeries import ALLOWED, forgeries, genuine
 from tests.integration.spoe_frontend import events_until, wait_for
-from tests.spoe_certificates import TRUST_DOMAIN, Authority
+from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri
 from tests.spop_frames import caller, farewell, frames_of, health_check, hello, notify, status_of, variables
 
 pytestmark = pytest.mark.integration
@@ -30,6 +30,11 @@ pytestmark = pytest.mark.integration
 MESH = Authority()
 WEB = MESH.service("web", serial=0xAB).der()
 DB = MESH.service("db", serial=0xCD).der()
+
+
+def told(service: str) -> bytes:
+    """What the worker says of a caller."""
+    return f"{service}:dc1|{service_uri(service)}".encode()
 
 
 def policy(version: int, *allowed: str) -> Policy:
@@ -107,14 +112,14 @@ def test_answers_follow_the_policy_and_a_denial_is_told_once(pool: WorkerPool, c
     assert client.ask(WEB) == {"allowed": False}
     apply(pool, policy(1, "web"))
     for _ in range(3):
-        assert client.ask(WEB) == {"allowed": True, "source": b"web"}
-        assert client.ask(DB) == {"allowed": False, "source": b"db"}
+        assert client.ask(WEB) == {"allowed": True, "caller": told("web")}
+        assert client.ask(DB) == {"allowed": False, "caller": told("db")}
     seen: list[PoolEvent] = []
     pool.set_policy(policy(2, "db"))
     events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
     assert [(event.source, event.serial) for event in seen if isinstance(event, Denied)] == [("db", "cd")]
-    assert client.ask(WEB) == {"allowed": False, "source": b"web"}
-    assert client.ask(DB) == {"allowed": True, "source": b"db"}
+    assert client.ask(WEB) == {"allowed": False, "caller": told("web")}
+    assert client.ask(DB) == {"allowed": True, "caller": told("db")}
     assert pool.workers()[0].policy_version == 2
 
 
@@ -255,7 +260,7 @@ def test_a_connection_waits_for_the_successor_of_a_killed_worker(pool: WorkerPoo
     clients[0].send(hello() + caller(WEB))
     pool.respawn(0)
     assert clients[0].receive().kind == FrameType.AGENT_HELLO
-    assert variables(clients[0].receive()) == {"allowed": True, "source": b"web"}
+    assert variables(clients[0].receive()) == {"allowed": True, "caller": told("web")}
 
 
 def test_denials_nobody_reads_are_dropped_and_counted(pool: WorkerPool, client: Client) -> None:

@@ -148,7 +148,7 @@ def test_each_question_is_answered_once_with_its_own_identifiers() -> None:
     connection.receive_data(caller(b"one", 300, 7) + caller(b"two", 0, 1) + caller(b"three", 2**64 - 1, 2**64 - 1))
     acks = frames_of(answered(connection))
     assert [(ack.stream_id, ack.frame_id) for ack in acks] == [(300, 7), (0, 1), (2**64 - 1, 2**64 - 1)]
-    assert variables(acks[0]) == {"allowed": True, "source": b"one".hex().encode()}
+    assert variables(acks[0]) == {"allowed": True, "caller": b"one".hex().encode()}
 
 
 def test_answers_may_come_in_any_order() -> None:

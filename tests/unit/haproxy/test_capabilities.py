@@ -4,11 +4,13 @@ import pytest
 
 from hcc.haproxy.capabilities import (
     SINCE,
+    Build,
     BuildTextError,
     Feature,
     HAProxyBuildError,
     Version,
     capabilities,
+    capabilities_of,
     checked_build,
     parse_build,
 )
@@ -73,3 +75,9 @@ def test_a_feature_is_there_from_its_first_version_on(feature: Feature) -> None:
     assert capabilities(first).has(feature)
     assert not capabilities(before).has(feature)
     assert capabilities(Version(9, 0)).has(feature)
+
+
+def test_a_build_without_pcre_cannot_look_at_rules() -> None:
+    for features, able in ((("PCRE2", "PCRE2_JIT"), True), (("PCRE",), True), (("OPENSSL",), False)):
+        build = Build(Version(3, 2, 0), "3.2.0", "OpenSSL", frozenset(features), frozenset(("SPOE",)))
+        assert capabilities_of(build).has(Feature.LOOKAHEAD) is able

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.haproxy.names import backend_name, joined, server_name, upstream_name
+from hcc.haproxy.names import backend_name, server_name, upstream_name
+from hcc.mesh.naming import joined
 from hcc.mesh.snapshot import Upstream, UpstreamKey
 from tests.builders import upstream
 

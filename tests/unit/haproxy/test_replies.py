@@ -71,7 +71,7 @@ def test_a_process_that_is_not_ours_has_no_structure() -> None:
 
 def test_servers_are_grouped_by_backend() -> None:
     assert parse_servers(SERVERS) == (
-        ("app", ()),
+        ("app", (ActualServer("app", "", 0, 1, enabled=True),)),
         (
             "up:web:9191",
             (

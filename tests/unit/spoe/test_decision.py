@@ -66,7 +66,7 @@ def test_a_caller_whose_requests_rules_decide_is_known_by_name_and_not_allowed_b
     assert decision.rules == rules.name
     answer = answer_for(decision)
     assert answer.counted
-    assert [action.name for action in decode_actions(answer.actions)] == [b"allowed", b"source", b"rules"]
+    assert [action.name for action in decode_actions(answer.actions)] == [b"allowed", b"caller", b"rules"]
     assert decide(WEB, dataclasses.replace(policy, http=False)).denied
 
 

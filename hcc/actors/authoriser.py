@@ -1,0 +1,312 @@
+"""Authoriser: whom the SPOE workers let in, HAProxy lets in by itself from then on, as long as the policy does.
+
+Thin: `CallerBook` decides, `CallerMaps` acts. HAProxy's maps outlive this actor, and hcc itself; a new one goes on
+with what it finds there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import (
+    ADMIN,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    CallersChanged,
+    CallersMet,
+    FactsReported,
+    HAProxyUp,
+    PolicyChanged,
+    Publish,
+    WorkerReplaced,
+)
+from hcc.actors.readiness import CallerFacts
+from hcc.haproxy.caller_maps import CallerMaps
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.map_text import MapChange, MapTextError, map_change
+from hcc.haproxy.request_rules import rule_entries, rule_headers
+from hcc.mesh.caller import caller_name
+from hcc.mesh.caller_book import DENY, CallerBook, newly_denied
+from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
+from hcc.mesh.intentions import Policy, rule_sets
+from hcc.metrics import Metrics
+
+# Callers met in this time are remembered together; they are let in meanwhile, as the workers are asked.
+GATHER_S = 0.005
+STORE_S = 2.0
+EXPIRY_S = 60.0
+RESYNC_S = 300.0
+RETRY_S = 0.5
+MAX_RETRY_S = 10.0
+# A call that was let in just before its caller was denied may not have been there to be cut.
+CUT_AGAIN_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Remember:
+    """To itself: put into HAProxy what was gathered."""
+
+    coalesce_key: ClassVar[str] = "remember"
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """To itself: write the map of identities, for the next start of HAProxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Expire:
+    """To itself: forget certificates that have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Resync:
+    """To itself: compare what HAProxy remembers with what it should."""
+
+    coalesce_key: ClassVar[str] = "resync"
+
+
+@dataclass(frozen=True, slots=True)
+class _CutAgain:
+    """To itself: cut what came in while these were being cut."""
+
+    callers: tuple[str, ...]
+
+
+class Authoriser(Actor):
+    """Owns HAProxy's maps of callers and rules."""
+
+    def init(self, *, maps: CallerMaps, metrics: Metrics) -> None:
+        self._maps = maps
+        self._metrics = metrics
+        self._book = CallerBook()
+        self._policy: Policy | None = None
+        # Callers that workers let in since the maps were brought up to date.
+        self._met: set[str] = set()
+        # What is in HAProxy now, as far as we know.
+        self._verdicts: dict[str, str] = {}
+        self._rules: dict[str, str] = {}
+        # What the worker that runs puts before the rules.
+        self._headers: tuple[str, ...] = ()
+        self._stored = True
+        self._failures = 0
+
+    def setup(self) -> None:
+        if not self._maps.remembers:
+            return
+        if self.context.generation > 1:
+            self.tell(CONSUL_WATCHER, Publish())
+        self._read_back()
+        self.after(EXPIRY_S, _Expire(), key="expire")
+        self._arm_resync()
+
+    def handle(self, message: object) -> None:
+        if not self._maps.remembers:
+            return
+        match message:
+            case PolicyChanged(policy):
+                self._policy = policy
+                self._decide()
+                self._remember()
+            case CallersMet(calls):
+                self._meet(calls)
+            case _Remember():
+                self._remember()
+            case HAProxyUp() | WorkerReplaced() | _Resync():
+                if not isinstance(message, _Resync):
+                    self._headers = rule_headers(self._policy)
+                self._arm_resync()
+                self._resync()
+            case Publish():
+                self._publish()
+            case _:
+                self._handle_timer(message)
+
+    def _handle_timer(self, message: object) -> None:
+        match message:
+            case _Store():
+                self._store()
+            case _Expire():
+                self.after(EXPIRY_S, _Expire(), key="expire")
+                if self._book.forget_expired(time.time()):
+                    self._remember()
+            case _CutAgain(callers):
+                still = tuple(caller for caller in callers if self._verdicts.get(caller, DENY) == DENY)
+                self._try(lambda: self._cut(still))
+
+    def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
+        """Leave on disk what is remembered."""
+        if not self._stored:
+            self._store()
+
+    # ---- callers
+
+    def _meet(self, calls: tuple[tuple[bytes, str], ...]) -> None:
+        for der, peer in calls:
+            caller = remembered_caller(der)
+            if caller is None or self._policy is None:
+                continue
+            name = caller_name(caller.identity)
+            self._met.add(name)
+            self._book.note_peer(peer, name)
+            self._book.remember(certificate_digest(der), caller)
+        self.after(GATHER_S, _Remember(), key="remember")
+
+    def _remember(self) -> None:
+        """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
+        if self._policy is None:
+            return
+        if set(self._book.callers) != set(self._verdicts):
+            self._decide()
+        # A worker may have decided by the policy before.
+        met, self._met = self._met, set()
+        denied = tuple(sorted(name for name in met if self._verdicts.get(name) == DENY))
+        if denied:
+            self._try(lambda: self._cut(denied))
+        news = self._book.take_news()
+        change = MapChange(
+            added=tuple((digest, text) for digest, text in news.items() if text is not None),
+            removed=tuple(digest for digest, text in news.items() if text is None),
+        )
+        if change:
+            self._try(lambda: self._tell_identities(change))
+            self._store_soon()
+        self._report()
+
+    def _tell_identities(self, change: MapChange) -> None:
+        if self._maps.identities_loaded():
+            self._maps.change_identities(change)
+
+    # ---- policy
+
+    def _decide(self) -> None:
+        if self._policy is None:
+            return
+        wanted, rules = self._book.verdicts(self._policy), self._wanted_rules(self._policy)
+        if rules != self._rules:
+            # Those that are new first, those that are old last: a verdict must always find its rules.
+            self._maps.store_rules(rules)
+            if not self._try(lambda: self._replace_rules(self._rules | rules)):
+                return
+        if wanted != self._verdicts:
+            # A HAProxy that starts now starts with it.
+            self._maps.store_verdicts(wanted)
+            if not self._try(lambda: self._enforce(wanted)):
+                return
+            self._verdicts = wanted
+            self._publish()
+        if rules != self._rules and self._try(lambda: self._replace_rules(rules)):
+            self._rules = rules
+        self._report()
+
+    def _enforce(self, wanted: Mapping[str, str]) -> None:
+        denied = newly_denied(self._verdicts, wanted)
+        if self._maps.verdicts() is not None:
+            self._maps.change_verdicts(map_change(self._verdicts, wanted), wanted)
+            self._cut(denied)
+        if denied:
+            self.after(CUT_AGAIN_S, _CutAgain(denied))
+
+    def _wanted_rules(self, policy: Policy) -> dict[str, str]:
+        """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
+        sets = rule_sets(policy)
+        coming = rule_headers(policy)
+        return rule_entries(sets, self._headers) | rule_entries(sets, coming)
+
+    def _replace_rules(self, wanted: Mapping[str, str]) -> None:
+        if self._maps.rules() is not None:
+            self._maps.replace_rules(wanted)
+
+    def _cut(self, callers: tuple[str, ...]) -> None:
+        cut = self._maps.cut(callers, self._book.owner) if callers else 0
+        if cut:
+            self._metrics.sessions_cut.inc(cut)
+            _log.warning("cut %d sessions of callers that are denied now: %s", cut, ", ".join(callers))
+
+    # ---- HAProxy
+
+    def _read_back(self) -> None:
+        """Go on with what is there: in HAProxy's memory, or on disk while none runs."""
+        try:
+            identities, verdicts = self._maps.identities(), self._maps.verdicts()
+        except (ControlError, MapTextError) as exc:
+            _log.warning("what HAProxy remembers of its callers cannot be read: %s", exc)
+            identities = verdicts = None
+        self._verdicts = verdicts or {}
+        self._book.restore(identities if identities is not None else self._maps.stored_identities())
+        self._book.take_news()
+        self._book.forget_expired(time.time())
+
+    def _resync(self) -> None:
+        """Make HAProxy remember what it should, whatever it remembers: it may be a new one."""
+        if self._policy is None:
+            return
+        self._try(self._repair)
+        self._report()
+
+    def _repair(self) -> None:
+        policy = self._policy
+        verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
+        if policy is None or verdicts is None or identities is None:
+            return
+        self._rules = self._wanted_rules(policy)
+        if rules is not None and list(rules.items()) != list(self._rules.items()):
+            self._maps.store_rules(self._rules)
+            self._maps.replace_rules(self._rules)
+        self._book.take_news()
+        wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
+        change = map_change(verdicts, wanted_verdicts)
+        if change:
+            self._maps.change_verdicts(change, wanted_verdicts)
+            self._cut(newly_denied(verdicts, wanted_verdicts))
+        self._verdicts = wanted_verdicts
+        change = map_change(identities, wanted_identities)
+        if change:
+            self._maps.change_identities(change)
+
+    def _try(self, act: Callable[[], object]) -> bool:
+        """Whether it was done; if not, all is compared again soon."""
+        try:
+            act()
+        except (ControlError, MapTextError, OSError) as exc:
+            delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
+            self._failures += 1
+            _log.error("HAProxy's memory of callers is not up to date; next try in %.1f s: %s", delay, exc)
+            self.after(delay, _Resync(), key="resync")
+            return False
+        self._failures = 0
+        return True
+
+    def _store_soon(self) -> None:
+        if self._stored:
+            self._stored = False
+            self.after(STORE_S, _Store(), key="store")
+
+    def _store(self) -> None:
+        self._stored = True
+        self._maps.store_identities(self._book.identities())
+
+    def _arm_resync(self) -> None:
+        # Spread, so that the sidecars of one host do not all look at the same moment.
+        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+
+    # ---- others
+
+    def _publish(self) -> None:
+        allowed = tuple(sorted(name for name, verdict in self._verdicts.items() if verdict != DENY))
+        self.tell(CONFIG_RECONCILER, CallersChanged(allowed))
+        self._report()
+
+    def _report(self) -> None:
+        self._metrics.callers_remembered.set(len(self._book))
+        facts = CallerFacts(tuple(sorted(self._verdicts.items())), len(self._book))
+        self.tell(ADMIN, FactsReported(facts))

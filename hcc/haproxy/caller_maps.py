@@ -1,0 +1,212 @@
+"""The maps by which one HAProxy decides who may come in, on disk and in its memory; and the cutting of sessions.
+
+A worker that stops after a reload still has maps and sessions of its own; it is told what matters, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+
+from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.files import read_text, write_private
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.map_text import (
+    MapChange,
+    Session,
+    map_change,
+    map_file,
+    parse_map,
+    parse_map_file,
+    parse_sessions,
+    payloads,
+)
+from hcc.haproxy.names import APP
+from hcc.haproxy.replies import ReplyError
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+
+# A verdict must not wait for a HAProxy that hangs.
+TIMEOUT_S = 5.0
+# Room for `add map @N FILE <<` beside the entries.
+COMMAND_BYTES = 256
+# Commands joined into one line; each takes less than 300 bytes.
+JOINED = 40
+VERSION_CREATED = "New version created:"
+
+
+class CallerMaps:
+    """Identities by the digest of a certificate, verdicts by the caller's name, and rules for requests in order.
+
+    Not safe to be called from two threads at once. Every method is bounded in time.
+
+    Args:
+        layout: where files and sockets are.
+        capabilities: of the HAProxy that reads the maps.
+    """
+
+    def __init__(self, layout: Layout, capabilities: Capabilities) -> None:
+        self._identities = layout.identities
+        self._verdicts = layout.verdicts
+        self._rules = layout.rules
+        self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
+        self._transactions = capabilities.has(Feature.MAP_TRANSACTION)
+        self.remembers = capabilities.has(Feature.SHA2)
+        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S)
+        self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
+
+    # ---- on disk
+
+    def prepare(self, *, running: bool) -> None:
+        """Have all files: HAProxy does not start without them. Nobody is remembered unless a HAProxy runs by them."""
+        for path in (self._identities, self._verdicts, self._rules):
+            if not running or not Path(path).exists():
+                write_private(path, "")
+
+    def stored_identities(self) -> dict[str, str]:
+        return parse_map_file(read_text(self._identities) or "")
+
+    def store_identities(self, entries: Mapping[str, str]) -> None:
+        write_private(self._identities, map_file(entries))
+
+    def store_verdicts(self, entries: Mapping[str, str]) -> None:
+        write_private(self._verdicts, map_file(entries))
+
+    def store_rules(self, entries: Mapping[str, str]) -> None:
+        write_private(self._rules, map_file(entries))
+
+    # ---- in HAProxy's memory; all raise ControlError
+
+    def identities(self) -> dict[str, str] | None:
+        """Those of the current worker; None when none runs, or one that has no public listener."""
+        return self._read(self._identities)
+
+    def verdicts(self) -> dict[str, str] | None:
+        """As `identities`."""
+        return self._read(self._verdicts)
+
+    def identities_loaded(self) -> bool:
+        """Whether a worker runs that has the map."""
+        try:
+            return "Unknown map identifier" not in self._runtime.send(f"get map {self._identities} none")
+        except NotListeningError:
+            return False
+
+    def change_identities(self, change: MapChange) -> None:
+        """Change those of the current worker."""
+        _change(self._runtime.send, self._runtime.send_payload, self._identities, change, self._payload_bytes)
+
+    def rules(self) -> dict[str, str] | None:
+        """As `identities`, in their order; None also when the listener speaks no http."""
+        return self._read(self._rules)
+
+    def replace_rules(self, wanted: Mapping[str, str]) -> None:
+        """Make these the rules of the current worker: at once where HAProxy can, else those that are new come last."""
+        if self._transactions:
+            self._swap(self._rules, wanted)
+        else:
+            change = map_change(self._read(self._rules) or {}, wanted)
+            _change(self._runtime.send, self._runtime.send_payload, self._rules, change, self._payload_bytes)
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
+        """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes."""
+        if self._transactions and len(change) > 1:
+            self._swap(self._verdicts, wanted)
+        else:
+            _change(self._runtime.send, self._runtime.send_payload, self._verdicts, change, self._payload_bytes)
+        for send in self._stopping_workers():
+            # Whom it does not know it does not find, and one that is gone decides nothing any more.
+            with contextlib.suppress(RuntimeSocketError):
+                for key, value in (*change.added, *change.changed):
+                    send(f"set map {self._verdicts} {key} {value}")
+                for key in change.removed:
+                    send(f"del map {self._verdicts} {key}")
+
+    def sessions(self) -> tuple[Session, ...]:
+        """Every session with the application, in every worker."""
+        answers = [self._runtime.send("show sess")]
+        for send in self._stopping_workers():
+            with contextlib.suppress(RuntimeSocketError):
+                answers.append(send("show sess"))
+        return tuple(one for text in answers for one in parse_sessions(text) if one.backend == APP)
+
+    def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
+        """End the sessions of these callers; how many there were.
+
+        Args:
+            callers: names of services that are denied now.
+            owner: whose a session on the common line is, by where it calls from; None for one that nobody
+                knows, which is cut as well: a session too many is better than a denied one.
+        """
+        cut = _cut(self._runtime.send, callers, owner)
+        for send in self._stopping_workers():
+            with contextlib.suppress(RuntimeSocketError):
+                cut += _cut(send, callers, owner)
+        return cut
+
+    def _read(self, path: str) -> dict[str, str] | None:
+        try:
+            answer = self._runtime.send(f"show map {path}")
+        except NotListeningError:
+            return None
+        return None if "Unknown map identifier" in answer else parse_map(answer)
+
+    def _swap(self, path: str, wanted: Mapping[str, str]) -> None:
+        answer = self._runtime.send(f"prepare map {path}")
+        _, marker, version = answer.partition(VERSION_CREATED)
+        if not marker or not version.strip().isdigit():
+            raise ControlError(f"expected HAProxy to prepare a map, it answered: {answer.strip()[:200]}")
+        at = f"@{version.strip()} {path}"
+        for payload in payloads(wanted.items(), self._payload_bytes):
+            _silent(self._runtime.send_payload(f"add map {at}", payload), "add to a map")
+        _silent(self._runtime.send(f"commit map {at}"), "commit a map")
+
+    def _stopping_workers(self) -> list[Callable[[str], str]]:
+        try:
+            processes = self._master.processes()
+        except (RuntimeSocketError, ReplyError):
+            # It starts anew during a reload; the worker that takes over then reads the file.
+            return []
+        return [self._sender(worker.pid) for worker in processes.workers if not worker.current]
+
+    def _sender(self, pid: int) -> Callable[[str], str]:
+        return lambda command: self._master.send(f"@!{pid} {command}")
+
+
+def _change(
+    send: Callable[..., str],
+    send_payload: Callable[[str, str], str],
+    path: str,
+    change: MapChange,
+    payload_bytes: int,
+) -> None:
+    for payload in payloads(change.added, payload_bytes):
+        _silent(send_payload(f"add map {path}", payload), "add to a map")
+    commands = [f"set map {path} {key} {value}" for key, value in change.changed]
+    commands += [f"del map {path} {key}" for key in change.removed]
+    for start in range(0, len(commands), JOINED):
+        _silent(send(*commands[start : start + JOINED]), "change a map")
+
+
+def _silent(answer: str, what: str) -> None:
+    # Nothing is there to be removed: as wanted.
+    said = answer.replace("Key not found.", "").strip()
+    if said:
+        raise ControlError(f"expected HAProxy to {what}, it answered: {said[:200]}")
+
+
+def _cut(send: Callable[[str], str], callers: Collection[str], owner: Callable[[str], str | None]) -> int:
+    found = [one for one in parse_sessions(send("show sess")) if one.backend == APP]
+    on_lines = [one for one in found if one.server in callers]
+    on_common = [one for one in found if one.server == APP and _is_theirs(owner(one.peer), callers)]
+    for caller in sorted({one.server for one in on_lines}):
+        send(f"shutdown sessions server {APP}/{words.name(caller)}")
+    for one in on_common:
+        send(f"shutdown session {one.id}")
+    return len(on_lines) + len(on_common)
+
+
+def _is_theirs(owner: str | None, callers: Iterable[str]) -> bool:
+    return owner is None or owner in callers

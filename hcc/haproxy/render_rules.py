@@ -1,0 +1,108 @@
+"""Words by which HAProxy decides requests under layer-7 rules: one form for each, and a look into the map of rules.
+
+Pure. The text that is looked up is that of `hcc.haproxy.request_rules`; the form is `hcc.mesh.request.normalised`. A
+request without such a form gets 400, one that the rules do not allow 403. Tests hold both against `decide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.model import Authorisation
+from hcc.haproxy.request_rules import headers_digest
+from hcc.mesh.caller_book import ALLOW
+from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.rules import NAME_PREFIX
+
+# Lines of one header that are joined, as rules see them joined; more are refused.
+MOST_LINES = 4
+RULED = "hcc_ruled"
+METHOD, PATH, TEXT, LINE = "txn.hcc_method", "txn.hcc_path", "txn.hcc_request", "txn.hcc_line"
+# LF ends each line of the text; the configuration's parser reads the escape.
+_LF = r"\n"
+_RULE = "  http-request"
+_REFUSE = f"{_RULE} deny deny_status 400 if {RULED}"
+_VISIBLE = "'[^!-~]'"
+# What Envoy escapes where it stands as itself, and dot segments; what it would decode.
+_NOT_NORMAL = r"'[\x22\x3c\x3e\x5c\x5e\x60\x7b-\x7d]' '/[.]{1,2}(/|$)'"
+_NEEDLESS = "'%(2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f|7e)'"
+_ESCAPED_SLASHES = "%2f %5c"
+
+
+def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabilities) -> Iterator[str]:
+    """The lines of the public listener that decide a request whose verdict, in that variable, names a rule set."""
+    yield f"  acl {RULED} var({verdict}) -m beg {NAME_PREFIX}"
+    yield from _one_form(authorisation.normalization, capabilities)
+    yield f"{_RULE} set-var({METHOD}) method if {RULED}"
+    yield f"{_RULE} set-var({PATH}) path if {RULED}"
+    variables = [f"txn.hcc_header{number}" for number, _ in enumerate(authorisation.headers)]
+    for name, variable in zip(authorisation.headers, variables, strict=True):
+        yield from _header(words.header(name), variable)
+    digest = headers_digest(authorisation.headers)
+    text = [f"var({verdict})", f"concat({_LF}{digest}{_LF},{METHOD},{_LF})", f"concat(,{PATH},{_LF})"]
+    text += [f"concat(,{variable},{_LF})" for variable in variables]
+    yield f"{_RULE} set-var({TEXT}) {','.join(text)} if {RULED}"
+    allowed = f"{{ var({TEXT}),map_reg({words.path(authorisation.rules)}) -m str {ALLOW} }}"
+    yield f"{_RULE} deny deny_status 403 if {RULED} ! {allowed}"
+
+
+def needs_experimental(authorisation: Authorisation | None, capabilities: Capabilities) -> bool:
+    """Whether these lines use what HAProxy calls experimental (`normalize-uri`)."""
+    return authorisation is not None and authorisation.normalization.path and capabilities.has(Feature.NORMALIZE_URI)
+
+
+def _one_form(how: Normalization, capabilities: Capabilities) -> Iterator[str]:
+    # Looked at before anything is changed: a path without a slash can get one by that.
+    yield f"{_REFUSE} ! {{ path_beg / }}"
+    yield f"{_REFUSE} {{ url -m reg {_VISIBLE} }} || {RULED} {{ url_sub '#' }}"
+    able = capabilities.has(Feature.NORMALIZE_URI)
+    if how.underscores is Underscores.DROP and able:
+        yield f"{_RULE} del-header _ -m sub if {RULED}"
+    elif how.underscores is not Underscores.ALLOW:
+        yield f"{_REFUSE} {{ req.hdr_names -m sub _ }}"
+    if how.escaped_slashes is EscapedSlashes.UNESCAPE and able and how.path:
+        # What %5C stands for becomes a slash in the next step anyway.
+        yield f"{_RULE} set-path '%[path,regsub(%2f,/,gi),regsub(%5c,/,gi)]' if {RULED}"
+    elif how.escaped_slashes is not EscapedSlashes.KEEP:
+        yield f"{_REFUSE} {{ path_sub -i {_ESCAPED_SLASHES} }}"
+    if how.path:
+        yield f"{_REFUSE} {{ path_sub %00 }}"
+        yield from (_normalise() if able else _refuse_not_normal())
+    if how.merge_slashes:
+        yield f"{_RULE} normalize-uri path-merge-slashes if {RULED}" if able else f"{_REFUSE} {{ path_sub // }}"
+
+
+def _normalise() -> Iterator[str]:
+    """After Envoy, step by step; the decoding is done in the query, too, which no rule looks at.
+
+    With a condition HAProxy (2.8.25) decodes nothing unless it is told `strict`, and then refuses what it cannot
+    decode: so only a request whose path has something to decode can be refused for its escapes.
+    """
+    yield f"{_RULE} set-path '%[path,regsub([\\x5c],/,g)]' if {RULED}"
+    yield f"{_RULE} normalize-uri percent-decode-unreserved strict if {RULED} {{ path -m reg -i {_NEEDLESS} }}"
+    for group in (r"\x22 \x3c \x3e \x5e", r"\x60 \x7b \x7c \x7d"):
+        escaped = ",".join(f"regsub([{byte}],%{byte[2:].upper()},g)" for byte in group.split())
+        yield f"{_RULE} set-path '%[path,{escaped}]' if {RULED}"
+    yield f"{_RULE} normalize-uri path-strip-dot if {RULED}"
+    yield f"{_RULE} normalize-uri path-strip-dotdot full if {RULED}"
+
+
+def _refuse_not_normal() -> Iterator[str]:
+    yield f"{_REFUSE} {{ path -m reg {_NOT_NORMAL} }}"
+    yield f"{_REFUSE} {{ path -m reg -i {_NEEDLESS} }}"
+
+
+def _header(name: str, variable: str) -> Iterator[str]:
+    """Two lines of the text: whether it is there, and its value, of several lines joined by commas."""
+    count = f"req.fhdr_cnt({name})"
+    yield f"{_REFUSE} {{ {count} gt {MOST_LINES} }}"
+    yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED} ! {{ req.fhdr({name}) -m found }}"
+    there = f"if {RULED} {{ req.fhdr({name}) -m found }}"
+    yield f"{_RULE} set-var({LINE}) req.fhdr({name},1) {there}"
+    yield f"{_RULE} set-var({variable}) str(+),concat({_LF},{LINE}) {there}"
+    for line in range(2, MOST_LINES + 1):
+        more = f"if {RULED} {{ {count} ge {line} }}"
+        yield f"{_RULE} set-var({LINE}) req.fhdr({name},{line}) {more}"
+        yield f"{_RULE} set-var({variable}) 'var({variable}),concat(\",\",{LINE})' {more}"

@@ -1,0 +1,52 @@
+"""A caller as HAProxy remembers it: short names for its service, and the URI its certificate says.
+
+The text form `NAME|URI|SOURCE` stands in HAProxy's variables and, with the certificate's end, in its map of identities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, IdentityError, ServiceIdentity, parse_service_uri
+from hcc.mesh.naming import joined
+
+SEPARATOR = "|"
+
+
+def caller_name(identity: ServiceIdentity) -> str:
+    """The name of a calling service: `web:dc1`; namespace and partition are parts when either is no default."""
+    if (identity.namespace, identity.partition) == (DEFAULT_NAMESPACE, DEFAULT_PARTITION):
+        return joined(identity.service, identity.datacenter)
+    return joined(identity.service, identity.datacenter, identity.namespace, identity.partition)
+
+
+def caller_text(identity: ServiceIdentity) -> str:
+    """`NAME|URI|SOURCE`; none of them holds a blank or the separator, which URIs have percent-encoded."""
+    return SEPARATOR.join((caller_name(identity), identity.uri(), identity.source()))
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a certificate's digest stands for.
+
+    Args:
+        expires_s: end of the certificate's validity, seconds since 1970.
+    """
+
+    identity: ServiceIdentity
+    expires_s: int
+
+    def text(self) -> str:
+        """`NAME|URI|SOURCE|SECONDS`, as the map of identities has it."""
+        return f"{caller_text(self.identity)}{SEPARATOR}{self.expires_s}"
+
+
+def parse_remembered(text: str) -> Remembered | None:
+    """What `Remembered.text` gave; None for anything else."""
+    caller, _, expires = text.rpartition(SEPARATOR)
+    uri = caller.partition(SEPARATOR)[2].partition(SEPARATOR)[0]
+    try:
+        found = Remembered(parse_service_uri(uri), int(expires))
+    except (IdentityError, ValueError):
+        return None
+    return found if found.text() == text else None

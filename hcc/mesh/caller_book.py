@@ -1,0 +1,116 @@
+"""Who has called and may call: certificates by digest, and a verdict for each service among them.
+
+The book decides; putting its words into HAProxy is left to others (`hcc.haproxy.caller_maps`). It reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hcc.mesh.caller import Remembered, caller_name, parse_remembered
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Policy, verdict_of
+
+ALLOW, DENY = "allow", "deny"
+# About 4 MB in HAProxy's memory. One more, and the one known longest has to be asked about again.
+MAX_REMEMBERED = 10_000
+# Connections that came before their caller had a server line of its own.
+MAX_PEERS = 4_096
+
+
+class CallerBook:
+    """Changes as certificates are met, expire, or are too many; one owner.
+
+    Args:
+        most: certificates remembered.
+    """
+
+    def __init__(self, most: int = MAX_REMEMBERED) -> None:
+        # Oldest first, as dicts keep their order.
+        self._remembered: dict[str, Remembered] = {}
+        self._certificates: dict[str, int] = {}
+        self._identities: dict[str, ServiceIdentity] = {}
+        self._peers: dict[str, str] = {}
+        self._news: dict[str, str | None] = {}
+        self._most = most
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether that certificate is remembered."""
+        return digest in self._remembered
+
+    def __len__(self) -> int:
+        """How many certificates are."""
+        return len(self._remembered)
+
+    @property
+    def callers(self) -> tuple[str, ...]:
+        """Names of the services that have a certificate here."""
+        return tuple(self._identities)
+
+    def identities(self) -> dict[str, str]:
+        """The map of identities: digest, and what it stands for."""
+        return {digest: one.text() for digest, one in self._remembered.items()}
+
+    def take_news(self) -> dict[str, str | None]:
+        """What changed in the map of identities since the last call: an entry's text, or None where it went."""
+        news, self._news = self._news, {}
+        return news
+
+    def verdicts(self, policy: Policy) -> dict[str, str]:
+        """The map of verdicts: by the caller's name."""
+        return {name: verdict_on(policy, identity) for name, identity in self._identities.items()}
+
+    def remember(self, digest: str, caller: Remembered) -> None:
+        """Note one more certificate; the oldest goes when there are too many."""
+        if digest in self._remembered:
+            return
+        name = caller_name(caller.identity)
+        self._remembered[digest] = caller
+        self._news[digest] = caller.text()
+        self._identities.setdefault(name, caller.identity)
+        self._certificates[name] = self._certificates.get(name, 0) + 1
+        if len(self._remembered) > self._most:
+            self._forget(next(iter(self._remembered)))
+
+    def forget_expired(self, now_s: float) -> bool:
+        """Whether certificates were forgotten that are not valid any more."""
+        expired = [digest for digest, one in self._remembered.items() if one.expires_s <= now_s]
+        for digest in expired:
+            self._forget(digest)
+        return bool(expired)
+
+    def restore(self, entries: Mapping[str, str]) -> None:
+        """Take over what a map of identities says; entries that are not ours are left out."""
+        for digest, text in entries.items():
+            caller = parse_remembered(text)
+            if caller is not None:
+                self.remember(digest, caller)
+
+    def note_peer(self, peer: str, caller: str) -> None:
+        """Note where a connection of a caller comes from; the oldest note goes when there are too many."""
+        self._peers.pop(peer, None)
+        self._peers[peer] = caller
+        if len(self._peers) > MAX_PEERS:
+            del self._peers[next(iter(self._peers))]
+
+    def owner(self, peer: str) -> str | None:
+        """Whose connection comes from there; None when that was not noted."""
+        return self._peers.get(peer)
+
+    def _forget(self, digest: str) -> None:
+        name = caller_name(self._remembered.pop(digest).identity)
+        self._news[digest] = None
+        self._certificates[name] -= 1
+        if not self._certificates[name]:
+            del self._certificates[name], self._identities[name]
+
+
+def verdict_on(policy: Policy, identity: ServiceIdentity) -> str:
+    """The word for the map of verdicts."""
+    verdict = verdict_of(policy, identity)
+    return verdict.rules.name if verdict.rules else ALLOW if verdict.allowed else DENY
+
+
+def newly_denied(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """The callers that were let in and are not any more."""
+    return tuple(name for name, verdict in now.items() if verdict == DENY and before.get(name, DENY) != DENY)

@@ -1,0 +1,31 @@
+"""A caller's certificate read for the memory of HAProxy, by the library and not by the worker's quick reader.
+
+What a worker tells is checked here once more: it reads what strangers send.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from cryptography import x509
+
+from hcc.mesh.caller import Remembered
+from hcc.mesh.identity import IdentityError, parse_service_uri
+
+
+def certificate_digest(der: bytes) -> str:
+    """The key of a certificate in HAProxy's map: SHA-256, upper-case hexadecimal (`sha2(256),hex`)."""
+    return hashlib.sha256(der).hexdigest().upper()
+
+
+def remembered_caller(der: bytes) -> Remembered | None:
+    """Who holds a certificate, and until when; None unless it has exactly one URI, that of a service."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        if len(uris) != 1:
+            return None
+        return Remembered(parse_service_uri(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, IdentityError):
+        return None

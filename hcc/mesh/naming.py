@@ -1,0 +1,22 @@
+"""One plain name out of several of Consul's names, for places that take few characters.
+
+Letters, digits and `_.-` stay. Parts are joined by `:`; within a part every other byte, and the `:` itself,
+becomes `::HH` (upper-case hex), and an empty part becomes `::--`. Different parts thus give different names.
+"""
+
+from __future__ import annotations
+
+import string
+
+_PLAIN = frozenset((string.ascii_letters + string.digits + "_.-").encode())
+
+
+def joined(*parts: str) -> str:
+    """One name of several parts; no two different tuples of parts give the same name."""
+    return ":".join(_escaped(part) for part in parts)
+
+
+def _escaped(part: str) -> str:
+    if not part:
+        return "::--"
+    return "".join(chr(byte) if byte in _PLAIN else f"::{byte:02X}" for byte in part.encode())

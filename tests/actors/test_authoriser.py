@@ -1,0 +1,263 @@
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hcc.actors.authoriser import Authoriser
+from hcc.actors.messages import (
+    ADMIN,
+    AUTHORISER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    CallersChanged,
+    CallersMet,
+    HAProxyUp,
+    PolicyChanged,
+    Publish,
+    WorkerReplaced,
+)
+from hcc.actors.readiness import CallerFacts
+from hcc.mesh.caller import Remembered
+from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
+from hcc.metrics import Metrics
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.fakes import FakeMaps
+from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
+
+MESH = Authority()
+WEB = MESH.service("web").der()
+DB = MESH.service("db").der()
+NAMES = (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER)
+
+
+def policy(version: int = 1, default: bool = True, **actions: Action) -> Policy:
+    intentions = tuple(Intention(source, action, 9) for source, action in actions.items())
+    return Policy("server", TRUST_DOMAIN, intentions, default, version)
+
+
+class AuthoriserScene(Scene):
+    def __init__(self, maps: FakeMaps | None = None) -> None:
+        self.maps = maps or FakeMaps()
+        self.metrics = Metrics()
+        super().__init__(AUTHORISER, Authoriser, {"maps": self.maps, "metrics": self.metrics}, NAMES)
+
+    def verdicts(self, **expected: str) -> None:
+        wanted = {f"{name}:dc1": verdict for name, verdict in expected.items()}
+        eventually(lambda: self.maps.loaded["verdicts"] == wanted, f"{wanted}, not {self.maps.loaded['verdicts']}")
+
+    def knows(self, *ders: bytes) -> None:
+        wanted = {certificate_digest(der) for der in ders}
+        eventually(lambda: set(self.maps.loaded["identities"]) == wanted, f"{len(wanted)} certificates")
+
+
+@pytest.fixture
+def scene() -> Iterator[AuthoriserScene]:
+    made = AuthoriserScene()
+    with playing(made):
+        yield made
+
+
+def test_a_caller_that_was_met_is_remembered_with_its_verdict_first(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+
+    scene.knows(WEB)
+    scene.verdicts(web="allow")
+    assert scene.maps.done == ["store verdicts", "change verdicts", "change identities"]
+    assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: bool(told.callers)).callers == ("web:dc1",)
+    eventually(lambda: scene.facts(ADMIN, CallerFacts) == CallerFacts((("web:dc1", "allow"),), 1), "the facts")
+
+
+def test_a_renewed_certificate_changes_no_verdict(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+    renewed = MESH.service("web").der()
+
+    scene.tell(CallersMet(((renewed, "10.0.0.1:4712"),)))
+
+    scene.knows(WEB, renewed)
+    assert scene.maps.done.count("change verdicts") == 1
+
+
+def test_a_caller_that_becomes_denied_is_denied_first_and_cut_then(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    scene.knows(WEB, DB)
+    scene.maps.done.clear()
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    scene.verdicts(web="deny", db="allow")
+    eventually(lambda: scene.maps.cut_callers == [("web:dc1",)] * 2, "a cut, and one more for who just came in")
+    assert scene.maps.done[:3] == ["store verdicts", "change verdicts", "cut"]
+    assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: len(told.callers) == 1).callers == ("db:dc1",)
+
+
+def test_a_caller_allowed_again_is_not_cut(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy(default=False, web=Action.ALLOW)))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.tell(PolicyChanged(policy(2, default=False)))
+    scene.verdicts(web="deny")
+    scene.tell(PolicyChanged(policy(3, default=False, web=Action.ALLOW)))
+    scene.verdicts(web="allow")
+
+    assert scene.maps.cut_callers[0] == ("web:dc1",)
+    assert len(scene.maps.cut_callers) == 1
+
+
+def test_what_a_worker_tells_of_a_certificate_is_not_believed_but_read(scene: AuthoriserScene) -> None:
+    two = MESH.leaf(*uri_names(service_uri("web"), service_uri("db")))
+    scene.tell(PolicyChanged(policy()))
+
+    scene.tell(CallersMet(((b"no certificate", "10.0.0.1:1"), (two.der(), "10.0.0.1:2"), (WEB, "10.0.0.1:3"))))
+
+    scene.knows(WEB)
+    scene.verdicts(web="allow")
+
+
+def test_a_caller_whom_a_worker_let_in_by_an_older_policy_is_cut(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy(web=Action.ALLOW)))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+    scene.verdicts(web="allow")
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY, db=Action.DENY)))
+    scene.verdicts(web="deny")
+
+    scene.tell(CallersMet(((DB, "10.0.0.2:1"),)))
+
+    scene.verdicts(web="deny", db="deny")
+    eventually(lambda: ("db:dc1",) in scene.maps.cut_callers, "the cut")
+
+
+def test_a_new_worker_of_haproxy_is_told_what_it_should_remember(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+
+    for news in (WorkerReplaced(), HAProxyUp(1)):
+        scene.maps.loaded |= {"identities": {"F" * 64: "stale|x|1"}, "verdicts": {"web:dc1": "deny"}}
+        scene.tell(news)
+        scene.knows(WEB)
+        scene.verdicts(web="allow")
+
+
+def test_while_no_haproxy_runs_the_verdicts_are_on_disk_for_the_next(scene: AuthoriserScene) -> None:
+    scene.maps.running = False
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+
+    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "the verdict on disk")
+    eventually(lambda: certificate_digest(WEB) in scene.maps.stored["identities"], "the identity on disk")
+
+
+def test_a_restarted_actor_goes_on_with_what_haproxy_remembers(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+
+    scene.restart()
+    scene.expect(CONSUL_WATCHER, Publish)
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    scene.verdicts(web="deny")
+    scene.knows(WEB)
+    eventually(lambda: ("web:dc1",) in scene.maps.cut_callers, "the cut")
+
+
+def test_certificates_that_expired_meanwhile_are_not_taken_over() -> None:
+    maps = FakeMaps()
+    old = Remembered(ServiceIdentity(TRUST_DOMAIN, "old", "dc1"), 1_000)
+    found = remembered_caller(WEB)
+    assert found is not None
+    maps.loaded["identities"] = {"A" * 64: old.text(), certificate_digest(WEB): found.text(), "B" * 64: "nonsense"}
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(HAProxyUp(1))
+        scene.knows(WEB)
+        scene.verdicts(web="allow")
+
+
+def test_a_haproxy_that_does_not_answer_is_told_as_soon_as_it_does(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+
+    with caplog.at_level(logging.ERROR):
+        scene.maps.silent = True
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+        eventually(lambda: "not up to date" in caplog.text, "a word about it")
+    assert scene.maps.stored["verdicts"] == {"web:dc1": "deny"}
+    scene.maps.silent = False
+
+    scene.verdicts(web="deny")
+    eventually(lambda: ("web:dc1",) in scene.maps.cut_callers, "the cut")
+
+
+def ruled(version: int, *permissions: Permission) -> Policy:
+    intention = Intention("web", Action.PERMISSIONS, 9, permissions)
+    return Policy("server", TRUST_DOMAIN, (intention,), False, version, http=True)
+
+
+def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.maps.done.clear()
+    read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
+
+    scene.tell(PolicyChanged(ruled(2, read)))
+
+    eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"].startswith("rules-"), "the rules")
+    name = scene.maps.loaded["verdicts"]["web:dc1"]
+    eventually(lambda: len(scene.maps.done) == 4, "all of it")
+    assert scene.maps.done == ["replace rules", "store verdicts", "change verdicts", "replace rules"]
+    assert [verdict for entry, verdict in scene.maps.loaded["rules"].items() if name in entry] == ["allow", "deny"]
+    assert scene.maps.stored["rules"] == scene.maps.loaded["rules"]
+    assert scene.maps.cut_callers == []
+
+    scene.tell(PolicyChanged(policy(3)))
+    eventually(lambda: scene.maps.loaded["rules"] == {}, "no rules")
+    scene.verdicts(web="allow")
+
+
+def test_until_haproxy_looks_at_another_header_the_rules_are_there_for_both(scene: AuthoriserScene) -> None:
+    scene.tell(HAProxyUp(1))
+    scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/read")))))
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 2, "the rules")
+    by_header = Permission(True, PathRule(PathMatch.PREFIX, "/read"), (HeaderRule("x-role", HeaderMatch.PRESENT),))
+
+    scene.tell(PolicyChanged(ruled(2, Permission(True, methods=("GET",)), by_header)))
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 3, "rules for the worker to come")
+    scene.tell(WorkerReplaced())
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 3, "no others")
+
+
+def test_rules_out_of_their_order_are_put_right(scene: AuthoriserScene) -> None:
+    read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
+    scene.tell(PolicyChanged(ruled(1, read)))
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 2, "the rules")
+    wanted = list(scene.maps.loaded["rules"].items())
+
+    scene.maps.loaded["rules"] = dict(reversed(wanted))
+    scene.tell(WorkerReplaced())
+
+    eventually(lambda: list(scene.maps.loaded["rules"].items()) == wanted, "their order")
+
+
+def test_a_changed_trust_domain_denies_the_callers_of_the_old_one(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+
+    scene.tell(PolicyChanged(replace(policy(2), trust_domain="other.consul")))
+
+    scene.verdicts(web="deny")

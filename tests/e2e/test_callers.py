@@ -1,0 +1,243 @@
+"""Callers that HAProxy remembers: let in without a worker, cut as soon as they are denied."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from hcc.haproxy.capabilities import Feature
+from tests.e2e.certificates import answer, handshake, mesh_certificate
+from tests.e2e.clients import http2_client, http_get, is_refused, read_line, tcp_ask
+from tests.e2e.mesh import Member, Service
+from tests.e2e.sidecar import Sidecar
+from tests.e2e.standing import DB_PORT, H2_PORT, WEB_PORT, Standing
+from tests.e2e.versions import can
+from tests.e2e.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+KNOWN = "caller:dc1"
+
+
+@contextmanager
+def intention(standing: Standing, source: str, destination: str, action: str) -> Iterator[None]:
+    server = standing.site.server
+    server.set_intention(source, destination, action)
+    try:
+        yield
+    finally:
+        server.remove_intention(source, destination)
+
+
+@contextmanager
+def workers_hung(sidecar: Sidecar) -> Iterator[None]:
+    """All SPOE workers stopped, but not dead: nobody replaces them, nobody answers."""
+    pids = sidecar.spoe_workers()
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def stranger(standing: Standing, tmp_path: Path) -> Path:
+    """The certificate of a service that never called before."""
+    return mesh_certificate(standing.site.client, f"stranger{standing.site.number()}", tmp_path)
+
+
+def asked(standing: Standing, member: Member, certificate: Path, question: bytes = b"WHO\n") -> bytes:
+    roots = standing.site.client.root_pems()
+    with handshake(standing.client, member.namespace.address, member.public_port, roots, certificate) as sock:
+        return answer(sock, question)
+
+
+def questions(sidecar: Sidecar) -> float:
+    """How often the workers were asked."""
+    return sum(value for name, value in sidecar.metrics().items() if name.startswith("hcc_spoe_verdicts_total"))
+
+
+def remembers(sidecar: Sidecar, caller: str) -> bool:
+    return any(
+        line.split()[1:] == [caller, "allow"] for line in sidecar.runtime(_show("verdicts", sidecar)).splitlines()
+    )
+
+
+def known(sidecar: Sidecar) -> int:
+    return len([line for line in sidecar.runtime(_show("identities", sidecar)).splitlines() if line.strip()])
+
+
+def _show(name: str, sidecar: Sidecar) -> str:
+    return f"show map {sidecar.state_dir}/{name}.map"
+
+
+def wait_known(standing: Standing) -> None:
+    """Return when web, db and pages remember the caller."""
+    assert tcp_ask(standing.client, DB_PORT) == "db"
+    assert http_get(standing.client, WEB_PORT).status == 200
+    with http2_client(standing.client, H2_PORT) as client:
+        assert client.get("/")[0].status == 200
+    for member in (standing.web, standing.db, standing.pages):
+        wait_until(f"{member.service.name} to remember", partial(remembers, member.sidecar, KNOWN))
+
+
+def test_a_known_caller_is_let_in_without_asking_a_worker(standing: Standing) -> None:
+    wait_known(standing)
+    before = [questions(member.sidecar) for member in (standing.web, standing.db)]
+    for _ in range(20):
+        assert tcp_ask(standing.client, DB_PORT) == "db"
+        assert http_get(standing.client, WEB_PORT).status == 200
+    assert [questions(member.sidecar) for member in (standing.web, standing.db)] == before
+
+
+def test_with_every_worker_hung_a_known_caller_gets_in_and_a_stranger_does_not(
+    standing: Standing, stranger: Path
+) -> None:
+    wait_known(standing)
+    with contextlib.ExitStack() as hung:
+        for member in (standing.web, standing.db):
+            hung.enter_context(workers_hung(member.sidecar))
+        assert tcp_ask(standing.client, DB_PORT) == "db"
+        assert http_get(standing.client, WEB_PORT).status == 200
+        assert asked(standing, standing.db, stranger) == b""
+    # What did not answer in time was down for HAProxy's check.
+    wait_until("the stranger to get in", lambda: asked(standing, standing.db, stranger) == b"db\n")
+
+
+def test_a_denied_caller_stays_out_with_every_worker_hung_until_it_is_allowed_again(standing: Standing) -> None:
+    wait_known(standing)
+    with workers_hung(standing.db.sidecar), intention(standing, "caller", "db", "deny"):
+        wait_until("tcp to be refused", lambda: is_refused(lambda: tcp_ask(standing.client, DB_PORT)))
+    wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
+
+
+def test_a_tcp_session_is_cut_when_its_caller_is_denied_and_others_go_on(
+    standing: Standing, stranger: Path, haproxy_version: str
+) -> None:
+    wait_known(standing)
+    sidecar = standing.db.sidecar
+    roots = standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    # The first session of the other one comes before HAProxy knows it, and so has no line of its own.
+    with handshake(standing.client, host, port, roots, stranger) as other, contextlib.ExitStack() as opened:
+        assert answer(other, b"WHO\n") == b"db\n"
+        wait_until("the other one to have a line", lambda: _lines(sidecar, haproxy_version) >= 2)
+        sessions = [opened.enter_context(standing.client.connect("127.0.0.1", DB_PORT)) for _ in range(3)]
+        for session in sessions:
+            session.sendall(b"WHO\n")
+            assert read_line(session) == "db"
+        before = sidecar.metrics()["hcc_sessions_cut_total"]
+        with intention(standing, "caller", "db", "deny"):
+            for session in sessions:
+                assert session.recv(100) == b"", "still open"
+            wait_until("the count", lambda: sidecar.metrics()["hcc_sessions_cut_total"] >= before + 3)
+            if can(haproxy_version, Feature.DYNAMIC_SERVERS):
+                assert answer(other, b"WHO\n") == b"db\n"
+                assert sidecar.metrics()["hcc_sessions_cut_total"] == before + 3
+    wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
+
+
+def test_the_first_session_of_a_caller_is_cut_too(standing: Standing, stranger: Path, haproxy_version: str) -> None:
+    roots = standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    name = _service(stranger)
+    with handshake(standing.client, host, port, roots, stranger) as first:
+        assert answer(first, b"WHO\n") == b"db\n"
+        wait_until("it to be remembered", lambda: remembers(standing.db.sidecar, f"{name}:dc1"))
+        with standing.client.connect("127.0.0.1", DB_PORT) as other, intention(standing, name, "db", "deny"):
+            other.sendall(b"WHO\n")
+            assert read_line(other) == "db"
+            wait_until("it to be cut", lambda: _ended(first))
+            if can(haproxy_version, Feature.DYNAMIC_SERVERS):
+                other.sendall(b"WHO\n")
+                assert read_line(other) == "db"
+
+
+def test_what_is_remembered_survives_a_reload_and_a_restart_of_its_actor(standing: Standing) -> None:
+    wait_known(standing)
+    sidecar = standing.web.sidecar
+    before, worker = known(sidecar), sidecar.worker_pid()
+    assert before
+    registered = standing.web.service
+    try:
+        changed = registered.config | {"local_connect_timeout_ms": 4000 + standing.site.number()}
+        standing.web.register(_with_config(registered, changed))
+        wait_until("the reload", lambda: sidecar.worker_pid() != worker)
+        wait_until("the caller to be remembered", lambda: known(sidecar) >= before and remembers(sidecar, KNOWN))
+        with workers_hung(sidecar):
+            assert http_get(standing.client, WEB_PORT).status == 200
+        sidecar.restart("Authoriser")
+        with workers_hung(sidecar):
+            assert http_get(standing.client, WEB_PORT).status == 200
+        assert known(sidecar) >= before
+    finally:
+        standing.web.register(registered)
+
+
+def test_what_a_hand_took_out_of_the_maps_is_put_back(standing: Standing) -> None:
+    wait_known(standing)
+    sidecar = standing.db.sidecar
+    for name in ("verdicts", "identities"):
+        sidecar.runtime(f"clear map {sidecar.state_dir}/{name}.map")
+    sidecar.restart("Authoriser")
+    # Whoever is not remembered is asked about, and remembered again.
+    assert tcp_ask(standing.client, DB_PORT) == "db"
+    wait_until("the caller to be remembered", lambda: remembers(sidecar, KNOWN))
+
+
+def test_the_application_is_told_whose_certificate_came_and_a_caller_cannot_say_it_itself(standing: Standing) -> None:
+    connection = standing.client.http(WEB_PORT)
+    try:
+        forged = "By=spiffe://x;URI=spiffe://x/ns/default/dc/dc1/svc/root"
+        connection.request("GET", "/headers", headers={"X-Forwarded-Client-Cert": forged, "X-Caller": "root"})
+        headers = {name.lower(): value for name, value in json.loads(connection.getresponse().read()).items()}
+    finally:
+        connection.close()
+    by, digest, uri = headers["x-forwarded-client-cert"].split(";")
+    assert by.startswith("By=spiffe://")
+    assert by.endswith("/dc/dc1/svc/web")
+    assert len(digest) == len("Hash=") + 64
+    assert uri.startswith("URI=spiffe://")
+    assert uri.endswith("/dc/dc1/svc/caller")
+    assert headers["x-caller"] == "caller"
+
+
+def _lines(sidecar: Sidecar, haproxy_version: str) -> int:
+    """Server lines of callers; where there are none, callers that are remembered."""
+    if not can(haproxy_version, Feature.DYNAMIC_SERVERS):
+        return known(sidecar)
+    return sum(1 for line in sidecar.runtime("show servers state app").splitlines() if ":dc1" in line)
+
+
+def _ended(sock: ssl.SSLSocket) -> bool:
+    try:
+        sock.settimeout(0.05)
+        return sock.recv(100) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def _service(certificate: Path) -> str:
+    first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+    names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return str(names.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition("/")[2])
+
+
+def _with_config(service: Service, config: dict[str, object]) -> Service:
+    return replace(service, config=config)

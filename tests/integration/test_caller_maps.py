@@ -1,0 +1,157 @@
+"""The maps of callers in a real HAProxy, and FakeMaps, which the actor's tests rely on, beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hcc.haproxy.caller_maps import CallerMaps
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.files import read_text
+from hcc.haproxy.map_text import MapChange, map_change
+from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
+from hcc.haproxy.render import Rendered
+from tests.binaries import HAPROXY_BRANCHES
+from tests.builders import proxy, snapshot
+from tests.fakes import FakeMaps
+from tests.haproxy_stage import Stage, free_port, stage
+
+pytestmark = pytest.mark.integration
+
+MANY = {f"{number:064X}": f"web:dc1|spiffe://d/ns/default/dc/dc1/svc/web|{number}" for number in range(10_000)}
+
+
+class Subject:
+    """Maps under test; `running` of them is a HAProxy with a public listener."""
+
+    def __init__(self, made: Stage, *, fake: bool) -> None:
+        self.stage = made
+        self._fake = FakeMaps() if fake else None
+        self._real = CallerMaps(made.layout, made.capabilities)
+        self.maps: CallerMaps | FakeMaps = self._fake or self._real
+
+    def serve(self, *callers: str) -> None:
+        """Let a HAProxy run that reads the maps."""
+        self.rendered = self.text(*callers)
+        self.stage.converge(self.rendered)
+
+    def text(self, *callers: str) -> Rendered:
+        here = snapshot(proxy_=proxy(bind_port=self.port))
+        return self.stage.rendered(here, intentions=True, callers=callers)
+
+    def stop(self) -> None:
+        if self._fake:
+            self._fake.running = False
+        elif self.stage.process.pid:
+            self.stage.process.kill()
+            while not self.stage.process.reap():
+                pass
+
+    port = 0
+
+
+@pytest.fixture(params=["fake", *HAPROXY_BRANCHES])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    fake = request.param == "fake"
+    with stage("2.8" if fake else request.param) as made:
+        subject = Subject(made, fake=fake)
+        subject.port = free_port()
+        if not fake:
+            subject.serve()
+        yield subject
+
+
+def test_entries_come_change_and_go(subject: Subject) -> None:
+    maps = subject.maps
+    maps.change_identities(MapChange(added=(("A" * 64, "web:dc1|spiffe://d/x|1"), ("B" * 64, "db:dc1|spiffe://d/y|2"))))
+    assert maps.identities() == {"A" * 64: "web:dc1|spiffe://d/x|1", "B" * 64: "db:dc1|spiffe://d/y|2"}
+
+    maps.change_identities(MapChange(changed=(("A" * 64, "web:dc1|spiffe://d/x|9"),), removed=("B" * 64,)))
+
+    assert maps.identities() == {"A" * 64: "web:dc1|spiffe://d/x|9"}
+    maps.change_identities(MapChange(removed=("C" * 64,)))
+
+
+@pytest.mark.parametrize("wanted", [{"a:dc1": "deny"}, {"a:dc1": "deny", "b:dc1": "allow", "d:dc1": "deny"}, {}])
+def test_verdicts_become_what_is_wanted(subject: Subject, wanted: dict[str, str]) -> None:
+    maps = subject.maps
+    before = {"a:dc1": "allow", "b:dc1": "allow", "c:dc1": "allow"}
+    maps.change_verdicts(map_change({}, before), before)
+    assert maps.verdicts() == before
+
+    maps.change_verdicts(map_change(before, wanted), wanted)
+
+    assert maps.verdicts() == wanted
+
+
+def test_ten_thousand_callers_are_remembered_and_forgotten(subject: Subject) -> None:
+    maps = subject.maps
+    maps.change_identities(map_change({}, MANY))
+    assert maps.identities() == MANY
+    maps.change_identities(MapChange(removed=tuple(MANY)[:9_999]))
+    assert len(maps.identities() or {}) == 1
+    verdicts = {f"caller{number}:dc1": "allow" for number in range(2_000)}
+    maps.change_verdicts(map_change({}, verdicts), verdicts)
+    assert maps.verdicts() == verdicts
+
+
+def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> None:
+    assert subject.maps.identities_loaded()
+    subject.stop()
+    assert not subject.maps.identities_loaded()
+    assert subject.maps.identities() is None
+    assert subject.maps.verdicts() is None
+    subject.maps.store_identities({"A" * 64: "web:dc1|spiffe://d/x|1"})
+    assert subject.maps.stored_identities() == {"A" * 64: "web:dc1|spiffe://d/x|1"}
+
+
+@pytest.fixture(params=HAPROXY_BRANCHES)
+def real(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with stage(request.param) as made:
+        subject = Subject(made, fake=False)
+        subject.port = free_port()
+        yield subject
+
+
+def test_haproxy_starts_and_reloads_with_what_is_on_disk(real: Subject) -> None:
+    real.maps.store_identities({"A" * 64: "web:dc1|spiffe://d/x|1"})
+    real.maps.store_verdicts({"web:dc1": "deny"})
+    real.serve()
+    assert real.maps.identities() == {"A" * 64: "web:dc1|spiffe://d/x|1"}
+    assert real.maps.verdicts() == {"web:dc1": "deny"}
+
+
+def test_an_hcc_that_finds_no_haproxy_running_trusts_nobody_remembered(real: Subject) -> None:
+    maps = real.maps
+    assert isinstance(maps, CallerMaps)
+    maps.store_verdicts({"web:dc1": "allow"})
+    maps.prepare(running=True)
+    assert read_text(real.stage.layout.verdicts) == "web:dc1 allow\n"
+    maps.prepare(running=False)
+    assert read_text(real.stage.layout.verdicts) == ""
+
+
+def test_a_refusal_of_haproxy_is_an_error(real: Subject) -> None:
+    real.serve()
+    with pytest.raises(ControlError, match="entry not found"):
+        real.maps.change_identities(MapChange(changed=(("A" * 64, "x"),)))
+
+
+def test_a_caller_gets_a_line_of_its_own_without_a_reload_and_the_file_says_so(real: Subject) -> None:
+    real.serve()
+    stage_, worker = real.stage, real.stage.worker()
+    real.serve("web:dc1", "db:dc1")
+    if not stage_.capabilities.has(Feature.DYNAMIC_SERVERS):
+        assert "db:dc1" not in real.rendered.config
+        return
+    assert "  server db:dc1 127.0.0.1:" in (read_text(stage_.layout.config) or "")
+    assert not stage_.plan(real.rendered)
+
+    applied = stage_.converge(real.text("web:dc1"))
+
+    assert [type(operation) for operation in applied.done] == [DeleteServer, WriteConfig]
+    assert stage_.worker() == worker
+    steps = stage_.plan(real.rendered)
+    assert [type(operation) for operation in steps.operations] == [AddCaller, WriteConfig]

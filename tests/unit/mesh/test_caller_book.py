@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.mesh.caller import Remembered, caller_name, parse_remembered
+from hcc.mesh.caller_book import ALLOW, DENY, MAX_PEERS, CallerBook, newly_denied
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention, Policy
+
+DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
+
+
+def caller(service: str = "web", expires_s: int = 100, **more: str) -> Remembered:
+    fields = {"trust_domain": DOMAIN, "datacenter": "dc1"} | more
+    return Remembered(ServiceIdentity(service=service, **fields), expires_s)
+
+
+def policy(**actions: Action) -> Policy:
+    intentions = tuple(Intention(source, action, 9) for source, action in actions.items())
+    return Policy("server", DOMAIN, intentions, default_allow=True)
+
+
+def test_the_name_of_a_caller_tells_apart_whatever_a_certificate_does() -> None:
+    names = {
+        caller_name(one.identity)
+        for one in (
+            caller("web"),
+            caller("web", datacenter="dc2"),
+            caller("web", namespace="other"),
+            caller("web", partition="other"),
+            caller("web:dc1"),
+            caller("Web"),
+        )
+    }
+    assert len(names) == 6
+    assert caller_name(caller("web").identity) == "web:dc1"
+
+
+plain = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp", "Cn", "Cf", "Co")), min_size=1, max_size=30
+)
+
+
+@given(plain, plain, plain, st.integers(0, 2**40))
+def test_what_is_remembered_reads_back(service: str, datacenter: str, namespace: str, expires_s: int) -> None:
+    one = caller(service, expires_s, datacenter=datacenter, namespace=namespace)
+    text = one.text()
+    assert parse_remembered(text) == one
+    assert not any(character.isspace() for character in text)
+    assert text.count("|") == 3
+
+
+def test_an_entry_that_is_not_ours_is_nobody() -> None:
+    good = caller("web").text()
+    for text in ("", "web", good.replace("web:dc1", "db:dc1"), good + "x", good.replace("spiffe", "https"), f"{good}|"):
+        assert parse_remembered(text) is None
+
+
+def test_verdicts_are_by_service_and_follow_the_policy() -> None:
+    book = CallerBook()
+    book.remember("A", caller("web"))
+    book.remember("B", caller("web", 200))
+    book.remember("C", caller("db"))
+
+    assert book.verdicts(policy()) == {"web:dc1": ALLOW, "db:dc1": ALLOW}
+    assert book.verdicts(policy(web=Action.DENY)) == {"web:dc1": DENY, "db:dc1": ALLOW}
+
+
+def test_a_service_is_forgotten_with_its_last_certificate() -> None:
+    book = CallerBook()
+    book.remember("A", caller("web", 100))
+    book.remember("B", caller("web", 200))
+
+    assert book.forget_expired(150)
+    assert list(book.callers) == ["web:dc1"]
+    assert not book.forget_expired(150)
+    assert book.forget_expired(200)
+    assert not book.callers
+    assert len(book) == 0
+
+
+def test_beyond_the_limit_the_oldest_goes() -> None:
+    book = CallerBook(most=2)
+    for digest, service in (("A", "web"), ("B", "db"), ("A", "web"), ("C", "api")):
+        book.remember(digest, caller(service))
+
+    assert list(book.identities()) == ["B", "C"]
+    assert set(book.callers) == {"db:dc1", "api:dc1"}
+
+
+def test_news_are_told_once() -> None:
+    book = CallerBook(most=1)
+    book.remember("A", caller("web"))
+    book.remember("B", caller("db"))
+
+    assert book.take_news() == {"A": None, "B": caller("db").text()}
+    assert book.take_news() == {}
+
+
+def test_only_who_was_let_in_is_newly_denied() -> None:
+    before = {"a": ALLOW, "b": DENY, "c": ALLOW}
+    assert newly_denied(before, {"a": DENY, "b": DENY, "c": ALLOW, "d": DENY}) == ("a",)
+
+
+def test_peers_are_bounded_and_the_newest_note_counts() -> None:
+    book = CallerBook()
+    book.note_peer("10.0.0.1:1", "web:dc1")
+    book.note_peer("10.0.0.1:1", "db:dc1")
+    assert book.owner("10.0.0.1:1") == "db:dc1"
+    for port in range(MAX_PEERS):
+        book.note_peer(f"10.0.0.2:{port}", "web:dc1")
+    assert book.owner("10.0.0.1:1") is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("ABCDEFGH"), st.sampled_from(["web", "db", "api"]), st.integers(1, 9))))
+def test_news_make_out_of_what_was_what_is(met: list[tuple[str, str, int]]) -> None:
+    book, told = CallerBook(most=4), dict[str, str]()
+    for now_s, (digest, service, expires_s) in enumerate(met):
+        book.remember(digest, caller(service, expires_s))
+        book.forget_expired(now_s / 3)
+        for key, text in book.take_news().items():
+            if text is None:
+                told.pop(key, None)
+            else:
+                told[key] = text
+        assert told == book.identities()
+        assert set(book.verdicts(policy())) == {text.partition("|")[0] for text in told.values()}
+        assert len(book) <= 4
