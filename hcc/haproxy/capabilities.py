@@ -36,7 +36,9 @@ class Version:
 class Feature(Enum):
     """Something that HAProxy can do since some version, or has to be told since then."""
 
+    SHA2 = auto()
     POOL_LOW_CONN = auto()
+    MAP_TRANSACTION = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
     DYNAMIC_SERVERS = auto()
@@ -49,7 +51,9 @@ class Feature(Enum):
 
 # Feature -> first version that has it. Source of each: reference/haproxy.md, the section named.
 SINCE: dict[Feature, Version] = {
+    Feature.SHA2: Version(2, 1),  # converter `sha2`, by which a certificate is remembered; section 3.4
     Feature.POOL_LOW_CONN: Version(2, 2),  # server keyword `pool-low-conn`; section 3.4
+    Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
     # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next
     # `commit ssl ca-file` crashes the worker (tried; both are right in 2.8.25): before 2.8 CAs come by a reload.
