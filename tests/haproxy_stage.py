@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities
-from hcc.haproxy.control import Applied
+from hcc.haproxy.control import Applied, Control
 from hcc.haproxy.desired import Certificates, Options
 from hcc.haproxy.desired import desired as desired_of
 from hcc.haproxy.direct import DirectControl
@@ -168,7 +168,8 @@ class Stage:
             ca=CaFile(self.layout.roots, fingerprints, ca_pem),
         )
 
-    def rendered(self, snapshot: Snapshot, *, intentions: bool = False) -> Rendered:
+    def rendered(self, snapshot: Snapshot, control: Control | None = None, *, intentions: bool = False) -> Rendered:
+        """What the reconciler would want of `control`, ours unless another is given."""
         options = Options(
             process=GlobalOptions(
                 stats_socket=self.layout.stats_socket,
@@ -179,7 +180,8 @@ class Stage:
             agent_sockets=(self.layout.agent_socket(1), self.layout.agent_socket(2)),
             intentions=intentions,
         )
-        return render(desired_of(snapshot, options, self.certificates()).desired, self.capabilities)
+        wanted = desired_of(snapshot, options, self.certificates()).desired
+        return render(wanted, self.capabilities, (control or self.control).servers())
 
     def actual(self, rendered: Rendered) -> Actual:
         return self.control.read_actual(rendered)

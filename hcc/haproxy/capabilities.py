@@ -38,6 +38,7 @@ class Feature(Enum):
 
     SHA2 = auto()
     POOL_LOW_CONN = auto()
+    IDLE_PURGE = auto()
     MAP_TRANSACTION = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
@@ -53,6 +54,9 @@ class Feature(Enum):
 SINCE: dict[Feature, Version] = {
     Feature.SHA2: Version(2, 1),  # converter `sha2`, by which a certificate is remembered; section 3.4
     Feature.POOL_LOW_CONN: Version(2, 2),  # server keyword `pool-low-conn`; section 3.4
+    # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
+    # maintenance (haproxy/haproxy issue 1236).
+    Feature.IDLE_PURGE: Version(2, 2),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
     # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import (
+    ActualServers,
     AppBackend,
     Authorisation,
     Backend,
@@ -30,6 +31,7 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
+from hcc.haproxy.slots import slotted
 
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
@@ -66,7 +68,8 @@ class Rendered:
         config: of haproxy.cfg.
         files: those that `config` names and that are made here.
         structure: digest of all that only a reload can change.
-        dynamic: whether servers may come and go at run time.
+        dynamic: whether servers may come and go at run time; otherwise they are in slots.
+        frees_slots: whether an http slot may be taken again without a reload.
         replaces_certificates, replaces_cas: whether these files may be replaced at run time.
         payload_bytes: longest certificate or CA file that can be replaced at run time.
     """
@@ -76,19 +79,25 @@ class Rendered:
     files: tuple[SideFile, ...]
     structure: str
     dynamic: bool
+    frees_slots: bool
     replaces_certificates: bool
     replaces_cas: bool
     payload_bytes: int
 
 
-def render(desired: Desired, capabilities: Capabilities) -> Rendered:
+def render(desired: Desired, capabilities: Capabilities, running: ActualServers = ()) -> Rendered:
     """The configuration text for HAProxy with these capabilities.
+
+    Where servers are in slots, each keeps the one that it has in what is `running`.
 
     Raises:
         DesiredError: the wanted configuration is inconsistent.
         TokenError: a value cannot stand in HAProxy's configuration.
     """
     desired.check()
+    dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)
+    if not dynamic:
+        desired = replace(desired, backends=slotted(desired.backends, running))
     files = _files(desired)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
@@ -98,7 +107,8 @@ def render(desired: Desired, capabilities: Capabilities) -> Rendered:
         config=text,
         files=tuple(files.values()),
         structure=structure,
-        dynamic=capabilities.has(Feature.DYNAMIC_SERVERS),
+        dynamic=dynamic,
+        frees_slots=capabilities.has(Feature.IDLE_PURGE),
         replaces_certificates=capabilities.has(Feature.SERVER_CERT_UPDATE),
         replaces_cas=capabilities.has(Feature.CA_UPDATE),
         payload_bytes=capabilities.payload_bytes,
@@ -147,13 +157,13 @@ def _unchangeable_files(desired: Desired, capabilities: Capabilities) -> Iterato
 
 
 def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
-    """Every line but those of dynamic servers; where servers are fixed, all but their weight and state."""
+    """Every line but those of servers; where these are in slots, the number of slots counts."""
     yield from _sections(desired, capabilities, files)
     for backend in desired.backends:
         yield from _backend(backend)
         yield _server_tls(backend.tls, capabilities) if backend.tls else "no tls"
         if not capabilities.has(Feature.DYNAMIC_SERVERS):
-            yield from (f"{server.name} {server.address} {server.port}" for server in backend.servers)
+            yield f"{len(backend.servers)} slots"
 
 
 def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> Iterator[str]:
@@ -309,8 +319,8 @@ def _backend(backend: Backend) -> Iterator[str]:
     yield from _timeouts(backend.timeouts)
 
 
-# Ten thousand servers are rendered anew for every change of one.
-@lru_cache(maxsize=16_384)
+# Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.
+@lru_cache(maxsize=32_768)
 def _server(server: Server, tls: str) -> str:
     return f"  server {words.name(server.name)} {_arguments(server, tls)}{'' if server.enabled else ' disabled'}"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hcc.errors import PeerError
-from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.model import ActualServer, ActualServers
 from hcc.haproxy.render import DESCRIPTION
 
 
@@ -94,7 +94,7 @@ def parse_info(text: str) -> Info:
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
 
 
-def parse_servers(text: str) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
+def parse_servers(text: str) -> ActualServers:
     """The answer to `show servers state`: servers per backend, sorted; not those on unix sockets.
 
     Source: management.txt, `show servers state`, file format version 1.
@@ -129,6 +129,17 @@ def _row(fields: list[str], at: list[int]) -> tuple[str, tuple[ActualServer, ...
 def _canonical(address: str) -> str:
     # Only IPv6 can be written in several ways.
     return str(ip_address(address)) if ":" in address else address
+
+
+def parse_sessions(text: str) -> dict[str, int]:
+    """The answer to `show stat BACKEND 4 -1`: sessions and requests in progress per server."""
+    header, *rows = [line for line in text.splitlines() if line.strip()] or [""]
+    columns = header.removeprefix("# ").split(",")
+    try:
+        name, sessions = columns.index("svname"), columns.index("scur")
+        return {fields[name]: int(fields[sessions]) for fields in (row.split(",") for row in rows)}
+    except (IndexError, ValueError) as exc:
+        raise _unexpected("show stat", text) from exc
 
 
 def parse_backends(text: str) -> tuple[str, ...]:

@@ -14,10 +14,12 @@ from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
     AddServer,
     DeleteServer,
+    FreeSlot,
     Operation,
     Reload,
     SetCa,
     SetCertificate,
+    SetServerAddress,
     SetServerState,
     SetServerWeight,
     WriteConfig,
@@ -97,29 +99,32 @@ def test_what_was_applied_needs_no_further_plan(there: Stage) -> None:
     assert greeting(query_port) == "second"
 
 
-def test_endpoints_come_and_go_without_a_reload_from_2_6(there: Stage) -> None:
+def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
+    # Where servers cannot be created, they are in slots.
     dynamic = there.capabilities.has(Feature.DYNAMIC_SERVERS)
+    added: list[type[Operation]] = [AddServer] if dynamic else [SetServerAddress, SetServerState]
+    heavier: list[type[Operation]] = [AddServer] if dynamic else [SetServerAddress, SetServerWeight, SetServerState]
+    removed: list[type[Operation]] = [DeleteServer] if dynamic else [FreeSlot]
     first, second = there.peer("first"), there.peer("second")
     port = free_port()
     there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
     worker = there.worker()
     steps: tuple[tuple[list[Endpoint], list[type[Operation]], set[str]], ...] = (
-        ([at(first)], [AddServer], {"first"}),
-        ([at(first), at(second, 3)], [AddServer], {"first", "second"}),
+        ([at(first)], added, {"first"}),
+        ([at(first), at(second, 3)], heavier, {"first", "second"}),
         ([at(first), at(second, 5)], [SetServerWeight], {"first", "second"}),
         ([at(first), at(second, 5, Health.CRITICAL)], [SetServerState], {"first"}),
         ([at(first), at(second, 5)], [SetServerState], {"first", "second"}),
-        ([at(second, 5)], [DeleteServer], {"second"}),
-        ([], [DeleteServer], {""}),
+        ([at(second, 5)], removed, {"second"}),
+        ([], removed, {""}),
     )
     for endpoints, expected, names in steps:
         rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), endpoints)))
         applied = there.converge(rendered)
-        reloads = not dynamic and expected[0] in (AddServer, DeleteServer)
-        assert kinds(applied) == ([Reload] if reloads else [*expected, WriteConfig])
+        assert kinds(applied) == [*expected, WriteConfig]
         assert not there.plan(rendered)
         assert {greeting(port) for _ in range(12)} == names
-    assert (there.worker() == worker) is dynamic
+    assert there.worker() == worker
 
 
 def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
@@ -130,9 +135,9 @@ def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> 
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         assert client.recv(100) == b"first\n"
         applied = there.converge(after)
-        # Where servers are fixed, a new worker takes over and the old one keeps the connection.
-        waits = [DeleteServer] if there.capabilities.has(Feature.DYNAMIC_SERVERS) else []
-        assert [type(operation) for operation in applied.pending] == waits
+        waits = DeleteServer if there.capabilities.has(Feature.DYNAMIC_SERVERS) else FreeSlot
+        assert [type(operation) for operation in applied.pending] == [waits]
+        assert not applied.reloaded
         assert greeting(port) == "second"
         client.sendall(b"still here")
         assert client.recv(100) == b"still here"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.model import ActualServer
 from hcc.haproxy.replies import (
     Message,
     ReplyError,
@@ -14,6 +14,7 @@ from hcc.haproxy.replies import (
     parse_processes,
     parse_reload,
     parse_servers,
+    parse_sessions,
 )
 
 # As printed by 2.6.12 and 2.8.25.
@@ -90,6 +91,13 @@ def test_fingerprints_are_found() -> None:
     assert parse_certificate(CERTIFICATE) == "BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82"
     twice = CERTIFICATE + "Certificate #2:\nSHA1 FingerPrint: " + "a" * 40 + "\n"
     assert parse_ca_file(twice) == frozenset(("BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82", "A" * 40))
+
+
+def test_sessions_are_told_by_server() -> None:
+    text = "# pxname,svname,qcur,qmax,scur,smax,\nup:web:1:to,s1,0,0,3,4,\nup:web:1:to,s2,0,0,0,0,\n\n"
+    assert parse_sessions(text) == {"s1": 3, "s2": 0}
+    with pytest.raises(ReplyError, match="show stat"):
+        parse_sessions("No such proxy.\n")
 
 
 def test_a_file_that_is_not_loaded_is_none() -> None:
