@@ -49,8 +49,14 @@ class Processes:
 
     @property
     def current(self) -> int:
-        """The newest worker's process id, 0 when there is none."""
+        """The newest worker's process id, 0 when there is none, as on some versions after a failed reload."""
         return next((worker.pid for worker in self.workers if worker.current), 0)
+
+    @property
+    def serving(self) -> int:
+        """The process id of the worker that serves: the current one, else the youngest of the old; 0 without any."""
+        youngest = min(self.workers, key=lambda worker: (not worker.current, worker.reloads), default=None)
+        return youngest.pid if youngest else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,20 +180,23 @@ def parse_ca_file(text: str) -> frozenset[str] | None:
 
 
 _PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)
+# Before 2.5 there is one more column, a process's number; of an old worker it is `[was: 1]`.
+_NUMBERED_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(?:\d+|\[was: \d+\])\s+(\d+)()", re.MULTILINE)
 
 
 def parse_processes(text: str) -> Processes:
     """The answer to the master's `show proc`."""
     current, _, old = text.partition("# old workers")
-    workers = (*_workers(current, current=True), *_workers(old, current=False))
-    for pid, kind, reloads, failed in _PROC.findall(current):
+    row = _NUMBERED_PROC if "<relative PID>" in text else _PROC
+    workers = (*_workers(row, current, current=True), *_workers(row, old, current=False))
+    for pid, kind, reloads, failed in row.findall(current):
         if kind == "master":
             return Processes(int(pid), int(reloads), int(failed or 0), workers)
     raise _unexpected("show proc", text)
 
 
-def _workers(text: str, *, current: bool) -> tuple[Worker, ...]:
-    rows = _PROC.findall(text)
+def _workers(row: re.Pattern[str], text: str, *, current: bool) -> tuple[Worker, ...]:
+    rows = row.findall(text)
     return tuple(Worker(int(pid), int(reloads), current) for pid, kind, reloads, _ in rows if kind == "worker")
 
 

@@ -105,6 +105,23 @@ def test_a_file_that_is_not_loaded_is_none() -> None:
     assert parse_ca_file("Can't display the CA file : Not found!\n") is None
 
 
+FAILED_2_2 = """#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>
+12417           master          0               2               0d00h00m02s     2.2.9-2+deb11u6
+# workers
+# old workers
+12300           worker          [was: 1]        4               0d00h00m09s     2.2.9-2+deb11u6
+12419           worker          [was: 1]        2               0d00h00m02s     2.2.9-2+deb11u6
+# programs
+"""
+
+
+def test_before_2_5_processes_have_one_more_column() -> None:
+    found = parse_processes(FAILED_2_2)
+    assert (found.master, found.reloads, found.failed) == (12417, 2, 0)
+    # After a failed reload the worker that serves counts as old.
+    assert (found.current, found.serving) == (0, 12419)
+
+
 def test_processes_are_told_apart() -> None:
     found = parse_processes(PROC)
     assert (found.master, found.reloads, found.failed, found.current) == (16938, 2, 1, 17317)
