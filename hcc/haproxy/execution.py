@@ -5,6 +5,7 @@ Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` diffe
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -38,6 +39,8 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketE
 DELETE_BUDGET_S = 0.5
 BATCH = 40
 
+_log = logging.getLogger(__name__)
+
 _Leaving = TypeVar("_Leaving", DeleteServer, FreeSlot)
 
 
@@ -63,7 +66,8 @@ class SocketControl:
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
         self._capabilities = capabilities
         self._store = store
-        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes)
+        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
+        self._told_through_master = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -93,6 +97,7 @@ class SocketControl:
             info = self._runtime.info()
         except NotListeningError:
             return Actual(config=config, files=files)
+        self._tell_the_way()
         try:
             return self._running(rendered, info.pid, info.structure, Actual(config=config, files=files))
         except ReplyError as exc:
@@ -114,6 +119,16 @@ class SocketControl:
             failure = exc if isinstance(exc, ApplyError) else ApplyError(str(exc), batch[0].describe())
             return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
         return Applied(tuple(done), tuple(pending), _reloaded(done))
+
+    def _tell_the_way(self) -> None:
+        """A line in the log when commands begin, or cease, to go through the master."""
+        through_master = self._runtime.through_master
+        if through_master != self._told_through_master:
+            self._told_through_master = through_master
+            if through_master:
+                _log.warning("HAProxy no longer listens on its runtime socket; commands go through its master")
+            else:
+                _log.info("HAProxy listens on its runtime socket again")
 
     def _running(self, rendered: Rendered, pid: int, structure: str, on_disk: Actual) -> Actual:
         ask = self._runtime.send

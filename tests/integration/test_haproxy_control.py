@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied
+from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
     AddServer,
@@ -288,6 +289,47 @@ def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> Non
     assert not there.plan(good)
     # And it is not stuck: with the port free again the same plan works.
     assert there.converge(bad).reloaded
+
+
+@pytest.mark.parametrize("there", ["3.2", "3.4"], indirect=True)
+def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_heals(
+    there: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web, [at(first)]))))
+    worker = there.worker()
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        taken = upstream_state(upstream("api", int(foreign.getsockname()[1])))
+        for _ in range(2):
+            bad = there.rendered(client_snapshot(upstream_state(web, [at(first)]), taken))
+            assert there.control.apply(there.plan(bad)).failure is not None
+    # It no longer listens on its runtime socket. A restarted hcc must not take it for dead.
+    assert not _listens(there.layout.stats_socket)
+    there.control = DirectControl(there.binary, there.layout, there.capabilities)
+    assert there.control.running()
+    there.leaf = there.authority.leaf(service_uri("server"))
+    changed = there.rendered(client_snapshot(upstream_state(web, [at(first), at(second, 3)])))
+    assert not there.converge(changed).reloaded
+    assert not there.plan(changed)
+    assert {greeting(port) for _ in range(12)} == {"first", "second"}
+    assert int(second.caller_serials[-1], 16) == there.leaf.certificate.serial_number
+    assert there.actual(changed).pid == worker
+    assert caplog.text.count("commands go through its master") == 1
+
+    gone = there.rendered(client_snapshot(upstream_state(web, [at(second)])))
+    assert not there.converge(gone).pending
+    good = there.rendered(client_snapshot(upstream_state(replace(web, max_connections=9), [at(second)])))
+    assert there.converge(good).reloaded
+    assert _listens(there.layout.stats_socket)
+    assert not there.plan(good)
+    assert greeting(port) == "second"
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(there: Stage) -> None:
