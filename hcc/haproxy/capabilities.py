@@ -39,6 +39,7 @@ class Feature(Enum):
     SHA2 = auto()
     POOL_LOW_CONN = auto()
     IDLE_PURGE = auto()
+    HTTP_RETURN = auto()
     MAP_TRANSACTION = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
@@ -57,6 +58,8 @@ SINCE: dict[Feature, Version] = {
     # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
     # maintenance (haproxy/haproxy issue 1236).
     Feature.IDLE_PURGE: Version(2, 2),
+    # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
+    Feature.HTTP_RETURN: Version(2, 2),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
     # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next

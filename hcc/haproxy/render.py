@@ -160,7 +160,7 @@ def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
     """Every line but those of servers; where these are in slots, the number of slots counts."""
     yield from _sections(desired, capabilities, files)
     for backend in desired.backends:
-        yield from _backend(backend)
+        yield from _backend(backend, capabilities)
         yield _server_tls(backend.tls, capabilities) if backend.tls else "no tls"
         if not capabilities.has(Feature.DYNAMIC_SERVERS):
             yield f"{len(backend.servers)} slots"
@@ -171,7 +171,7 @@ def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, Side
     yield f"  description {DESCRIPTION}:{structure}"
     yield from _sections(desired, capabilities, files)
     for backend in desired.backends:
-        yield from _backend(backend)
+        yield from _backend(backend, capabilities)
         # `Desired.check` saw that a backend with servers has TLS.
         tls = _server_tls(backend.tls, capabilities) if backend.tls else ""
         for server in backend.servers:
@@ -189,7 +189,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         yield from _agents(desired.authorisation, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
-        yield from _upstream(listener)
+        yield from _upstream(listener, capabilities)
 
 
 def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]:
@@ -289,7 +289,7 @@ def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
             yield f"  server k{number} 127.0.0.1:1 {words} disabled"
 
 
-def _upstream(listener: UpstreamListener) -> Iterator[str]:
+def _upstream(listener: UpstreamListener, capabilities: Capabilities) -> Iterator[str]:
     backend = words.name(listener.backend)
     yield ""
     yield f"frontend {words.name(listener.name)}"
@@ -298,21 +298,23 @@ def _upstream(listener: UpstreamListener) -> Iterator[str]:
     yield from _client_timeout(listener.client_timeout_ms)
     if listener.max_connections:
         condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"
-        yield _refusal(listener.mode, "too many connections to this upstream", condition)
+        yield _refusal(listener.mode, "too many connections to this upstream", condition, capabilities)
     yield f"  default_backend {backend}"
 
 
-def _refusal(mode: Mode, text: str, condition: str) -> str:
+def _refusal(mode: Mode, text: str, condition: str, capabilities: Capabilities) -> str:
     if mode is Mode.TCP:
         return f"  tcp-request content reject if {{ {condition} }}"
+    if not capabilities.has(Feature.HTTP_RETURN):
+        return f"  http-request deny deny_status 503 if {{ {condition} }}"
     return f'  http-request return status 503 content-type text/plain string "{text}" if {{ {condition} }}'
 
 
-def _backend(backend: Backend) -> Iterator[str]:
+def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(backend.name)}"
     yield f"  mode {backend.mode.value}"
-    if backend.mode is Mode.HTTP:
+    if backend.mode is Mode.HTTP and capabilities.has(Feature.HTTP_RETURN):
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield "  balance roundrobin"
