@@ -45,7 +45,7 @@ from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.binary import Found, find_haproxy, probe
-from hcc.haproxy.capabilities import Build
+from hcc.haproxy.capabilities import NEWEST, Build, is_newer_than_known
 from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
 from hcc.log import set_up_logging
@@ -318,6 +318,8 @@ def _global_options(directory: StateDirectory) -> GlobalOptions:
 
 def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:
     _log.info("hcc %s, %s from %s: %s", VERSION, build.label(), found.origin, found.binary)
+    if is_newer_than_known(build.version):
+        _log.warning("HAProxy %s is newer than what this hcc knows, it is treated like %s", build.text, NEWEST.branch)
     _log.info("control: %s", choice.reason)
     if not settings.intentions:
         _log.warning("intentions are switched off: every service of the mesh may call this one")
