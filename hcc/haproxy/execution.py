@@ -68,6 +68,8 @@ class SocketControl:
         self._store = store
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
         self._told_through_master = False
+        # What the last plan left to wait for; the next one only looks whether it is time.
+        self._pending: frozenset[Operation] = frozenset()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -118,6 +120,8 @@ class SocketControl:
         except (ControlError, ReplyError, OSError) as exc:
             failure = exc if isinstance(exc, ApplyError) else ApplyError(str(exc), batch[0].describe())
             return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
+        finally:
+            self._pending = frozenset(pending)
         return Applied(tuple(done), tuple(pending), _reloaded(done))
 
     def _tell_the_way(self) -> None:
@@ -173,13 +177,13 @@ class SocketControl:
     def _take_out(
         self, batch: list[_Leaving], remaining: Callable[[list[_Leaving]], list[_Leaving]]
     ) -> tuple[Operation, ...]:
-        """Into maintenance, then asked again until nothing remains or the time is over."""
+        """Into maintenance, then asked again until nothing new remains or the time is over."""
         states = tuple(SetServerState(operation.backend, operation.server, False) for operation in batch)
         for part in _batches(states):
             self._at_run_time(part)
         deadline = time.monotonic() + DELETE_BUDGET_S
         waiting = remaining(batch)
-        while waiting and time.monotonic() < deadline:
+        while not self._pending.issuperset(waiting) and time.monotonic() < deadline:
             time.sleep(0.02)
             waiting = remaining(waiting)
         return tuple(waiting)

@@ -146,6 +146,25 @@ def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> 
     assert not there.plan(after)
 
 
+@pytest.mark.parametrize("there", ["2.2", "2.8"], indirect=True)
+def test_a_long_connection_to_who_left_holds_up_only_the_first_plan(
+    there: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)]))))
+    after = client_snapshot(upstream_state(upstream("web", port), [at(second)]))
+    pauses: list[float] = []
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"first\n"
+        there.converge(there.rendered(after))
+        monkeypatch.setattr("hcc.haproxy.execution.time.sleep", pauses.append)
+        assert there.converge(there.rendered(after)).pending
+        assert not pauses
+    monkeypatch.undo()
+    wait_until(lambda: not there.converge(there.rendered(after)).pending, "the server is gone")
+
+
 def served_leaf(there: Stage, port: int, caller: IssuedLeaf) -> bytes:
     """The present leaf, as soon as a new handshake shows it: after a reload the old worker may take one more."""
     leaf = there.leaf.certificate.public_bytes(Encoding.DER)
