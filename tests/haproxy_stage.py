@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -135,7 +137,15 @@ class Stage:
         if self.process.pid:
             self.process.kill()
             wait_until(self.process.reap, "HAProxy ends")
+        self._end_left_over()
         shutil.rmtree(self.directory)
+
+    def _end_left_over(self) -> None:
+        """Kill every HAProxy of this directory that a test let go and did not adopt again, as when it failed."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if self.layout.config.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def peer(self, name: str, *, http: bool = False, leaf: IssuedLeaf | None = None) -> Server:
         """A remote sidecar with a certificate of our authority, which demands ours."""

@@ -79,7 +79,8 @@ def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
     there.process.release()
     Path(there.layout.pid_file).unlink()
     there.process = HAProxyProcess(there.binary, there.layout)
-    assert there.process.adopt() == master
+    # It may start anew once more; with the pid file that is waited for, without it is not.
+    wait_until(lambda: there.process.adopt() == master, "the master is adopted")
     assert recorded_pid(there.layout.pid_file) == master
 
 
