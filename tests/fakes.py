@@ -14,20 +14,21 @@ from hcc.actors.actor import Actor
 from hcc.consul.answers import Answer
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
-from hcc.haproxy.capabilities import Capabilities
+from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.map_text import MapChange
-from hcc.haproxy.model import Bind, Desired
+from hcc.haproxy.model import ActualServer, ActualServers, Bind, Desired
 from hcc.haproxy.plan import (
     Actual,
-    ActualServer,
     AddCaller,
     AddServer,
     DeleteServer,
+    FreeSlot,
     Install,
     Operation,
     Plan,
     Reload,
+    ServerOperation,
     SetCa,
     SetCertificate,
     SetServerAddress,
@@ -37,6 +38,7 @@ from hcc.haproxy.plan import (
 )
 from hcc.haproxy.process import Exit, LaunchError
 from hcc.haproxy.render import Rendered
+from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 from hcc.mesh.intentions import Policy
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, WorkerState
 from tests.builders import V2_6
@@ -61,6 +63,11 @@ class FakeControl:
 
     def running(self) -> bool:
         return self.actual.running
+
+    def servers(self) -> ActualServers:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
+        return () if self.capabilities.has(Feature.DYNAMIC_SERVERS) else self.actual.servers
 
     def read_actual(self, rendered: Rendered) -> Actual:
         if self.silent:
@@ -149,7 +156,7 @@ def _servers(actual: Actual, operation: Operation) -> list[tuple[str, tuple[Actu
         app = operation.app
         line = ActualServer(operation.caller, app.address, app.port, 0, True)
         return [(name, tuple(sorted((*found, line))) if name == app.name else found) for name, found in actual.servers]
-    assert isinstance(operation, AddServer | DeleteServer | SetServerAddress | SetServerState | SetServerWeight)
+    assert isinstance(operation, ServerOperation)
     return [
         (name, _backend(servers, operation) if name == operation.backend else servers)
         for name, servers in actual.servers
@@ -169,6 +176,8 @@ def _backend(servers: tuple[ActualServer, ...], operation: Operation) -> tuple[A
             by_name[name] = replace(by_name[name], weight=weight)
         case SetServerState(_, name, ready):
             by_name[name] = replace(by_name[name], enabled=ready)
+        case FreeSlot(_, name):
+            by_name[name] = replace(by_name[name], address=SPARE_ADDRESS, port=SPARE_PORT, enabled=False)
     return tuple(sorted(by_name.values()))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -16,7 +18,7 @@ from pathlib import Path
 from hcc.haproxy.binary import probe
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import capabilities
-from hcc.haproxy.control import Applied
+from hcc.haproxy.control import Applied, Control
 from hcc.haproxy.desired import Certificates, Options
 from hcc.haproxy.desired import desired as desired_of
 from hcc.haproxy.direct import DirectControl
@@ -137,7 +139,15 @@ class Stage:
         if self.process.pid:
             self.process.kill()
             wait_until(self.process.reap, "HAProxy ends")
+        self._end_left_over()
         shutil.rmtree(self.directory)
+
+    def _end_left_over(self) -> None:
+        """Kill every HAProxy of this directory that a test let go and did not adopt again, as when it failed."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if self.layout.config.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def peer(self, name: str, *, http: bool = False, leaf: IssuedLeaf | None = None) -> Server:
         """A remote sidecar with a certificate of our authority, which demands ours."""
@@ -170,7 +180,15 @@ class Stage:
             ca=CaFile(self.layout.roots, fingerprints, ca_pem),
         )
 
-    def rendered(self, snapshot: Snapshot, *, intentions: bool = False, callers: tuple[str, ...] = ()) -> Rendered:
+    def rendered(
+        self,
+        snapshot: Snapshot,
+        control: Control | None = None,
+        *,
+        intentions: bool = False,
+        callers: tuple[str, ...] = (),
+    ) -> Rendered:
+        """What the reconciler would want of `control`, ours unless another is given."""
         options = Options(
             process=GlobalOptions(
                 stats_socket=self.layout.stats_socket,
@@ -184,7 +202,8 @@ class Stage:
             rules=self.layout.rules,
             intentions=intentions,
         )
-        return render(desired_of(snapshot, options, self.certificates(), callers).desired, self.capabilities)
+        wanted = desired_of(snapshot, options, self.certificates(), callers).desired
+        return render(wanted, self.capabilities, (control or self.control).servers())
 
     def actual(self, rendered: Rendered) -> Actual:
         return self.control.read_actual(rendered)

@@ -168,14 +168,14 @@ class ConfigReconciler(Actor):
 
     def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
         """Do what has to be done for `wanted`; what was rendered, and what ran before."""
-        rendered = render(wanted, self._control.capabilities)
+        rendered = render(wanted, self._control.capabilities, self._control.servers())
         actual = self._control.read_actual(rendered)
         steps = self._plan(rendered, actual)
         if any(isinstance(operation, Install | Reload) for operation in steps.operations):
             self._note_taken(self._control.taken(wanted, actual))
             if self._taken:
                 free = wanted.without(taken.bind for taken in self._taken)
-                rendered = render(free, self._control.capabilities)
+                rendered = render(free, self._control.capabilities, self._control.servers())
                 actual = self._control.read_actual(rendered)
                 steps = self._plan(rendered, actual)
         if steps:

@@ -48,7 +48,7 @@ from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.binary import Found, find_haproxy, probe
 from hcc.haproxy.caller_maps import CallerMaps
-from hcc.haproxy.capabilities import Build, Feature
+from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
 from hcc.log import set_up_logging
@@ -326,6 +326,8 @@ def _global_options(directory: StateDirectory) -> GlobalOptions:
 
 def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:
     _log.info("hcc %s, %s from %s: %s", VERSION, build.label(), found.origin, found.binary)
+    if is_newer_than_known(build.version):
+        _log.warning("HAProxy %s is newer than what this hcc knows, it is treated like %s", build.text, NEWEST.branch)
     _log.info("control: %s", choice.reason)
     if not choice.capabilities.has(Feature.LOOKAHEAD):
         _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")

@@ -16,7 +16,6 @@ from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_text import (
     MapChange,
-    Session,
     map_change,
     map_file,
     parse_map,
@@ -123,14 +122,6 @@ class CallerMaps:
                     send(f"set map {self._verdicts} {key} {value}")
                 for key in change.removed:
                     send(f"del map {self._verdicts} {key}")
-
-    def sessions(self) -> tuple[Session, ...]:
-        """Every session with the application, in every worker."""
-        answers = [self._runtime.send("show sess")]
-        for send in self._stopping_workers():
-            with contextlib.suppress(RuntimeSocketError):
-                answers.append(send("show sess"))
-        return tuple(one for text in answers for one in parse_sessions(text) if one.backend == APP)
 
     def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
         """End the sessions of these callers; how many there were.

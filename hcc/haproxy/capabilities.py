@@ -32,12 +32,19 @@ class Version:
         """As people write it: `2.6.12`."""
         return f"{self.major}.{self.minor}.{self.patch}"
 
+    @property
+    def branch(self) -> str:
+        """What is maintained together: `2.6`."""
+        return f"{self.major}.{self.minor}"
+
 
 class Feature(Enum):
     """Something that HAProxy can do since some version, or has to be told since then."""
 
     SHA2 = auto()
     POOL_LOW_CONN = auto()
+    IDLE_PURGE = auto()
+    HTTP_RETURN = auto()
     MAP_TRANSACTION = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
@@ -55,6 +62,11 @@ class Feature(Enum):
 SINCE: dict[Feature, Version] = {
     Feature.SHA2: Version(2, 1),  # converter `sha2`, by which a certificate is remembered; section 3.4
     Feature.POOL_LOW_CONN: Version(2, 2),  # server keyword `pool-low-conn`; section 3.4
+    # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
+    # maintenance (haproxy/haproxy issue 1236).
+    Feature.IDLE_PURGE: Version(2, 2),
+    # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
+    Feature.HTTP_RETURN: Version(2, 2),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
     # Regular expressions of PCRE: with every version, but not with every build.
@@ -78,7 +90,14 @@ BROKEN: dict[Feature, frozenset[tuple[int, int]]] = {
     Feature.CA_UPDATE: frozenset(((2, 9), (3, 0), (3, 1))),
 }
 
-OLDEST = Version(2, 0)  # SSL servers with SPOE variables in tcp rules; `haproxy.md` section 3.4
+OLDEST = Version(2, 0)
+# What we cannot do without came with these. 1.9 spoke HTTP/2 to servers only with an option that 2.0 made the default.
+NEEDED = (
+    (Version(1, 8), "a master that reloads (-W)"),
+    (Version(1, 9), "a master socket (-S)"),
+    (OLDEST, "HTTP/2 to servers by default"),
+)
+NEWEST = Version(3, 4)  # whose features are in the table and were tried
 SMALL_PAYLOAD_BYTES = 15 * 1024
 LARGE_PAYLOAD_BYTES = 120 * 1024
 
@@ -107,6 +126,11 @@ class Capabilities:
 def capabilities(version: Version) -> Capabilities:
     """What a HAProxy of that version can do."""
     return Capabilities(version)
+
+
+def is_newer_than_known(version: Version) -> bool:
+    """Whether it is of a branch after `NEWEST`, so that the table can only guess."""
+    return (version.major, version.minor) > (NEWEST.major, NEWEST.minor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +198,17 @@ def checked_build(text: str) -> Build:
     lacks = tuple(_lacks(build))
     if lacks:
         raise HAProxyBuildError(
-            f"expected HAProxy {OLDEST.major}.{OLDEST.minor} or newer with TLS and SPOE, "
-            f"found {build.text} {' and '.join(lacks)}; install another or name one with --haproxy"
+            f"expected HAProxy {OLDEST.branch} or newer with TLS and SPOE, "
+            f"found {build.text} {' and '.join(lacks)}; install one that has all of it "
+            "(Debian, Ubuntu: apt-get install haproxy) or name one with --haproxy"
         )
     return build
 
 
 def _lacks(build: Build) -> list[str]:
+    missing = ", ".join(what for since, what in NEEDED if build.version < since)
     checks = (
-        (build.version < OLDEST, "which is too old"),
+        (build.version < OLDEST, f"which is too old and lacks {missing}"),
         ("OPENSSL" not in build.features, "built without OpenSSL (USE_OPENSSL)"),
         ("SPOE" not in build.filters, "built without the SPOE filter"),
     )
@@ -193,7 +219,7 @@ def _features(text: str) -> frozenset[str]:
     listed = _FEATURES.search(text)
     if listed:
         return frozenset(word[1:] for word in listed[1].split() if word.startswith("+"))
-    # Before 2.2 there is no feature list, only the options of the build.
+    # Before 2.0 there is no feature list, only the options of the build.
     options = _OPTIONS.search(text)
     words = options[1].split() if options else []
     return frozenset(word[4:-2] for word in words if word.startswith("USE_") and word.endswith("=1"))

@@ -12,6 +12,7 @@ from hcc.haproxy.plan import (
     AddCaller,
     AddServer,
     DeleteServer,
+    FreeSlot,
     Operation,
     SetCa,
     SetCertificate,
@@ -20,7 +21,9 @@ from hcc.haproxy.plan import (
     SetServerWeight,
 )
 from hcc.haproxy.render import caller_arguments, server_arguments
+from hcc.haproxy.replies import parse_session_counts
 from hcc.haproxy.runtime import RuntimeSocket
+from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 
 ADDED = "New server registered."
 DELETED = "Server deleted."
@@ -44,7 +47,7 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
     elif isinstance(first, AddCaller):
         _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
     elif isinstance(first, SetServerAddress):
-        _move(runtime, first)
+        _move(runtime, first, first.address, first.port)
     elif isinstance(first, SetCertificate):
         _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
     elif isinstance(first, SetCa):
@@ -67,6 +70,21 @@ def delete(runtime: RuntimeSocket, operation: DeleteServer, capabilities: Capabi
     if BUSY in answer:
         return False
     raise _failure(operation, answer)
+
+
+def busy(runtime: RuntimeSocket, backend: str) -> frozenset[str]:
+    """The servers of a backend that have sessions or requests in progress; idle connections do not count."""
+    sessions = parse_session_counts(runtime.send(f"show stat {words.name(backend)} 4 -1"))
+    return frozenset(name for name, number in sessions.items() if number)
+
+
+def free(runtime: RuntimeSocket, operation: FreeSlot) -> None:
+    """Make a slot in maintenance spare; its new address closes the idle connections to the old one.
+
+    Raises:
+        ApplyError: HAProxy refuses.
+    """
+    _move(runtime, operation, SPARE_ADDRESS, SPARE_PORT)
 
 
 def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None:
@@ -98,11 +116,9 @@ def _add(runtime: RuntimeSocket, operation: Operation, server: str, arguments: s
         raise _failure(operation, answer)
 
 
-def _move(runtime: RuntimeSocket, operation: SetServerAddress) -> None:
-    address = words.ip(operation.address).strip("[]")
-    server = _server(operation.backend, operation.server)
-    port = words.number(operation.port, words.MAX_PORT)
-    answer = _lines(runtime.send(f"set server {server} addr {address} port {port}"))
+def _move(runtime: RuntimeSocket, operation: SetServerAddress | FreeSlot, address: str, port: int) -> None:
+    where = f"addr {words.ip(address).strip('[]')} port {words.number(port, words.MAX_PORT)}"
+    answer = _lines(runtime.send(f"set server {_server(operation.backend, operation.server)} {where}"))
     if "changed from" not in answer and "no need to change" not in answer:
         raise _failure(operation, answer)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from hcc.errors import PeerError
 from hcc.haproxy.capabilities import Capabilities
-from hcc.haproxy.model import Bind, Desired
+from hcc.haproxy.model import ActualServers, Bind, Desired
 from hcc.haproxy.plan import Actual, Operation, Plan
 from hcc.haproxy.render import Rendered
 
@@ -71,6 +71,13 @@ class Control(Protocol):
 
     def running(self) -> bool:
         """Whether a worker answers now, ours or that of an earlier hcc."""
+
+    def servers(self) -> ActualServers:
+        """The servers of what runs, for `render` to keep each in its slot; none where it needs no slots.
+
+        Raises:
+            ControlError: as `read_actual`.
+        """
 
     def read_actual(self, rendered: Rendered) -> Actual:
         """What runs and what is on disk, as far as it concerns `rendered`.

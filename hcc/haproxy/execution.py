@@ -5,21 +5,23 @@ Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` diffe
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from hcc.haproxy import commands
-from hcc.haproxy.capabilities import Capabilities
+from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.files import read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
-from hcc.haproxy.model import Desired
+from hcc.haproxy.model import ActualServers, Desired
 from hcc.haproxy.plan import (
     Actual,
     DeleteServer,
+    FreeSlot,
     Install,
     Operation,
     Plan,
@@ -32,10 +34,14 @@ from hcc.haproxy.render import Rendered
 from hcc.haproxy.replies import ReplyError, parse_backends, parse_ca_file, parse_certificate, parse_servers
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
 
-# How long deletions wait, together, for last connections; what is left stays in maintenance and is planned
-# again.
+# How long deletions, or slots to be freed, wait together for last connections; what is left stays in maintenance and is
+# planned again.
 DELETE_BUDGET_S = 0.5
 BATCH = 40
+
+_log = logging.getLogger(__name__)
+
+_Leaving = TypeVar("_Leaving", DeleteServer, FreeSlot)
 
 
 class Store(Protocol):
@@ -60,7 +66,10 @@ class SocketControl:
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
         self._capabilities = capabilities
         self._store = store
-        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes)
+        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
+        self._told_through_master = False
+        # What the last plan left to wait for; the next one only looks whether it is time.
+        self._pending: frozenset[Operation] = frozenset()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -73,6 +82,16 @@ class SocketControl:
             return False
         return True
 
+    def servers(self) -> ActualServers:
+        if self._capabilities.has(Feature.DYNAMIC_SERVERS):
+            return ()
+        try:
+            return parse_servers(self._runtime.send("show servers state"))
+        except NotListeningError:
+            return ()
+        except ReplyError as exc:
+            raise ControlError(str(exc)) from exc
+
     def read_actual(self, rendered: Rendered) -> Actual:
         config = self._store.config(rendered)
         files = tuple(file for file in rendered.files if read_text(file.path) == file.text)
@@ -80,6 +99,7 @@ class SocketControl:
             info = self._runtime.info()
         except NotListeningError:
             return Actual(config=config, files=files)
+        self._tell_the_way()
         try:
             return self._running(rendered, info.pid, info.structure, Actual(config=config, files=files))
         except ReplyError as exc:
@@ -100,7 +120,19 @@ class SocketControl:
         except (ControlError, ReplyError, OSError) as exc:
             failure = exc if isinstance(exc, ApplyError) else ApplyError(str(exc), batch[0].describe())
             return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
+        finally:
+            self._pending = frozenset(pending)
         return Applied(tuple(done), tuple(pending), _reloaded(done))
+
+    def _tell_the_way(self) -> None:
+        """A line in the log when commands begin, or cease, to go through the master."""
+        through_master = self._runtime.through_master
+        if through_master != self._told_through_master:
+            self._told_through_master = through_master
+            if through_master:
+                _log.warning("HAProxy no longer listens on its runtime socket; commands go through its master")
+            else:
+                _log.info("HAProxy listens on its runtime socket again")
 
     def _running(self, rendered: Rendered, pid: int, structure: str, on_disk: Actual) -> Actual:
         ask = self._runtime.send
@@ -122,10 +154,13 @@ class SocketControl:
         )
 
     def _carry_out(self, batch: tuple[Operation, ...]) -> tuple[Operation, ...]:
-        """Nothing, or the deletions that have to wait. Raises ApplyError."""
+        """Nothing, or the deletions and slots that have to wait. Raises ApplyError."""
         first = batch[0]
         if isinstance(first, DeleteServer):
-            return self._delete([operation for operation in batch if isinstance(operation, DeleteServer)])
+            deletions = [operation for operation in batch if isinstance(operation, DeleteServer)]
+            return self._take_out(deletions, self._not_deleted)
+        if isinstance(first, FreeSlot):
+            return self._take_out([operation for operation in batch if isinstance(operation, FreeSlot)], self._not_free)
         if isinstance(first, Reload):
             self._store.reload(first)
         elif isinstance(first, Install):
@@ -139,24 +174,34 @@ class SocketControl:
     def _at_run_time(self, batch: tuple[Operation, ...]) -> None:
         commands.run(self._runtime, batch, self._capabilities)
 
-    def _delete(self, batch: list[DeleteServer]) -> tuple[Operation, ...]:
+    def _take_out(
+        self, batch: list[_Leaving], remaining: Callable[[list[_Leaving]], list[_Leaving]]
+    ) -> tuple[Operation, ...]:
+        """Into maintenance, then asked again until nothing new remains or the time is over."""
         states = tuple(SetServerState(operation.backend, operation.server, False) for operation in batch)
         for part in _batches(states):
             self._at_run_time(part)
         deadline = time.monotonic() + DELETE_BUDGET_S
-        waiting = self._refused(batch)
-        while waiting and time.monotonic() < deadline:
+        waiting = remaining(batch)
+        while not self._pending.issuperset(waiting) and time.monotonic() < deadline:
             time.sleep(0.02)
-            waiting = self._refused(waiting)
+            waiting = remaining(waiting)
         return tuple(waiting)
 
-    def _refused(self, batch: list[DeleteServer]) -> list[DeleteServer]:
+    def _not_deleted(self, batch: list[DeleteServer]) -> list[DeleteServer]:
         runtime, capabilities = self._runtime, self._capabilities
         return [operation for operation in batch if not commands.delete(runtime, operation, capabilities)]
 
+    def _not_free(self, batch: list[FreeSlot]) -> list[FreeSlot]:
+        busy = {backend: commands.busy(self._runtime, backend) for backend in {slot.backend for slot in batch}}
+        for slot in batch:
+            if slot.server not in busy[slot.backend]:
+                commands.free(self._runtime, slot)
+        return [slot for slot in batch if slot.server in busy[slot.backend]]
+
 
 def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...]]:
-    """Operations of one kind that HAProxy answers with silence go together, as do deletions."""
+    """Operations of one kind that HAProxy answers with silence go together, as do deletions, and slots to be freed."""
     batch: list[Operation] = []
     for operation in operations:
         if batch and not (_joins(batch[0], operation) and len(batch) < _room(operation)):
@@ -168,11 +213,11 @@ def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...
 
 
 def _joins(first: Operation, second: Operation) -> bool:
-    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | DeleteServer)
+    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | FreeSlot | DeleteServer)
 
 
 def _room(operation: Operation) -> int:
-    return 1_000_000 if isinstance(operation, DeleteServer) else BATCH
+    return 1_000_000 if isinstance(operation, FreeSlot | DeleteServer) else BATCH
 
 
 def _reloaded(done: list[Operation]) -> bool:

@@ -131,6 +131,21 @@ class Server:
     enabled: bool = True
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ActualServer:
+    """A server as the running process has it; `enabled` is false in maintenance and while draining."""
+
+    name: str
+    address: str
+    port: int
+    weight: int
+    enabled: bool
+
+
+# Per backend, both sorted by name.
+ActualServers = tuple[tuple[str, tuple[ActualServer, ...]], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Of a backend; `tunnel_ms` is for connections that no longer speak http, and for tcp."""

@@ -1,6 +1,6 @@
 """What must be done to HAProxy so that it does what is wanted: an ordered tuple of operations.
 
-The order: CAs, certificates, then servers (added, moved, weighted, switched, deleted), then at most one of
+The order: CAs, certificates, then servers (added, moved, weighted, switched, freed, deleted), then at most one of
 install, reload, write. Planning again after everything was applied gives an empty plan. Leaves to others:
 reading the actual state and doing the operations (`hcc.haproxy.control`).
 """
@@ -10,8 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hcc.haproxy.model import AppBackend, Backend, CaFile, CertificateFile, Server, Tls
+from hcc.haproxy.model import (
+    ActualServer,
+    ActualServers,
+    AppBackend,
+    Backend,
+    CaFile,
+    CertificateFile,
+    Server,
+    Tls,
+)
 from hcc.haproxy.render import Rendered, SideFile
+from hcc.haproxy.slots import is_spare
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
 COMMAND_BYTES = 256
@@ -110,6 +120,17 @@ class DeleteServer:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeSlot:
+    """Make a slot spare: maintenance first, its address gone as soon as its last connection is."""
+
+    backend: str
+    server: str
+
+    def describe(self) -> str:
+        return f"free slot {self.backend}/{self.server}"
+
+
+@dataclass(frozen=True, slots=True)
 class Install:
     """Check and write the files; nothing runs yet, whoever starts HAProxy starts it with them."""
 
@@ -139,19 +160,8 @@ class WriteConfig:
         return "write the configuration file"
 
 
-ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | DeleteServer
+ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | FreeSlot | DeleteServer
 Operation = SetCa | SetCertificate | ServerOperation | Install | Reload | WriteConfig
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ActualServer:
-    """A server as the running process has it; `enabled` is false in maintenance and while draining."""
-
-    name: str
-    address: str
-    port: int
-    weight: int
-    enabled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +172,7 @@ class Actual:
         running: whether a worker answers.
         pid: of the current worker, 0 when none runs.
         structure: digest of the structure it runs; empty when it is not ours.
-        servers: per backend, sorted by name.
+        servers: those of all backends.
         certificates: fingerprint per certificate name that the process has loaded.
         ca_files: fingerprints per CA file name that the process has loaded.
         config: text of the configuration file, None when there is none.
@@ -172,7 +182,7 @@ class Actual:
     running: bool = False
     pid: int = 0
     structure: str = ""
-    servers: tuple[tuple[str, tuple[ActualServer, ...]], ...] = ()
+    servers: ActualServers = ()
     certificates: tuple[tuple[str, str], ...] = ()
     ca_files: tuple[tuple[str, frozenset[str]], ...] = ()
     config: str | None = None
@@ -293,18 +303,24 @@ def _stale_certificates(rendered: Rendered, actual: Actual) -> tuple[Certificate
 def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
     """Added first, deleted last, so that no backend is without servers in between."""
     running = dict(actual.servers)
-    groups: tuple[list[Operation], ...] = tuple([] for _ in _ORDER)
+    groups: dict[int, list[Operation]] = {}
     for change in _caller_operations(rendered, running):
-        groups[_ORDER.index(type(change))].append(change)
+        groups.setdefault(_turn(change), []).append(change)
     for backend in rendered.desired.backends:
         if backend.name in running:
-            for operation in _backend_operations(backend, running[backend.name], rendered.dynamic):
-                groups[_ORDER.index(type(operation))].append(operation)
-    for group in groups:
-        yield from group
+            for operation in _backend_operations(backend, running[backend.name], rendered):
+                groups.setdefault(_turn(operation), []).append(operation)
+    for turn in sorted(groups):
+        yield from groups[turn]
 
 
-_ORDER = (AddServer, AddCaller, SetServerAddress, SetServerWeight, SetServerState, DeleteServer)
+_ORDER = (AddServer, AddCaller, SetServerAddress, SetServerWeight, SetServerState, FreeSlot, DeleteServer)
+
+
+def _turn(operation: ServerOperation) -> int:
+    """Smaller is earlier; who comes into service goes before who leaves it."""
+    leaves = isinstance(operation, SetServerState) and not operation.ready
+    return 2 * _ORDER.index(type(operation)) + leaves
 
 
 def _caller_operations(
@@ -319,17 +335,27 @@ def _caller_operations(
 
 
 def _backend_operations(
-    backend: Backend, running: tuple[ActualServer, ...], dynamic: bool
+    backend: Backend, running: tuple[ActualServer, ...], rendered: Rendered
 ) -> Iterator[ServerOperation]:
     actual = {server.name: server for server in running}
     for server in backend.servers:
         found = actual.pop(server.name, None)
-        if found is not None:
+        if found is not None and is_spare(server) and not is_spare(found):
+            yield from _leaving(backend.name, found, rendered)
+        elif found is not None:
             yield from _changes(backend.name, server, found)
-        elif dynamic and backend.tls is not None:
+        elif rendered.dynamic and backend.tls is not None:
             yield AddServer(backend.name, server, backend.tls)
-    if dynamic:
+    if rendered.dynamic:
         yield from (DeleteServer(backend.name, name) for name in sorted(actual))
+
+
+def _leaving(backend: str, found: ActualServer, rendered: Rendered) -> Iterator[ServerOperation]:
+    """Of a slot whose endpoint is gone."""
+    if rendered.frees_slots:
+        yield FreeSlot(backend, found.name)
+    elif found.enabled:
+        yield SetServerState(backend, found.name, False)
 
 
 def _changes(backend: str, server: Server, found: ActualServer) -> Iterator[ServerOperation]:

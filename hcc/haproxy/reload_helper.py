@@ -39,7 +39,7 @@ def settle(layout: Layout) -> str:
     purpose, text = _wanted(layout)
     structure = structure_of(text)
     try:
-        running = RuntimeSocket(layout.stats_socket).info().structure
+        running = RuntimeSocket(layout.stats_socket, master=layout.master_socket).info().structure
     except NotListeningError:
         if purpose is Purpose.RELOAD:
             raise

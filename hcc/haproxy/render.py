@@ -16,6 +16,7 @@ from functools import lru_cache
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import (
+    ActualServers,
     AppBackend,
     Authorisation,
     Backend,
@@ -31,6 +32,7 @@ from hcc.haproxy.model import (
     UpstreamListener,
 )
 from hcc.haproxy.render_rules import needs_experimental, rule_lines
+from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
 
@@ -75,8 +77,9 @@ class Rendered:
         config: of haproxy.cfg.
         files: those that `config` names and that are made here.
         structure: digest of all that only a reload can change.
-        dynamic: whether servers may come and go at run time.
+        dynamic: whether servers may come and go at run time; otherwise they are in slots.
         caller_lines: whether each caller has a server line of its own.
+        frees_slots: whether an http slot may be taken again without a reload.
         replaces_certificates, replaces_cas: whether these files may be replaced at run time.
         payload_bytes: longest certificate or CA file that can be replaced at run time.
     """
@@ -87,19 +90,25 @@ class Rendered:
     structure: str
     dynamic: bool
     caller_lines: bool
+    frees_slots: bool
     replaces_certificates: bool
     replaces_cas: bool
     payload_bytes: int
 
 
-def render(desired: Desired, capabilities: Capabilities) -> Rendered:
+def render(desired: Desired, capabilities: Capabilities, running: ActualServers = ()) -> Rendered:
     """The configuration text for HAProxy with these capabilities.
+
+    Where servers are in slots, each keeps the one that it has in what is `running`.
 
     Raises:
         DesiredError: the wanted configuration is inconsistent.
         TokenError: a value cannot stand in HAProxy's configuration.
     """
     desired.check()
+    dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)
+    if not dynamic:
+        desired = replace(desired, backends=slotted(desired.backends, running))
     files = _files(desired, capabilities)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
@@ -109,8 +118,9 @@ def render(desired: Desired, capabilities: Capabilities) -> Rendered:
         config=text,
         files=tuple(files.values()),
         structure=structure,
-        dynamic=capabilities.has(Feature.DYNAMIC_SERVERS),
+        dynamic=dynamic,
         caller_lines=desired.app is not None and has_caller_lines(desired.app, capabilities),
+        frees_slots=capabilities.has(Feature.IDLE_PURGE),
         replaces_certificates=capabilities.has(Feature.SERVER_CERT_UPDATE),
         replaces_cas=capabilities.has(Feature.CA_UPDATE),
         payload_bytes=capabilities.payload_bytes,
@@ -160,14 +170,14 @@ def _unchangeable_files(desired: Desired, capabilities: Capabilities) -> Iterato
 
 
 def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile]) -> Iterator[str]:
-    """Every line but those of dynamic servers; where servers are fixed, all but their weight and state."""
+    """Every line but those of servers; where these are in slots, the number of slots counts."""
     app = replace(desired.app, callers=()) if desired.app else None
     yield from _sections(replace(desired, app=app), capabilities, files)
     for backend in desired.backends:
-        yield from _backend(backend)
+        yield from _backend(backend, capabilities)
         yield _server_tls(backend.tls, capabilities) if backend.tls else "no tls"
         if not capabilities.has(Feature.DYNAMIC_SERVERS):
-            yield from (f"{server.name} {server.address} {server.port}" for server in backend.servers)
+            yield f"{len(backend.servers)} slots"
 
 
 def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> Iterator[str]:
@@ -175,7 +185,7 @@ def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, Side
     yield f"  description {DESCRIPTION}:{structure}"
     yield from _sections(desired, capabilities, files)
     for backend in desired.backends:
-        yield from _backend(backend)
+        yield from _backend(backend, capabilities)
         # `Desired.check` saw that a backend with servers has TLS.
         tls = _server_tls(backend.tls, capabilities) if backend.tls else ""
         for server in backend.servers:
@@ -196,7 +206,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         yield from _agents(desired.authorisation, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
-        yield from _upstream(listener)
+        yield from _upstream(listener, capabilities)
 
 
 def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]:
@@ -372,7 +382,7 @@ def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
             yield f"  server k{number} 127.0.0.1:1 {words} disabled"
 
 
-def _upstream(listener: UpstreamListener) -> Iterator[str]:
+def _upstream(listener: UpstreamListener, capabilities: Capabilities) -> Iterator[str]:
     backend = words.name(listener.backend)
     yield ""
     yield f"frontend {words.name(listener.name)}"
@@ -381,29 +391,31 @@ def _upstream(listener: UpstreamListener) -> Iterator[str]:
     yield from _client_timeout(listener.client_timeout_ms)
     if listener.max_connections:
         condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"
-        yield _refusal(listener.mode, "too many connections to this upstream", condition)
+        yield _refusal(listener.mode, "too many connections to this upstream", condition, capabilities)
     yield f"  default_backend {backend}"
 
 
-def _refusal(mode: Mode, text: str, condition: str) -> str:
+def _refusal(mode: Mode, text: str, condition: str, capabilities: Capabilities) -> str:
     if mode is Mode.TCP:
         return f"  tcp-request content reject if {{ {condition} }}"
+    if not capabilities.has(Feature.HTTP_RETURN):
+        return f"  http-request deny deny_status 503 if {{ {condition} }}"
     return f'  http-request return status 503 content-type text/plain string "{text}" if {{ {condition} }}'
 
 
-def _backend(backend: Backend) -> Iterator[str]:
+def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(backend.name)}"
     yield f"  mode {backend.mode.value}"
-    if backend.mode is Mode.HTTP:
+    if backend.mode is Mode.HTTP and capabilities.has(Feature.HTTP_RETURN):
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield "  balance roundrobin"
     yield from _timeouts(backend.timeouts)
 
 
-# Ten thousand servers are rendered anew for every change of one.
-@lru_cache(maxsize=16_384)
+# Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.
+@lru_cache(maxsize=32_768)
 def _server(server: Server, tls: str) -> str:
     return f"  server {words.name(server.name)} {_arguments(server, tls)}{'' if server.enabled else ' disabled'}"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hcc.errors import PeerError
-from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.model import ActualServer, ActualServers
 from hcc.haproxy.render import DESCRIPTION
 
 
@@ -49,8 +49,14 @@ class Processes:
 
     @property
     def current(self) -> int:
-        """The newest worker's process id, 0 when there is none."""
+        """The newest worker's process id, 0 when there is none, as on some versions after a failed reload."""
         return next((worker.pid for worker in self.workers if worker.current), 0)
+
+    @property
+    def serving(self) -> int:
+        """The process id of the worker that serves: the current one, else the youngest of the old; 0 without any."""
+        youngest = min(self.workers, key=lambda worker: (not worker.current, worker.reloads), default=None)
+        return youngest.pid if youngest else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def parse_info(text: str) -> Info:
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
 
 
-def parse_servers(text: str) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
+def parse_servers(text: str) -> ActualServers:
     """The answer to `show servers state`: servers per backend, sorted; one on a unix socket has no address.
 
     Source: management.txt, `show servers state`, file format version 1.
@@ -129,6 +135,17 @@ def _canonical(address: str) -> str:
     return str(ip_address(address)) if ":" in address else address
 
 
+def parse_session_counts(text: str) -> dict[str, int]:
+    """The answer to `show stat BACKEND 4 -1`: sessions and requests in progress per server."""
+    header, *rows = [line for line in text.splitlines() if line.strip()] or [""]
+    columns = header.removeprefix("# ").split(",")
+    try:
+        name, sessions = columns.index("svname"), columns.index("scur")
+        return {fields[name]: int(fields[sessions]) for fields in (row.split(",") for row in rows)}
+    except (IndexError, ValueError) as exc:
+        raise _unexpected("show stat", text) from exc
+
+
 def parse_backends(text: str) -> tuple[str, ...]:
     """The answer to `show backend`: names of all backends, sorted."""
     header, *names = [line.strip() for line in text.splitlines() if line.strip()] or [""]
@@ -161,20 +178,23 @@ def parse_ca_file(text: str) -> frozenset[str] | None:
 
 
 _PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)
+# Before 2.5 there is one more column, a process's number; of an old worker it is `[was: 1]`.
+_NUMBERED_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(?:\d+|\[was: \d+\])\s+(\d+)()", re.MULTILINE)
 
 
 def parse_processes(text: str) -> Processes:
     """The answer to the master's `show proc`."""
     current, _, old = text.partition("# old workers")
-    workers = (*_workers(current, current=True), *_workers(old, current=False))
-    for pid, kind, reloads, failed in _PROC.findall(current):
+    row = _NUMBERED_PROC if "<relative PID>" in text else _PROC
+    workers = (*_workers(row, current, current=True), *_workers(row, old, current=False))
+    for pid, kind, reloads, failed in row.findall(current):
         if kind == "master":
             return Processes(int(pid), int(reloads), int(failed or 0), workers)
     raise _unexpected("show proc", text)
 
 
-def _workers(text: str, *, current: bool) -> tuple[Worker, ...]:
-    rows = _PROC.findall(text)
+def _workers(row: re.Pattern[str], text: str, *, current: bool) -> tuple[Worker, ...]:
+    rows = row.findall(text)
     return tuple(Worker(int(pid), int(reloads), current) for pid, kind, reloads, _ in rows if kind == "worker")
 
 

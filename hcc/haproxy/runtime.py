@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
 from hcc.haproxy.control import ControlError
@@ -23,6 +24,10 @@ from hcc.haproxy.replies import (
 CHUNK_BYTES = 256 * 1024
 # `show servers state` of 10,000 servers is 0.65 MB; nothing we ask for comes near this.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+# To the master: pass the command on to the worker that serves; each of several on a line needs it. And its answer when
+# there is none.
+CURRENT_WORKER = "@1"
+NO_WORKER = ("Can't find the target", "Can't connect to the target")
 
 
 class RuntimeSocketError(ControlError):
@@ -43,12 +48,23 @@ class RuntimeSocket:
     Args:
         payload_bytes: longest command with payload, `Capabilities.payload_bytes`.
         timeout_s: for one whole exchange; a certificate used by thousands takes seconds.
+        master: the master's socket; it passes commands on to the worker when nobody listens on the worker's own.
+            So it is on 3.2 and 3.4 after a second failed reload, until one succeeds, while traffic goes on.
     """
 
-    def __init__(self, path: str, payload_bytes: int = SMALL_PAYLOAD_BYTES, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, path: str, payload_bytes: int = SMALL_PAYLOAD_BYTES, timeout_s: float = 30.0, master: str = ""
+    ) -> None:
         self._path = path
         self._payload_bytes = payload_bytes
         self._timeout_s = timeout_s
+        self._master = master
+        self._through_master = False
+
+    @property
+    def through_master(self) -> bool:
+        """Whether the last command had to go through the master."""
+        return self._through_master
 
     def send(self, *commands: str) -> str:
         """The joined answer to several commands, each one line, sent as one.
@@ -57,7 +73,7 @@ class RuntimeSocket:
             PayloadError: together they are too long.
             RuntimeSocketError: no answer.
         """
-        return self._exchange("; ".join(commands))
+        return self._exchange(commands)
 
     def send_payload(self, command: str, payload: str) -> str:
         """The answer to a command with a payload such as PEM; blank lines, which would end it, are left out.
@@ -67,7 +83,7 @@ class RuntimeSocket:
             RuntimeSocketError: no answer.
         """
         lines = "\n".join(line.strip() for line in payload.splitlines() if line.strip())
-        return self._exchange(f"{command} <<\n{lines}\n")
+        return self._exchange((f"{command} <<\n{lines}\n",))
 
     def info(self) -> Info:
         """What `show info` says.
@@ -81,11 +97,32 @@ class RuntimeSocket:
         except ReplyError as exc:
             raise RuntimeSocketError(str(exc)) from exc
 
-    def _exchange(self, text: str) -> str:
-        data = text.encode() + b"\n"
+    def _exchange(self, commands: tuple[str, ...]) -> str:
+        try:
+            answer = exchange(self._path, self._line(commands), self._timeout_s)
+        except NotListeningError:
+            # Without the file HAProxy is about to start, and its master would let us wait.
+            if not self._master or not Path(self._path).exists():
+                raise
+            answer = self._by_master(commands)
+            self._through_master = True
+        else:
+            self._through_master = False
+        return answer
+
+    def _by_master(self, commands: tuple[str, ...]) -> str:
+        """The worker's answer, fetched by the master. Raises NotListeningError when there is no worker either."""
+        line = self._line(tuple(f"{CURRENT_WORKER} {command}" for command in commands))
+        answer = exchange(self._master, line, self._timeout_s)
+        if answer.startswith(NO_WORKER):
+            raise NotListeningError(f"nobody listens on {self._path}, and the master has no worker")
+        return answer
+
+    def _line(self, commands: tuple[str, ...]) -> bytes:
+        data = "; ".join(commands).encode() + b"\n"
         if len(data) > self._payload_bytes:
             raise PayloadError(f"expected a command of at most {self._payload_bytes} bytes, found {len(data)}")
-        return exchange(self._path, data, self._timeout_s)
+        return data
 
 
 class MasterSocket:

@@ -42,11 +42,12 @@ class TakeOver:
             raise refusal("HAProxy's new worker did not start", answer.log, config, operation)
         deadline = time.monotonic() + RELOAD_TIMEOUT_S
         while not self._new_worker_runs(structure, before):
-            if self._failed_since(before) or time.monotonic() > deadline:
+            failed = answer.success is None and self._failed_since(before)
+            if failed or time.monotonic() > deadline:
                 said = (read_text(self._layout.log) or "")[logged:]
                 raise refusal("HAProxy's new worker did not start", said, config, operation)
             time.sleep(0.01)
-        self._let_go(before.current)
+        self._let_go(before.serving)
 
     def _let_go(self, worker: int) -> None:
         """Wait until the old worker no longer accepts: until then a call or a command may still reach it.
@@ -80,14 +81,18 @@ class TakeOver:
             info = self._runtime.info()
         except RuntimeSocketError:
             return False
-        return info.structure == structure and info.pid != before.current
+        return info.structure == structure and info.pid != before.serving
 
     def _failed_since(self, before: Processes) -> bool:
-        """Whether the master counts one more failed reload; while it starts anew it may not answer."""
+        """Whether the master counts one more failed reload, or, before 2.5, came back from it without a new worker.
+
+        While it starts anew it may not answer.
+        """
         try:
-            return self._master.processes().failed > before.failed
+            now = self._master.processes()
         except (RuntimeSocketError, ReplyError):
             return False
+        return now.failed > before.failed or (now.reloads > before.reloads and not now.current)
 
 
 def refusal(what: str, said: str, config: str, operation: str) -> ApplyError:

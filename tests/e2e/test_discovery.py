@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from hcc.haproxy.capabilities import Feature
 from tests.e2e.clients import fresh_requests, http_get, is_refused, kept_requests, tcp_ask
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import Namespace
-from tests.e2e.versions import can, on_2_6, on_2_8
+from tests.e2e.versions import on_2_6, on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -125,9 +124,7 @@ def test_an_application_that_is_stopped_is_left_out_when_its_check_says_so_and_c
     shop.wait_usual()
 
 
-def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_and_from_2_6_on_no_reload(
-    shop: Shop, haproxy_version: str
-) -> None:
+def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_and_no_reload(shop: Shop) -> None:
     worker = shop.buyer.sidecar.worker_pid()
     with Load(fresh_requests(shop.client, PORT, "shop-1", "shop-2")) as load:
         shop.two.agent.deregister("shop-2")
@@ -137,7 +134,7 @@ def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_
             shop.two.register()
         shop.wait_usual()
     load.assert_clean()
-    assert shop.buyer.sidecar.worker_pid() == worker or not can(haproxy_version, Feature.DYNAMIC_SERVERS)
+    assert shop.buyer.sidecar.worker_pid() == worker
 
 
 def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:
@@ -152,9 +149,7 @@ def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:
     assert shop.buyer.sidecar.worker_pid() == worker
 
 
-def test_a_third_instance_joins_and_leaves_under_load_without_a_failed_request_and_from_2_6_on_a_reload(
-    shop: Shop, haproxy_version: str
-) -> None:
+def test_a_third_instance_joins_and_leaves_under_load_without_a_failed_request_or_a_reload(shop: Shop) -> None:
     worker = shop.buyer.sidecar.worker_pid()
     with Load(kept_requests(shop.client, PORT, "shop-1", "shop-2", "shop-3")) as load:
         third = shop.mesh.join(Service("shop", "http", id="shop-3"))[0]
@@ -164,7 +159,7 @@ def test_a_third_instance_joins_and_leaves_under_load_without_a_failed_request_a
         load.go_on(50)
         third.remove()
     load.assert_clean()
-    assert shop.buyer.sidecar.worker_pid() == worker or not can(haproxy_version, Feature.DYNAMIC_SERVERS)
+    assert shop.buyer.sidecar.worker_pid() == worker
 
 
 def test_a_prepared_query_upstream_reaches_what_the_query_finds(shop: Shop) -> None:

@@ -28,7 +28,7 @@ class Subject:
         self.control: Control = self._fake or made.control
 
     def rendered(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> Rendered:
-        return self._stage.rendered(wanted, callers=callers)
+        return self._stage.rendered(wanted, self.control, callers=callers)
 
     def converge(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> tuple[Plan, Applied]:
         rendered = self.rendered(wanted, callers)
@@ -49,11 +49,11 @@ class Subject:
             self._stage.process.wait_ready(rendered.structure, 15.0)
 
 
-@pytest.fixture(params=["fake", "2.6", "2.8", "2.6 dataplane", "2.8 dataplane"])
+@pytest.fixture(params=["2.6 fake", "2.6", "2.8", "2.6 dataplane", "2.8 dataplane"])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    version, _, back_end = ("2.6" if request.param == "fake" else request.param).partition(" ")
-    with dataplane_stage(version) if back_end else stage(version) as made:
-        yield Subject(made, fake=request.param == "fake")
+    version, _, kind = request.param.partition(" ")
+    with dataplane_stage(version) if kind == "dataplane" else stage(version) as made:
+        yield Subject(made, fake=kind == "fake")
 
 
 @pytest.fixture
@@ -102,6 +102,22 @@ def test_each_change_of_endpoints_is_done_and_read_back(
     assert applied.failure is None
     assert not applied.reloaded
     assert not subject.converge(client(web, *after))[0]
+
+
+@pytest.mark.parametrize("subject", ["2.2 fake", "2.2", "2.2 dataplane"], indirect=True)
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ((ONE, TWO), ["SetServerAddress", "SetServerState", "WriteConfig"]),
+        ((), ["FreeSlot", "WriteConfig"]),
+        ((TWO,), ["SetServerAddress", "SetServerState", "FreeSlot", "WriteConfig"]),
+        ((replace(ONE, weight=7),), ["SetServerWeight", "WriteConfig"]),
+    ],
+)
+def test_each_change_of_endpoints_in_slots_is_done_and_read_back(
+    subject: Subject, web: Upstream, after: tuple[Endpoint, ...], expected: list[str]
+) -> None:
+    test_each_change_of_endpoints_is_done_and_read_back(subject, web, after, expected)
 
 
 def test_another_structure_is_one_reload_by_a_new_worker(subject: Subject, web: Upstream) -> None:

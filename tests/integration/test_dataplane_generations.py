@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_refused_text_changes_nothing(there: Scene) -> None:
     good = there.rendered(9191)
     there.control.apply(Plan((Install(good),)))
     before = there.file
-    bad = Rendered(good.desired, "global\n  nonsense\n", (), "f", True, True, True, True, 1000)
+    bad = replace(good, config="global\n  nonsense\n", files=(), structure="f")
 
     failure = there.control.apply(Plan((Install(bad),))).failure
 
@@ -165,7 +166,7 @@ def test_a_reload_put_off_is_followed_to_its_end(there: Scene) -> None:
 def test_what_a_generation_drops_is_put_right_and_said_once(there: Scene, caplog: pytest.LogCaptureFixture) -> None:
     base = there.rendered(9191)
     extra = "\nbackend extra\n  server w1 127.0.0.1:1 pool-low-conn 64\n"
-    rendered = Rendered(base.desired, base.config + extra, base.files, base.structure, True, True, True, True, 1000)
+    rendered = replace(base, config=base.config + extra)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert there.control.apply(Plan((WriteConfig(rendered),))).failure is None

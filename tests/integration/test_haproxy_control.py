@@ -10,14 +10,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied
+from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
     AddServer,
     DeleteServer,
+    FreeSlot,
     Operation,
     Reload,
     SetCa,
     SetCertificate,
+    SetServerAddress,
     SetServerState,
     SetServerWeight,
     WriteConfig,
@@ -97,29 +100,32 @@ def test_what_was_applied_needs_no_further_plan(there: Stage) -> None:
     assert greeting(query_port) == "second"
 
 
-def test_endpoints_come_and_go_without_a_reload_from_2_6(there: Stage) -> None:
+def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
+    # Where servers cannot be created, they are in slots.
     dynamic = there.capabilities.has(Feature.DYNAMIC_SERVERS)
+    added: list[type[Operation]] = [AddServer] if dynamic else [SetServerAddress, SetServerState]
+    heavier: list[type[Operation]] = [AddServer] if dynamic else [SetServerAddress, SetServerWeight, SetServerState]
+    removed: list[type[Operation]] = [DeleteServer] if dynamic else [FreeSlot]
     first, second = there.peer("first"), there.peer("second")
     port = free_port()
     there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
     worker = there.worker()
     steps: tuple[tuple[list[Endpoint], list[type[Operation]], set[str]], ...] = (
-        ([at(first)], [AddServer], {"first"}),
-        ([at(first), at(second, 3)], [AddServer], {"first", "second"}),
+        ([at(first)], added, {"first"}),
+        ([at(first), at(second, 3)], heavier, {"first", "second"}),
         ([at(first), at(second, 5)], [SetServerWeight], {"first", "second"}),
         ([at(first), at(second, 5, Health.CRITICAL)], [SetServerState], {"first"}),
         ([at(first), at(second, 5)], [SetServerState], {"first", "second"}),
-        ([at(second, 5)], [DeleteServer], {"second"}),
-        ([], [DeleteServer], {""}),
+        ([at(second, 5)], removed, {"second"}),
+        ([], removed, {""}),
     )
     for endpoints, expected, names in steps:
         rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), endpoints)))
         applied = there.converge(rendered)
-        reloads = not dynamic and expected[0] in (AddServer, DeleteServer)
-        assert kinds(applied) == ([Reload] if reloads else [*expected, WriteConfig])
+        assert kinds(applied) == [*expected, WriteConfig]
         assert not there.plan(rendered)
         assert {greeting(port) for _ in range(12)} == names
-    assert (there.worker() == worker) is dynamic
+    assert there.worker() == worker
 
 
 def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
@@ -130,14 +136,33 @@ def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> 
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         assert client.recv(100) == b"first\n"
         applied = there.converge(after)
-        # Where servers are fixed, a new worker takes over and the old one keeps the connection.
-        waits = [DeleteServer] if there.capabilities.has(Feature.DYNAMIC_SERVERS) else []
-        assert [type(operation) for operation in applied.pending] == waits
+        waits = DeleteServer if there.capabilities.has(Feature.DYNAMIC_SERVERS) else FreeSlot
+        assert [type(operation) for operation in applied.pending] == [waits]
+        assert not applied.reloaded
         assert greeting(port) == "second"
         client.sendall(b"still here")
         assert client.recv(100) == b"still here"
     wait_until(lambda: not there.converge(after).pending, "the server is deleted")
     assert not there.plan(after)
+
+
+@pytest.mark.parametrize("there", ["2.2", "2.8"], indirect=True)
+def test_a_long_connection_to_who_left_holds_up_only_the_first_plan(
+    there: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)]))))
+    after = client_snapshot(upstream_state(upstream("web", port), [at(second)]))
+    pauses: list[float] = []
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"first\n"
+        there.converge(there.rendered(after))
+        monkeypatch.setattr("hcc.haproxy.execution.time.sleep", pauses.append)
+        assert there.converge(there.rendered(after)).pending
+        assert not pauses
+    monkeypatch.undo()
+    wait_until(lambda: not there.converge(there.rendered(after)).pending, "the server is gone")
 
 
 def served_leaf(there: Stage, port: int, caller: IssuedLeaf) -> bytes:
@@ -283,6 +308,47 @@ def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> Non
     assert not there.plan(good)
     # And it is not stuck: with the port free again the same plan works.
     assert there.converge(bad).reloaded
+
+
+@pytest.mark.parametrize("there", ["3.2", "3.4"], indirect=True)
+def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_heals(
+    there: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web, [at(first)]))))
+    worker = there.worker()
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        taken = upstream_state(upstream("api", int(foreign.getsockname()[1])))
+        for _ in range(2):
+            bad = there.rendered(client_snapshot(upstream_state(web, [at(first)]), taken))
+            assert there.control.apply(there.plan(bad)).failure is not None
+    # It no longer listens on its runtime socket. A restarted hcc must not take it for dead.
+    assert not _listens(there.layout.stats_socket)
+    there.control = DirectControl(there.binary, there.layout, there.capabilities)
+    assert there.control.running()
+    there.leaf = there.authority.leaf(service_uri("server"))
+    changed = there.rendered(client_snapshot(upstream_state(web, [at(first), at(second, 3)])))
+    assert not there.converge(changed).reloaded
+    assert not there.plan(changed)
+    assert {greeting(port) for _ in range(12)} == {"first", "second"}
+    assert int(second.caller_serials[-1], 16) == there.leaf.certificate.serial_number
+    assert there.actual(changed).pid == worker
+    assert caplog.text.count("commands go through its master") == 1
+
+    gone = there.rendered(client_snapshot(upstream_state(web, [at(second)])))
+    assert not there.converge(gone).pending
+    good = there.rendered(client_snapshot(upstream_state(replace(web, max_connections=9), [at(second)])))
+    assert there.converge(good).reloaded
+    assert _listens(there.layout.stats_socket)
+    assert not there.plan(good)
+    assert greeting(port) == "second"
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(there: Stage) -> None:

@@ -78,6 +78,14 @@ def runtime(fake: Fake, timeout_s: float = DEADLINE_S) -> RuntimeSocket:
     return RuntimeSocket(fake.path, timeout_s=timeout_s)
 
 
+def closed(directory: Path) -> str:
+    """A socket that was listened on."""
+    path = str(directory / "closed")
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(path)
+    return path
+
+
 def test_commands_go_on_one_line_and_a_payload_ends_with_one_blank_line(fake: Fake) -> None:
     runtime(fake).send("show info", "show stat")
     runtime(fake).send_payload("set ssl cert x", "one\n\n  two\r\n\n\n")
@@ -103,6 +111,33 @@ def test_nobody_listening_is_told_apart(tmp_path: Path) -> None:
         RuntimeSocket(str(tmp_path / "none")).send("show info")
     with pytest.raises(NotListeningError):
         MasterSocket(str(tmp_path / "none")).processes()
+
+
+def test_where_nobody_listens_the_master_is_asked_to_pass_every_command_on(fake: Fake, tmp_path: Path) -> None:
+    through = RuntimeSocket(closed(tmp_path), master=fake.path)
+    through.send("show info", "show stat")
+    through.send_payload("set ssl cert x", "one\ntwo")
+    assert fake.received == ["@1 show info; @1 show stat\n", "@1 set ssl cert x <<\none\ntwo\n\n"]
+    assert through.through_master
+
+
+def test_a_master_without_a_worker_is_nobody_listening(fake: Fake, tmp_path: Path) -> None:
+    fake.answer = lambda _: b"Can't find the target PID matching the prefix '@1'\n"
+    with pytest.raises(NotListeningError):
+        RuntimeSocket(closed(tmp_path), master=fake.path).send("show info")
+
+
+def test_a_master_is_not_asked_while_its_worker_is_about_to_start(fake: Fake, tmp_path: Path) -> None:
+    with pytest.raises(NotListeningError):
+        RuntimeSocket(str(tmp_path / "none"), master=fake.path).send("show info")
+    assert not fake.received
+
+
+def test_a_worker_that_hangs_is_not_asked_twice(fake: Fake) -> None:
+    fake.answer = lambda _: None
+    with pytest.raises(RuntimeSocketError, match="does not answer"):
+        RuntimeSocket(fake.path, timeout_s=0.2, master=fake.path).send("add server b/s")
+    assert fake.received == ["add server b/s\n"]
 
 
 @pytest.mark.parametrize(

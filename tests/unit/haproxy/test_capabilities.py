@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hcc.haproxy.capabilities import (
+    NEWEST,
     SINCE,
     Build,
     BuildTextError,
@@ -12,9 +15,11 @@ from hcc.haproxy.capabilities import (
     capabilities,
     capabilities_of,
     checked_build,
+    is_newer_than_known,
     parse_build,
 )
 
+CAPTURED = Path(__file__).parent / "captured"
 DEBIAN = """HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
 Build options :
   OPTIONS = USE_PCRE2=1 USE_OPENSSL=1 USE_PROMEX=1
@@ -37,6 +42,11 @@ Available filters :
 """
 
 
+def captured(branch: str) -> str:
+    """What `haproxy -vv` of the tested build of that branch said, without the machine it ran on."""
+    return (CAPTURED / f"haproxy-{branch}-vv.txt").read_text()
+
+
 def test_a_build_tells_version_library_and_features() -> None:
     build = checked_build(DEBIAN)
     assert build.version == Version(2, 6, 12)
@@ -55,12 +65,56 @@ def test_a_development_version_counts_as_its_branch() -> None:
     assert parse_build("HAProxy version 3.5-dev5-abc 2026/08/01 - x").version == Version(3, 5)
 
 
-def test_everything_that_lacks_is_named_at_once() -> None:
+@pytest.mark.parametrize(
+    ("branch", "version", "openssl"),
+    [
+        ("2.2", Version(2, 2, 9), "OpenSSL 1.1.1w  11 Sep 2023"),
+        ("2.6", Version(2, 6, 12), "OpenSSL 3.0.20 7 Apr 2026"),
+        ("2.8", Version(2, 8, 25), "OpenSSL 3.0.15 3 Sep 2024"),
+        ("3.0", Version(3, 0, 11), "OpenSSL 3.5.9 29 Sep 2026"),
+        ("3.2", Version(3, 2, 26), "OpenSSL 3.6.5 29 Sep 2026"),
+        ("3.4", Version(3, 4, 7), "OpenSSL 3.6.5 29 Sep 2026"),
+    ],
+)
+def test_what_each_haproxy_that_is_tested_says_of_itself_is_understood(
+    branch: str, version: Version, openssl: str
+) -> None:
+    build = checked_build(captured(branch))
+    assert (build.version, build.openssl) == (version, openssl)
+    assert {"OPENSSL", "THREAD"} <= build.features
+    assert "SPOE" in build.filters
+    assert not is_newer_than_known(build.version)
+
+
+def test_everything_that_lacks_is_named_at_once_with_what_to_do() -> None:
     text = "HA-Proxy version 1.8.30 2021/04/12\n  OPTIONS = USE_LUA=1\n"
     with pytest.raises(HAProxyBuildError) as caught:
         checked_build(text)
-    for phrase in ("1.8.30", "too old", "OpenSSL", "SPOE", "--haproxy"):
+    for phrase in ("1.8.30", "too old", "master socket (-S)", "HTTP/2", "OpenSSL", "SPOE", "apt-get", "--haproxy"):
         assert phrase in str(caught.value)
+    assert "(-W)" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cut", "named"),
+    [
+        (("+OPENSSL ", "-OPENSSL "), "found 3.4.7-1 built without OpenSSL (USE_OPENSSL);"),
+        (("[SPOE] spoe", ""), "found 3.4.7-1 built without the SPOE filter;"),
+    ],
+)
+def test_a_build_that_lacks_one_thing_is_told_just_that(cut: tuple[str, str], named: str) -> None:
+    text = captured("3.4")
+    assert cut[0] in text
+    with pytest.raises(HAProxyBuildError) as caught:
+        checked_build(text.replace(*cut))
+    assert named in str(caught.value)
+
+
+def test_a_version_after_the_newest_is_known_to_be_unknown_and_can_what_the_newest_can() -> None:
+    newer = Version(NEWEST.major, NEWEST.minor + 1)
+    assert is_newer_than_known(newer)
+    assert is_newer_than_known(Version(NEWEST.major + 1, 0))
+    assert all(capabilities(newer).has(feature) for feature in Feature)
 
 
 def test_other_text_is_no_build() -> None:

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.haproxy.capabilities import Capabilities, Version, capabilities
+from hcc.haproxy.capabilities import Capabilities, Feature, Version, capabilities
+from hcc.haproxy.model import ActualServers, Desired
 from hcc.haproxy.plan import (
     Actual,
     AddServer,
     DeleteServer,
+    FreeSlot,
     Install,
     Operation,
     Plan,
@@ -28,7 +30,7 @@ from hcc.mesh.snapshot import Endpoint, Health
 from tests.builders import V2_6, V2_8, certificates, endpoint, result, upstream, upstream_state
 from tests.fakes import changed, loaded
 
-V2_2, V2_4 = capabilities(Version(2, 2)), capabilities(Version(2, 4))
+V2_2 = capabilities(Version(2, 2))
 
 
 def running(rendered: Rendered) -> Actual:
@@ -148,11 +150,55 @@ def test_a_moved_server_is_moved_back() -> None:
     assert kinds(steps) == [SetServerAddress]
 
 
-def test_where_servers_are_fixed_weights_and_states_change_at_run_time() -> None:
-    def old(weight: int) -> Rendered:
-        return render(result(upstream_state(endpoints=[endpoint(weight=weight)])).desired, V2_4)
+def slots(
+    *endpoints: Endpoint, running_: ActualServers = (), version: Capabilities = V2_2, protocol: str = "tcp"
+) -> Rendered:
+    return render(result(upstream_state(endpoints=endpoints, protocol=protocol)).desired, version, running_)
 
-    assert kinds(plan(old(2), running(old(1)))) == [SetServerWeight, WriteConfig]
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([], [endpoint()], [SetServerAddress, SetServerState]),
+        ([], [endpoint(weight=5)], [SetServerAddress, SetServerWeight, SetServerState]),
+        ([endpoint()], [], [FreeSlot]),
+        ([endpoint()], [endpoint(weight=5)], [SetServerWeight]),
+        ([endpoint()], [endpoint(health=Health.CRITICAL)], [SetServerState]),
+        ([endpoint("10.0.0.1")], [endpoint("10.0.0.2")], [SetServerAddress, SetServerState, FreeSlot]),
+    ],
+)
+def test_where_servers_are_in_slots_endpoints_are_followed_at_run_time_too(
+    before: list[Endpoint], after: list[Endpoint], expected: list[type[Operation]]
+) -> None:
+    actual = running(slots(*before))
+    steps = plan(slots(*after, running_=actual.servers), actual)
+    assert kinds(steps) == [*expected, WriteConfig]
+
+
+def test_who_comes_into_service_does_so_before_another_leaves_it() -> None:
+    actual = running(slots(endpoint("10.0.0.1"), endpoint("10.0.0.2", health=Health.CRITICAL)))
+    swapped = slots(endpoint("10.0.0.1", health=Health.CRITICAL), endpoint("10.0.0.2"), running_=actual.servers)
+    states = [step for step in plan(swapped, actual).operations if isinstance(step, SetServerState)]
+    assert [step.ready for step in states] == [True, False]
+
+
+def test_without_a_spare_slot_a_reload_brings_more_and_a_refused_one_leaves_who_serves_served() -> None:
+    actual = running(slots(*(endpoint(f"10.0.0.{n}") for n in range(1, 4))))
+    more = [endpoint(f"10.0.0.{n}") for n in range(1, 4)]
+    more += [endpoint("10.0.0.4", health=Health.CRITICAL), endpoint("10.0.0.5")]
+    wanted_ = slots(*more, running_=actual.servers)
+    assert kinds(plan(wanted_, actual)) == [Reload]
+    steps = plan(wanted_, actual, may_reload=False).operations
+    assert [step.address for step in steps if isinstance(step, SetServerAddress)] == ["10.0.0.5"]
+
+
+def test_before_2_2_a_slot_that_an_http_endpoint_left_waits_for_a_reload() -> None:
+    v2_0 = capabilities(Version(2, 0))
+    actual = running(slots(endpoint("10.0.0.1"), version=v2_0, protocol="http"))
+    after = slots(endpoint("10.0.0.2"), running_=actual.servers, version=v2_0, protocol="http")
+    steps = plan(after, actual)
+    assert kinds(steps) == [SetServerAddress, SetServerState, SetServerState, WriteConfig]
+    assert not plan(after, applied(steps, actual))
 
 
 def test_a_plan_can_be_printed_and_shows_no_key() -> None:
@@ -169,13 +215,13 @@ addresses = st.sampled_from([f"10.0.0.{n}" for n in range(1, 5)] + ["::1"])
 endpoints = st.builds(
     endpoint, addresses, st.integers(1, 2), weight=st.integers(0, 600), health=st.sampled_from(Health)
 )
-versions = st.sampled_from([Version(2, 2), Version(2, 4), Version(2, 6), Version(2, 8), Version(3, 4)])
+versions = st.sampled_from([Version(2, 0), Version(2, 2), Version(2, 4), Version(2, 6), Version(2, 8), Version(3, 4)])
 
 
 @st.composite
-def configurations(draw: st.DrawFn, version: Capabilities) -> Rendered:
+def wishes(draw: st.DrawFn) -> Desired:
     states = [
-        upstream_state(upstream(name, port), draw(st.lists(endpoints, max_size=4)), protocol=protocol)
+        upstream_state(upstream(name, port), draw(st.lists(endpoints, max_size=6)), protocol=protocol)
         for name, port, protocol in draw(
             st.sets(st.tuples(st.sampled_from("ab"), st.just(1), st.sampled_from(["tcp", "http"])), max_size=2)
         )
@@ -183,15 +229,31 @@ def configurations(draw: st.DrawFn, version: Capabilities) -> Rendered:
     files = certificates(
         fingerprint=draw(st.sampled_from("AB")) * 40, ca_fingerprints=(draw(st.sampled_from("CD")) * 40,)
     )
-    return render(result(*states, certificates_=files).desired, version)
+    return result(*states, certificates_=files).desired
+
+
+def on(actual: Actual, wish: Desired, version: Capabilities) -> Rendered:
+    """That, rendered for what runs."""
+    return render(wish, version, () if version.has(Feature.DYNAMIC_SERVERS) else actual.servers)
 
 
 @given(st.data())
 def test_planning_after_applying_gives_an_empty_plan(data: st.DataObject) -> None:
     version = capabilities(data.draw(versions))
-    before, after = data.draw(configurations(version)), data.draw(configurations(version))
-    start = data.draw(st.sampled_from([Actual(), running(before)]))
+    start = data.draw(st.sampled_from([Actual(), running(on(Actual(), data.draw(wishes()), version))]))
+    after = on(start, data.draw(wishes()), version)
     steps = plan(after, start)
     assert plan(after, applied(steps, start)) == Plan()
     assert plan(after, start) == steps
     assert sum(isinstance(step, Install | Reload | WriteConfig) for step in steps.operations) <= 1
+
+
+@given(st.data())
+def test_after_a_crash_between_two_operations_the_next_plan_brings_about_the_rest(data: st.DataObject) -> None:
+    version = capabilities(data.draw(versions))
+    before, wish = running(on(Actual(), data.draw(wishes()), version)), data.draw(wishes())
+    steps = plan(on(before, wish, version), before)
+    done = Plan(steps.operations[: data.draw(st.integers(0, len(steps.operations)))])
+    left = applied(done, before)
+    again = on(left, wish, version)
+    assert plan(again, applied(plan(again, left), left)) == Plan()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.haproxy.plan import ActualServer
+from hcc.haproxy.model import ActualServer
 from hcc.haproxy.replies import (
     Message,
     ReplyError,
@@ -14,6 +14,7 @@ from hcc.haproxy.replies import (
     parse_processes,
     parse_reload,
     parse_servers,
+    parse_session_counts,
 )
 
 # As printed by 2.6.12 and 2.8.25.
@@ -92,9 +93,33 @@ def test_fingerprints_are_found() -> None:
     assert parse_ca_file(twice) == frozenset(("BA4229A4369FB7D2C1FD76608FCC5A456C3B8B82", "A" * 40))
 
 
+def test_sessions_are_told_by_server() -> None:
+    text = "# pxname,svname,qcur,qmax,scur,smax,\nup:web:1:to,s1,0,0,3,4,\nup:web:1:to,s2,0,0,0,0,\n\n"
+    assert parse_session_counts(text) == {"s1": 3, "s2": 0}
+    with pytest.raises(ReplyError, match="show stat"):
+        parse_session_counts("No such proxy.\n")
+
+
 def test_a_file_that_is_not_loaded_is_none() -> None:
     assert parse_certificate(NOT_FOUND) is None
     assert parse_ca_file("Can't display the CA file : Not found!\n") is None
+
+
+FAILED_2_2 = """#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>
+12417           master          0               2               0d00h00m02s     2.2.9-2+deb11u6
+# workers
+# old workers
+12300           worker          [was: 1]        4               0d00h00m09s     2.2.9-2+deb11u6
+12419           worker          [was: 1]        2               0d00h00m02s     2.2.9-2+deb11u6
+# programs
+"""
+
+
+def test_before_2_5_processes_have_one_more_column() -> None:
+    found = parse_processes(FAILED_2_2)
+    assert (found.master, found.reloads, found.failed) == (12417, 2, 0)
+    # After a failed reload the worker that serves counts as old.
+    assert (found.current, found.serving) == (0, 12419)
 
 
 def test_processes_are_told_apart() -> None:
