@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests import binaries
 from tests.consul_http import AgentError, ConsulHttp
@@ -37,16 +38,40 @@ def _help(binary: str) -> str:
     return done.stdout + done.stderr
 
 
+@cache
+def accepts(line: str, hcl: str) -> bool:
+    """Whether the Consul of that line takes this configuration; one with an unknown key does not start."""
+    with tempfile.NamedTemporaryFile("w", prefix="hcc-consul-", suffix=".hcl") as file:
+        file.write(hcl)
+        file.flush()
+        # For a server: `validate` wants a whole configuration, the key may be the only thing wrong with it.
+        done = subprocess.run(
+            [binaries.consul(line), "validate", file.name], capture_output=True, text=True, timeout=30, check=False
+        )
+    return "invalid config key" not in done.stdout + done.stderr
+
+
+def acls(line: str, token: str) -> dict[str, Any]:
+    """Configuration with ACLs that deny by default and a management token, whose key has two names."""
+    for key in ("initial_management", "master"):
+        tokens = {key: token, "agent": token}
+        made = {"acl": {"enabled": True, "default_policy": "deny", "tokens": tokens}}
+        if accepts(line, json.dumps(made)):
+            return made
+    raise AssertionError(f"Consul {line} takes no management token")
+
+
 class DevAgent(ConsulHttp):
     """`consul agent -dev`: one server, Connect on, nothing on disk but its log.
 
     Args:
         hcl: more configuration, such as `acl { enabled = true }`.
         token: sent with each call of ours.
+        line: such as `1.8`; empty for the Consul of the environment.
         deadline_s: how long it may take to become ready.
     """
 
-    def __init__(self, hcl: str = "", token: str = "", deadline_s: float = 30.0) -> None:
+    def __init__(self, hcl: str = "", token: str = "", line: str = "", deadline_s: float = 30.0) -> None:
         http, lan, wan, server = free_ports(4)
         super().__init__(f"{_LOOPBACK}:{http}", token)
         self._deadline_s = deadline_s
@@ -54,7 +79,7 @@ class DevAgent(ConsulHttp):
         self._log = Path(self._directory.name) / "log"
         self._process: subprocess.Popen[bytes] | None = None
         ports = {"http": http, "serf-lan": lan, "serf-wan": wan, "server": server}
-        self._binary = binaries.consul()
+        self._binary = binaries.consul(line)
         off = ("grpc", "grpc-tls", "dns") if "-grpc-tls-port" in _help(self._binary) else ("grpc", "dns")
         self._command = [
             "agent",

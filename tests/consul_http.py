@@ -6,7 +6,8 @@ import json
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import urlencode
+
+from tests.intention_api import delete_intention, put_intention
 
 
 class AgentError(AssertionError):
@@ -27,6 +28,13 @@ class ConsulHttp:
 
     def ask(self, method: str, path: str, body: object = None, *, timeout_s: float = 15.0) -> Any:
         """The parsed answer; AgentError unless its status is 200."""
+        status, said = self.exchange(method, path, body, timeout_s=timeout_s)
+        if status != 200:
+            raise AgentError(f"{method} {path}: {status} {said}")
+        return said
+
+    def exchange(self, method: str, path: str, body: object = None, *, timeout_s: float = 15.0) -> tuple[int, Any]:
+        """The status, and the parsed answer of a 200, else the text."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"X-Consul-Token": self.token} if self.token else {}
         request = urllib.request.Request(f"http://{self.http_addr}{path}", data, headers, method=method)
@@ -35,8 +43,8 @@ class ConsulHttp:
                 text = response.read().decode()
         except urllib.error.HTTPError as exc:
             with exc:
-                raise AgentError(f"{method} {path}: {exc.code} {exc.read().decode()}") from exc
-        return json.loads(text) if text.strip() else None
+                return exc.code, exc.read().decode()
+        return 200, json.loads(text) if text.strip() else None
 
     def register(self, definition: dict[str, Any]) -> None:
         """Register a service of this agent, with `Connect.SidecarService` if it should have a sidecar."""
@@ -51,8 +59,7 @@ class ConsulHttp:
 
     def put_intention(self, source: str, destination: str, body: dict[str, Any]) -> None:
         """Write one intention, such as `{"Action": "deny"}`."""
-        query = urlencode({"source": source, "destination": destination})
-        self.ask("PUT", f"/v1/connect/intentions/exact?{query}", body)
+        put_intention(self.exchange, source, destination, body)
 
     def allow(self, source: str, destination: str) -> None:
         self.put_intention(source, destination, {"Action": "allow"})
@@ -61,8 +68,7 @@ class ConsulHttp:
         self.put_intention(source, destination, {"Action": "deny"})
 
     def delete_intention(self, source: str, destination: str) -> None:
-        query = urlencode({"source": source, "destination": destination})
-        self.ask("DELETE", f"/v1/connect/intentions/exact?{query}")
+        delete_intention(self.exchange, source, destination)
 
     def put_config(self, entry: dict[str, Any]) -> None:
         """Write one config entry."""

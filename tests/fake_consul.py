@@ -73,6 +73,8 @@ class FakeConsul(ConsulHttp):
         self._faults: list[tuple[str, Fault]] = []
         self._closing = False
         self.default_policy = default_policy
+        self.match_blocks = True
+        self.may_list_intentions = True
         self.token = ""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self._server = _Server(self)
@@ -210,6 +212,7 @@ class FakeConsul(ConsulHttp):
             (get, "agent/connect/ca/leaf/([^/]+)", self._leaf),
             (post, "agent/connect/authorize", self._authorize),
             (get, "connect/intentions/match", self._match),
+            (get, "connect/intentions", self._all_intentions),
             (put, "connect/intentions/exact", self._put_intention),
             (delete, "connect/intentions/exact", self._delete_intention),
             (put, "config", self._put_config),
@@ -318,7 +321,15 @@ class FakeConsul(ConsulHttp):
 
     def _match(self, *, query: dict[str, str], **_: Any) -> _Answer:
         name = query["name"]
-        return self._indexed("intentions", {name: self._matching(name) or None})
+        answer = self._indexed("intentions", {name: self._matching(name) or None})
+        if not self.match_blocks:
+            del answer.headers["X-Consul-Index"]
+        return answer
+
+    def _all_intentions(self, **_: Any) -> _Answer:
+        if not self.may_list_intentions:
+            return _Answer(403, "Permission denied", {})
+        return self._indexed("intentions", list(self._intentions.values()))
 
     def _put_intention(self, *, query: dict[str, str], body: Any, **_: Any) -> _Answer:
         source, destination = query["source"], query["destination"]

@@ -27,6 +27,8 @@ from hcc.actors.messages import (
     SnapshotChanged,
 )
 from hcc.actors.readiness import ConsulFacts
+from hcc.consul.abilities import Lack
+from hcc.consul.answers import IntentionList
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.credentials import TokenSource
 from hcc.consul.keys import WatchKey
@@ -52,6 +54,7 @@ class Ledger:
 
     state: State
     snapshot_version: int = 0
+    lacks: frozenset[Lack] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class ConsulWatcher(Actor):
                 self._note_failure(key, event)
             case WatchValue():
                 self._note_success(key)
+                if isinstance(event.value, IntentionList):
+                    self._say_lacks(event.value.lacks)
                 state = updated(self._ledger.state, key, event.value)
                 if state is not self._ledger.state:
                     self._ledger.state = state
@@ -135,6 +140,12 @@ class ConsulWatcher(Actor):
         if self._failing.pop(key, None) is not None:
             _log.info("%s: Consul answers again", key.label())
             self._report()
+
+    def _say_lacks(self, lacks: frozenset[Lack]) -> None:
+        """One line for each missing ability, once as long as it is missing."""
+        for lack in sorted(lacks - self._ledger.lacks, key=lambda one: one.name):
+            _log.info("missing in this Consul: %s", lack.value)
+        self._ledger.lacks = lacks
 
     def _tell_changes(self) -> None:
         """Tell each neighbour what changed for it since it was told last."""

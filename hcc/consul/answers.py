@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hcc.consul.abilities import Lack
 from hcc.mesh.chain import Chain
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.intentions import Intention
@@ -45,10 +46,15 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class IntentionList:
-    """Intentions and the default policy, learned together; `default_allow` is None when it is unknown."""
+    """Intentions and the default policy, learned together, and what the agent that told them lacks.
+
+    Args:
+        default_allow: None when it is unknown.
+    """
 
     intentions: tuple[Intention, ...]
     default_allow: bool | None
+    lacks: frozenset[Lack] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

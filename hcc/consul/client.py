@@ -99,6 +99,14 @@ class ConsulClient:
         """The mesh entry in a list, which is empty without one; no right is needed."""
         return self._blocking("/v1/config/mesh", [], index)
 
+    def all_intentions(self, index: int = 0) -> Result:
+        """Every intention that the token may see; blocks where `intentions` does not (before Consul 1.9), too."""
+        return self._blocking("/v1/connect/intentions", [], index)
+
+    def config_entry(self, kind: str, name: str) -> Result:
+        """One config entry."""
+        return self._get(f"/v1/config/{_segment(kind)}/{_segment(name)}", [])
+
     def authorize(self, service: str, caller_uri: str) -> Result:
         """Whether the agent would let a caller with this SPIFFE URI connect to the service."""
         self._agent.connect.authorize(service, caller_uri, "00")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hcc.consul.abilities import Lack, is_unknown_kind, lacks_of_agent
 from hcc.consul.answers import Answer, IntentionList
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, intentions, probe
-from hcc.consul.errors import ConsulPermissionError, ConsulStatusError
+from hcc.consul.errors import ConsulAnswerError, ConsulPermissionError, ConsulStatusError
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -26,23 +28,28 @@ from hcc.consul.policy import Probe, default_allow, is_outdated, probe_uri
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Intention
 
-# How often an endpoint that cannot block is asked (intentions before Consul 1.9).
+# How often an endpoint that cannot block is asked.
 POLL_S = 5.0
+_NO_MATCH = frozenset((Lack.BLOCKING_MATCH, Lack.BLOCKING_INTENTIONS))
 # The agent answers `authorize` from a cache that follows a write within a millisecond or so.
 _PROBES = 6
 _PROBE_PAUSE_S = 0.02
-# What Consul says of a kind of config entry that it does not know.
-_NO_SUCH_KIND = "invalid config entry kind"
 # Denied, gone, or never there: the header must do.
 _NO_PROBE = (403, 404, 405, 410)
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the last good answer left us; all empty: ask at once."""
+    """Where the last good answer left us; all empty: ask at once.
+
+    Args:
+        index, hash: for the next blocking question.
+        lacks: of the agent, None before it was asked; of intentions only.
+    """
 
     index: int = 0
     hash: str = ""
+    lacks: frozenset[Lack] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ def _mesh(client: ConsulClient, position: Position) -> Result:
     try:
         return client.mesh(position.index)
     except ConsulStatusError as exc:
-        if _NO_SUCH_KIND in str(exc):
+        if is_unknown_kind(str(exc)):
             # Consul before 1.10; asked again in a while, as it may be upgraded.
             return Result(data=[])
         raise
@@ -125,11 +132,53 @@ def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -
 def _fetch_intentions(
     client: ConsulClient, key: IntentionsWatch, position: Position, pause: Callable[[float], object]
 ) -> Fetched:
-    result = _ask(client, key, position)
+    result, index, lacks = _matched(client, key, position)
     found = intentions(result.data)
     probed = _probe(client, key, found, pause)
-    value = IntentionList(found, default_allow(probed, found, result.default_policy))
-    return _fetched(key, value, result, position)
+    value = IntentionList(found, default_allow(probed, found, result.default_policy), lacks)
+    if index is None:
+        return Fetched(value, Position(lacks=lacks), POLL_S)
+    return Fetched(value, Position(index, lacks=lacks))
+
+
+def _matched(
+    client: ConsulClient, key: IntentionsWatch, position: Position
+) -> tuple[Result, int | None, frozenset[Lack]]:
+    """The match answer, the index to block on next (None: nothing blocks), and what the agent lacks."""
+    lacks = position.lacks
+    if lacks is None or not lacks & _NO_MATCH:
+        result = _ask(client, key, position)
+        lacks = _lacks(client, key, result) if lacks is None else lacks
+        if result.index is not None:
+            return result, next_index(position.index, result.index), lacks
+        position = Position()
+    # The list first, so that no change falls between the two.
+    index = _any_change(client, position)
+    lack = Lack.BLOCKING_INTENTIONS if index is None else Lack.BLOCKING_MATCH
+    return client.intentions(key.service), index, (lacks - _NO_MATCH) | {lack}
+
+
+def _any_change(client: ConsulClient, position: Position) -> int | None:
+    """Waits for a change of any intention; the index after it, None where that cannot be waited for."""
+    try:
+        index = client.all_intentions(position.index).index
+    except ConsulPermissionError:
+        return None
+    return None if index is None else next_index(position.index, index)
+
+
+def _lacks(client: ConsulClient, key: IntentionsWatch, matched: Result) -> frozenset[Lack]:
+    """For the log only, so that no refusal or odd answer here may cost the list."""
+    lacks = set() if matched.default_policy else {Lack.POLICY_HEADER}
+    try:
+        client.config_entry("service-intentions", key.service)
+    except (ConsulStatusError, ConsulAnswerError) as exc:
+        if is_unknown_kind(str(exc)):
+            lacks.add(Lack.INTENTION_ENTRIES)
+    # It needs agent:read, which a sidecar's token seldom has.
+    with contextlib.suppress(ConsulStatusError, ConsulAnswerError):
+        lacks |= lacks_of_agent(client.agent_self().data)
+    return frozenset(lacks)
 
 
 def _probe(

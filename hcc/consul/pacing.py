@@ -18,6 +18,8 @@ CHANGES_PER_S = 20.0
 # Answers for nothing: this many at once, then pauses that double from this one.
 FREE_WAKEUPS = 2
 FIRST_IDLE_PAUSE_S = 0.1
+# Of intentions, however often those of others change: a denial must not be later than this.
+MAX_INTENTIONS_PAUSE_S = 1.0
 # A query that was held this long was no sign of churn.
 QUIET_S = 1.0
 _FIRST_RETRY_S = 0.05
@@ -51,16 +53,17 @@ def after_change(pace: Pace, now: float) -> tuple[Pace, float]:
     return Pace(tokens=tokens, at=now), pause
 
 
-def after_wakeup(pace: Pace, held_s: float) -> tuple[Pace, float]:
+def after_wakeup(pace: Pace, held_s: float, limit_s: float = MAX_IDLE_PAUSE_S) -> tuple[Pace, float]:
     """The pace after an answer that did not change, and the seconds to wait before the next query.
 
     Args:
         pace: so far.
         held_s: how long Consul held the query.
+        limit_s: where the doubling ends.
     """
     wakeups = 0 if held_s >= QUIET_S else pace.wakeups + 1
     extra = min(wakeups - FREE_WAKEUPS, _MAX_DOUBLINGS)
-    pause = min(MAX_IDLE_PAUSE_S, FIRST_IDLE_PAUSE_S * 2.0 ** (extra - 1)) if extra > 0 else 0.0
+    pause = min(limit_s, FIRST_IDLE_PAUSE_S * 2.0 ** (extra - 1)) if extra > 0 else 0.0
     return replace(pace, wakeups=wakeups, failures=0), pause
 
 

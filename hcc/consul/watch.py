@@ -21,9 +21,11 @@ from hcc.consul.errors import (
     InterruptedPollError,
 )
 from hcc.consul.fetch import Fetched, Position, fetch
-from hcc.consul.keys import WatchKey
+from hcc.consul.keys import IntentionsWatch, WatchKey
 from hcc.consul.names import Names, look_up
 from hcc.consul.pacing import (
+    MAX_IDLE_PAUSE_S,
+    MAX_INTENTIONS_PAUSE_S,
     MAX_NOT_FOUND_RETRY_S,
     MAX_RETRY_S,
     Pace,
@@ -171,7 +173,8 @@ class Watcher:
         self._position = fetched.position
         self.last_answer_at = now
         if value == self._value:
-            self._pace, pause = after_wakeup(self._pace, held_s)
+            limit_s = MAX_INTENTIONS_PAUSE_S if isinstance(self.key, IntentionsWatch) else MAX_IDLE_PAUSE_S
+            self._pace, pause = after_wakeup(self._pace, held_s, limit_s)
         else:
             self._pace, pause = after_change(self._pace, now)
         if value != self._value or recovered:

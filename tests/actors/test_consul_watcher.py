@@ -19,6 +19,7 @@ from hcc.actors.messages import (
     SnapshotChanged,
 )
 from hcc.actors.readiness import ConsulFacts
+from hcc.consul.abilities import Lack
 from hcc.consul.answers import IntentionList, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
@@ -116,6 +117,23 @@ def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene
         assert message.snapshot.leaf == before.snapshot.leaf
         assert message.snapshot.policy == before.snapshot.policy
     scene.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+
+
+def test_what_consul_lacks_is_told_once_with_its_cost(scene: WatcherScene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.answer_all()
+    lacks = frozenset((Lack.BLOCKING_MATCH, Lack.CENTRAL_MERGE))
+    with caplog.at_level(logging.INFO, logger="hcc.actors.consul_watcher"):
+        scene.watchers.say(INTENTIONS, IntentionList((), False, lacks))
+        scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+        scene.watchers.say(INTENTIONS, IntentionList((), True, lacks))
+        scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.version == 3)
+        scene.restart()
+        scene.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+        scene.watchers.say(INTENTIONS, IntentionList((), None, lacks))
+        scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is None)
+    told = [record.getMessage() for record in caplog.records if "missing in this Consul" in record.getMessage()]
+    assert [any(lack.value in line for line in told) for lack in lacks] == [True, True]
+    assert len(told) == 2
 
 
 def test_a_failing_watch_is_told_once_and_so_is_its_recovery(

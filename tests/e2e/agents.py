@@ -13,6 +13,7 @@ from tests import binaries
 from tests.e2e.namespaces import Namespace
 from tests.e2e.processes import Process
 from tests.e2e.waiting import wait_until
+from tests.intention_api import delete_intention, put_intention
 
 HTTP_PORT = 8500
 DATACENTER = "dc1"
@@ -83,6 +84,10 @@ class ConsulAgent:
             raise ConsulError(f"DELETE {path}: {answer.status} {answer.body}")
         return answer.body
 
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, Any]:
+        answer = self.ask(method, path, body)
+        return answer.status, answer.body
+
     def _good(self, method: str, path: str, body: object = None) -> Any:
         answer = self.ask(method, path, body)
         if answer.status != 200:
@@ -113,11 +118,10 @@ class ConsulAgent:
 
     def set_intention(self, source: str, destination: str, action: str) -> None:
         """Allow or deny by one L4 intention."""
-        path = f"/v1/connect/intentions/exact?source={quote(source)}&destination={quote(destination)}"
-        self.put(path, {"SourceType": "consul", "Action": action})
+        put_intention(self._exchange, source, destination, {"SourceType": "consul", "Action": action})
 
     def remove_intention(self, source: str, destination: str) -> None:
-        self.delete(f"/v1/connect/intentions/exact?source={quote(source)}&destination={quote(destination)}")
+        delete_intention(self._exchange, source, destination)
 
     def leaf(self, service: str) -> dict[str, Any]:
         """A certificate of the mesh for any service, with its key."""

@@ -9,19 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from hcc.consul.abilities import Lack
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import application, intentions, leaf, probe, roots
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulNotFoundError, InterruptedPollError
-from hcc.consul.fetch import Position, fetch
+from hcc.consul.fetch import POLL_S, Position, fetch
 from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, MeshWatch, ProxyWatch, QueryWatch
 from hcc.consul.policy import probe_uri
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Action
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.snapshot import Health
+from tests.binaries import CONSUL_LINES
 from tests.consul_agent import DevAgent
-from tests.consul_http import ConsulHttp, service_with_sidecar
+from tests.consul_http import AgentError, ConsulHttp, service_with_sidecar
 from tests.fake_consul import FakeConsul
 
 pytestmark = pytest.mark.integration
@@ -31,9 +33,15 @@ WEB = service_with_sidecar(
 DB = service_with_sidecar("db", 8182, sidecar_port=21001, weights=(7, 3))
 
 
-@pytest.fixture(scope="module", params=["fake", "real"])
-def agent(request: pytest.FixtureRequest) -> Iterator[ConsulHttp]:
-    with FakeConsul() if request.param == "fake" else DevAgent() as running:
+@pytest.fixture(scope="module", params=["fake", *CONSUL_LINES])
+def line(request: pytest.FixtureRequest) -> str:
+    """The fake, or a line of Consul; the fake is like the newest."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def agent(line: str) -> Iterator[ConsulHttp]:
+    with FakeConsul() if line == "fake" else DevAgent(line=line) as running:
         running.register(WEB)
         running.register(DB)
         yield running
@@ -113,9 +121,14 @@ def test_an_unknown_service_id_is_not_found(client: ConsulClient) -> None:
         client.service("nobody")
 
 
-def test_a_decoded_registration_has_its_upstream_and_the_datacenter(client: ConsulClient) -> None:
+def test_a_decoded_registration_has_its_upstream_and_the_datacenter(client: ConsulClient, line: str) -> None:
     value = fetch(client, ProxyWatch("web-sidecar-proxy"), Position(), pause).value
-    assert getattr(value, "datacenter", "") == "dc1"
+    if line == "1.8":
+        assert getattr(value, "datacenter", None) == ""
+        chain = fetch(client, ChainWatch("web"), Position(), pause).value
+        assert getattr(chain, "datacenter", None) == "dc1"
+    else:
+        assert getattr(value, "datacenter", None) == "dc1"
     proxy = value.proxy  # type: ignore[union-attr] # a Registration, or the test fails here
     assert (proxy.service, proxy.local_port, proxy.bind_port) == ("web", 8181, 21000)
     assert [upstream.key.label() for upstream in proxy.upstreams] == ["db"]
@@ -137,22 +150,57 @@ def test_roots_are_held_while_nothing_changes(client: ConsulClient) -> None:
     assert time.monotonic() - started >= 0.9
 
 
-def test_an_intention_wakes_a_held_match_and_authorize_follows(
+def test_a_match_can_be_waited_for_or_else_the_list_of_all_intentions(client: ConsulClient, line: str) -> None:
+    match = client.intentions("web")
+    assert intentions(match.data) == ()
+    assert (match.index is None) is (line == "1.8")
+    listed = client.all_intentions()
+    assert listed.index
+    started = time.monotonic()
+    assert client.all_intentions(listed.index).index == listed.index
+    assert time.monotonic() - started >= 0.9
+
+
+def test_an_intention_and_its_end_wake_the_watch_and_authorize_follows(
     agent: ConsulHttp, client: ConsulClient, helper: ThreadPoolExecutor
 ) -> None:
-    first = client.intentions("web")
-    assert intentions(first.data) == ()
-    assert first.index is not None
-    done = later(helper, agent.deny, "client", "web")
-    second = client.intentions("web", first.index)
-    done.result(5)
-    found = intentions(second.data)
-    assert [(item.source, item.action, item.precedence) for item in found] == [("client", Action.DENY, 9)]
+    held = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
     trust_domain = roots(client.roots().data).trust_domain
-    denied = probe(client.authorize("web", f"spiffe://{trust_domain}/ns/default/dc/dc1/svc/client").data)
-    assert denied.by_intention
-    assert not denied.authorized
-    agent.delete_intention("client", "web")
+    key = IntentionsWatch("web", trust_domain, "dc1")
+    try:
+        first = fetch(held, key, Position(), pause)
+        assert (first.poll_s, getattr(first.value, "intentions", None)) == (0.0, ())
+        started = time.monotonic()
+        done = later(helper, agent.deny, "client", "web")
+        second = fetch(held, key, first.position, pause)
+        done.result(5)
+        found = getattr(second.value, "intentions", ())
+        assert [(item.source, item.action, item.precedence) for item in found] == [("client", Action.DENY, 9)]
+        denied = probe(client.authorize("web", f"spiffe://{trust_domain}/ns/default/dc/dc1/svc/client").data)
+        assert denied.by_intention
+        assert not denied.authorized
+        done = later(helper, agent.delete_intention, "client", "web")
+        assert getattr(fetch(held, key, second.position, pause).value, "intentions", None) == ()
+        done.result(5)
+        assert time.monotonic() - started < 10
+    finally:
+        held.close()
+
+
+LACKS: dict[str, set[Lack]] = {
+    "fake": set(),
+    "1.8": set(Lack) - {Lack.BLOCKING_INTENTIONS},
+    "1.14": {Lack.DEFAULT_INTENTION_POLICY},
+    "1.20": set(),
+}
+
+
+def test_what_this_consul_lacks_is_known(client: ConsulClient, line: str) -> None:
+    key = IntentionsWatch("web", roots(client.roots().data).trust_domain, "dc1")
+    first = fetch(client, key, Position(), pause)
+    assert getattr(first.value, "lacks", None) == LACKS[line]
+    again = fetch(client, key, first.position, pause)
+    assert getattr(again.value, "lacks", None) == LACKS[line]
 
 
 def test_the_default_policy_is_learned_with_the_list(client: ConsulClient) -> None:
@@ -266,17 +314,34 @@ def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helpe
         held.close()
 
 
-def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
+MERGE = {"Kind": "mesh", "HTTP": {"Incoming": {"RequestNormalization": {"MergeSlashes": True}}}}
+OTHER = {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}
+
+
+def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadPoolExecutor, line: str) -> None:
     client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=10.0)
     key = MeshWatch()
     try:
         first = fetch(client, key, Position(), pause)
-        assert (first.value, first.poll_s) == (CONSULS_DEFAULT, 0.0)
-        entry = {"Kind": "mesh", "HTTP": {"Incoming": {"RequestNormalization": {"MergeSlashes": True}}}}
+        assert first.value == CONSULS_DEFAULT
+        if line == "1.8":
+            # There is no such entry: asked again in a while, as Consul may be upgraded.
+            assert first.poll_s == POLL_S
+            with pytest.raises(AgentError, match="invalid config entry kind"):
+                agent.put_config(MERGE)
+            return
+        assert first.poll_s == 0.0
+        entry, expected = MERGE, Normalization(merge_slashes=True)
+        if line == "1.14":
+            # There is the entry, but it does not know of normalisation.
+            with pytest.raises(AgentError, match=r"HTTP\.Incoming"):
+                agent.put_config(MERGE)
+            entry, expected = OTHER, CONSULS_DEFAULT
         done = later(helper, agent.put_config, entry)
         second = fetch(client, key, first.position, pause)
         done.result(5)
-        assert second.value == Normalization(merge_slashes=True)
+        assert second.value == expected
+        assert second.position.index > first.position.index
         done = later(helper, agent.ask, "DELETE", "/v1/config/mesh/mesh")
         assert fetch(client, key, second.position, pause).value == CONSULS_DEFAULT
         done.result(5)

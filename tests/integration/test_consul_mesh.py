@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from hcc.mesh.identity import parse_service_uri
 from hcc.mesh.intentions import verdict_of
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
-from tests.consul_agent import DevAgent
-from tests.consul_http import service_with_sidecar
+from tests.binaries import CONSUL_LINES
+from tests.consul_agent import DevAgent, accepts, acls
+from tests.consul_http import AgentError, service_with_sidecar
 
 pytestmark = pytest.mark.integration
 T = TypeVar("T")
@@ -98,9 +100,15 @@ def is_whole(found: Snapshot) -> bool:
     return None not in (found.leaf, found.roots, found.policy)
 
 
+@pytest.fixture(scope="module", params=CONSUL_LINES)
+def line(request: pytest.FixtureRequest) -> str:
+    """A line of Consul such as 1.8."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[DevAgent]:
-    with DevAgent() as running:
+def shared(line: str) -> Iterator[DevAgent]:
+    with DevAgent(line=line) as running:
         yield running
 
 
@@ -167,6 +175,16 @@ def test_an_intention_changes_the_verdict_and_back(agent: DevAgent, shell: Shell
     assert found is not None
     assert found.policy is not None
     assert found.policy.version == 3
+
+
+def test_two_upstreams_on_one_port_are_refused_by_consul_or_both_told(agent: DevAgent, shell: Shell, line: str) -> None:
+    shell.until("one endpoint", endpoints)
+    if line == "1.8":
+        agent.register(web(("db", 9191), ("cache", 9191)))
+        shell.until("both", lambda now: len(now.upstreams) == 2)
+    else:
+        with pytest.raises(AgentError, match="400"):
+            agent.register(web(("db", 9191), ("cache", 9191)))
 
 
 def test_a_proxy_registered_anew_has_its_new_upstreams(agent: DevAgent, shell: Shell) -> None:
@@ -257,8 +275,8 @@ def test_names_with_dots_underscores_and_mixed_case_are_kept(agent: DevAgent) ->
         agent.deregister(name)
 
 
-def test_an_agent_that_is_restarted_is_followed_into_its_new_cluster() -> None:
-    with DevAgent() as agent:
+def test_an_agent_that_is_restarted_is_followed_into_its_new_cluster(line: str) -> None:
+    with DevAgent(line=line) as agent:
         agent.register(web(("db", 9191)))
         agent.register(service_with_sidecar("db", 8182, sidecar_port=21001))
         shell = Shell(agent.http_addr, "web-sidecar-proxy")
@@ -292,13 +310,8 @@ def test_an_agent_that_is_restarted_is_followed_into_its_new_cluster() -> None:
             shell.close()
 
 
-ACL = """
-acl { enabled = true default_policy = "deny" tokens { initial_management = "root-token" agent = "root-token" } }
-"""
-
-
-def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_cause() -> None:
-    with DevAgent(ACL, "root-token") as agent:
+def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_cause(line: str) -> None:
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
         agent.register(web(("db", 9191)))
         agent.register(service_with_sidecar("db", 8182, sidecar_port=21001))
         made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
@@ -322,8 +335,14 @@ def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_
 DEFAULT_DENY = 'default_intention_policy = "deny"'
 
 
-def test_a_default_intention_policy_is_believed_though_the_header_says_otherwise() -> None:
-    with DevAgent(DEFAULT_DENY) as agent:
+def test_a_default_intention_policy_is_believed_though_the_header_says_otherwise(line: str) -> None:
+    if not accepts(line, DEFAULT_DENY):
+        # What these have instead: the ACL default policy, which the test above follows.
+        assert line in ("1.8", "1.14")
+        with pytest.raises(AssertionError, match="invalid config key default_intention_policy"):
+            DevAgent(DEFAULT_DENY, line=line).__enter__()
+        return
+    with DevAgent(DEFAULT_DENY, line=line) as agent:
         agent.register(web())
         shell = Shell(agent.http_addr, "web-sidecar-proxy")
         try:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from hcc.consul import fetch as consul_fetch
+from hcc.consul.abilities import Lack
 from hcc.consul.answers import Instance, IntentionList, Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
@@ -198,6 +200,55 @@ def test_a_list_of_intentions_comes_with_its_default(fake: FakeConsul, watch: Wa
     assert changed.default_allow is True
     fake.set_default_policy("deny")
     assert observed.value(IntentionList).default_allow is False
+
+
+def test_a_match_that_does_not_block_is_replaced_by_a_watch_of_all_intentions(fake: FakeConsul, watch: Watch) -> None:
+    fake.match_blocks = False
+    observed = watch(INTENTIONS)
+    first = observed.value(IntentionList)
+    assert not first.intentions
+    assert first.lacks == {Lack.BLOCKING_MATCH}
+    until("a question that blocks", lambda: fake.count("connect/intentions?index=") == 1)
+    fake.deny("client", "web")
+    assert [one.action for one in observed.value(IntentionList).intentions] == [Action.DENY]
+    fake.delete_intention("client", "web")
+    assert observed.value(IntentionList).intentions == ()
+    assert fake.count("agent/self") == 1
+
+
+def test_where_the_list_is_forbidden_too_intentions_are_asked_for_at_intervals(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_fetch, "POLL_S", 0.1)
+    fake.match_blocks = False
+    fake.may_list_intentions = False
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList).lacks == {Lack.BLOCKING_INTENTIONS}
+    fake.deny("client", "web")
+    assert [one.action for one in observed.value(IntentionList).intentions] == [Action.DENY]
+
+
+@pytest.mark.parametrize("path", ["agent/self", "config/service-intentions"])
+@pytest.mark.parametrize(
+    "fault", [Fault("garbage"), Fault("status", code=403, text="Permission denied"), Fault("status", code=500)]
+)
+def test_what_the_agent_lacks_is_no_condition_for_the_list(
+    fake: FakeConsul, watch: Watch, path: str, fault: Fault
+) -> None:
+    fake.fail(path, fault, times=1000)
+    assert watch(INTENTIONS).value(IntentionList) == IntentionList((), True)
+
+
+def test_an_agent_that_can_do_more_after_its_restart_is_asked_anew(fake: FakeConsul, watch: Watch) -> None:
+    fake.match_blocks = False
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    until("a question that blocks", lambda: fake.count("connect/intentions?index=") == 1)
+    fake.match_blocks = True
+    fake.fail("connect/intentions?index=", Fault("close"))
+    observed.failure(ConsulUnavailableError)
+    assert observed.value(IntentionList).lacks == set()
+    until("a match that blocks", lambda: fake.count("intentions/match?by=destination&name=web&index=") == 1)
 
 
 def test_where_authorize_is_forbidden_the_header_tells_the_default(fake: FakeConsul, watch: Watch) -> None:

@@ -7,6 +7,7 @@ from hcc.consul.pacing import (
     BURST,
     CHANGES_PER_S,
     MAX_IDLE_PAUSE_S,
+    MAX_INTENTIONS_PAUSE_S,
     MAX_RETRY_S,
     Pace,
     after_change,
@@ -73,6 +74,10 @@ def test_wakeups_for_nothing_slow_down_and_stop_at_a_limit() -> None:
     assert pauses[:4] == [0, 0, 0.1, 0.2]
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_IDLE_PAUSE_S
+
+
+def test_a_row_of_wakeups_for_nothing_may_have_a_lower_limit() -> None:
+    assert after_wakeup(Pace(wakeups=30), 0.0, MAX_INTENTIONS_PAUSE_S)[1] == MAX_INTENTIONS_PAUSE_S
 
 
 def test_a_query_that_was_held_is_no_churn() -> None:
