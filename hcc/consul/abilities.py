@@ -29,8 +29,8 @@ class Lack(Enum):
         "intention names are refused"
     )
     CENTRAL_MERGE = (
-        "proxy-defaults and service-defaults in registrations (enable_central_service_config is off); what they "
-        "say of the public side does not reach this sidecar"
+        "proxy-defaults and service-defaults in registrations (enable_central_service_config is off); of what they "
+        "say only protocols reach this sidecar"
     )
     DEFAULT_INTENTION_POLICY = (
         "default_intention_policy; the ACL default policy decides on callers that no intention names"

@@ -27,11 +27,13 @@ class Registration:
     Args:
         datacenter: the agent's; empty where Consul does not say (before 1.10 or so).
         overrides: one for each of `proxy.upstreams`, in order.
+        names_protocol: whether it says the protocol itself, or `proxy` has the default.
     """
 
     proxy: Proxy
     datacenter: str = ""
     overrides: tuple[ChainOverride, ...] = ()
+    names_protocol: bool = True
 
 
 @dataclass(frozen=True, slots=True)

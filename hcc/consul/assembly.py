@@ -43,6 +43,7 @@ from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
     Health,
+    Protocol,
     Proxy,
     Snapshot,
     TargetEndpoints,
@@ -99,7 +100,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
     registration = registration_of(known, state.proxy_id)
     if registration is None:
         return None
-    proxy = _with_local_port(registration.proxy, known)
+    proxy = _completed(registration, known)
     return Snapshot(
         version=version,
         proxy=proxy,
@@ -169,7 +170,7 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
-    policy = _policy(known, proxy)
+    policy = _policy(known, _completed(registration, known))
     if policy is not None and policy.http and any(one.permissions for one in policy.intentions):
         yield MeshWatch()
     for upstream, override in _upstreams(registration):
@@ -192,7 +193,7 @@ def _upstream_watches(upstream: Upstream, override: ChainOverride, known: Known,
 
 def _policy_of(proxy_id: str, known: Known) -> Policy | None:
     registration = registration_of(known, proxy_id)
-    return None if registration is None else _policy(known, registration.proxy)
+    return None if registration is None else _policy(known, _completed(registration, known))
 
 
 def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
@@ -216,9 +217,23 @@ def _needs_application(proxy: Proxy) -> bool:
     return bool(proxy.service_id) and not proxy.local_port and not proxy.local_socket
 
 
+def _completed(registration: Registration, known: Known) -> Proxy:
+    """The proxy with what its registration leaves to others."""
+    return _with_protocol(registration, _with_local_port(registration.proxy, known), known)
+
+
 def _with_local_port(proxy: Proxy, known: Known) -> Proxy:
     value = known.get(ServiceWatch(proxy.service_id)) if _needs_application(proxy) else None
     return replace(proxy, local_port=value.port) if isinstance(value, Application) else proxy
+
+
+def _with_protocol(registration: Registration, proxy: Proxy, known: Known) -> Proxy:
+    # An agent that merges service-defaults into registrations (the default since Consul 1.9) names the protocol itself.
+    own = known.get(ChainWatch(proxy.service))
+    if registration.names_protocol or not isinstance(own, Chain):
+        return proxy
+    found = {protocol.value: protocol for protocol in Protocol}.get(own.protocol, proxy.protocol)
+    return replace(proxy, protocol=found)
 
 
 def _upstreams(registration: Registration) -> tuple[tuple[Upstream, ChainOverride], ...]:

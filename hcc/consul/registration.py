@@ -40,6 +40,7 @@ def registration(data: object) -> Registration:
         proxy=_proxy(service, proxy, options, tuple(upstream for upstream, _ in upstreams)),
         datacenter=service.text("Datacenter"),
         overrides=tuple(override for _, override in upstreams),
+        names_protocol=bool(proxy.child("Config").values.get("protocol")),
     )
 
 

@@ -214,6 +214,16 @@ def test_the_protocol_comes_from_the_chain_unless_the_registration_overrides_it(
         agent.ask("DELETE", "/v1/config/service-defaults/db")
 
 
+def test_the_protocol_that_service_defaults_say_reaches_the_public_side(agent: DevAgent, shell: Shell) -> None:
+    shell.until("tcp", lambda now: now.proxy.protocol is Protocol.TCP)
+    agent.put_config({"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
+    try:
+        shell.until("http", lambda now: now.proxy.protocol is Protocol.HTTP)
+    finally:
+        agent.ask("DELETE", "/v1/config/service-defaults/web")
+    shell.until("tcp again", lambda now: now.proxy.protocol is Protocol.TCP)
+
+
 def test_a_prepared_query_is_an_upstream(agent: DevAgent, shell: Shell) -> None:
     item = {
         "DestinationType": "prepared_query",

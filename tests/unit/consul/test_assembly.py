@@ -83,6 +83,28 @@ def test_the_registration_leads_to_leaf_and_chains() -> None:
     assert wanted(after(WITH_WEB)) == {PROXY, RootsWatch(), LeafWatch("server"), ChainWatch("web")}
 
 
+@pytest.mark.parametrize(
+    ("names_protocol", "chain", "expected"),
+    [
+        (False, "http", Protocol.HTTP),
+        (False, "carrier-pigeon", Protocol.TCP),
+        (True, "http", Protocol.TCP),
+    ],
+)
+def test_a_registration_without_a_protocol_takes_that_of_its_own_chain(
+    names_protocol: bool, chain: str, expected: Protocol
+) -> None:
+    unmerged = replace(registered(datacenter=""), names_protocol=names_protocol)
+    state = after((PROXY, unmerged), (ChainWatch("server"), builders.chain("server", protocol=chain)))
+    assert whole(state).proxy.protocol is expected
+    policed = after((RootsWatch(), builders.roots()), (INTENTIONS, ALLOW_WEB), state=state)
+    policy, version = whole(policed).policy, policed.policy_version
+    assert policy is not None
+    assert policy.http is expected.is_http
+    other = after((ChainWatch("server"), builders.chain("server", protocol="grpc")), state=policed)
+    assert other.policy_version == version + (not names_protocol and not expected.is_http)
+
+
 def test_the_roots_lead_to_the_intentions() -> None:
     assert INTENTIONS in wanted(after(WITH_WEB, ROOTS))
 

@@ -46,7 +46,8 @@ def test_the_least_registration_gets_the_defaults_of_consul() -> None:
             bind_port=21000,
             local_address="127.0.0.1",
             local_port=0,
-        )
+        ),
+        names_protocol=False,
     )
 
 
