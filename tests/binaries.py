@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -25,10 +26,18 @@ def haproxy(branch: str) -> str:
     candidates = (os.environ.get(variable, ""), os.environ.get("HAPROXY_BIN", ""), shutil.which("haproxy") or "")
     found = [(path, _haproxy_version(path)) for path in (*candidates, _packaged_haproxy()) if path]
     for path, version in found:
-        if version.startswith(f"{branch}."):
+        if re.match(rf"{re.escape(branch)}[.-]", version):
             return path
     seen = ", ".join(f"{path} ({version})" for path, version in found) or "none"
     raise MissingBinaryError(f"expected HAProxy {branch} in {variable} or on PATH, found {seen}; {ADVICE}")
+
+
+@cache
+def given_haproxy() -> str:
+    """The branch of the HAProxy that HAPROXY_BIN names, such as 2.4; empty when it names none."""
+    path = os.environ.get("HAPROXY_BIN", "")
+    found = re.match(r"\d+\.\d+", _haproxy_version(path)) if path else None
+    return found[0] if found else ""
 
 
 def haproxy_2_6() -> str:

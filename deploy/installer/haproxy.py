@@ -15,7 +15,7 @@ from installer.talk import InstallError, output_of, say
 from installer.versions import Version, dotted, haproxy_tls, haproxy_version
 
 _STEP = "haproxy"
-_OLDEST: Version = (2, 2)
+_OLDEST: Version = (2, 0)
 # Which Debian suite has which branch; None: the Python package has it.
 _SUITES = {"2.2": "bullseye", "2.6": "bookworm", "2.8": None, "3.0": "trixie", "3.2": "forky", "3.4": "experimental"}
 

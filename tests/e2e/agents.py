@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests import binaries
+from tests.consul_agent import accepts
 from tests.e2e.namespaces import Namespace
 from tests.e2e.processes import Process
 from tests.e2e.waiting import wait_until
@@ -33,15 +34,21 @@ class Answer:
 
 
 class ConsulAgent:
-    """One agent in one namespace; its HTTP API listens on the namespace's loopback only."""
+    """One agent in one namespace; its HTTP API listens on the namespace's loopback only.
 
-    def __init__(self, namespace: Namespace, directory: Path, config: dict[str, Any], token: str = "") -> None:
+    Args:
+        line: such as `1.8`; empty for the Consul of the environment.
+    """
+
+    def __init__(
+        self, namespace: Namespace, directory: Path, config: dict[str, Any], token: str = "", line: str = ""
+    ) -> None:
         self.namespace = namespace
         self.token = token
         directory.mkdir()
         file = directory / "agent.json"
-        file.write_text(json.dumps(_common(directory) | config))
-        command = namespace.command(binaries.consul(), "agent", "-config-file", str(file))
+        file.write_text(json.dumps(_common(directory, line) | config))
+        command = namespace.command(binaries.consul(line), "agent", "-config-file", str(file))
         env = {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
         self.process = Process(f"consul {config['node_name']}", command, directory / "log", env)
 
@@ -143,7 +150,6 @@ def server_config(name: str, address: str) -> dict[str, Any]:
         "connect": {"enabled": True},
         # The fastest election timeouts Consul has.
         "performance": {"raft_multiplier": 1},
-        "ports": {"dns": -1, "grpc": -1, "grpc_tls": -1},
     }
 
 
@@ -155,12 +161,13 @@ def client_config(name: str, address: str, server: str) -> dict[str, Any]:
         "bind_addr": address,
         "retry_join": [server],
         "retry_interval": "300ms",
-        "ports": {"dns": -1, "grpc": -1, "grpc_tls": -1},
     }
 
 
-def _common(directory: Path) -> dict[str, Any]:
+def _common(directory: Path, line: str) -> dict[str, Any]:
+    unused = ("dns", "grpc", "grpc_tls") if accepts(line, "ports { grpc_tls = -1 }") else ("dns", "grpc")
     return {
+        "ports": dict.fromkeys(unused, -1),
         "datacenter": DATACENTER,
         "data_dir": str(directory / "data"),
         "client_addr": "127.0.0.1",

@@ -16,15 +16,26 @@ from tests.e2e.mesh import Mesh, Site
 from tests.e2e.namespaces import PREFIX, joined_pair, require_namespaces, sweep
 from tests.e2e.processes import EVIDENCE, drop_obsolete
 from tests.e2e.standing import Standing
+from tests.e2e.versions import DATAPLANE, DIRECT, haproxies
 
 HERE = Path(__file__).parent
 _SHOWN: list[BaseException] = []
-# `make test-matrix` names them all; two, one of each kind, are enough for every run.
-HAPROXIES = os.environ.get("E2E_HAPROXY", "2.6,2.8").split(",")
 
 
 @pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
+def consul_line(request: pytest.FixtureRequest) -> str:
+    """A line of Consul such as 1.8; empty for the Consul of the environment."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture(scope="session")
+def control(request: pytest.FixtureRequest) -> str:
+    """How hcc drives HAProxy: direct, or dataplane."""
+    return str(getattr(request, "param", DIRECT))
+
+
+@pytest.fixture(scope="session")
+def site(consul_line: str) -> Iterator[Site]:
     """Two "servers" with a Consul agent each, the first of them Consul's server."""
     require_namespaces()
     sweep()
@@ -32,8 +43,9 @@ def site() -> Iterator[Site]:
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-e2e-{os.getpid()}-"))
     try:
         with joined_pair() as (one, two):
-            server = ConsulAgent(one, directory / "alpha", server_config("alpha", one.address))
-            client = ConsulAgent(two, directory / "beta", client_config("beta", two.address, one.address))
+            server = ConsulAgent(one, directory / "alpha", server_config("alpha", one.address), line=consul_line)
+            joining = client_config("beta", two.address, one.address)
+            client = ConsulAgent(two, directory / "beta", joining, line=consul_line)
             try:
                 server.start()
                 # A client that joins before there is a leader syncs its services 15 seconds later.
@@ -45,11 +57,13 @@ def site() -> Iterator[Site]:
                 # Killed, as a graceful leave takes seconds and nobody is left to be told.
                 client.process.kill()
                 server.process.kill()
+                client.process.forget()
+                server.process.forget()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=HAPROXIES)
+@pytest.fixture(scope="session", params=haproxies())
 def haproxy_version(request: pytest.FixtureRequest) -> str:
     """A branch such as 2.6."""
     return str(request.param)
@@ -62,9 +76,9 @@ def haproxy(haproxy_version: str) -> str:
 
 
 @pytest.fixture
-def mesh(site: Site, haproxy: str) -> Iterator[Mesh]:
+def mesh(site: Site, haproxy: str, control: str) -> Iterator[Mesh]:
     """A mesh for one test."""
-    mesh = Mesh(site, haproxy)
+    mesh = Mesh(site, haproxy, ("--dataplane", binaries.dataplaneapi()) if control == DATAPLANE else ())
     try:
         yield mesh
     finally:
@@ -97,13 +111,14 @@ def pytest_runtest_makereport(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one HAProxy together, so that its standing mesh starts once."""
+    """Keep the tests of one Consul and one HAProxy together, so that each is started once."""
     places = [place for place, item in enumerate(items) if item.path.parent == HERE]
     ordered = sorted((items[place] for place in places), key=_version)
     for place, item in zip(places, ordered, strict=True):
         items[place] = item
 
 
-def _version(item: pytest.Item) -> str:
+def _version(item: pytest.Item) -> tuple[str, str]:
     callspec = getattr(item, "callspec", None)
-    return str(callspec.params.get("haproxy_version", "")) if callspec else ""
+    params = callspec.params if callspec else {}
+    return str(params.get("consul_line", "")), str(params.get("haproxy_version", ""))

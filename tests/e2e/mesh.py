@@ -131,11 +131,16 @@ class Member:
 
 
 class Mesh:
-    """Services that are all gone at `close`, on one version of HAProxy."""
+    """Services that are all gone at `close`, on one version of HAProxy.
 
-    def __init__(self, site: Site, haproxy: str) -> None:
+    Args:
+        flags: of every sidecar.
+    """
+
+    def __init__(self, site: Site, haproxy: str, flags: tuple[str, ...] = ()) -> None:
         self.site = site
         self.haproxy = haproxy
+        self.flags = flags
         self._members: list[Member] = []
         self._stack = ExitStack()
 
@@ -148,7 +153,7 @@ class Mesh:
         """The service registered, its application and sidecar started; not waited for."""
         agent, number = self.site.agent(service.host), self.site.number()
         directory = self.site.directory / f"{number}-{service.service_id}"[:30]
-        words = hcc_run(service.service_id, self.haproxy, 19000 + number, directory / "s", *flags)
+        words = hcc_run(service.service_id, self.haproxy, 19000 + number, directory / "s", *self.flags, *flags)
         sidecar = Sidecar(
             agent.namespace, directory, words, stats_port=19000 + number, state_base=directory / "s", env=env
         )

@@ -20,7 +20,7 @@ from tests.e2e.waiting import wait_until
 SCRIPTS = Path(sys.executable).parent
 HCC = str(SCRIPTS / "hcc")
 GO_PROGRAM = str(SCRIPTS / "haproxy-consul-connect")
-READY_S = 20.0
+READY_S = 40.0
 ACTORS = (
     "ConsulWatcher",
     "CertManager",

@@ -1,19 +1,22 @@
-"""hcc with HAProxy behind a real Data Plane API 1.2.5, from its start to its end."""
+"""hcc with HAProxy behind a real Data Plane API, from its start to its end, and the example's cases through it."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.dataplane_program import find_dataplane
 from tests.binaries import dataplaneapi
+from tests.e2e.cases import cases
 from tests.e2e.clients import tcp_ask
-from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
+from tests.e2e.mesh import Member, Mesh, Service, upstream
 from tests.e2e.namespaces import is_running
-from tests.e2e.versions import on_2_6
+from tests.e2e.versions import DATAPLANE, can, on_combinations
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -29,19 +32,14 @@ class Pair:
 
 
 @pytest.fixture
-def pair(site: Site, haproxy: str) -> Iterator[Pair]:
-    mesh = Mesh(site, haproxy)
-    flags = ("--dataplane", dataplaneapi())
-    try:
-        called = mesh.add(Service("dpdb"), *flags)
-        caller = mesh.add(Service("dpcaller", host="b", app=False, upstreams=(upstream("dpdb", PORT),)), *flags)
-        called.wait_ready()
-        caller.wait_ready()
-        called.wait_healthy(site.client)
-        wait_until("an answer", lambda: tcp_ask(caller.namespace, PORT) == "dpdb", MENDED_S)
-        yield Pair(mesh, called, caller)
-    finally:
-        mesh.close()
+def pair(mesh: Mesh) -> Pair:
+    called = mesh.add(Service("dpdb"))
+    caller = mesh.add(Service("dpcaller", host="b", app=False, upstreams=(upstream("dpdb", PORT),)))
+    called.wait_ready()
+    caller.wait_ready()
+    called.wait_healthy(mesh.site.client)
+    wait_until("an answer", lambda: tcp_ask(caller.namespace, PORT) == "dpdb", MENDED_S)
+    return Pair(mesh, called, caller)
 
 
 def dataplane_pid(member: Member) -> int:
@@ -56,11 +54,28 @@ def is_denied(caller: Member) -> bool:
     return False
 
 
-@on_2_6
+@pytest.mark.timeout(300)
+@on_combinations(DATAPLANE)
+def test_the_example_s_cases_hold_or_the_pair_is_refused_by_name(
+    mesh: Mesh, haproxy_version: str, tmp_path: Path
+) -> None:
+    program = find_dataplane(dataplaneapi())
+    if program.generation == 1 and can(haproxy_version, Feature.NO_SNI_AUTO):
+        refused = mesh.add(Service("refused", app=False)).sidecar.process
+        assert refused.wait(20) == 2
+        said = refused.log_text()
+        assert f"HAProxy {haproxy_version}" in said
+        assert "no-sni-auto" in said
+        assert "--control direct" in said
+    else:
+        cases(mesh, haproxy_version, tmp_path).run()
+
+
+@pytest.mark.parametrize(("haproxy_version", "control"), [("2.6", DATAPLANE)], indirect=True, ids=["2.6"])
 def test_it_serves_survives_kills_and_ends_without_a_trace(pair: Pair) -> None:
     caller = pair.caller
     sidecar, worker = caller.sidecar, caller.sidecar.worker_pid()
-    assert "control: Data Plane API 1.x" in sidecar.log_text()
+    assert f"control: Data Plane API {find_dataplane(dataplaneapi()).generation}.x" in sidecar.log_text()
     assert any('control="dataplane"' in name for name in sidecar.metrics())
     assert "put right" not in sidecar.log_text() + pair.called.sidecar.log_text()
 

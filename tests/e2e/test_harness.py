@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.binaries import CONSUL_LINES, HAPROXY_BRANCHES
 from tests.e2e.apps import App
 from tests.e2e.clients import (
     grpc_call,
@@ -28,6 +29,7 @@ from tests.e2e.mesh import Site
 from tests.e2e.namespaces import sweep
 from tests.e2e.payload import digest
 from tests.e2e.processes import ROOT
+from tests.e2e.versions import CONTROLS, DIRECT, pairwise
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -38,6 +40,17 @@ with namespace("x") as made:
     print(made.name, flush=True)
     input()
 """
+
+
+def test_every_consul_meets_every_haproxy_and_each_of_both_meets_every_control() -> None:
+    chosen = pairwise(HAPROXY_BRANCHES)
+    assert {(line, branch) for line, branch, _ in chosen} == set(itertools.product(CONSUL_LINES, HAPROXY_BRANCHES))
+    assert {(branch, control) for _, branch, control in chosen} == set(itertools.product(HAPROXY_BRANCHES, CONTROLS))
+    # Not counting the newest HAProxy, which the oldest Data Plane API refuses.
+    served = {(line, control) for line, branch, control in chosen if branch != HAPROXY_BRANCHES[-1]}
+    assert served == set(itertools.product(CONSUL_LINES, CONTROLS))
+    newest = {line for line, branch, control in chosen if (branch, control) == (HAPROXY_BRANCHES[-1], DIRECT)}
+    assert newest == set(CONSUL_LINES)
 
 
 def test_the_two_agents_are_one_cluster(site: Site) -> None:
