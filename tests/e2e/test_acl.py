@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.binaries import CONSUL_LINES
+from tests.consul_agent import acls
 from tests.e2e.agents import ConsulAgent, server_config
 from tests.e2e.clients import http_get, is_refused, tcp_ask
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
@@ -46,14 +48,13 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(site: Site, haproxy: str) -> Iterator[Guarded]:
+def guarded(site: Site, haproxy: str, consul_line: str) -> Iterator[Guarded]:
     secret = str(uuid.uuid4())
     directory = site.directory / f"acl-{site.number()}"
     directory.mkdir()
-    tokens = {"initial_management": secret, "agent": secret}
-    acl = {"acl": {"enabled": True, "default_policy": "deny", "tokens": tokens}}
     with namespace("c") as place:
-        agent = ConsulAgent(place, directory / "gamma", server_config("gamma", "127.0.0.1") | acl, secret)
+        config = server_config("gamma", "127.0.0.1") | acls(consul_line, secret)
+        agent = ConsulAgent(place, directory / "gamma", config, secret, consul_line)
         try:
             agent.start()
             agent.wait_ready()
@@ -67,6 +68,7 @@ def guarded(site: Site, haproxy: str) -> Iterator[Guarded]:
             agent.process.forget()
 
 
+@pytest.mark.parametrize("consul_line", [CONSUL_LINES[0], CONSUL_LINES[-1]], indirect=True)
 @on_2_6
 def test_without_an_intention_nobody_is_let_in_and_with_one_the_caller_is(guarded: Guarded) -> None:
     calls = (upstream("vault", VAULT_PORT), upstream("shelf", SHELF_PORT))
