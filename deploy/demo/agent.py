@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from demo.caller import fetch
@@ -72,7 +73,8 @@ class Agent:
         """What starts it, as a user would type it in the demo's folder."""
         files = ("-config-file", "server.json", "-config-file", "client.json")
         # Not used here, and so not in anybody's way: gRPC and DNS.
-        unused = ("-grpc-port", "-1", "-grpc-tls-port", "-1", "-dns-port", "-1")
+        ports = ("-grpc-port", "-grpc-tls-port", "-dns-port")
+        unused = (word for flag in ports if f"{flag}=" in self._flags for word in (flag, "-1"))
         return ("consul", "agent", "-dev", *files, *unused, *self._unusual_ports())
 
     def start(self) -> float:
@@ -94,6 +96,11 @@ class Agent:
         """What is wrong with server's sidecar, in Consul's opinion; empty when nothing is."""
         body = fetch(self._ports.http, "/v1/health/connect/server?passing").body
         return "" if '"server-sidecar-proxy"' in body else "not healthy yet"
+
+    @cached_property
+    def _flags(self) -> str:
+        # A port for gRPC with TLS, for one, came with Consul 1.14.
+        return self._children.output_of((self._consul, "agent", "-help"))
 
     def _unusual_ports(self) -> tuple[str, ...]:
         ports, usual = self._ports, USUAL

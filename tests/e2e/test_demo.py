@@ -93,8 +93,11 @@ def run(closing: ExitStack, folder: Path, *flags: str, **environment: str) -> De
     return demo
 
 
-def test_the_demo_shows_success_refusal_success_and_leaves_nothing_behind(closing: ExitStack, folder: Path) -> None:
-    demo = run(closing, folder)
+@pytest.mark.parametrize("consul_line", [binaries.CONSUL_LINES[0], binaries.CONSUL_LINES[-1]])
+def test_the_demo_shows_success_refusal_success_and_leaves_nothing_behind(
+    closing: ExitStack, folder: Path, consul_line: str
+) -> None:
+    demo = run(closing, folder, CONSUL_BIN=binaries.consul(consul_line))
     code, text = demo.end(), demo.text()
     assert code == 0, text
     answers = re.findall(rf"This is request number (\d+)|({REFUSED})", text)
