@@ -75,6 +75,7 @@ class FakeConsul(ConsulHttp):
         self.default_policy = default_policy
         self.match_blocks = True
         self.may_list_intentions = True
+        self.may_read_services = True
         self.token = ""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self._server = _Server(self)
@@ -118,6 +119,12 @@ class FakeConsul(ConsulHttp):
         with self._changed:
             self._roots += 1
             self._touch("roots")
+
+    def take_rights(self) -> None:
+        """Let nobody read services any more: lists are empty without a mark, as before Consul 1.20."""
+        with self._changed:
+            self.may_read_services = False
+            self._touch("catalog")
 
     def touch_catalog(self) -> None:
         """Wake every endpoint watch without changing what it watches, as other services' changes do."""
@@ -279,6 +286,8 @@ class FakeConsul(ConsulHttp):
         return self._indexed("catalog", self._entries(name))
 
     def _entries(self, name: str) -> list[Any]:
+        if not self.may_read_services:
+            return []
         return [
             {
                 "Node": {"Node": "dev", "Address": "127.0.0.1", "Datacenter": DATACENTER},
@@ -374,6 +383,8 @@ class FakeConsul(ConsulHttp):
         return _Answer(200, {}, {})
 
     def _chain(self, service: str, *, query: dict[str, str], body: Any, **_: Any) -> _Answer:
+        if not self.may_read_services:
+            return _Answer(403, "Permission denied", {})
         datacenter = query.get("compile-dc", DATACENTER)
         target = f"{service}.default.default.{datacenter}"
         protocol = (body or {}).get("OverrideProtocol") or self._protocols.get(service, "tcp")

@@ -80,6 +80,9 @@ def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callab
     if isinstance(value, tuple) and not value and _is_filtered(result):
         msg = f"{key.label()}: expected all instances, found an empty list that the token's rights made so; "
         raise ConsulPermissionError(f"{msg}give it service:read and node:read", 403)
+    if isinstance(key, EndpointsWatch) and not value:
+        # Consul 1.8.7 and 1.14.4 do not mark what ACLs emptied (tried), but refuse this to the same token.
+        client.chain(ChainWatch(key.service, namespace=key.namespace, partition=key.partition))
     return _fetched(key, value, result, position)
 
 

@@ -14,7 +14,7 @@ from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulPermissionError, NoProxyError
-from hcc.consul.keys import WatchKey
+from hcc.consul.keys import EndpointsWatch, IntentionsWatch, ProxyWatch, WatchKey
 from hcc.consul.selection import proxy_for_service
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.mesh.identity import parse_service_uri
@@ -33,7 +33,8 @@ DEADLINE_S = 20.0
 class Shell:
     """What the ConsulWatcher actor does, in the test's own thread."""
 
-    def __init__(self, http_addr: str, proxy_id: str, token: str = "") -> None:
+    def __init__(self, http_addr: str, proxy_id: str, token: str = "", wait_s: float = 60.0) -> None:
+        self._wait_s = wait_s
         self._settings = consul_settings({}, http_addr=http_addr, token=token)
         self.state = State(proxy_id)
         self.failing: dict[WatchKey, Exception] = {}
@@ -54,9 +55,9 @@ class Shell:
                 raise AssertionError(f"waited {DEADLINE_S:g} s for {what}; failing: {self.failing}; {found}") from None
             self._take(key, event)
 
-    def until_failing(self, kind: type[Exception], count: int) -> None:
+    def until_failing(self, kind: type[Exception], count: int, keys: type = object) -> None:
         end = time.monotonic() + DEADLINE_S
-        while sum(isinstance(error, kind) for error in self.failing.values()) < count:
+        while sum(isinstance(error, kind) and isinstance(key, keys) for key, error in self.failing.items()) < count:
             self._take(*self._events.get(timeout=max(0.0, end - time.monotonic())))
 
     def close(self) -> None:
@@ -81,7 +82,7 @@ class Shell:
             assert watcher.join(DEADLINE_S)
         for key in keys - self._watchers.keys():
             self._watchers[key] = Watcher(
-                key, lambda: ConsulClient(self._settings), lambda *news: self._events.put(news)
+                key, lambda: ConsulClient(self._settings, wait_s=self._wait_s), lambda *news: self._events.put(news)
             )
             self._watchers[key].start()
 
@@ -338,6 +339,23 @@ def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_
         try:
             shell.until_failing(ConsulPermissionError, 1)
             assert "service:read" in str(next(iter(shell.failing.values())))
+        finally:
+            shell.close()
+
+
+def test_a_token_that_loses_its_rights_takes_nothing_away(line: str) -> None:
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
+        agent.register(web(("db", 9191)))
+        agent.register(service_with_sidecar("db", 8182, sidecar_port=21001))
+        made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
+        # Held questions of Consul 1.14 see nothing of it until they end.
+        shell = Shell(agent.http_addr, "web-sidecar-proxy", made["SecretID"], wait_s=1.2)
+        try:
+            before = shell.until("all of it", lambda now: now if is_whole(now) and endpoints(now) else None)
+            agent.ask("PUT", f"/v1/acl/token/{made['AccessorID']}", {"AccessorID": made["AccessorID"]})
+            for keys in (EndpointsWatch, IntentionsWatch, ProxyWatch):
+                shell.until_failing(ConsulPermissionError, 1, keys)
+            assert snapshot(shell.state, 1) == before
         finally:
             shell.close()
 

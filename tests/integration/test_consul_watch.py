@@ -407,6 +407,17 @@ def test_an_empty_list_that_acls_made_is_a_refusal_and_no_news(fake: FakeConsul,
     assert observed.recovery().value == observed.watcher._value
 
 
+def test_an_empty_list_without_a_mark_is_believed_only_if_the_token_may_read(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(ENDPOINTS)
+    assert len(observed.instances()) == 1
+    fake.take_rights()
+    assert "service:read" in str(observed.failure(ConsulPermissionError).error)
+    fake.may_read_services = True
+    assert len(observed.recovery().value) == 1  # type: ignore[arg-type] # a tuple
+    fake.deregister("db")
+    assert observed.instances() == ()
+
+
 def test_a_refused_token_is_read_again_and_a_new_one_tried_at_once(fake: FakeConsul, watch: Watch) -> None:
     refused = threading.Event()
     fake.fail("ca/leaf", Fault("status", code=403, text="ACL not found"))
