@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame, encode_frame, encode_list_frame
@@ -57,8 +58,17 @@ def notify(*messages: Message, stream_id: int = 0, frame_id: int = 1, flags: int
     return encode_frame(Frame(FrameType.NOTIFY, flags, stream_id, frame_id, encode_messages(messages)))
 
 
-def caller(der: bytes, stream_id: int = 0, frame_id: int = 1) -> bytes:
+def called(der: bytes, host: str, port: int, stream_id: int = 0, frame_id: int = 1) -> bytes:
     """The question that HAProxy asks with our configuration."""
+    address = ip_address(host)
+    kind = Kind.IPV4 if address.version == 4 else Kind.IPV6
+    origin = ((b"src", Value(kind, address.packed)), (b"src_port", Value(Kind.INT64, port)))
+    message = Message(b"caller", ((b"der", Value(Kind.BINARY, der)), *origin))
+    return notify(message, stream_id=stream_id, frame_id=frame_id)
+
+
+def caller(der: bytes, stream_id: int = 0, frame_id: int = 1) -> bytes:
+    """The question of a HAProxy that cannot remember callers, before 2.1."""
     message = Message(b"caller", ((b"der", Value(Kind.BINARY, der)),))
     return notify(message, stream_id=stream_id, frame_id=frame_id)
 

@@ -31,7 +31,7 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
-from hcc.haproxy.render_rules import needs_experimental, rule_lines
+from hcc.haproxy.render_rules import REFUSED, needs_experimental, rule_lines
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
@@ -51,6 +51,8 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
 # Kinds of files beside haproxy.cfg, and how their names end.
 SPOE = "spoe"
+# The group of messages that no event sends, but a rule.
+GROUP = "refusals"
 CERTIFICATE_LIST = "certificates"
 SIDE_FILE = ".side.cfg"
 # Consul's leaves carry no DNS name. HAProxy (2.6.12, 2.8.25) then keeps a listener's certificate in its default context
@@ -148,7 +150,7 @@ def _files(desired: Desired, capabilities: Capabilities) -> dict[str, SideFile]:
     directory = desired.options.spoe_directory
     asked = desired.authorisation
     texts = {
-        SPOE: _joined(_spoe(asked, remembers=capabilities.has(Feature.SHA2))) if asked else "",
+        SPOE: _joined(_spoe(asked, capabilities)) if asked else "",
         CERTIFICATE_LIST: _joined(_certificate_list(desired.public.tls)) if desired.public else "",
     }
     return {
@@ -291,6 +293,9 @@ def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities) 
         yield f"  http-request deny deny_status 403 unless {known} || {{ var({ALLOWED}) -m bool }}"
         if capabilities.has(Feature.LOOKAHEAD):
             yield from rule_lines(maps, VERDICT, capabilities)
+            # The agent counts and tells it; nothing that it answers changes anything.
+            yield f"  http-request send-spoe-group {ENGINE} {GROUP} if {REFUSED}"
+            yield f"  http-request deny deny_status 403 if {REFUSED}"
     else:
         yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
 
@@ -453,11 +458,15 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
     return f"ssl crt {words.path(tls.certificate)} {_verified(tls)}{sni}"
 
 
-def _spoe(authorisation: Authorisation, *, remembers: bool) -> Iterator[str]:
+def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
+    remembers = capabilities.has(Feature.SHA2)
+    has_rules = remembers and authorisation.mode is Mode.HTTP and capabilities.has(Feature.LOOKAHEAD)
     processing = words.milliseconds(authorisation.processing_timeout_ms)
     yield f"[{ENGINE}]"
     yield "spoe-agent agent"
     yield "  messages caller"
+    if has_rules:
+        yield f"  groups {GROUP}"
     yield f"  option var-prefix {ENGINE}"
     yield "  option set-on-error error"
     yield f"  timeout hello {processing}"
@@ -467,6 +476,11 @@ def _spoe(authorisation: Authorisation, *, remembers: bool) -> Iterator[str]:
     yield "spoe-message caller"
     yield f"  args der=ssl_c_der{' src=src src_port=src_port' if remembers else ''}"
     yield f"  event {EVENTS[authorisation.mode]}{_unless_allowed(authorisation) if remembers else ''}"
+    if has_rules:
+        yield f"spoe-group {GROUP}"
+        yield "  messages refused"
+        yield "spoe-message refused"
+        yield f"  args caller=var({IDENTITY}) method=method path=path"
 
 
 def _unless_allowed(authorisation: Authorisation) -> str:

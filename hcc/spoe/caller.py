@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from hcc.spoe.payloads import Message, Scope, SetVar, encode_actions, encode_entries
 from hcc.spoe.status import SpopError
-from hcc.spoe.values import FALSE, TRUE, Kind, Value
+from hcc.spoe.values import FALSE, NULL, TRUE, Kind, Value
 from hcc.spoe.varint import CONTINUED, ONE_BYTE_BELOW, decode_varint, encode_varint
 
 MESSAGE = b"caller"
 ARGUMENT = b"der"
+# Word of a request that rules refuse; it asks nothing.
+REFUSED = b"refused"
+REFUSED_ARGUMENTS = (b"caller", b"method", b"path")
 # Where the caller's connection comes from: sent by a HAProxy that remembers callers, and is to be told whom.
 PEER = (b"src", b"src_port")
 ALLOWED = b"allowed"
@@ -40,13 +43,15 @@ class Asked(NamedTuple):
         ids: stream and frame identifier, as they came.
         der: the caller's certificate; empty if HAProxy had none.
         fault: why the question is no question, or empty.
-        peer: the arguments that say where it calls from, encoded; `hcc.spoe.peer` reads them. Empty without.
+        peer: the arguments that say where it calls from, encoded; `hcc.spoe.events` reads them. Empty without.
+        refused: no question, but word of a request that rules refuse: caller, method and path.
     """
 
     ids: bytes
     der: bytes
     fault: str = ""
     peer: bytes = b""
+    refused: tuple[bytes, ...] = ()
 
 
 def matched(data: bytes, start: int, stop: int) -> Asked | None:
@@ -85,6 +90,8 @@ def matched(data: bytes, start: int, stop: int) -> Asked | None:
 
 def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
     """The question in a NOTIFY of any shape; doubt about who is meant becomes a fault, which denies."""
+    if len(messages) == 1 and messages[0].name == REFUSED:
+        return Asked(ids, b"", refused=_texts(messages[0]))
     callers = [message for message in messages if message.name == MESSAGE]
     if len(callers) != 1:
         return Asked(ids, b"", f"expected one message {MESSAGE.decode()!r}, found {len(callers)}")
@@ -109,6 +116,13 @@ def answer_actions(allowed: bool, caller: str, rules: str = "") -> bytes:
 
 # By verdict: the answer without the caller, for a frame that has no room for more.
 BRIEF_ACTIONS = tuple(encode_actions((SetVar(SCOPE, ALLOWED, verdict),)) for verdict in (FALSE, TRUE))
+
+
+def _texts(message: Message) -> tuple[bytes, ...]:
+    """The arguments of word about a refused request; what is no text is empty."""
+    found = dict(message.args)
+    values = (found.get(name, NULL).data for name in REFUSED_ARGUMENTS)
+    return tuple(value if isinstance(value, bytes) else b"" for value in values)
 
 
 def _is_peer(peer: bytes) -> bool:

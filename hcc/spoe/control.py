@@ -15,6 +15,7 @@ from hcc.errors import HccError
 MAX_ORDER_BYTES = 64 * 1024 * 1024
 MAX_NEWS_BYTES = 16 * 1024
 _LENGTH_BYTES = 4
+MAX_WORD_CHARACTERS = 500
 
 
 class ControlError(HccError):
@@ -52,6 +53,13 @@ class ControlMessage(NamedTuple):
 def message(topic: Topic, **fields: str | int) -> ControlMessage:
     """A message whose body is these fields in JSON."""
     return ControlMessage(topic, json.dumps(fields, separators=(",", ":")).encode("ascii"))
+
+
+def refused_request(words: tuple[bytes, ...]) -> ControlMessage:
+    """A denial by rules: of a caller (as HAProxy remembers it), a method and a path, cut to what a log line takes."""
+    caller, method, path = (word.decode("ascii", "backslashreplace")[:MAX_WORD_CHARACTERS] for word in words)
+    source = (*caller.split("|"), "", "")[2]
+    return message(Topic.DENIED, source=source, reason=f"no permission allows {method} {path}", serial="")
 
 
 def encode_control(sent: ControlMessage) -> bytes:

@@ -46,7 +46,7 @@ class PolicyApplied:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A worker denied a certificate; told once per certificate and policy while the worker remembers.
+    """A worker denied a connection or a request; of many in a second the first are told.
 
     Args:
         source: the caller's service, or empty if that is not certain.

@@ -13,9 +13,9 @@ from hcc.spoe.cache import Answer, DecisionCache, answer_for
 from hcc.spoe.caller import Asked
 from hcc.spoe.channel import Channel
 from hcc.spoe.connection import Connection, Event, Parted
-from hcc.spoe.control import MAX_ORDER_BYTES, ControlMessage, Topic, message
+from hcc.spoe.control import MAX_ORDER_BYTES, ControlMessage, Topic, message, refused_request
 from hcc.spoe.counters import CounterSlots, Slot
-from hcc.spoe.decision import refusal
+from hcc.spoe.decision import Decision, refusal
 from hcc.spoe.policy_codec import decode_policy
 from hcc.spoe.status import Status
 
@@ -26,6 +26,8 @@ MAX_CONNECTIONS = 900
 MAX_UNSENT_BYTES = 1024 * 1024
 # Denials waiting for the main process; more are dropped and counted.
 MAX_NOTICE_BYTES = 256 * 1024
+# Denials told in a second; the others are counted.
+MAX_DENIALS_TOLD = 20
 # A certificate longer than this is asked about each time; the main process reads no more of us at once.
 MAX_MET_BYTES = 8 * 1024
 # How long a closed connection may take to read our last words, and a stopping worker to say them.
@@ -71,6 +73,8 @@ class Worker:
         self._lingering: set[int] = set()
         self._epoll = select.epoll()
         self._drain_until = 0.0
+        self._denials_until = 0.0
+        self._denials_left = 0
 
     def run(self) -> None:
         """Serve until told to stop and drained, or until the main process is gone."""
@@ -195,7 +199,7 @@ class Worker:
         questions = allowed = 0
         for event in events:
             if type(event) is Asked:
-                answer = known.get(event.der) if not event.fault else None
+                answer = known.get(event.der) if event.der else None
                 if answer is None:
                     answer = self._decide(event)
                 elif not answer.decision.understood:
@@ -203,15 +207,18 @@ class Worker:
                 connection.acknowledge(event.ids, answer.actions, answer.brief)
                 questions += 1
                 allowed += answer.counted
-                if event.peer and answer.counted:
+                if not answer.counted:
+                    self._tell_denied(event, answer.decision)
+                elif event.peer:
                     self._tell_met(event)
             elif type(event) is Parted and not event.by_peer and event.status != Status.NORMAL:
                 self._slots.add(Slot.FRAMES_BAD)
         return questions, allowed
 
     def _decide(self, asked: Asked) -> Answer:
+        if asked.refused:
+            return answer_for(refusal("rules refuse the request"))
         if asked.fault:
-            # Not remembered, and so not told: it says something about a configuration, not about a caller.
             self._slots.add(Slot.ERRORS)
             return answer_for(refusal(asked.fault))
         answer = self._cache.decide(asked.der)
@@ -219,11 +226,25 @@ class Worker:
         decision = answer.decision
         if not decision.understood:
             self._slots.add(Slot.ERRORS)
-        if decision.denied:
-            self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason, serial=decision.serial))
         return answer
 
     # ---- the main process
+
+    def _tell_denied(self, asked: Asked, decision: Decision) -> None:
+        """Tell of a denial, of so many in a second; of a fault not: it says something about a configuration."""
+        if asked.fault:
+            return
+        now = time.monotonic()
+        if now > self._denials_until:
+            self._denials_until, self._denials_left = now + 1.0, MAX_DENIALS_TOLD
+        if not self._denials_left:
+            self._slots.add(Slot.NOTICES_DROPPED)
+            return
+        self._denials_left -= 1
+        if asked.refused:
+            self._notify(refused_request(asked.refused))
+        else:
+            self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason, serial=decision.serial))
 
     def _tell_met(self, asked: Asked) -> None:
         """Let the main process make HAProxy remember this caller; it does not take our word for who it is."""

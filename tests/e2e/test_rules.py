@@ -70,6 +70,19 @@ def test_the_first_permission_that_matches_decides_and_else_the_default(standing
     assert standing.web.sidecar.worker_pid() == worker, "a change of rules reloaded HAProxy"
 
 
+def test_a_refused_request_is_logged_with_its_caller_and_counted(standing: Standing) -> None:
+    sidecar = standing.web.sidecar
+    with permissions(standing, "web", deny(PathPrefix="/headers")):
+        wait_until("the rules", lambda: status(standing, "/headers") == 403)
+        before = sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}']
+        assert status(standing, "/headers/x?secret=1") == 403
+        wait_until("the count", lambda: sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}'] == before + 1)
+        line = "denied: source=caller reason='no permission allows GET /headers"
+        # Of many in ten seconds the first ten are told, and there were many before.
+        wait_until("a line", lambda: status(standing, "/headers") == 403 and line in sidecar.log_text(), 25.0, 0.5)
+        assert "secret" not in sidecar.log_text()
+
+
 def test_a_path_is_looked_at_in_its_normal_form(standing: Standing, haproxy_version: str) -> None:
     with permissions(standing, "web", deny(PathPrefix="/headers")):
         wait_until("the rules", lambda: status(standing, "/headers") == 403)

@@ -14,16 +14,27 @@ from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import PathMatch, PathRule, Permission
 from hcc.mesh.rules import compiled_rules
 from hcc.spoe.counters import CounterMemory, CounterSlots
-from hcc.spoe.events import Denied, PolicyApplied, PoolEvent, WorkerExited
+from hcc.spoe.events import Denied, Met, PolicyApplied, PoolEvent, WorkerExited
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.values import NULL, Kind, Value
-from hcc.spoe.worker import Worker
+from hcc.spoe.worker import MAX_DENIALS_TOLD, Worker
 from tests.forgeries import ALLOWED, forgeries, genuine
 from tests.integration.spoe_frontend import events_until, wait_for
 from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri
-from tests.spop_frames import caller, farewell, frames_of, health_check, hello, notify, status_of, variables
+from tests.spop_frames import (
+    called,
+    caller,
+    farewell,
+    frames_of,
+    health_check,
+    hello,
+    notify,
+    status_of,
+    text,
+    variables,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +45,7 @@ DB = MESH.service("db", serial=0xCD).der()
 
 def told(service: str) -> bytes:
     """What the worker says of a caller."""
-    return f"{service}:dc1|{service_uri(service)}".encode()
+    return f"{service}:dc1|{service_uri(service)}|{service}".encode()
 
 
 def policy(version: int, *allowed: str) -> Policy:
@@ -107,7 +118,7 @@ def apply(pool: WorkerPool, wanted: Policy) -> None:
     events_until(pool, lambda seen: PolicyApplied(0, wanted.version) in seen)
 
 
-def test_answers_follow_the_policy_and_a_denial_is_told_once(pool: WorkerPool, client: Client) -> None:
+def test_answers_follow_the_policy_and_each_denial_is_told(pool: WorkerPool, client: Client) -> None:
     client.greet()
     assert client.ask(WEB) == {"allowed": False}
     apply(pool, policy(1, "web"))
@@ -117,10 +128,52 @@ def test_answers_follow_the_policy_and_a_denial_is_told_once(pool: WorkerPool, c
     seen: list[PoolEvent] = []
     pool.set_policy(policy(2, "db"))
     events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
-    assert [(event.source, event.serial) for event in seen if isinstance(event, Denied)] == [("db", "cd")]
+    assert [(event.source, event.serial) for event in seen if isinstance(event, Denied)] == [("db", "cd")] * 3
     assert client.ask(WEB) == {"allowed": False, "caller": told("web")}
     assert client.ask(DB) == {"allowed": True, "caller": told("db")}
     assert pool.workers()[0].policy_version == 2
+
+
+def test_of_a_flood_of_denials_the_first_are_told_and_all_are_counted(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.send(hello() + b"".join(caller(DB, number, 1) for number in range(300)))
+    for _ in range(301):
+        client.receive()
+    seen: list[PoolEvent] = []
+    pool.set_policy(policy(2, "db"))
+    events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
+    told_of = [event for event in seen if isinstance(event, Denied)]
+    assert MAX_DENIALS_TOLD <= len(told_of) < 300
+    assert pool.counters()[0].denied == 300
+    assert pool.counters()[0].notices_dropped == 300 - len(told_of)
+
+
+def test_of_callers_let_in_the_main_process_hears_with_certificate_and_origin(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.greet()
+    for host, port in (("10.0.0.1", 4711), ("::1", 65535), ("::ffff:10.0.0.1", 1)):
+        client.send(called(WEB, host, port))
+        assert variables(client.receive())["allowed"] is True
+    client.send(called(DB, "10.0.0.1", 4711))
+    assert variables(client.receive())["allowed"] is False
+    seen: list[PoolEvent] = []
+    pool.set_policy(policy(2, "db"))
+    events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
+    met = [event for event in seen if isinstance(event, Met)]
+    assert met == [Met(0, WEB, peer) for peer in ("10.0.0.1:4711", "::1:65535", "::ffff:10.0.0.1:1")]
+
+
+def test_a_request_that_rules_refuse_is_told_and_counted(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.greet()
+    words = ((b"caller", text(told("web") + b"|1764000000")), (b"method", text(b"PUT")), (b"path", text(b"/a\n")))
+    client.send(notify(Message(b"refused", words)))
+    assert variables(client.receive()) == {"allowed": False}
+    seen: list[PoolEvent] = []
+    pool.set_policy(policy(2, "db"))
+    events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
+    assert Denied(0, "web", "no permission allows PUT /a\n") in seen
+    assert pool.counters()[0].denied == 1
 
 
 def test_questions_sent_at_once_are_answered_in_order(pool: WorkerPool, client: Client) -> None:
@@ -156,11 +209,11 @@ def test_every_forgery_is_denied_at_first_and_ever_after(pool: WorkerPool, clien
     apply(pool, policy(1, ALLOWED))
     client.greet()
     for _ in range(2):
-        assert client.ask(genuine()) == {"allowed": True, "source": b"web"}
+        assert client.ask(genuine()) == {"allowed": True, "caller": told("web")}
         for name, der in forgeries().items():
             answer = client.ask(der)
             assert answer["allowed"] is False, name
-            assert answer.get("source") != b"web", name
+            assert answer.get("caller") != told("web"), name
 
 
 def test_a_caller_whose_requests_rules_decide_is_answered_with_their_name(pool: WorkerPool, client: Client) -> None:
@@ -168,7 +221,7 @@ def test_a_caller_whose_requests_rules_decide_is_answered_with_their_name(pool: 
     rules = compiled_rules((permission,), default_allow=False)
     intention = Intention("web", Action.PERMISSIONS, 9, (permission,))
     apply(pool, Policy("server", TRUST_DOMAIN, (intention,), False, 1, http=True))
-    assert client.greet().ask(WEB) == {"allowed": False, "source": b"web", "rules": rules.name.encode()}
+    assert client.greet().ask(WEB) == {"allowed": False, "caller": told("web"), "rules": rules.name.encode()}
     wait_for("it does not count as denied", lambda: pool.counters()[0].allowed == 1)
     assert pool.counters()[0].denied == 0
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, decode_frame
 from hcc.spoe.payloads import Message, decode_messages
 from hcc.spoe.values import NULL, Kind, Value
 from hcc.spoe.varint import MAX_VALUE, encode_varint
-from tests.spop_frames import SESSIONS, caller, captured, notify, text
+from tests.spop_frames import SESSIONS, called, caller, captured, notify, text
 
 DER = Value(Kind.BINARY, b"certificate")
 
@@ -24,6 +26,42 @@ def test_the_usual_shape_means_the_same_to_the_strict_decoder(stream: int, frame
     found = matched(body, 0, len(body))
     short = len(encode_varint(stream) + encode_varint(frame_id)) <= 9
     assert found == (strictly(decode_frame(body)) if short else None)
+
+
+@given(st.integers(0, MAX_VALUE), st.ip_addresses(), st.integers(0, 65535), st.binary(max_size=3000))
+def test_the_usual_shape_with_the_origin_means_the_same_to_the_strict_decoder(
+    stream: int, host: IPv4Address | IPv6Address, port: int, der: bytes
+) -> None:
+    body = called(der, str(host), port, stream)[LENGTH_BYTES:]
+    found = matched(body, 0, len(body))
+    asked = strictly(decode_frame(body))
+    assert asked.peer
+    assert found == (asked if len(encode_varint(stream)) <= 8 else None)
+
+
+def test_an_origin_of_another_shape_is_none() -> None:
+    odd = ((b"src", text(b"x")), (b"src_port", Value(Kind.INT64, 1)))
+    for peer in (odd, odd[1:], (odd[1], odd[0]), ((b"src", Value(Kind.IPV4, b"abcd")), (b"src_port", text(b"1")))):
+        message = Message(b"caller", ((b"der", DER), *peer))
+        body = notify(message)[LENGTH_BYTES:]
+        assert strictly(decode_frame(body)) == Asked(b"\x00\x01", b"certificate")
+        assert matched(body, 0, len(body)) is None
+
+
+def test_word_of_a_refused_request_is_no_question() -> None:
+    words = ((b"caller", text(b"a|b|web")), (b"method", text(b"GET")), (b"path", NULL))
+    found = question(b"", (Message(b"refused", words),))
+    assert found == Asked(b"", b"", refused=(b"a|b|web", b"GET", b""))
+
+
+@given(st.data())
+def test_a_damaged_frame_with_the_origin_that_still_matches_means_the_same(data: st.DataObject) -> None:
+    body = bytearray(called(b"some certificate", "10.0.0.1", 4711, 300, 2)[LENGTH_BYTES:])
+    for _ in range(data.draw(st.integers(1, 3))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    found = matched(bytes(body), 0, len(body))
+    if found is not None:
+        assert found == strictly(decode_frame(bytes(body)))
 
 
 @given(st.data())
