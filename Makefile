@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint bench-smoke bench-spoe lock clean
+.PHONY: help demo test test-matrix lint bench-smoke bench-authz bench-spoe lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -38,6 +38,10 @@ bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to buil
 bench-spoe: ## questions/s, latency and memory of one SPOE worker, to build/bench/ (1 min)
 	@deploy/bootstrap --tests
 	@exec $(BIN)/python -m tests.bench.spoe $(ARGS)
+
+bench-authz: ## what authorisation costs, and how soon a changed intention is enforced (4 min)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.authz $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv on PATH)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

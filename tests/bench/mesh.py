@@ -20,9 +20,10 @@ READY_S = 30.0
 
 @dataclass(frozen=True)
 class Pair:
-    """Ports of a service `server-PROTOCOL`, called by `client-PROTOCOL`, and of both sidecars."""
+    """Ports of a service `server-PROTOCOL-LABEL`, called by `client-PROTOCOL-LABEL`, and of both sidecars."""
 
     protocol: str
+    label: str
     app: int
     upstream: int
     server_public: int
@@ -32,16 +33,16 @@ class Pair:
 
     @property
     def server(self) -> str:
-        return f"server-{self.protocol}"
+        return f"server-{self.protocol}{self.label}"
 
     @property
     def client(self) -> str:
-        return f"client-{self.protocol}"
+        return f"client-{self.protocol}{self.label}"
 
 
-def pair(protocol: str) -> Pair:
-    """A pair on free ports."""
-    return Pair(protocol, *free_ports(6))
+def pair(protocol: str, label: str = "") -> Pair:
+    """A pair on free ports; the label tells several of one protocol apart."""
+    return Pair(protocol, f"-{label}" if label else "", *free_ports(6))
 
 
 class Agent:
@@ -100,12 +101,12 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(service: str, stats_port: int, agent: Agent, haproxy: str, folder: Path) -> Iterator[Sidecar]:
+def sidecar(service: str, stats_port: int, agent: Agent, haproxy: str, folder: Path, *more: str) -> Iterator[Sidecar]:
     """The sidecar of a service; ended afterwards."""
     directory = folder / "state"
     flags = [
         "--sidecar-for", service, "--http-addr", agent.address, "--haproxy", haproxy,
-        "--state-dir", str(directory), "--stats-addr", f"127.0.0.1:{stats_port}", "--drain-timeout", "1s",
+        "--state-dir", str(directory), "--stats-addr", f"127.0.0.1:{stats_port}", "--drain-timeout", "1s", *more,
     ]  # fmt: skip
     begin = time.monotonic()
     with Program(f"hcc-{service}", [str(HCC), "run", *flags], folder) as program:
