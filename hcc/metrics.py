@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.platform_collector import PlatformCollector
@@ -16,6 +16,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from hcc.version import VERSION
+
+PLAN_BUCKETS_S = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 class _Collected(Collector):
@@ -44,16 +46,32 @@ class Metrics:
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
         self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
+        self.drift = self._counter("hcc_drift_repairs", "Plans that nobody asked for: HAProxy had come to differ.")
+        self.plan_seconds = Histogram(
+            "hcc_plan_seconds", "How long applying a plan took.", buckets=PLAN_BUCKETS_S, registry=self.registry
+        )
         self.reloads = self._counter("hcc_reloads", "Reloads of HAProxy that succeeded.")
         self.applied_version = self._gauge("hcc_snapshot_version", "Version of the last snapshot applied.")
         self.problems = self._gauge("hcc_configuration_problems", "What Consul asks for that cannot be served.")
         self.watch_answers = self._counter("hcc_watch_answers", "Changed answers of Consul.", ("watch",))
         self.watch_failures = self._counter("hcc_watch_failures", "Failed queries to Consul.", ("watch",))
+        self.consul_requests = self._counter(
+            "hcc_consul_requests", "Requests to Consul, by the status of the answer or `none`.", ("code",)
+        )
         self.leaf_expiry = self._gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
+        self.leaf_start = self._gauge("hcc_leaf_start_timestamp_seconds", "When the leaf certificate became valid.")
+        self.root_expiry = self._gauge(
+            "hcc_root_expiry_timestamp_seconds", "When the first of the trusted CA certificates expires."
+        )
         self.certificate_rejects = self._counter(
             "hcc_certificate_rejects", "Certificates of Consul refused before use."
         )
         self.policy_version = self._gauge("hcc_policy_version", "Version of the intentions in force.")
+        self.decisions = self._counter(
+            "hcc_spoe_decisions",
+            "First decisions about a caller's certificate under a policy.",
+            ("source", "destination", "verdict"),
+        )
         self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")
         self.callers_remembered = self._gauge(
             "hcc_callers_remembered", "Certificates of callers that HAProxy knows by itself."

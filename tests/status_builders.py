@@ -49,8 +49,10 @@ def status() -> Status:
             CertificateStatus("root", "Consul CA Root", NOW - 9 * DAY_S, NOW + 3000 * DAY_S, 3000 * DAY_S),
         ),
         watches=(
-            WatchStatus("leaf", "leaf web", 12.5, answered=True, failing_since=None, problem=""),
-            WatchStatus("endpoints", "endpoints db.dc2", 700.0, False, NOW - 700, "HTTP 500: no path to datacenter"),
+            WatchStatus("LeafWatch", "leaf web", 12.5, answered=True, failing_since=None, problem=""),
+            WatchStatus(
+                "EndpointsWatch", "endpoints db.dc2", 700.0, False, NOW - 700, "HTTP 500: no path to datacenter"
+            ),
         ),
         actors=(
             ActorStatus("root", ActorState.RUNNING, 1, 0, None, 0, 3600.0, None),

@@ -27,30 +27,23 @@ from hcc.actors.messages import (
     FactsReported,
     Publish,
 )
+from hcc.actors.picture import Identity, picture
 from hcc.actors.readiness import missing_parts
-from hcc.actors.tree import Tree
+from hcc.actors.sources import ASK_TIMEOUT_S, Sources
+from hcc.actors.status import Status, to_json
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
 from hcc.consul.errors import ConsulError
 from hcc.consul.stats_service import RENEW_S, StatsService
 from hcc.metrics import Metrics
 from hcc.settings import ListenAddress
-from hcc.version import VERSION
 
-ASK_TIMEOUT_S = 2.0
 RESTART_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
 DEREGISTER_TIMEOUT_S = 2.0
+VERSION_S = 3600.0
+VERSION_UNKNOWN_S = 30.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """Which sidecar this is; shown to whoever may open the control socket."""
-
-    proxy_id: str
-    service_id: str
-    version: str = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +56,31 @@ class _Renew:
     """To itself: time to register the stats address in Consul, again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _AskVersion:
+    """To itself: time to see which Consul this is."""
+
+
 class Admin(Actor):
     """Owns the two servers and what they show."""
 
     def init(
         self,
         *,
-        about: About,
+        identity: Identity,
         control_socket: Path,
         stats_addr: ListenAddress | None,
         stats_service: StatsService | None,
         intentions: bool,
         metrics: Metrics,
-        tree: Callable[[], Tree],
+        sources: Sources,
     ) -> None:
-        self._about = about
+        self._identity = identity
         self._control_socket = control_socket
         self._stats_addr = stats_addr
         self._stats_service = stats_service
         self._metrics = metrics
-        self._tree = tree
+        self._sources = sources
         self._facts = readiness.Facts(intentions=intentions)
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
@@ -94,6 +92,7 @@ class Admin(Actor):
         self._servers.append(serve_unix(self._control_socket, self._answer_operator))
         self._listen()
         self._renew()
+        self._ask_version()
 
     def handle(self, message: object) -> None:
         match message:
@@ -107,6 +106,8 @@ class Admin(Actor):
                 self._listen()
             case _Renew():
                 self._renew()
+            case _AskVersion():
+                self._ask_version()
 
     def teardown(self, reason: StopReason) -> None:
         """Close the servers; requests that are being answered get their answer."""
@@ -114,7 +115,7 @@ class Admin(Actor):
             server.close()
         self._control_socket.unlink(missing_ok=True)
         if self._stats_service is not None and reason is StopReason.SHUTDOWN:
-            _in_background(self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
+            _in_background("stats-service", self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
 
     def _listen(self) -> None:
         if self._stats_addr is None:
@@ -127,8 +128,13 @@ class Admin(Actor):
 
     def _renew(self) -> None:
         if self._stats_service is not None:
-            _in_background(self._stats_service.register)
+            _in_background("stats-service", self._stats_service.register)
             self.after(RENEW_S, _Renew(), key="renew")
+
+    def _ask_version(self) -> None:
+        # It changes when the agent is replaced; until it is known it is asked for more often.
+        _in_background("consul-version", self._sources.consul.refresh)
+        self.after(VERSION_S if self._sources.consul.text else VERSION_UNKNOWN_S, _AskVersion(), key="version")
 
     def _note_readiness(self) -> None:
         missing = missing_parts(self._facts)
@@ -155,16 +161,21 @@ class Admin(Actor):
             missing = missing_parts(self._facts)
             text = "".join(f"{part}\n" for part in missing) or "ready\n"
             return Response(503 if missing else 200, text.encode())
-        return Response(404, b"expected one of /metrics, /health, /ready\n")
+        if path == "/api/v1/status":
+            return _json(to_json(self._status()))
+        return Response(404, b"expected one of /, /api/v1/status, /metrics, /health, /ready\n")
+
+    def _status(self) -> Status:
+        return picture(self._identity, self._facts, self._sources.observed())
 
     def _answer_operator(self, method: str, path: str, accept: str) -> Response:
         parts = tuple(part for part in path.split("/") if part)
         try:
             match method, parts:
                 case "GET", ("v1", "about"):
-                    return _json(asdict(self._about))
+                    return _json(asdict(self._identity))
                 case "GET", ("v1", "actors"):
-                    return _json([asdict(status) for status in self._tree().actors(ASK_TIMEOUT_S)])
+                    return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
                 case "POST", ("v1", "actors", name, "restart"):
                     return self._restart(name)
         except UnknownActorError as exc:
@@ -175,8 +186,10 @@ class Admin(Actor):
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)
-        generation = self._tree().restart(name, RESTART_TIMEOUT_S)
-        status = next(one for one in self._tree().actors(ASK_TIMEOUT_S) if one.name.casefold() == name.casefold())
+        generation = self._sources.tree().restart(name, RESTART_TIMEOUT_S)
+        status = next(
+            one for one in self._sources.tree().actors(ASK_TIMEOUT_S) if one.name.casefold() == name.casefold()
+        )
         return _json({"name": status.name, "generation": generation})
 
 
@@ -197,16 +210,16 @@ def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
     raise TypeError(f"no facts: {type(news).__name__}")
 
 
-def _in_background(call: Callable[[], None]) -> threading.Thread:
+def _in_background(name: str, call: Callable[[], None]) -> threading.Thread:
     """Call Consul in a thread of its own: a handler must not wait for an agent that does not answer."""
 
     def run() -> None:
         try:
             call()
         except ConsulError as exc:
-            _log.warning("stats service: %s", exc)
+            _log.warning("%s: %s", name, exc)
 
-    thread = threading.Thread(target=run, name="stats-service", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     return thread
 

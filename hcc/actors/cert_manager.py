@@ -17,7 +17,7 @@ from hcc.actors.messages import (
     FactsReported,
     Publish,
 )
-from hcc.actors.readiness import CredentialFacts
+from hcc.actors.readiness import CredentialFacts, Validity
 from hcc.haproxy.files import write_private
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.mesh.certificate import CertificateError, Credentials, checked_credentials, warning_time
@@ -99,7 +99,9 @@ class CertManager(Actor):
         write_private(self._roots_path, credentials.roots_pem)
         write_private(self._leaf_path, credentials.leaf_pem.reveal())
         self._held = credentials
+        self._metrics.leaf_start.set(credentials.not_before.timestamp())
         self._metrics.leaf_expiry.set(credentials.not_after.timestamp())
+        self._metrics.root_expiry.set(min(root.not_after.timestamp() for root in credentials.roots))
         _log.info(
             "leaf %s for %s, valid until %s, %d trusted roots",
             credentials.leaf_serial,
@@ -117,10 +119,19 @@ class CertManager(Actor):
 
     def _report(self) -> None:
         held = self._held is not None
-        self.tell(ADMIN, FactsReported(CredentialFacts(leaf=held, roots=held, problem=self._problem)))
+        certificates = _validities(self._held) if self._held else ()
+        self.tell(ADMIN, FactsReported(CredentialFacts(held, held, self._problem, certificates)))
 
     def _warn_of_expiry(self) -> None:
         now = datetime.now(UTC)
         if self._held is not None and now >= warning_time(self._held):
             left = max(0.0, (self._held.not_after - now).total_seconds())
             _log.warning("the leaf certificate was not renewed and expires in %.0f s", left)
+
+
+def _validities(held: Credentials) -> tuple[Validity, ...]:
+    leaf = Validity("leaf", held.uri, held.not_before.timestamp(), held.not_after.timestamp())
+    roots = (
+        Validity("root", root.name, root.not_before.timestamp(), root.not_after.timestamp()) for root in held.roots
+    )
+    return (leaf, *roots)

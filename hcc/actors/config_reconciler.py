@@ -32,6 +32,7 @@ from hcc.actors.messages import (
     WorkerReplaced,
 )
 from hcc.actors.readiness import ReconcilerFacts
+from hcc.actors.status import PlanStatus
 from hcc.haproxy.control import Applied, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
@@ -53,6 +54,8 @@ PENDING_RETRY_S = 2.0
 RESYNC_S = 300.0
 # More operations than this are counted in the log, not listed.
 MAX_LISTED = 8
+# Plans that are told to whoever wants to see the last ones.
+PLANS_KEPT = 20
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +92,7 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
         self._last_s = float("-inf")
+        self._drift = False
 
     def setup(self) -> None:
         if self.context.generation > 1:
@@ -110,7 +114,7 @@ class ConfigReconciler(Actor):
                 self._reconcile()
             case _Resync():
                 self._arm_resync()
-                self._reconcile()
+                self._reconcile(drift=self._facts.applied and not self._gathering)
             case Publish():
                 self._report(self._facts)
             case Drain():
@@ -148,7 +152,9 @@ class ConfigReconciler(Actor):
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions) and self._certificates.leaf is not None
 
-    def _reconcile(self) -> None:
+    def _reconcile(self, *, drift: bool = False) -> None:
+        """Plan and apply; `drift` when there is no news, so that whatever is to be done was not asked for."""
+        self._drift = drift
         self._gathering = False
         self._waited = True
         self.cancel("soon")
@@ -186,8 +192,9 @@ class ConfigReconciler(Actor):
         return plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
 
     def _apply(self, steps: Plan) -> None:
+        began_s = time.monotonic()
         applied = self._control.apply(steps)
-        self._count(applied)
+        self._note(steps, applied, time.monotonic() - began_s)
         _log.info("%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
         if applied.failure is not None:
             for operation in steps.operations:
@@ -197,8 +204,23 @@ class ConfigReconciler(Actor):
         if applied.pending:
             self.after(PENDING_RETRY_S, _Reconcile(), key="pending")
 
-    def _count(self, applied: Applied) -> None:
-        self._metrics.plans.labels("failed" if applied.failure else "applied").inc()
+    def _note(self, steps: Plan, applied: Applied, took_s: float) -> None:
+        outcome = "failed" if applied.failure else "applied"
+        done = PlanStatus(
+            at=time.time() - took_s,
+            took_s=took_s,
+            outcome=outcome,
+            reasons=steps.reasons,
+            operations=tuple(one.describe() for one in steps.operations[:MAX_LISTED]),
+            operation_count=len(steps.operations),
+            reloaded=applied.reloaded,
+            drift=self._drift,
+            failure=str(applied.failure or ""),
+        )
+        self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
+        self._metrics.plans.labels(outcome).inc()
+        self._metrics.plan_seconds.observe(took_s)
+        self._metrics.drift.inc(self._drift)
         for operation in applied.done:
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:

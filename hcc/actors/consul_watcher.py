@@ -7,10 +7,12 @@ Each question has a thread of its own (`hcc.consul.watch`); which questions ther
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
+from hcc.actors.changes import Changes, noted
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -50,11 +52,20 @@ class Ledger:
 
     A successor that started from nothing would first tell of a proxy without leaf and upstreams, and HAProxy would be
     told to drop them.
+
+    Args:
+        snapshot: the newest that was told, None before the first. Any thread may read this and what follows: each is
+            a value, replaced as a whole.
+        changes: when Consul told otherwise about endpoints.
+        watchers: those that run.
     """
 
     state: State
     snapshot_version: int = 0
     lacks: frozenset[Lack] = frozenset()
+    snapshot: Snapshot | None = None
+    changes: Changes = field(default_factory=dict)
+    watchers: tuple[Watcher, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +128,13 @@ class ConsulWatcher(Actor):
         for key in sorted(keys - self._watchers.keys(), key=repr):
             self._watchers[key] = self._make_watcher(key, self._deliver)
             self._watchers[key].start()
+        self._ledger.watchers = tuple(self._watchers.values())
 
     def _keep_only(self, keep: frozenset[WatchKey]) -> None:
         for key in [key for key in self._watchers if key not in keep]:
             self._watchers.pop(key).stop()
             self._failing.pop(key, None)
+        self._ledger.watchers = tuple(self._watchers.values())
 
     def _deliver(self, key: WatchKey, event: WatchEvent) -> None:
         # Called in the watch's own thread; the address fences out threads of an earlier generation.
@@ -153,6 +166,8 @@ class ConsulWatcher(Actor):
         if new is None or (old is not None and replace(new, version=old.version) == old):
             return
         self._ledger.snapshot_version = new.version
+        self._ledger.changes = noted(self._ledger.changes, self._ledger.snapshot, new, time.time())
+        self._ledger.snapshot = new
         self._told = new
         self._warn_of_registration(new, old)
         if new.leaf and new.roots and (old is None or (new.leaf, new.roots) != (old.leaf, old.roots)):

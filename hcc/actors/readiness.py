@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hcc.actors.status import CallerStatus, PlanStatus
+
 
 @dataclass(frozen=True, slots=True)
 class ReconcilerFacts:
@@ -14,6 +16,7 @@ class ReconcilerFacts:
         public_bound: the public listener is part of what HAProxy runs.
         public_expected: this proxy has a public listener at all (it stands for a service instance).
         problems: what Consul asks for that cannot be served.
+        plans: those that were carried out last, the newest first.
     """
 
     applied: bool = False
@@ -22,15 +25,27 @@ class ReconcilerFacts:
     snapshot_version: int = 0
     problems: tuple[str, ...] = ()
     failure: str = ""
+    plans: tuple[PlanStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """A certificate in use: `kind` is `leaf` or `root`; times are Unix seconds."""
+
+    kind: str
+    name: str
+    not_before: float
+    not_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialFacts:
-    """What CertManager holds; `problem` is why a newer certificate was refused."""
+    """What CertManager holds; `problem` is why a newer certificate was refused, or that none comes."""
 
     leaf: bool = False
     roots: bool = False
     problem: str = ""
+    certificates: tuple[Validity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +56,13 @@ class PolicyFacts:
         version: of the newest policy, None until there is one.
         deciding: workers that have a policy, perhaps still the one before.
         current: those that have the newest.
+        callers: who was decided about, the newest decision first.
     """
 
     version: int | None = None
     deciding: int = 0
     current: int = 0
+    callers: tuple[CallerStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 
 from hcc.actors.actor import Actor
+from hcc.actors.callers import Callers
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -42,6 +44,8 @@ STABLE_S = 30.0
 # Denials logged in a row, and how long until that many may be logged again.
 DENIALS_LOGGED = 10
 DENIALS_EVERY_S = 10.0
+# How often at most it is told who came.
+CALLERS_EVERY_S = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +86,11 @@ class _DenialsAgain:
     """To itself: denials may be logged again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _ReportCallers:
+    """To itself: time to tell who came."""
+
+
 class SPOEPool(Actor):
     """Owns the policy that the workers hold."""
 
@@ -92,6 +101,9 @@ class SPOEPool(Actor):
         self._held: dict[int, int] = {}
         self._deaths = 0
         self._denials = 0
+        self._callers = Callers()
+        self._destination = ""
+        self._report_due = False
         self._stopping = threading.Event()
         self._reader: threading.Thread | None = None
 
@@ -111,6 +123,7 @@ class SPOEPool(Actor):
         match message:
             case PolicyChanged(policy):
                 self._policy_version = policy.version
+                self._destination = policy.destination
                 self._pool.set_policy(policy)
                 self._report()
             case _News(event):
@@ -125,6 +138,9 @@ class SPOEPool(Actor):
                 self._deaths = 0
             case _DenialsAgain():
                 self._end_of_denials()
+            case _ReportCallers():
+                self._report_due = False
+                self._report()
             case Publish():
                 self._report()
 
@@ -152,6 +168,7 @@ class SPOEPool(Actor):
                 _log.error("the SPOE zygote ended; the workers go on")
                 self.after(self._delay(), _RespawnZygote(), key="zygote")
             case Denied():
+                self._note_decision(event.source, "deny", event.reason)
                 self._log_denial(event)
 
     def _respawn(self, index: int) -> None:
@@ -175,6 +192,14 @@ class SPOEPool(Actor):
         self.after(STABLE_S, _Stable(), key="stable")
         return float(delay)
 
+    def _note_decision(self, source: str, verdict: str, reason: str) -> None:
+        label = self._callers.decided(source, verdict, reason, time.time())
+        self._metrics.decisions.labels(label, self._destination, verdict).inc()
+        # Many may come at once; who looks at them does so rarely.
+        if not self._report_due:
+            self._report_due = True
+            self.after(CALLERS_EVERY_S, _ReportCallers(), key="callers")
+
     def _log_denial(self, event: Denied) -> None:
         self._denials += 1
         if self._denials == 1:
@@ -191,7 +216,7 @@ class SPOEPool(Actor):
     def _report(self) -> None:
         version = self._policy_version
         current = sum(1 for held in self._held.values() if held == version)
-        facts = PolicyFacts(version, deciding=len(self._held), current=current)
+        facts = PolicyFacts(version, len(self._held), current, self._callers.newest())
         self.tell(ADMIN, FactsReported(facts))
 
     def _read(self) -> None:

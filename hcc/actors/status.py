@@ -145,19 +145,19 @@ class UpstreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class CallerStatus:
-    """One service that came to the public listener; bounded to those that were decided about last.
+    """One service that came to the public listener: those that were decided about last, and those that are here now.
 
     Args:
         verdict: `allow` or `deny`: the last decision about it.
-        reason: of that decision.
-        decisions: how many there were since the SPOE workers run.
+        reason, decided_at: of that decision; empty and None when it was longer ago than is remembered.
+        decisions: how many there were, of those that are told: a worker tells of a certificate once for each policy.
         sessions: open now; None while HAProxy does not count by caller.
     """
 
     service: str
     verdict: str
     reason: str
-    decided_at: float
+    decided_at: float | None
     decisions: int
     sessions: int | None
 
@@ -178,7 +178,7 @@ class WatchStatus:
     """One question that Consul is asked again and again.
 
     Args:
-        kind: for metrics: `leaf`, `endpoints`, ..
+        kind: as in metrics: `LeafWatch`, `EndpointsWatch`, ..
         name: for people: `endpoints web.dc1`.
         age_s: since the last answer, or since it was asked first; Consul answers at least every 64 s.
         answered: whether there was any answer yet.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
-from hcc.actors.admin import About, Admin
+from hcc.actors.admin import Admin
 from hcc.actors.authoriser import Authoriser
 from hcc.actors.cert_manager import CertManager
 from hcc.actors.child import ChildSpec
@@ -29,8 +31,10 @@ from hcc.actors.messages import (
     Drain,
     ReloadToken,
 )
+from hcc.actors.picture import Identity
 from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.restart import Intensity
+from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
@@ -38,6 +42,7 @@ from hcc.app.collectors import actor_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.state_directory import StateDirectory
+from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
@@ -51,6 +56,7 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
+from hcc.haproxy.stats_reader import EVERYTHING, StatsReader
 from hcc.log import set_up_logging
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings
@@ -161,6 +167,18 @@ class Sidecar:
         maps.prepare(running=haproxy.control.running())
         version = str(build.version)
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
+        ledger = Ledger(State(chosen.proxy_id))
+        identity = Identity(
+            proxy_id=chosen.proxy_id,
+            service_id=chosen.service_id,
+            pid=os.getpid(),
+            started_at=time.time(),
+            hcc=VERSION,
+            python=platform.python_version(),
+            haproxy=version,
+            openssl=build.openssl,
+            control=settings.control,
+        )
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
         self._specs = (
@@ -168,13 +186,18 @@ class Sidecar:
                 ADMIN,
                 Admin,
                 {
-                    "about": About(chosen.proxy_id, chosen.service_id),
+                    "identity": identity,
                     "control_socket": directory.control_socket,
                     "stats_addr": settings.stats_addr,
                     "stats_service": _stats_service(settings, chosen, make_client),
                     "intentions": settings.intentions,
                     "metrics": self._metrics,
-                    "tree": self.tree,
+                    "sources": Sources(
+                        tree=self.tree,
+                        ledger=ledger,
+                        stats=StatsReader(layout.stats_socket, EVERYTHING).read,
+                        consul=AgentVersion(make_client),
+                    ),
                 },
             ),
             ChildSpec(
@@ -219,7 +242,7 @@ class Sidecar:
                 ConsulWatcher,
                 {
                     "make_watcher": _watcher_maker(make_client, tokens),
-                    "ledger": Ledger(State(chosen.proxy_id)),
+                    "ledger": ledger,
                     "tokens": tokens,
                     "metrics": self._metrics,
                 },

@@ -78,6 +78,10 @@ class ConsulClient:
         self._agent.self()
         return self._http.last
 
+    def servers(self) -> Result:
+        """The healthy servers of the agent's datacenter, as instances of the service `consul`."""
+        return self._get("/v1/health/service/consul", [("stale", ""), ("passing", "true")])
+
     def service(self, service_id: str, hash_: str = "") -> Result:
         """One service registered on this agent; blocks while it has that hash."""
         held = [("hash", hash_), ("wait", self._wait())] if hash_ else []

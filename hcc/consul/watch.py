@@ -33,6 +33,7 @@ from hcc.consul.pacing import (
     after_failure,
     after_wakeup,
 )
+from hcc.consul.watch_state import WatchState
 from hcc.errors import HccError
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,9 @@ class Watcher:
         self._position = Position()
         self._pace = Pace()
         self._value: Answer | None = None
-        self._failing_since: float | None = None
+        self._began_at = clock()
+        # Since when it fails, and why; replaced as one, since other threads read it.
+        self._failing: tuple[float, str] | None = None
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -123,6 +126,14 @@ class Watcher:
             self._stopped.set()
             if self._client is not None:
                 self._client.interrupt()
+
+    def state(self) -> WatchState:
+        """How it does now. Any thread may call this."""
+        now, failing, answered_at = self._clock(), self._failing, self.last_answer_at
+        age_s = now - (self._began_at if answered_at is None else answered_at)
+        if failing is None:
+            return WatchState(self.key, age_s, answered_at is not None)
+        return WatchState(self.key, age_s, answered_at is not None, now - failing[0], failing[1])
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; whether it came in time."""
@@ -169,7 +180,7 @@ class Watcher:
         value = fetched.value
         if isinstance(value, tuple):
             value = self._names.resolved(value)
-        recovered, self._failing_since = self._failing_since is not None, None
+        recovered, self._failing = self._failing is not None, None
         self._position = fetched.position
         self.last_answer_at = now
         if value == self._value:
@@ -184,8 +195,8 @@ class Watcher:
 
     def _failed(self, error: Exception) -> float:
         now = self._clock()
-        if self._failing_since is None:
-            self._failing_since = now
+        since = self._failing[0] if self._failing else now
+        self._failing = (since, str(error))
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
         self._position = Position()
         if isinstance(error, ConsulPermissionError) and self._has_new_token():
@@ -196,7 +207,7 @@ class Watcher:
             retry_after_s=error.retry_after_s if isinstance(error, ConsulStatusError) else 0.0,
             limit_s=MAX_NOT_FOUND_RETRY_S if isinstance(error, ConsulNotFoundError) else MAX_RETRY_S,
         )
-        self._tell(WatchFailed(error, retry_s, self._failing_since))
+        self._tell(WatchFailed(error, retry_s, since))
         return retry_s
 
     def _has_new_token(self) -> bool:

@@ -30,6 +30,15 @@ class CertificateError(HccError):
 
 
 @dataclass(frozen=True, slots=True)
+class Authority:
+    """A root to trust: its common name, for people, and when it is valid."""
+
+    name: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """A checked leaf with its key, and every root to trust.
 
@@ -39,6 +48,7 @@ class Credentials:
         leaf_sha1: SHA-1 of the leaf, upper-case hexadecimal: how HAProxy names it; nothing is trusted by it.
         roots_pem: the roots one after another, oldest first as Consul lists them.
         roots_sha1: SHA-1 of each root.
+        roots: the same, for people.
     """
 
     uri: str
@@ -49,6 +59,7 @@ class Credentials:
     not_after: datetime
     roots_pem: str
     roots_sha1: frozenset[str]
+    roots: tuple[Authority, ...]
 
 
 def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
@@ -74,6 +85,7 @@ def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
         not_after=certificate.not_valid_after_utc,
         roots_pem=_joined([_pem(item) for item in authorities]),
         roots_sha1=frozenset(_sha1(item) for item in authorities),
+        roots=tuple(_authority(item) for item in authorities),
     )
 
 
@@ -98,6 +110,12 @@ def _root_certificates(roots: Roots) -> list[x509.Certificate]:
     if not found:
         raise CertificateError("expected at least one root certificate, found none")
     return list(found.values())
+
+
+def _authority(certificate: x509.Certificate) -> Authority:
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    name = str(names[0].value) if names else certificate.subject.rfc4514_string()
+    return Authority(name, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
 
 def _check_key(certificate: x509.Certificate, key_pem: Secret) -> None:

@@ -6,8 +6,10 @@ becomes `::HH` (upper-case hex), and an empty part becomes `::--`. Different par
 
 from __future__ import annotations
 
+import re
 import string
 
+_TOKEN = re.compile(r"::(?:--|([0-9A-F]{2}))|([^:]+|:)")
 _PLAIN = frozenset((string.ascii_letters + string.digits + "_.-").encode())
 
 
@@ -20,3 +22,18 @@ def _escaped(part: str) -> str:
     if not part:
         return "::--"
     return "".join(chr(byte) if byte in _PLAIN else f"::{byte:02X}" for byte in part.encode())
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """The parts that `joined` made a name of; a name that it did not make is one part."""
+    found = [bytearray()]
+    for escaped, plain in _TOKEN.findall(name):
+        if plain == ":":
+            found.append(bytearray())
+        else:
+            found[-1] += bytes.fromhex(escaped) if escaped else plain.encode()
+    try:
+        split = tuple(part.decode() for part in found)
+    except UnicodeDecodeError:
+        return (name,)
+    return split if joined(*split) == name else (name,)

@@ -7,15 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from hcc.actors.admin import About, Admin
+from hcc.actors.admin import Admin
+from hcc.actors.consul_watcher import Ledger
 from hcc.actors.messages import ADMIN, CONSUL_WATCHER, Drain, FactsReported, Publish
+from hcc.actors.picture import Identity
 from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.actors.sources import Sources
+from hcc.actors.status import from_json
 from hcc.cli.control import ControlError, ask, find_control_socket
+from hcc.consul.agent_version import AgentVersion
+from hcc.consul.assembly import State
+from hcc.consul.client import ConsulClient
+from hcc.consul.errors import ConsulUnavailableError
+from hcc.haproxy.stats import Stats
+from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.metrics import Metrics
 from hcc.settings import ListenAddress
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
+from tests.builders import endpoint, snapshot, upstream_state
 
+IDENTITY = Identity("web-proxy", "web", 4711, 1e9, "1.0", "3.11", "2.6.12", "OpenSSL 3", "direct")
 READY = (
     ConsulFacts(proxy_known=True),
     CredentialFacts(leaf=True, roots=True),
@@ -23,6 +35,10 @@ READY = (
     HAProxyFacts(running=True, pid=1),
     ReconcilerFacts(applied=True, public_bound=True),
 )
+
+
+def no_consul() -> ConsulClient:
+    raise ConsulUnavailableError("no Consul in this test")
 
 
 def free_port() -> int:
@@ -38,17 +54,19 @@ class AdminScene(Scene):
         directory = base / "web-proxy"
         directory.mkdir(mode=0o700)
         self.socket = directory / "control.sock"
+        self.ledger = Ledger(State("web-proxy"))
+        self.stats: Stats | None = None
         super().__init__(
             ADMIN,
             Admin,
             {
-                "about": About("web-proxy", "web"),
+                "identity": IDENTITY,
                 "control_socket": self.socket,
                 "stats_addr": ListenAddress("127.0.0.1", self.port),
                 "stats_service": None,
                 "intentions": True,
                 "metrics": Metrics(),
-                "tree": lambda: self.tree,
+                "sources": Sources(lambda: self.tree, self.ledger, self.give_stats, AgentVersion(no_consul)),
             },
             (CONSUL_WATCHER,),
         )
@@ -62,6 +80,11 @@ class AdminScene(Scene):
             return response.status, response.read().decode(), response.headers["Content-Type"]
         finally:
             connection.close()
+
+    def give_stats(self) -> Stats:
+        if self.stats is None:
+            raise StatsUnavailableError("nobody listens")
+        return self.stats
 
     def listening(self) -> bool:
         with socket.socket() as probe:
@@ -164,3 +187,31 @@ def test_silent_clients_of_the_stats_address_do_not_keep_the_control_socket_from
     finally:
         for client in silent:
             client.close()
+
+
+def test_the_status_is_the_same_json_on_the_open_address_and_on_the_control_socket(scene: AdminScene) -> None:
+    scene.ledger.snapshot = snapshot(upstream_state(endpoints=(endpoint(),)))
+    for facts in READY:
+        scene.tell(FactsReported(facts))
+    eventually(lambda: scene.get("/ready")[0] == 200, "readiness")
+
+    code, body, kind = scene.get("/api/v1/status")
+
+    assert (code, kind) == (200, "application/json")
+    shown = from_json(json.loads(body))
+    assert shown.sidecar.proxy_id == "web-proxy"
+    assert shown.readiness.ready
+    assert [actor.name for actor in shown.actors] == ["root", CONSUL_WATCHER, ADMIN]
+    assert [one.address for one in shown.upstreams[0].endpoints] == ["10.0.0.1"]
+    privately = from_json(ask(scene.socket, "GET", "/api/v1/status"))
+    assert privately.sidecar == shown.sidecar
+    assert privately.upstreams == shown.upstreams
+
+
+def test_the_status_says_what_could_not_be_found_out(scene: AdminScene) -> None:
+    shown = from_json(json.loads(scene.get("/api/v1/status")[1]))
+
+    assert not shown.readiness.ready
+    assert shown.haproxy.problem == "nobody listens"
+    assert shown.versions.consul == ""
+    assert shown.upstreams == ()

@@ -1,4 +1,5 @@
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_new_roots_alone_are_news(scene: Scene) -> None:
     scene.tell(offered(issued, more))
 
     scene.expect(CONFIG_RECONCILER, CredentialsReady, lambda ready: other.fingerprint in ready.ca.fingerprints)
+
+
+def test_what_is_in_use_is_told_with_its_dates(scene: Scene) -> None:
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"))))
+    scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    eventually(lambda: bool((scene.facts(ADMIN, CredentialFacts) or CredentialFacts()).certificates), "it is told")
+
+    facts = scene.facts(ADMIN, CredentialFacts)
+
+    assert facts is not None
+    assert [(one.kind, one.name) for one in facts.certificates] == [("leaf", service_uri("web")), ("root", "Test CA")]
+    assert all(one.not_before < time.time() < one.not_after for one in facts.certificates)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.actors.config_reconciler import ConfigReconciler
+from hcc.actors.config_reconciler import ConfigReconciler, _Resync
 from hcc.actors.messages import (
     ADMIN,
     CERT_MANAGER,
@@ -34,10 +34,11 @@ class ReconcilerScene(Scene):
 
     def __init__(self) -> None:
         self.control = FakeControl()
+        self.metrics = Metrics()
         super().__init__(
             CONFIG_RECONCILER,
             ConfigReconciler,
-            {"control": self.control, "options": options(), "metrics": Metrics()},
+            {"control": self.control, "options": options(), "metrics": self.metrics},
             (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR),
         )
 
@@ -189,3 +190,40 @@ def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
 
     eventually(lambda: len([m for m in scene.heard[ADMIN] if isinstance(m, FactsReported)]) > 1, "an answer")
     assert len(scene.control.plans) == 1
+
+
+def test_the_last_plans_are_told_the_newest_first_with_why_and_what(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: len(scene.reported().plans) == 2, "both plans are told")
+
+    newest, first = scene.reported().plans
+
+    assert newest.reasons == ("servers differ from what runs", "the file on disk differs")
+    assert newest.operations[0].startswith("add server up:web:9191:to/10.0.0.2:21000")
+    assert (newest.outcome, newest.operation_count, newest.reloaded, newest.drift) == ("applied", 2, False, False)
+    assert first.operations[0].startswith("install configuration")
+    assert newest.at >= first.at
+
+
+def test_a_plan_that_failed_is_told_with_its_reason(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "line 3"
+    other = snapshot(upstream_state(upstream("other", 9192), (ONE,)), version=2)
+
+    scene.tell(SnapshotChanged(other))
+
+    eventually(lambda: scene.reported().plans[0].outcome == "failed", "the failure is told")
+    assert scene.reported().plans[0].failure == "HAProxy refuses: line 3"
+
+
+def test_what_is_repaired_without_any_news_is_drift(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    name, servers = scene.control.actual.servers[0]
+    scene.control.actual = replace(scene.control.actual, servers=((name, (replace(servers[0], weight=99),)),))
+
+    scene.tell(_Resync())
+
+    eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
+    assert scene.reported().plans[0].drift
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0

@@ -40,6 +40,7 @@ INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
 class WatcherScene(Scene):
     def __init__(self, token_file: Path) -> None:
         self.watchers = FakeWatchers()
+        self.ledger = Ledger(State("server-sidecar-proxy"))
         token_file.write_text("first")
         self.tokens = TokenSource(consul_settings({}, token_file=str(token_file)))
         super().__init__(
@@ -47,7 +48,7 @@ class WatcherScene(Scene):
             ConsulWatcher,
             {
                 "make_watcher": self.watchers.make,
-                "ledger": Ledger(State("server-sidecar-proxy")),
+                "ledger": self.ledger,
                 "tokens": self.tokens,
                 "metrics": Metrics(),
             },
@@ -175,3 +176,12 @@ def test_the_token_file_is_read_again_and_a_bad_one_leaves_the_old_token(
     assert token is not None
     assert token.reveal() == "second"
     assert "second" not in caplog.text
+
+
+def test_the_ledger_shows_anybody_the_newest_snapshot_and_the_watches_that_run(scene: WatcherScene) -> None:
+    scene.answer_all()
+
+    told = scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda news: news.snapshot.policy is not None)
+
+    assert scene.ledger.snapshot == told.snapshot
+    assert {watcher.key for watcher in scene.ledger.watchers} == {PROXY, RootsWatch(), LEAF, INTENTIONS}

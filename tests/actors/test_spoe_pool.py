@@ -17,7 +17,8 @@ from tests.fakes import FakePool
 class PoolScene(Scene):
     def __init__(self) -> None:
         self.pool = FakePool()
-        super().__init__(SPOE_POOL, SPOEPool, {"pool": self.pool, "metrics": Metrics()}, (ADMIN, CONSUL_WATCHER))
+        self.metrics = Metrics()
+        super().__init__(SPOE_POOL, SPOEPool, {"pool": self.pool, "metrics": self.metrics}, (ADMIN, CONSUL_WATCHER))
 
     def knows(self, version: int | None, deciding: int, current: int) -> None:
         expected = PolicyFacts(version, deciding, current)
@@ -83,3 +84,20 @@ def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog:
 
     denials = [record for record in caplog.records if record.getMessage().startswith("denied: source=web")]
     assert len(denials) == DENIALS_LOGGED
+
+
+def test_who_was_denied_is_told_and_counted_by_source_and_destination(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+    for _ in range(2):
+        scene.pool.happen(Denied(0, "web", "intention web -> deny"))
+
+    eventually(lambda: bool((scene.facts(ADMIN, PolicyFacts) or PolicyFacts()).callers), "the caller is told")
+
+    facts = scene.facts(ADMIN, PolicyFacts)
+    assert facts is not None
+    (caller,) = facts.callers
+    assert (caller.service, caller.verdict, caller.reason) == ("web", "deny", "intention web -> deny")
+    labels = {"source": "web", "destination": policy().destination, "verdict": "deny"}
+    counted = scene.metrics.registry
+    eventually(lambda: counted.get_sample_value("hcc_spoe_decisions_total", labels) == 2.0, "both are counted")

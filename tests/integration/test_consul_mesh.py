@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
@@ -334,6 +335,7 @@ def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_
             assert not shell.failing
         finally:
             shell.close()
+        assert_version_is_known(agent.http_addr, made["SecretID"])
         powerless = agent.ask("PUT", "/v1/acl/token", {})
         shell = Shell(agent.http_addr, "web-sidecar-proxy", powerless["SecretID"])
         try:
@@ -358,6 +360,14 @@ def test_a_token_that_loses_its_rights_takes_nothing_away(line: str) -> None:
             assert snapshot(shell.state, 1) == before
         finally:
             shell.close()
+
+
+def assert_version_is_known(http_addr: str, token: str) -> None:
+    """Without agent:read, by the servers."""
+    settings = consul_settings({}, http_addr=http_addr)
+    version = AgentVersion(lambda: ConsulClient(settings, lambda: Secret(token)))
+    version.refresh()
+    assert version.text.startswith("1.")
 
 
 DEFAULT_DENY = 'default_intention_policy = "deny"'

@@ -379,6 +379,22 @@ def test_a_row_of_failures_keeps_its_beginning(fake: FakeConsul, watch: Watch) -
     assert observed.recovery().recovered
 
 
+def test_a_watch_says_how_it_does(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("ca/roots", Fault("status"), times=1)
+    watcher = (observed := watch(RootsWatch())).watcher
+    observed.failure(ConsulStatusError)
+    failing = watcher.state()
+    assert not failing.answered
+    assert failing.failing_s is not None
+    assert "500" in failing.problem
+
+    observed.recovery()
+
+    state = watcher.state()
+    assert (state.key, state.answered, state.failing_s, state.problem) == (RootsWatch(), True, None, "")
+    assert 0 <= state.age_s < DEADLINE_S
+
+
 def test_a_long_wait_that_consul_asks_for_is_obeyed(fake: FakeConsul, watch: Watch) -> None:
     fake.fail("ca/roots", Fault("status", code=429, headers=(("Retry-After", "30"),)))
     observed = watch(RootsWatch())

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.haproxy.names import backend_name, server_name, upstream_name
+from hcc.mesh import naming
 from hcc.mesh.naming import joined
 from hcc.mesh.snapshot import Upstream, UpstreamKey
 from tests.builders import upstream
@@ -49,6 +50,16 @@ def test_a_name_holds_only_what_haproxy_takes(some: tuple[str, ...]) -> None:
 @given(parts, parts)
 def test_different_parts_give_different_names(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     assert (joined(*one) == joined(*other)) == (one == other)
+
+
+@given(parts)
+def test_a_name_tells_its_parts(some: tuple[str, ...]) -> None:
+    assert naming.parts(joined(*some)) == (some or ("",))
+
+
+@pytest.mark.parametrize("name", ["::1:80", "::FF", "a::", "::3a", "\n"])
+def test_a_name_that_was_not_joined_is_one_part(name: str) -> None:
+    assert naming.parts(name) == (name,)
 
 
 def _upstream(key: UpstreamKey, port: int) -> Upstream:

@@ -1,0 +1,40 @@
+"""Who came to the public listener, and what was decided: the last so many services, for people and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hcc.actors.status import CallerStatus
+
+MAX_CALLERS = 200
+UNKNOWN = "(unknown)"
+"""A caller whose certificate says no service of our trust domain."""
+OTHER = "(other)"
+"""Stands in a label for services beyond the limit: a mesh may be large, and a label value stays for ever."""
+
+
+class Callers:
+    """The table, for one thread."""
+
+    def __init__(self) -> None:
+        self._callers: dict[str, CallerStatus] = {}
+        self._labels: set[str] = set()
+
+    def decided(self, service: str, verdict: str, reason: str, now: float) -> str:
+        """Note a decision about a service, empty when its name is not certain; the name to count it under."""
+        name = service or UNKNOWN
+        # Taken out and put in again, so that the oldest is the first.
+        known = self._callers.pop(name, None) or CallerStatus(name, verdict, reason, now, 0, None)
+        self._callers[name] = replace(
+            known, verdict=verdict, reason=reason, decided_at=now, decisions=known.decisions + 1
+        )
+        if len(self._callers) > MAX_CALLERS:
+            del self._callers[next(iter(self._callers))]
+        if name not in self._labels and len(self._labels) >= MAX_CALLERS:
+            return OTHER
+        self._labels.add(name)
+        return name
+
+    def newest(self) -> tuple[CallerStatus, ...]:
+        """All of them, the newest decision first."""
+        return tuple(reversed(self._callers.values()))

@@ -1,0 +1,251 @@
+"""The status of a sidecar, composed from what its parts know: pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from hcc.actors.changes import Changes
+from hcc.actors.lifecycle import ActorStatus
+from hcc.actors.readiness import Facts, Validity, missing_parts
+from hcc.actors.status import (
+    CallerStatus,
+    CertificateStatus,
+    EndpointStatus,
+    HAProxyStatus,
+    ReadinessStatus,
+    ServerState,
+    SidecarStatus,
+    Status,
+    UpstreamStatus,
+    VersionsStatus,
+    WatchStatus,
+)
+from hcc.consul.watch_state import WatchState
+from hcc.haproxy.names import upstream_name
+from hcc.haproxy.owners import Owners, caller_of
+from hcc.haproxy.stats import Row, RowKind, Stats
+from hcc.mesh.chain import start_target
+from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
+
+# Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
+RENEWED_BY = 0.9
+# A blocking query is answered within 64 s at the latest, changed or not.
+STALE_S = 150.0
+
+_STATES = {"UP": ServerState.UP, "no check": ServerState.UP, "OPEN": ServerState.UP}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What does not change while hcc runs."""
+
+    proxy_id: str
+    service_id: str
+    pid: int
+    started_at: float
+    hcc: str
+    python: str
+    haproxy: str
+    openssl: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was found out at one moment.
+
+    Args:
+        now: Unix seconds.
+        stats: with every endpoint; None when HAProxy did not give any, because of `stats_problem`.
+        actors: empty when the root did not answer.
+        consul: Consul's version, empty while unknown.
+    """
+
+    now: float
+    snapshot: Snapshot | None
+    changes: Changes
+    stats: Stats | None
+    stats_problem: str
+    watches: tuple[WatchState, ...]
+    actors: tuple[ActorStatus, ...]
+    consul: str
+
+
+def picture(identity: Identity, facts: Facts, observed: Observed) -> Status:
+    """All of it together."""
+    missing = missing_parts(facts)
+    rows = observed.stats.rows if observed.stats else ()
+    return Status(
+        at=observed.now,
+        sidecar=_sidecar(identity, observed.snapshot),
+        readiness=ReadinessStatus(not missing, missing, tuple(_warnings(facts, observed))),
+        versions=VersionsStatus(
+            hcc=identity.hcc,
+            python=identity.python,
+            haproxy=identity.haproxy,
+            openssl=identity.openssl,
+            control=identity.control,
+            consul=observed.consul,
+        ),
+        haproxy=_haproxy(facts, observed),
+        upstreams=_upstreams(observed, rows),
+        callers=_callers(facts.policy.callers, rows),
+        certificates=tuple(_certificate(one, observed.now) for one in facts.credentials.certificates),
+        watches=tuple(_watch(one, observed.now) for one in observed.watches),
+        actors=observed.actors,
+        plans=facts.reconciler.plans,
+    )
+
+
+def _sidecar(identity: Identity, snapshot: Snapshot | None) -> SidecarStatus:
+    proxy = snapshot.proxy if snapshot else None
+    public = proxy is not None and bool(proxy.local_port or proxy.local_socket)
+    return SidecarStatus(
+        proxy_id=identity.proxy_id,
+        service_id=identity.service_id,
+        service=proxy.service if proxy else "",
+        datacenter=snapshot.datacenter if snapshot else "",
+        protocol=proxy.protocol.value if proxy else "",
+        listens=_joined(proxy.bind_address, proxy.bind_port) if proxy and public else "",
+        pid=identity.pid,
+        started_at=identity.started_at,
+    )
+
+
+def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
+    reconciler, credentials, policy = facts.reconciler, facts.credentials, facts.policy
+    behind = facts.intentions and policy.version is not None and policy.current < policy.deciding
+    parts = (
+        (reconciler.failure, f"configuration: {reconciler.failure}"),
+        (credentials.problem, f"certificate not used: {credentials.problem}"),
+        (facts.haproxy.running and observed.stats_problem, f"haproxy: {observed.stats_problem}"),
+        (behind, "policy: not every SPOE worker has the newest yet"),
+        (not facts.intentions, "intentions are switched off: every service of the mesh may call this one"),
+    )
+    yield from (text for applies, text in parts if applies)
+    yield from reconciler.problems
+    if observed.snapshot is not None:
+        yield from (f"registration: {warning}" for warning in observed.snapshot.proxy.warnings)
+    yield from _certificate_warnings(credentials.certificates, observed.now)
+    yield from _watch_warnings(observed.watches)
+
+
+def _certificate_warnings(certificates: tuple[Validity, ...], now: float) -> Iterator[str]:
+    for one in certificates:
+        if one.kind == "leaf" and now >= one.not_before + RENEWED_BY * (one.not_after - one.not_before):
+            yield f"leaf: not renewed, {max(0.0, one.not_after - now):.0f} s are left"
+
+
+def _watch_warnings(watches: tuple[WatchState, ...]) -> Iterator[str]:
+    for watch in watches:
+        if watch.problem:
+            yield f"{watch.key.label()}: {watch.problem}"
+        elif watch.age_s > STALE_S:
+            yield f"{watch.key.label()}: no answer of Consul for {watch.age_s:.0f} s"
+
+
+def _haproxy(facts: Facts, observed: Observed) -> HAProxyStatus:
+    process = observed.stats.process if observed.stats else None
+    return HAProxyStatus(
+        running=facts.haproxy.running,
+        pid=facts.haproxy.pid,
+        uptime_s=float(process.uptime_s) if process else None,
+        connections=process.connections if process else None,
+        problem=observed.stats_problem,
+    )
+
+
+def _upstreams(observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatus, ...]:
+    snapshot = observed.snapshot
+    if snapshot is None:
+        return ()
+    owners = Owners(snapshot.upstreams)
+    fronts = {row.proxy: row.open_sessions for row in rows if row.kind is RowKind.FRONTEND}
+    servers: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        owner = owners.of(row.proxy) if row.kind is RowKind.SERVER else None
+        if owner is not None:
+            servers[upstream_name(owner.upstream), row.address] = row
+    asked = observed.stats is not None
+    return tuple(
+        UpstreamStatus(
+            name=state.upstream.key.label(),
+            datacenter=_datacenter(state, snapshot),
+            protocol=(state.chain.protocol if state.chain else "") or state.upstream.protocol.value,
+            listens=_listens(state.upstream),
+            known=state.known,
+            sessions=fronts.get(upstream_name(state.upstream)),
+            endpoints=tuple(_endpoints(state, observed.changes, servers, asked=asked)),
+        )
+        for state in snapshot.upstreams
+    )
+
+
+def _endpoints(
+    state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], *, asked: bool
+) -> Iterator[EndpointStatus]:
+    name, changed = upstream_name(state.upstream), changes.get(state.upstream.key, {})
+    for target in state.targets:
+        for endpoint in target.endpoints:
+            row = servers.get((name, _joined(endpoint.address, endpoint.port)))
+            yield EndpointStatus(
+                address=endpoint.address,
+                port=endpoint.port,
+                health=endpoint.health.value,
+                weight=endpoint.weight,
+                state=_state(row) if asked else ServerState.UNKNOWN,
+                sessions=row.open_sessions if row else None,
+                changed_at=changed.get(_place(endpoint)),
+            )
+
+
+def _place(endpoint: Endpoint) -> tuple[str, int]:
+    return endpoint.address, endpoint.port
+
+
+def _state(row: Row | None) -> ServerState:
+    if row is None:
+        return ServerState.ABSENT
+    # Also `UP 1/3`, `MAINT (resolution)`, `DOWN (agent)`, `DRAIN`.
+    word = row.status if row.status == "no check" else row.status.partition(" ")[0]
+    if word == "MAINT":
+        return ServerState.MAINTENANCE
+    if word == "DRAIN":
+        return ServerState.DRAINING
+    return _STATES.get(word, ServerState.DOWN)
+
+
+def _callers(decided: tuple[CallerStatus, ...], rows: tuple[Row, ...]) -> tuple[CallerStatus, ...]:
+    """Those that were decided about with their sessions, and those that only HAProxy knows of."""
+    sessions = Counter[str]()
+    for row in rows:
+        caller = caller_of(row)
+        if caller:
+            sessions[caller] += row.open_sessions
+    known = tuple(replace(one, sessions=sessions.pop(one.service, None)) for one in decided)
+    return (*known, *(CallerStatus(name, "allow", "", None, 0, count) for name, count in sorted(sessions.items())))
+
+
+def _datacenter(state: UpstreamState, snapshot: Snapshot) -> str:
+    if state.chain is not None:
+        return start_target(state.chain).datacenter
+    return state.upstream.key.datacenter or snapshot.datacenter
+
+
+def _listens(upstream: Upstream) -> str:
+    return upstream.local_bind_socket or _joined(upstream.local_bind_address, upstream.local_bind_port)
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _certificate(one: Validity, now: float) -> CertificateStatus:
+    return CertificateStatus(one.kind, one.name, one.not_before, one.not_after, one.not_after - now)
+
+
+def _watch(one: WatchState, now: float) -> WatchStatus:
+    failing_since = None if one.failing_s is None else now - one.failing_s
+    return WatchStatus(type(one.key).__name__, one.key.label(), one.age_s, one.answered, failing_since, one.problem)

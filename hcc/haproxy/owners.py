@@ -1,0 +1,31 @@
+"""Whose traffic a row of HAProxy's statistics counts: pure, by the names that `hcc.haproxy.names` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hcc.haproxy.names import APP, backend_name, upstream_name
+from hcc.haproxy.stats import Row
+from hcc.mesh.naming import joined, parts
+from hcc.mesh.snapshot import UpstreamState
+
+
+class Owners:
+    """A look-up made once for a set of upstreams."""
+
+    def __init__(self, upstreams: Iterable[UpstreamState]) -> None:
+        self._by_name: dict[str, UpstreamState] = {}
+        for state in upstreams:
+            self._by_name[upstream_name(state.upstream)] = state
+            self._by_name[backend_name(state.upstream)] = state
+
+    def of(self, proxy: str) -> UpstreamState | None:
+        """The owner of the frontend or backend `proxy`, also of the backend of one target; None when it has none."""
+        found = self._by_name.get(proxy)
+        # A target's backend has the name of the upstream's, and one part more.
+        return found or self._by_name.get(joined(*parts(proxy)[:-1]))
+
+
+def caller_of(row: Row) -> str:
+    """The service whose connections a server line of the local backend takes; empty for any other row."""
+    return parts(row.server)[0] if row.proxy == APP and row.server not in ("", APP) else ""

@@ -1,0 +1,129 @@
+"""HAProxy's statistics: from the real one, of every version; and from one that hangs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.haproxy.owners import Owners
+from hcc.haproxy.stats import RowKind, Stats
+from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader, StatsUnavailableError
+from hcc.mesh.snapshot import Protocol
+from tests.binaries import HAPROXY_BRANCHES
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.haproxy_stage import free_port, http_answer, stage, wait_until
+
+pytestmark = pytest.mark.integration
+
+REQUESTS = 3
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_what_went_through_is_counted_for_upstream_and_endpoint(branch: str) -> None:
+    with stage(branch) as scene:
+        peer, port, public = scene.peer("web-1", http=True), free_port(), free_port()
+        web = upstream_state(
+            upstream("web", port), (endpoint("127.0.0.1", peer.port), endpoint("127.0.0.1", 1)), protocol="http"
+        )
+        ours = proxy(bind_port=public, local_port=scene.app().port, protocol=Protocol.HTTP)
+        scene.converge(scene.rendered(snapshot(web, proxy_=ours)))
+        for _ in range(REQUESTS):
+            wait_until(lambda: http_answer(port)[0] == 200, "the peer answers")
+
+        summary = StatsReader(scene.layout.stats_socket, SUMMARY).read()
+        everything = StatsReader(scene.layout.stats_socket, EVERYTHING).read()
+
+        owners = Owners((web,))
+        mine = {row.kind: row for row in summary.rows if owners.of(row.proxy) is web}
+        assert mine[RowKind.FRONTEND].requests >= REQUESTS
+        assert mine[RowKind.FRONTEND].sessions >= REQUESTS
+        assert dict(mine[RowKind.FRONTEND].responses)["2xx"] == REQUESTS
+        assert mine[RowKind.FRONTEND].bytes_in > 0
+        assert mine[RowKind.FRONTEND].bytes_out > mine[RowKind.FRONTEND].bytes_in
+        assert mine[RowKind.BACKEND].active_servers == 2
+        assert [row.proxy for row in summary.rows if row.kind is RowKind.SERVER] == ["app"]
+        assert served(everything, f"127.0.0.1:{peer.port}") == REQUESTS
+        assert everything.process.max_connections == 500
+
+
+def served(stats: Stats, address: str) -> int:
+    return next(row.sessions for row in stats.rows if row.kind is RowKind.SERVER and row.address == address)
+
+
+class Hanging:
+    """Takes connections and never answers; counts them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.asked = 0
+        self._held: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        for held in (self._listener, *self._held):
+            held.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.asked += 1
+            self._held.append(connection)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Hanging]:
+    made = Hanging(tmp_path / "s")
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_haproxy_that_hangs_costs_one_question_a_second_however_many_ask(hanging: Hanging) -> None:
+    reader = StatsReader(hanging.path, SUMMARY, timeout_s=0.3)
+    failures: list[str] = []
+
+    def ask() -> None:
+        try:
+            reader.read()
+        except StatsUnavailableError as exc:
+            failures.append(str(exc))
+
+    askers = [threading.Thread(target=ask) for _ in range(20)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(10)
+
+    assert len(failures) == 20
+    assert hanging.asked <= 2
+    assert any("does not answer" in failure for failure in failures)
+
+
+def test_no_haproxy_is_no_statistics(tmp_path: Path) -> None:
+    with pytest.raises(StatsUnavailableError, match="nobody listens"):
+        StatsReader(str(tmp_path / "s"), SUMMARY).read()
+
+
+def test_an_answer_is_kept_for_a_second_and_then_asked_for_anew(hanging: Hanging) -> None:
+    now = [time.monotonic()]
+    reader = StatsReader(hanging.path, SUMMARY, timeout_s=0.05, clock=lambda: now[0])
+    for passed_s in (0.0, 0.5, 1.0):
+        now[0] += passed_s
+        with pytest.raises(StatsUnavailableError):
+            reader.read()
+    assert hanging.asked == 2

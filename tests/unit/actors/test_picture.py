@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import pytest
+
+from hcc.actors.picture import Identity, Observed, picture
+from hcc.actors.readiness import CredentialFacts, Facts, HAProxyFacts, PolicyFacts, ReconcilerFacts, Validity
+from hcc.actors.status import CallerStatus, ServerState
+from hcc.consul.keys import EndpointsWatch, LeafWatch
+from hcc.consul.watch_state import WatchState
+from hcc.haproxy.names import backend_name, upstream_name
+from hcc.haproxy.stats import Process, Row, RowKind, Stats
+from hcc.mesh.naming import joined
+from hcc.mesh.snapshot import Health, Protocol
+from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
+
+NOW = 1_000_000.0
+IDENTITY = Identity("web-proxy", "web-1", 42, NOW - 60, "1.0", "3.11", "2.6.12", "OpenSSL 3", "direct")
+API = upstream("api")
+
+
+def row(kind: RowKind, proxy_: str, server: str = "", address: str = "", status: str = "UP", sessions: int = 0) -> Row:
+    return Row(kind, proxy_, server, address, status, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, None, None)
+
+
+def seen(*rows: Row, **changed: object) -> Observed:
+    made = Observed(
+        now=NOW,
+        snapshot=snapshot(upstream_state(API, (endpoint("10.0.0.1"), endpoint("10.0.0.2", health=Health.CRITICAL)))),
+        changes={API.key: {("10.0.0.2", 21000): NOW - 5}},
+        stats=Stats(Process(9, 2, 10, 100, 1.0), rows),
+        stats_problem="",
+        watches=(),
+        actors=(),
+        consul="1.20.1",
+    )
+    return replace(made, **changed)  # type: ignore[arg-type] # whatever a test wrote
+
+
+def test_endpoints_have_consuls_word_haproxys_state_and_the_last_change() -> None:
+    backend = backend_name(API)
+    shown = picture(
+        IDENTITY,
+        Facts(),
+        seen(
+            row(RowKind.FRONTEND, upstream_name(API), sessions=7),
+            row(RowKind.SERVER, backend, "10.0.0.1:21000", "10.0.0.1:21000", "no check", 4),
+            row(RowKind.SERVER, backend, "10.0.0.2:21000", "10.0.0.2:21000", "MAINT (by hand)"),
+        ),
+    )
+
+    (api,) = shown.upstreams
+    assert (api.name, api.datacenter, api.protocol, api.listens) == ("api", "dc1", "tcp", "127.0.0.1:9191")
+    assert api.sessions == 7
+    assert [(one.health, one.state, one.sessions, one.changed_at) for one in api.endpoints] == [
+        ("passing", ServerState.UP, 4, None),
+        ("critical", ServerState.MAINTENANCE, 0, NOW - 5),
+    ]
+
+
+def test_servers_of_a_targets_own_backend_belong_to_its_upstream() -> None:
+    backend = backend_name(API, target_id("api"))
+    server = row(RowKind.SERVER, backend, "any-name", "10.0.0.1:21000", "DRAIN", 1)
+    assert picture(IDENTITY, Facts(), seen(server)).upstreams[0].endpoints[0].state is ServerState.DRAINING
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("UP", ServerState.UP),
+        ("UP 1/3", ServerState.UP),
+        ("DOWN (agent)", ServerState.DOWN),
+        ("NOLB", ServerState.DOWN),
+        ("MAINT (resolution)", ServerState.MAINTENANCE),
+    ],
+)
+def test_haproxys_words_have_a_state(word: str, state: ServerState) -> None:
+    server = row(RowKind.SERVER, backend_name(API), "x", "10.0.0.1:21000", word)
+    assert picture(IDENTITY, Facts(), seen(server)).upstreams[0].endpoints[0].state is state
+
+
+def test_an_endpoint_that_haproxy_lacks_is_absent_and_unknown_when_haproxy_is_silent() -> None:
+    assert picture(IDENTITY, Facts(), seen()).upstreams[0].endpoints[0].state is ServerState.ABSENT
+    silent = picture(IDENTITY, Facts(), seen(stats=None, stats_problem="it hangs"))
+    assert silent.upstreams[0].endpoints[0].state is ServerState.UNKNOWN
+    assert silent.upstreams[0].sessions is None
+    assert silent.haproxy.problem == "it hangs"
+
+
+def test_callers_have_their_live_sessions_also_those_that_only_haproxy_knows() -> None:
+    decided = CallerStatus("shop", "deny", "default policy", NOW - 1, 3, None)
+    facts = Facts(policy=PolicyFacts(version=1, deciding=1, current=1, callers=(decided,)))
+    lines = (
+        row(RowKind.SERVER, "app", "app", sessions=100),
+        row(RowKind.SERVER, "app", joined("shop"), sessions=2),
+        row(RowKind.SERVER, "app", joined("odd name"), sessions=1),
+    )
+
+    callers = picture(IDENTITY, facts, seen(*lines)).callers
+
+    assert callers == (replace(decided, sessions=2), CallerStatus("odd name", "allow", "", None, 0, 1))
+
+
+def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
+    facts = Facts(
+        intentions=False,
+        reconciler=ReconcilerFacts(failure="line 3", problems=("upstream db: twice",)),
+        credentials=CredentialFacts(
+            leaf=True, roots=True, problem="no key", certificates=(Validity("leaf", "web", NOW - 95, NOW + 5),)
+        ),
+        haproxy=HAProxyFacts(running=True, pid=1),
+    )
+    observed = seen(
+        stats=None,
+        stats_problem="it hangs",
+        snapshot=snapshot(proxy_=replace(proxy(), warnings=("bind_port: ignored",))),
+        watches=(
+            WatchState(LeafWatch("web"), 500.0, answered=True),
+            WatchState(EndpointsWatch("db", "dc2"), 9.0, answered=False, failing_s=9.0, problem="HTTP 500"),
+        ),
+    )
+
+    assert picture(IDENTITY, facts, observed).readiness.warnings == (
+        "configuration: line 3",
+        "certificate not used: no key",
+        "haproxy: it hangs",
+        "intentions are switched off: every service of the mesh may call this one",
+        "upstream db: twice",
+        "registration: bind_port: ignored",
+        "leaf: not renewed, 5 s are left",
+        "leaf web: no answer of Consul for 500 s",
+        "endpoints db.dc2: HTTP 500",
+    )
+
+
+def test_a_sidecar_without_a_snapshot_is_shown_as_far_as_it_is_known() -> None:
+    shown = picture(IDENTITY, Facts(), seen(snapshot=None))
+    assert (shown.sidecar.service, shown.sidecar.listens, shown.upstreams) == ("", "", ())
+    assert "proxy: its registration was not read from Consul yet" in shown.readiness.missing
+
+
+def test_who_this_is_comes_from_the_registration() -> None:
+    shown = picture(IDENTITY, Facts(), seen(snapshot=snapshot(proxy_=proxy(protocol=Protocol.HTTP)))).sidecar
+    assert (shown.service, shown.protocol, shown.datacenter) == ("server", "http", "dc1")
+    assert shown.listens.endswith(":21000")
