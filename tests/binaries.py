@@ -63,6 +63,24 @@ def dataplaneapi() -> str:
     return _program("dataplaneapi", "DATAPLANEAPI_BIN", shutil.which("dataplaneapi") or "")
 
 
+@cache
+def chromium() -> str:
+    """Path of a Chromium: CHROMIUM_BIN, else on PATH."""
+    return _program("chromium", "CHROMIUM_BIN", shutil.which("chromium") or "")
+
+
+@cache
+def prometheus() -> str:
+    """Path of a Prometheus: PROMETHEUS_BIN, else on PATH."""
+    return _program("prometheus", "PROMETHEUS_BIN", shutil.which("prometheus") or "")
+
+
+@cache
+def promtool() -> str:
+    """Path of its promtool: PROMTOOL_BIN, else on PATH."""
+    return _program("promtool", "PROMTOOL_BIN", shutil.which("promtool") or "")
+
+
 def _program(name: str, variable: str, fallback: str) -> str:
     found = os.environ.get(variable, "") or fallback
     if not found or not os.access(found, os.X_OK):

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from installer.apt import choose_chromium, install_ip
 from installer.consul import choose_consul, test_consuls
 from installer.dataplane import choose_dataplaneapi
 from installer.environment import install_environment
 from installer.haproxy import choose_haproxy, test_haproxies
-from installer.iproute import install_ip
+from installer.prometheus import choose_prometheus
 from installer.talk import InstallError
 
 _ABOUT = """\
@@ -55,14 +56,15 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tests",
         action="store_true",
-        help="also what the tests need: every HAProxy, Consul and Data Plane API that is tested, ip, linters",
+        help="also what the tests need: every HAProxy, Consul and Data Plane API that is tested, Prometheus, Chromium, "
+        "ip, linters",
     )
     parser.add_argument(
         "--print-env",
         action="store_true",
         help="print the paths as shell assignments, HAPROXY_BIN= and CONSUL_BIN=, with --tests also "
-        "HAPROXY_2_2_BIN= and so on, CONSUL_1_8_BIN= and so on, and DATAPLANEAPI_BIN=; one that is "
-        "set already, or on PATH, is taken where its version serves",
+        "HAPROXY_2_2_BIN= and so on, CONSUL_1_8_BIN= and so on, DATAPLANEAPI_BIN=, PROMETHEUS_BIN=, PROMTOOL_BIN= "
+        "and CHROMIUM_BIN=; one that is set already, or on PATH, is taken where its version serves",
     )
     return parser.parse_args(arguments)
 
@@ -74,6 +76,8 @@ def _set_up(haproxy: str | None, *, tests: bool) -> dict[str, Path]:
         programs |= test_haproxies(programs["HAPROXY_BIN"])
         programs |= test_consuls(programs["CONSUL_BIN"])
         programs["DATAPLANEAPI_BIN"] = choose_dataplaneapi()
+        programs |= choose_prometheus()
+        programs["CHROMIUM_BIN"] = choose_chromium()
         install_ip()
     return programs
 

@@ -152,18 +152,26 @@ class Admin(Actor):
     def _answer_anyone(self, method: str, path: str, accept: str) -> Response:
         if method not in ("GET", "HEAD"):
             return Response(405, b"expected GET\n")
-        if path == "/metrics":
-            body, content_type = self._metrics.exposition(accept)
-            return Response(200, body, content_type)
-        if path == "/health":
-            return Response(200, b"ok\n")
-        if path == "/ready":
-            missing = missing_parts(self._facts)
-            text = "".join(f"{part}\n" for part in missing) or "ready\n"
-            return Response(503 if missing else 200, text.encode())
-        if path == "/api/v1/status":
-            return _json(to_json(self._status()))
-        return Response(404, b"expected one of /, /api/v1/status, /metrics, /health, /ready\n")
+        shown = {
+            "/": self._page,
+            "/api/v1/status": lambda: _json(to_json(self._status())),
+            "/metrics": lambda: Response(200, *self._metrics.exposition(accept)),
+            "/health": lambda: Response(200, b"ok\n"),
+            "/ready": self._ready,
+        }
+        answer = shown.get(path)
+        return answer() if answer else Response(404, f"expected one of {', '.join(shown)}\n".encode())
+
+    def _ready(self) -> Response:
+        missing = missing_parts(self._facts)
+        text = "".join(f"{part}\n" for part in missing) or "ready\n"
+        return Response(503 if missing else 200, text.encode())
+
+    def _page(self) -> Response:
+        # Loaded by the first who looks: a sidecar that nobody looks at does not pay for a template engine.
+        from hcc.actors import page  # noqa: PLC0415
+
+        return Response(200, page.page(self._status()), "text/html; charset=utf-8", page.headers())
 
     def _status(self) -> Status:
         return picture(self._identity, self._facts, self._sources.observed())

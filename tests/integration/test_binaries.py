@@ -6,7 +6,16 @@ import subprocess
 
 import pytest
 
-from tests.binaries import CONSUL_LINES, HAPROXY_BRANCHES, consul, dataplaneapi, haproxy
+from tests.binaries import (
+    CONSUL_LINES,
+    HAPROXY_BRANCHES,
+    chromium,
+    consul,
+    dataplaneapi,
+    haproxy,
+    prometheus,
+    promtool,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -27,3 +36,12 @@ def test_each_consul_is_of_its_line(line: str) -> None:
 
 def test_the_data_plane_api_runs() -> None:
     assert "Data Plane API" in output(dataplaneapi(), "--version")
+
+
+def test_prometheus_and_its_tool_run() -> None:
+    assert "prometheus, version" in output(prometheus(), "--version")
+    assert "promtool, version" in output(promtool(), "--version")
+
+
+def test_the_browser_runs() -> None:
+    assert "Chromium" in output(chromium(), "--version")
