@@ -24,9 +24,8 @@ from hcc.actors.status import (
 )
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import upstream_name
-from hcc.haproxy.owners import Owners, caller_of
+from hcc.haproxy.owners import Owners, caller_of, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
-from hcc.mesh.chain import start_target
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
@@ -172,8 +171,8 @@ def _upstreams(observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatu
     return tuple(
         UpstreamStatus(
             name=state.upstream.key.label(),
-            datacenter=_datacenter(state, snapshot),
-            protocol=(state.chain.protocol if state.chain else "") or state.upstream.protocol.value,
+            datacenter=datacenter_of(state, snapshot),
+            protocol=protocol_of(state).value,
             listens=_listens(state.upstream),
             known=state.known,
             sessions=fronts.get(upstream_name(state.upstream)),
@@ -226,12 +225,6 @@ def _callers(decided: tuple[CallerStatus, ...], rows: tuple[Row, ...]) -> tuple[
             sessions[caller] += row.open_sessions
     known = tuple(replace(one, sessions=sessions.pop(one.service, None)) for one in decided)
     return (*known, *(CallerStatus(name, "allow", "", None, 0, count) for name, count in sorted(sessions.items())))
-
-
-def _datacenter(state: UpstreamState, snapshot: Snapshot) -> str:
-    if state.chain is not None:
-        return start_target(state.chain).datacenter
-    return state.upstream.key.datacenter or snapshot.datacenter
 
 
 def _listens(upstream: Upstream) -> str:

@@ -8,7 +8,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from hcc.actors.lifecycle import ActorError, ActorState, ActorStatus
 from hcc.actors.tree import Tree
+from hcc.consul.watch_state import WatchState
 from hcc.spoe.counters import BUCKET_BOUNDS_NS, WorkerCounters
+from hcc.spoe.events import WorkerPhase, WorkerState
 
 ASK_TIMEOUT_S = 1.0
 _NS = 1e9
@@ -17,9 +19,13 @@ _NS = 1e9
 def actor_metrics(tree: Callable[[], Tree]) -> Iterable[Metric]:
     """State, restarts, mailbox and losses of every actor; nothing while the root does not answer."""
     try:
-        statuses = tree().actors(ASK_TIMEOUT_S)
+        return actor_metrics_of(tree().actors(ASK_TIMEOUT_S))
     except ActorError:
         return ()
+
+
+def actor_metrics_of(statuses: tuple[ActorStatus, ...]) -> tuple[Metric, ...]:
+    """The same, of these."""
     return (
         _gauge("hcc_actor_up", "Whether the actor runs.", statuses, _is_up),
         _gauge("hcc_actor_mailbox_depth", "Messages that wait.", statuses, lambda one: one.mailbox_depth),
@@ -27,6 +33,32 @@ def actor_metrics(tree: Callable[[], Tree]) -> Iterable[Metric]:
         _counter("hcc_actor_dropped_messages", "Messages lost.", statuses, lambda one: one.dropped),
         _counter("hcc_actor_zombies", "Hung threads abandoned.", statuses, lambda one: one.zombies),
     )
+
+
+def watch_metrics(states: Iterable[WatchState]) -> Iterator[Metric]:
+    """How old the answers of Consul are, by kind of question: of several, the oldest counts."""
+    ages: dict[str, float] = {}
+    failing: dict[str, int] = {}
+    for state in states:
+        kind = type(state.key).__name__
+        ages[kind] = max(ages.get(kind, 0.0), state.age_s)
+        failing[kind] = failing.get(kind, 0) + bool(state.problem)
+    age = GaugeMetricFamily("hcc_watch_age_seconds", "Since Consul answered last, changed or not.", labels=("watch",))
+    fails = GaugeMetricFamily("hcc_watch_failing", "Questions whose last try failed.", labels=("watch",))
+    for kind in sorted(ages):
+        age.add_metric((kind,), ages[kind])
+        fails.add_metric((kind,), failing[kind])
+    yield age
+    yield fails
+
+
+def pool_metrics(workers: Iterable[WorkerState]) -> Iterator[Metric]:
+    """How many SPOE workers there are, by phase of their life."""
+    family = GaugeMetricFamily("hcc_spoe_workers", "SPOE workers, by phase.", labels=("phase",))
+    phases = [worker.phase for worker in workers]
+    for phase in WorkerPhase:
+        family.add_metric((phase.value,), phases.count(phase))
+    yield family
 
 
 def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 from hcc.actors.admin import Admin
@@ -38,8 +39,9 @@ from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
-from hcc.app.collectors import actor_metrics, worker_metrics
+from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
+from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.state_directory import StateDirectory
 from hcc.consul.agent_version import AgentVersion
@@ -56,7 +58,7 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
-from hcc.haproxy.stats_reader import EVERYTHING, StatsReader
+from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings
@@ -89,19 +91,19 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     signals = Signals()
     signals.install()
     tokens = TokenSource(consul)
-    make_client = client_maker(consul, tokens)
+    metrics = Metrics()
+    agent = Agent(tokens, client_maker(consul, tokens, metrics))
     found = find_haproxy(settings.haproxy)
     build = probe(found.binary)
     choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
-    chosen = choose_proxy(settings.selection, make_client, signals.stop)
+    chosen = choose_proxy(settings.selection, agent.make_client, signals.stop)
     if chosen is None:
         return 0
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
-        sidecar = Sidecar(
-            settings, make_client, tokens, build, chosen, directory, driven(choice, found.binary, directory.layout)
-        )
+        haproxy = driven(choice, found.binary, directory.layout)
+        sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, metrics)
         clean = sidecar.run(signals)
     except BaseException:
         directory.release()
@@ -111,6 +113,14 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
         return 0
     directory.release()
     return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The Consul agent: with whose token, and how it is asked."""
+
+    tokens: TokenSource
+    make_client: Callable[[], ConsulClient]
 
 
 class Signals:
@@ -143,15 +153,15 @@ class Sidecar:
     def __init__(
         self,
         settings: RunSettings,
-        make_client: Callable[[], ConsulClient],
-        tokens: TokenSource,
+        agent: Agent,
         build: Build,
         chosen: Chosen,
         directory: StateDirectory,
         haproxy: Driven,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._metrics = Metrics()
+        self._metrics = metrics
         self._drained = threading.Event()
         self._gave_up: TreeExit | None = None
         self._tree: Tree | None = None
@@ -180,7 +190,11 @@ class Sidecar:
             control=settings.control,
         )
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
+        self._metrics.collect_from(lambda: watch_metrics(one.state() for one in ledger.watchers))
+        self._metrics.collect_from(lambda: pool_metrics(self._pool.workers()))
         self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
+        summary = StatsReader(layout.stats_socket, SUMMARY)
+        self._metrics.collect_from(lambda: haproxy_metrics(summary.read, lambda: ledger.snapshot))
         self._specs = (
             ChildSpec(
                 ADMIN,
@@ -189,14 +203,14 @@ class Sidecar:
                     "identity": identity,
                     "control_socket": directory.control_socket,
                     "stats_addr": settings.stats_addr,
-                    "stats_service": _stats_service(settings, chosen, make_client),
+                    "stats_service": _stats_service(settings, chosen, agent.make_client),
                     "intentions": settings.intentions,
                     "metrics": self._metrics,
                     "sources": Sources(
                         tree=self.tree,
                         ledger=ledger,
                         stats=StatsReader(layout.stats_socket, EVERYTHING).read,
-                        consul=AgentVersion(make_client),
+                        consul=AgentVersion(agent.make_client),
                     ),
                 },
             ),
@@ -241,9 +255,9 @@ class Sidecar:
                 CONSUL_WATCHER,
                 ConsulWatcher,
                 {
-                    "make_watcher": _watcher_maker(make_client, tokens),
+                    "make_watcher": _watcher_maker(agent),
                     "ledger": ledger,
-                    "tokens": tokens,
+                    "tokens": agent.tokens,
                     "metrics": self._metrics,
                 },
             ),
@@ -313,16 +327,18 @@ class Sidecar:
             self._process.reap()
 
 
-def client_maker(consul: ConsulSettings, tokens: TokenSource) -> Callable[[], ConsulClient]:
+def client_maker(consul: ConsulSettings, tokens: TokenSource, metrics: Metrics) -> Callable[[], ConsulClient]:
     """A function that makes clients of the agent; they share one TLS context, which takes long to make."""
     tls = tls_context(consul)
-    return lambda: ConsulClient(consul, tokens, tls=tls)
+
+    def count(outcome: str) -> None:
+        metrics.consul_requests.labels(outcome).inc()
+
+    return lambda: ConsulClient(consul, tokens, tls=tls, count=count)
 
 
-def _watcher_maker(
-    make_client: Callable[[], ConsulClient], tokens: TokenSource
-) -> Callable[[WatchKey, Deliver], Watcher]:
-    return lambda key, deliver: Watcher(key, make_client, deliver, refresh_token=tokens.reload)
+def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:
+    return lambda key, deliver: Watcher(key, agent.make_client, deliver, refresh_token=agent.tokens.reload)
 
 
 def _stats_service(

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from consul import base
 
 from hcc.consul.environment import ConsulSettings
+from hcc.consul.errors import ConsulUnavailableError
 from hcc.consul.exchange import Exchange
 from hcc.consul.keys import ChainWatch, EndpointsWatch
 from hcc.consul.response import Result, result_of, status_error
@@ -43,6 +44,7 @@ class ConsulClient:
         token: asked before every request, so that it may change.
         wait_s: how long Consul may hold a blocking query.
         tls: a context of `tls_context`, to share one among clients; made when not given.
+        count: told the outcome of every request: the status of the answer, `none` when there was none.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class ConsulClient:
         *,
         wait_s: float = DEFAULT_WAIT_S,
         tls: ssl.SSLContext | None = None,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._wait_s = wait_s
         self._namespace = (("ns", settings.namespace), ("partition", settings.partition))
         fixed = settings.token
         self._exchange = Exchange(settings, tls or tls_context(settings), token or (lambda: fixed))
-        self._http = _Http(self._exchange)
+        self._http = _Http(self._exchange, count)
         self._agent = _Groups(self._http).agent
 
     def interrupt(self) -> None:
@@ -184,11 +187,12 @@ class ConsulClient:
 class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no types
     """python-consul2's transport, with our exchange below it and the whole of the last answer kept."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, count: Callable[[str], None]) -> None:
         # Not the parent's: it knows neither unix sockets nor IPv6.
         self.timeout = ANSWER_TIMEOUT_S
         self.last = Result(None)
         self._exchange = exchange
+        self._count = count
 
     def get(self, callback: _Callback, path: str, params: Parameters | None = None, headers: object = None) -> object:
         del headers  # only ever the token, which the exchange adds
@@ -231,7 +235,12 @@ class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no type
         self, method: str, callback: _Callback, path: str, params: Parameters | None, data: str = ""
     ) -> object:
         target = f"{path}?{urlencode(params)}" if params else path
-        code, headers, body = self._exchange.request(method, target, data, self.timeout)
+        try:
+            code, headers, body = self._exchange.request(method, target, data, self.timeout)
+        except ConsulUnavailableError:
+            self._count("none")
+            raise
+        self._count(str(code))
         if code != _OK:
             raise status_error(code, f"{method} {path}", body.decode("utf-8", "replace"), headers)
         self.last = result_of(path, headers, body)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from hcc.haproxy.names import APP, backend_name, upstream_name
 from hcc.haproxy.stats import Row
+from hcc.mesh.chain import start_target
 from hcc.mesh.naming import joined, parts
-from hcc.mesh.snapshot import UpstreamState
+from hcc.mesh.snapshot import Protocol, Snapshot, UpstreamState
 
 
 class Owners:
@@ -29,3 +30,18 @@ class Owners:
 def caller_of(row: Row) -> str:
     """The service whose connections a server line of the local backend takes; empty for any other row."""
     return parts(row.server)[0] if row.proxy == APP and row.server not in ("", APP) else ""
+
+
+def protocol_of(state: UpstreamState) -> Protocol:
+    """What an upstream speaks: its chain says, for a prepared query its registration."""
+    if state.chain is None:
+        return state.upstream.protocol
+    known = {protocol.value: protocol for protocol in Protocol}
+    return known.get(state.chain.protocol.lower(), Protocol.TCP)
+
+
+def datacenter_of(state: UpstreamState, mesh: Snapshot) -> str:
+    """Where an upstream's instances are."""
+    if state.chain is not None:
+        return start_target(state.chain).datacenter
+    return state.upstream.key.datacenter or mesh.datacenter

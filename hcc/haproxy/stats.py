@@ -42,6 +42,7 @@ class Row:
         requests: of http.
         responses: of http, by class of their status code (`2xx`, .., `other`).
         bytes_in, bytes_out: from and to the client.
+        denied: connections and requests that our rules refused (frontend).
         connect_errors, response_errors: on the way to servers.
         active_servers: those that get traffic (backend).
         *_average_s: over the last 1024 sessions; None where HAProxy does not measure.
@@ -58,6 +59,7 @@ class Row:
     responses: tuple[tuple[str, int], ...]
     bytes_in: int
     bytes_out: int
+    denied: int
     connect_errors: int
     response_errors: int
     retries: int
@@ -145,6 +147,7 @@ def _row(fields: Mapping[str, str]) -> Row:
         responses=tuple((code, number(f"hrsp_{code}")) for code in _CODES),
         bytes_in=number("bin"),
         bytes_out=number("bout"),
+        denied=number("dreq") + number("dcon") + number("dses"),
         connect_errors=number("econ"),
         response_errors=number("eresp"),
         retries=number("wretr"),

@@ -14,7 +14,7 @@ import trustme
 
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import ConsulSettings, consul_settings
-from hcc.consul.errors import ConsulUnavailableError, InterruptedPollError
+from hcc.consul.errors import ConsulNotFoundError, ConsulUnavailableError, InterruptedPollError
 from hcc.consul.keys import ChainWatch, EndpointsWatch
 from hcc.errors import SettingError
 from hcc.mesh.secret import Secret
@@ -208,6 +208,21 @@ def test_every_request_asks_for_the_token_anew(fake: FakeConsul, connect: Connec
     for _ in range(3):
         client.services()
     assert [headers.get("X-Consul-Token") for _, _, headers in fake.requests] == [None, "one", "two"]
+
+
+def test_every_request_is_counted_by_its_outcome(fake: FakeConsul) -> None:
+    outcomes: list[str] = []
+    client = ConsulClient(consul_settings({}, http_addr=fake.http_addr), count=outcomes.append)
+    client.roots()
+    with pytest.raises(ConsulNotFoundError):
+        client.service("nobody")
+    client.close()
+    gone = ConsulClient(consul_settings({}, http_addr="127.0.0.1:1"), count=outcomes.append)
+    with pytest.raises(ConsulUnavailableError):
+        gone.roots()
+    gone.close()
+
+    assert outcomes == ["200", "404", "none"]
 
 
 def test_basic_authentication_is_sent(fake: FakeConsul, connect: Connect) -> None:

@@ -1,0 +1,136 @@
+"""HAProxy's counters with Consul's labels: what is counted under which, and how much of it there is."""
+
+from __future__ import annotations
+
+import re
+
+from prometheus_client import generate_latest
+
+from hcc.app.haproxy_metrics import haproxy_metrics
+from hcc.haproxy.names import backend_name, upstream_name
+from hcc.haproxy.stats import Row, RowKind, Stats
+from hcc.haproxy.stats_reader import StatsUnavailableError
+from hcc.mesh.naming import joined
+from hcc.mesh.snapshot import Health, Protocol, Snapshot, Upstream
+from hcc.metrics import Metrics
+from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
+from tests.every_metric import PROCESS
+from tests.every_metric import stats_row as row
+
+
+def rows_of(one: Upstream, *targets: str) -> tuple[Row, ...]:
+    backends = [backend_name(one, target) for target in targets or ("",)]
+    return (row(RowKind.FRONTEND, upstream_name(one)), *(row(RowKind.BACKEND, name) for name in backends))
+
+
+def scraped(mesh: Snapshot | None, *rows: Row) -> Metrics:
+    metrics = Metrics()
+    metrics.collect_from(lambda: haproxy_metrics(lambda: Stats(PROCESS, rows), lambda: mesh))
+    return metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def upstream_labels(destination: str, datacenter: str = "dc1", protocol: str = "http") -> dict[str, str]:
+    return {"source": "server", "destination": destination, "datacenter": datacenter, "protocol": protocol}
+
+
+def test_an_upstreams_frontend_and_backend_are_counted_under_consuls_names() -> None:
+    web = upstream("web", datacenter="dc2")
+    metrics = scraped(snapshot(upstream_state(web, protocol="http")), *rows_of(web))
+    labels = upstream_labels("web", "dc2")
+
+    assert value(metrics, "hcc_upstream_connections_total", **labels) == 10
+    assert value(metrics, "hcc_upstream_requests_total", **labels) == 20
+    assert value(metrics, "hcc_upstream_responses_total", **labels, code="5xx") == 1
+    assert value(metrics, "hcc_upstream_request_bytes_total", **labels) == 100
+    assert value(metrics, "hcc_upstream_response_bytes_total", **labels) == 1000
+    assert value(metrics, "hcc_upstream_connect_errors_total", **labels) == 2
+    assert value(metrics, "hcc_upstream_serving_endpoints", **labels) == 7
+    assert value(metrics, "hcc_upstream_response_time_average_seconds", **labels) == 0.25
+    assert value(metrics, "hcc_upstream_connect_time_average_seconds", **labels) is None
+
+
+def test_tcp_has_no_requests_and_a_query_has_a_name_of_its_own() -> None:
+    web, query = upstream("web"), upstream("web", 9192, query=True)
+    metrics = scraped(snapshot(upstream_state(web), upstream_state(query)), *rows_of(web), *rows_of(query))
+
+    assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web", protocol="tcp")) == 10
+    assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("query:web", protocol="tcp")) == 10
+    assert value(metrics, "hcc_upstream_requests_total", **upstream_labels("web", protocol="tcp")) is None
+
+
+def test_rows_with_equal_labels_are_one_sample_and_of_averages_the_slowest_counts() -> None:
+    one, two = upstream("web", 9191), upstream("web", 9192)
+    slow = row(RowKind.BACKEND, backend_name(two, target_id("web")), connect_s=0.9)
+    fast = row(RowKind.BACKEND, backend_name(two, target_id("v2")), connect_s=0.1)
+    mesh = snapshot(upstream_state(one, protocol="http"), upstream_state(two, protocol="http"))
+    metrics = scraped(mesh, *rows_of(one), *rows_of(two), slow, fast)
+
+    assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web")) == 20
+    assert value(metrics, "hcc_upstream_connect_errors_total", **upstream_labels("web")) == 8
+    assert value(metrics, "hcc_upstream_connect_time_average_seconds", **upstream_labels("web")) == 0.9
+
+
+def test_the_public_listener_and_each_caller_are_counted() -> None:
+    mesh = snapshot(proxy_=proxy(protocol=Protocol.HTTP))
+    metrics = scraped(
+        mesh,
+        row(RowKind.FRONTEND, "public"),
+        row(RowKind.BACKEND, "app"),
+        row(RowKind.SERVER, "app", "app"),
+        row(RowKind.SERVER, "app", joined("shop")),
+        row(RowKind.FRONTEND, "spoe_agents"),
+    )
+    ours = {"destination": "server", "datacenter": "dc1", "protocol": "http"}
+
+    assert value(metrics, "hcc_inbound_requests_total", **ours) == 20
+    assert value(metrics, "hcc_inbound_denied_total", **ours) == 3
+    assert value(metrics, "hcc_inbound_response_errors_total", **ours) == 4
+    assert value(metrics, "hcc_caller_sessions_total", source="shop", **ours) == 10
+    assert value(metrics, "hcc_caller_responses_total", source="shop", **ours, code="2xx") == 5
+    assert value(metrics, "hcc_caller_open_sessions", source="app", **ours) is None
+
+
+def test_instances_are_counted_by_health_also_where_there_are_none() -> None:
+    mesh = snapshot(
+        upstream_state(upstream("web"), (endpoint("10.0.0.1"), endpoint("10.0.0.2", health=Health.CRITICAL)))
+    )
+    metrics = scraped(mesh)
+    labels = upstream_labels("web", protocol="tcp")
+    counts = {h.value: value(metrics, "hcc_upstream_endpoints", **labels, health=h.value) for h in Health}
+    assert counts == {"passing": 1, "warning": 0, "critical": 1}
+
+
+def test_a_haproxy_that_says_nothing_is_a_zero_and_no_error() -> None:
+    def silent() -> Stats:
+        raise StatsUnavailableError("it hangs")
+
+    metrics = Metrics()
+    metrics.collect_from(lambda: haproxy_metrics(silent, lambda: None))
+
+    assert value(metrics, "hcc_haproxy_stats_up") == 0
+    assert value(metrics, "hcc_haproxy_open_connections") is None
+    assert value(scraped(None), "hcc_haproxy_stats_up") == 1
+    assert value(scraped(None), "hcc_haproxy_idle_ratio") == 0.5
+
+
+def exposed(endpoints: int) -> list[str]:
+    web = upstream("web")
+    many = tuple(endpoint(f"10.{n // 65536}.{n // 256 % 256}.{n % 256}") for n in range(endpoints))
+    mesh = snapshot(upstream_state(web, many, protocol="http"), proxy_=proxy(protocol=Protocol.HTTP))
+    rows = (*rows_of(web), row(RowKind.FRONTEND, "public"), row(RowKind.SERVER, "app", "shop"))
+    made = scraped(mesh, *rows)
+    return generate_latest(made.registry).decode().splitlines()
+
+
+def test_ten_thousand_endpoints_make_no_more_samples_than_ten() -> None:
+    assert len(exposed(10_000)) == len(exposed(10))
+
+
+def test_no_label_holds_an_address_or_a_uri() -> None:
+    labels = [text for line in exposed(10) for text in re.findall(r'="([^"]*)"', line)]
+    assert labels
+    assert [text for text in labels if re.search(r"\d+\.\d+\.\d+\.\d+|spiffe:|:\d+$", text)] == []
