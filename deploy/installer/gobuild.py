@@ -13,8 +13,6 @@ from installer.places import DEPLOY, cache, digest, locked, on_path
 from installer.talk import InstallError, output_of, run_long, say
 from installer.versions import Version, dotted, go_version
 
-_OLDEST_GO: Version = (1, 24)
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -25,12 +23,16 @@ class Source:
         package: Go's name of the program.
         works: whether a file runs as that program.
         otherwise: what to install where there is no Go.
+        tags: Go's build tags, with commas, to leave out what is not needed.
+        oldest_go: that can build it.
     """
 
     tool: str
     package: str
     works: Callable[[Path], bool]
     otherwise: str
+    tags: str = ""
+    oldest_go: Version = (1, 24)
 
     @property
     def name(self) -> str:
@@ -45,7 +47,8 @@ def built(source: Source) -> Path:
     """
     go, go_says = _go(source)
     module = DEPLOY / "tools" / source.tool
-    key = digest((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), go_says)
+    tags = (source.tags,) if source.tags else ()
+    key = digest((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), go_says, *tags)
     home = cache() / source.name / key
     binary = home / source.name
     if not binary.exists():
@@ -62,9 +65,9 @@ def _go(source: Source) -> tuple[Path, str]:
         raise InstallError(f"{source.tool}: no go on PATH to build it with; install {source.otherwise}")
     text = output_of(go, "version").strip()
     version = go_version(text)
-    if version is None or version < _OLDEST_GO:
+    if version is None or version < source.oldest_go:
         raise InstallError(
-            f"{source.tool}: building it takes Go >= {dotted(_OLDEST_GO)}, found: {text or go}; "
+            f"{source.tool}: building it takes Go >= {dotted(source.oldest_go)}, found: {text or go}; "
             f"install {source.otherwise}"
         )
     return go, text
@@ -74,6 +77,8 @@ def _build(go: Path, source: Source, module: Path, binary: Path) -> None:
     say(source.tool, "building it from source, once: some minutes, and space for Go's own caches")
     unfinished = binary.with_name(f"unfinished.{os.getpid()}")
     command: list[str | Path] = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w"]
+    if source.tags:
+        command += ["-tags", source.tags]
     try:
         run_long(
             source.tool,

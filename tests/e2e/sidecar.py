@@ -47,6 +47,7 @@ class Sidecar:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.namespace = namespace
+        self.stats_host = "127.0.0.1"
         self.stats_port = stats_port
         self.state_base = state_base
         self._env = _clean_environment() | dict(env or {})
@@ -94,7 +95,7 @@ class Sidecar:
 
     def fetch(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
         """Status and text of an admin page."""
-        connection = self.namespace.http(self.stats_port, timeout_s=5)
+        connection = self.namespace.http(self.stats_port, self.stats_host, timeout_s=5)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
