@@ -72,6 +72,8 @@ STOP_TIMEOUT_S = 20.0
 DRAIN_SLACK_S = 5.0
 # Envoy's default drain time; after a reload the old worker may serve its connections this long.
 HARD_STOP_AFTER_MS = 600_000
+# A page with 10,000 endpoints may take HAProxy longer than a scrape, which asks for a summary.
+PAGE_TIMEOUT_S = 3.0
 MAX_THREADS = 4
 MAX_CONNECTIONS = 10_000
 # What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides.
@@ -209,7 +211,7 @@ class Sidecar:
                     "sources": Sources(
                         tree=self.tree,
                         ledger=ledger,
-                        stats=StatsReader(layout.stats_socket, EVERYTHING).read,
+                        stats=StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S).read,
                         consul=AgentVersion(agent.make_client),
                     ),
                 },

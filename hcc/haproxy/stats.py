@@ -14,6 +14,10 @@ from enum import Enum
 from hcc.errors import PeerError
 
 _HEADER = "# pxname,"
+_NUMBERS = (
+    "scur", "stot", "conn_tot", "req_tot", "bin", "bout", "dreq", "dcon", "dses",
+    "econ", "eresp", "wretr", "wredis", "act",
+)  # fmt: skip
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
 
 
@@ -96,26 +100,21 @@ def parse_stats(text: str) -> Stats:
     """
     info: dict[str, str] = {}
     rows: list[Row] = []
-    # One table runs from its header to the next blank line.
-    tables: list[list[str]] = []
-    inside = False
-    for line in text.splitlines():
-        if line.startswith(_HEADER):
-            inside = True
-            tables.append([line[2:]])
-        elif not line.strip():
-            inside = False
-        elif inside:
-            tables[-1].append(line)
-        else:
-            name, separator, value = line.partition(": ")
-            if separator:
-                info[name] = value
+    table: _Table | None = None
     try:
-        for table in tables:
-            rows.extend(_row(fields) for fields in csv.DictReader(table))
+        for line in text.splitlines():
+            # A table runs from its header to the next blank line.
+            if line.startswith(_HEADER):
+                table = _Table(line[2:])
+            elif not line.strip():
+                table = None
+            elif table is not None:
+                rows.append(table.row(line))
+            else:
+                name, _, value = line.partition(": ")
+                info[name] = value
         return Stats(_process(info), tuple(rows))
-    except (KeyError, ValueError, csv.Error) as exc:
+    except (KeyError, IndexError, ValueError, csv.Error) as exc:
         raise StatsError(f"expected statistics of HAProxy, found {text.strip()[:120]!r} ({exc})") from exc
 
 
@@ -129,34 +128,49 @@ def _process(info: Mapping[str, str]) -> Process:
     )
 
 
-def _row(fields: Mapping[str, str]) -> Row:
-    kind = RowKind(fields["type"])
+class _Table:
+    """Rows below one header: columns are found by name, once, as there may be 10,000 rows of 100 columns."""
 
-    def number(column: str) -> int:
-        return int(fields.get(column) or 0)
+    def __init__(self, header: str) -> None:
+        at = {name: place for place, name in enumerate(header.split(","))}
+        # A version that lacks a column has nothing there: the place after the last.
+        lacking = len(at)
+        self._names = [at[name] for name in ("type", "pxname", "svname", "status")]
+        self._address = at.get("addr", lacking)
+        self._numbers = [at.get(name, lacking) for name in _NUMBERS]
+        self._responses = [(code, at.get(f"hrsp_{code}", lacking)) for code in _CODES]
+        self._averages = [at.get(name, lacking) for name in ("ctime", "rtime")]
 
-    return Row(
-        kind=kind,
-        proxy=fields["pxname"],
-        server=fields["svname"] if kind is RowKind.SERVER else "",
-        address=fields.get("addr") or "",
-        status=fields["status"],
-        open_sessions=number("scur"),
-        sessions=number("conn_tot") if kind is RowKind.FRONTEND else number("stot"),
-        requests=number("req_tot"),
-        responses=tuple((code, number(f"hrsp_{code}")) for code in _CODES),
-        bytes_in=number("bin"),
-        bytes_out=number("bout"),
-        denied=number("dreq") + number("dcon") + number("dses"),
-        connect_errors=number("econ"),
-        response_errors=number("eresp"),
-        retries=number("wretr"),
-        redispatches=number("wredis"),
-        active_servers=number("act"),
-        connect_average_s=_seconds(fields.get("ctime")),
-        response_average_s=_seconds(fields.get("rtime")),
-    )
+    def row(self, line: str) -> Row:
+        """One row. A name cannot hold what CSV would have to quote, but a check's last words can."""
+        fields = next(csv.reader((line,))) if '"' in line else line.split(",")
+        fields.append("")
+        type_, proxy, server, status = (fields[place] for place in self._names)
+        kind = RowKind(type_)
+        numbers = dict(zip(_NUMBERS, (int(fields[place] or 0) for place in self._numbers), strict=True))
+        connect_s, response_s = (_seconds(fields[place]) for place in self._averages)
+        return Row(
+            kind=kind,
+            proxy=proxy,
+            server=server if kind is RowKind.SERVER else "",
+            address=fields[self._address],
+            status=status,
+            open_sessions=numbers["scur"],
+            sessions=numbers["conn_tot" if kind is RowKind.FRONTEND else "stot"],
+            requests=numbers["req_tot"],
+            responses=tuple((code, int(fields[place] or 0)) for code, place in self._responses),
+            bytes_in=numbers["bin"],
+            bytes_out=numbers["bout"],
+            denied=numbers["dreq"] + numbers["dcon"] + numbers["dses"],
+            connect_errors=numbers["econ"],
+            response_errors=numbers["eresp"],
+            retries=numbers["wretr"],
+            redispatches=numbers["wredis"],
+            active_servers=numbers["act"],
+            connect_average_s=connect_s,
+            response_average_s=response_s,
+        )
 
 
-def _seconds(milliseconds: str | None) -> float | None:
+def _seconds(milliseconds: str) -> float | None:
     return int(milliseconds) / 1000 if milliseconds else None
