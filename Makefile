@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint bench-smoke bench-authz bench-spoe lock clean
+.PHONY: help demo test test-matrix lint docs bench-smoke bench-authz bench-spoe lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -30,6 +30,9 @@ lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --te
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: ## docs/metrics.md from the registry (a test says when it is due)
+	$(BIN)/python -m tests.metrics_reference
 
 bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \

@@ -45,7 +45,8 @@ class RunSettings:
         control: how HAProxy is driven, `direct` or `dataplane`.
         dataplane: path or name of the Data Plane API; empty: look in DATAPLANEAPI_BIN, then on PATH.
         state_dir: base directory; each proxy has its own below it.
-        stats_addr: where /metrics, /health and /ready are served; None: on the control socket only.
+        stats_addr: where the status page, /metrics, /health and /ready are served; None: on the control socket only.
+        metrics_per_endpoint: whether /metrics has each endpoint of an upstream, by its address.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
     """
 
@@ -56,6 +57,7 @@ class RunSettings:
     state_dir: str
     stats_addr: ListenAddress | None
     stats_service_register: bool
+    metrics_per_endpoint: bool
     intentions: bool
     spoe_workers: int
     drain_timeout_s: float

@@ -58,6 +58,7 @@ def everything() -> Metrics:
     rows = (
         stats_row(RowKind.FRONTEND, upstream_name(web)),
         stats_row(RowKind.BACKEND, backend_name(web), connect_s=0.1),
+        stats_row(RowKind.SERVER, backend_name(web), "10.0.0.1:21000"),
         stats_row(RowKind.FRONTEND, "public"),
         stats_row(RowKind.BACKEND, "app", connect_s=0.1),
         stats_row(RowKind.SERVER, "app", joined("shop")),

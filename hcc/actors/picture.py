@@ -33,7 +33,7 @@ RENEWED_BY = 0.9
 # A blocking query is answered within 64 s at the latest, changed or not.
 STALE_S = 150.0
 
-_STATES = {"UP": ServerState.UP, "no check": ServerState.UP, "OPEN": ServerState.UP}
+_STATES = {"MAINT": ServerState.MAINTENANCE, "DRAIN": ServerState.DRAINING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +207,10 @@ def _place(endpoint: Endpoint) -> tuple[str, int]:
 def _state(row: Row | None) -> ServerState:
     if row is None:
         return ServerState.ABSENT
-    # Also `UP 1/3`, `MAINT (resolution)`, `DOWN (agent)`, `DRAIN`.
-    word = row.status if row.status == "no check" else row.status.partition(" ")[0]
-    if word == "MAINT":
-        return ServerState.MAINTENANCE
-    if word == "DRAIN":
-        return ServerState.DRAINING
-    return _STATES.get(word, ServerState.DOWN)
+    if row.serves:
+        return ServerState.UP
+    # Also `MAINT (resolution)`, `DOWN (agent)`.
+    return _STATES.get(row.status.partition(" ")[0], ServerState.DOWN)
 
 
 def _callers(decided: tuple[CallerStatus, ...], rows: tuple[Row, ...]) -> tuple[CallerStatus, ...]:

@@ -1,7 +1,8 @@
 """HAProxy's own counters with Consul's labels, asked for at each scrape.
 
 Source and destination service, datacenter and protocol; never an address, a serial number or a URI. All of an upstream
-is summed up, so the number of samples grows with upstreams and callers, not with endpoints.
+is summed up, so the number of samples grows with upstreams and callers, not with endpoints: unless the operator asks
+for each endpoint, by its address.
 """
 
 from __future__ import annotations
@@ -77,6 +78,15 @@ _CALLER = (
     _Family(CounterMetricFamily, "response_bytes", "Bytes to the caller.", lambda row: row.bytes_out),
     _Family(GaugeMetricFamily, "open_sessions", "Those of `sessions` that are open.", lambda row: row.open_sessions),
 )
+_ENDPOINT = (
+    _Family(
+        CounterMetricFamily, "sessions", "Connections (tcp) or requests (http) sent to it.", lambda row: row.sessions
+    ),
+    _Family(CounterMetricFamily, "connect_errors", "Failed connections to it.", lambda row: row.connect_errors),
+    _Family(CounterMetricFamily, "response_errors", "Failed answers of it.", lambda row: row.response_errors),
+    _Family(GaugeMetricFamily, "open_sessions", "Those of `sessions` that are open.", lambda row: row.open_sessions),
+    _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves)),
+)
 
 
 @dataclass(slots=True)
@@ -109,7 +119,12 @@ class _Side:
 
 
 def haproxy_metrics(stats: Callable[[], Stats], snapshot: Callable[[], Snapshot | None]) -> Iterator[Metric]:
-    """What went through HAProxy; of it, only that it does not say when it does not."""
+    """What went through HAProxy; of it, only that it does not say when it does not.
+
+    Args:
+        stats: HAProxy's; where it has the servers of upstreams, each of them is shown.
+        snapshot: whose traffic this is, None until Consul told.
+    """
     try:
         found = stats()
     except StatsUnavailableError:
@@ -137,12 +152,15 @@ def _traffic(rows: Iterable[Row], mesh: Snapshot) -> Iterator[Metric]:
     upstreams = _Side("hcc_upstream", LABELS)
     inbound = _Side("hcc_inbound", INBOUND_LABELS)
     callers = _Side("hcc_caller", LABELS)
+    endpoints = _Side("hcc_endpoint", (*LABELS, "endpoint"))
     owners = Owners(mesh.upstreams)
     ours = (mesh.proxy.service, mesh.datacenter, mesh.proxy.protocol.value)
     http = mesh.proxy.protocol.is_http
     for row in rows:
         owner = owners.of(row.proxy)
-        if owner is not None:
+        if owner is not None and row.kind is RowKind.SERVER:
+            endpoints.add(_ENDPOINT, row, (*_labels(owner, mesh), row.address))
+        elif owner is not None:
             _add(upstreams, row, _labels(owner, mesh), http=protocol_of(owner).is_http)
         elif (row.kind, row.proxy) in ((RowKind.FRONTEND, PUBLIC), (RowKind.BACKEND, APP)):
             _add(inbound, row, ours, http=http)
@@ -150,7 +168,7 @@ def _traffic(rows: Iterable[Row], mesh: Snapshot) -> Iterator[Metric]:
             callers.add(_CALLER, row, (caller, *ours))
             if http:
                 callers.add_responses(row, (caller, *ours))
-    for side in (upstreams, inbound, callers):
+    for side in (upstreams, inbound, callers, endpoints):
         yield from side.metrics()
 
 

@@ -195,8 +195,9 @@ class Sidecar:
         self._metrics.collect_from(lambda: watch_metrics(one.state() for one in ledger.watchers))
         self._metrics.collect_from(lambda: pool_metrics(self._pool.workers()))
         self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
-        summary = StatsReader(layout.stats_socket, SUMMARY)
-        self._metrics.collect_from(lambda: haproxy_metrics(summary.read, lambda: ledger.snapshot))
+        everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
+        scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
+        self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
         self._specs = (
             ChildSpec(
                 ADMIN,
@@ -211,7 +212,7 @@ class Sidecar:
                     "sources": Sources(
                         tree=self.tree,
                         ledger=ledger,
-                        stats=StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S).read,
+                        stats=everything.read,
                         consul=AgentVersion(agent.make_client),
                     ),
                 },

@@ -85,6 +85,7 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         state_dir=options.state_dir,
         stats_addr=options.stats_addr,
         stats_service_register=options.stats_service_register,
+        metrics_per_endpoint=options.metrics_per_endpoint,
         intentions=options.enable_intentions,
         spoe_workers=options.spoe_workers,
         drain_timeout_s=options.drain_timeout,
@@ -138,9 +139,10 @@ def _add_run(commands: argparse._SubParsersAction[_Parser], environ: Mapping[str
     )
     operations.add_argument(
         "--stats-addr", type=_type(_optional_address), default=None, metavar="HOST:PORT",
-        help="serve /metrics, /health and /ready there",
+        help="serve the status page, /metrics, /health and /ready there",
     )  # fmt: skip
     _add_boolean(operations, "--stats-service-register", False, "register that address in Consul")
+    _add_boolean(operations, "--metrics-per-endpoint", False, "show each endpoint in /metrics, by its address")
     operations.add_argument(
         "--drain-timeout", type=_type(parse_duration), default=15.0, metavar="TIME",
         help="how long open connections may finish after SIGTERM (15s)",

@@ -72,6 +72,11 @@ class Row:
     connect_average_s: float | None
     response_average_s: float | None
 
+    @property
+    def serves(self) -> bool:
+        """Whether a server gets traffic; `UP 1/3` is on its way down, and still does."""
+        return self.status == "no check" or self.status.partition(" ")[0] in ("UP", "OPEN")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.every_metric import everything
+from tests.metrics_reference import PAGE, text
 from tests.observability import Query, dashboard, grouping, names, panels, queries, recorded, rule_expressions
 
 TARGET_LABELS = {"job", "instance", "service", "node", "dc", "alertname"}
@@ -61,3 +62,7 @@ def test_variables_that_panels_use_are_there() -> None:
     known = {variable["name"] for variable in dashboard()["templating"]["list"]}
     assert known == {"datasource", "service", "instance", "destination"}
     assert all("$" not in query.with_variables("1m") for query in queries())
+
+
+def test_the_page_of_metrics_is_in_step_with_the_registry() -> None:
+    assert PAGE.read_text("utf-8") == text(), "run `make docs`"

@@ -94,6 +94,17 @@ def test_the_public_listener_and_each_caller_are_counted() -> None:
     assert value(metrics, "hcc_caller_open_sessions", source="app", **ours) is None
 
 
+def test_each_endpoint_is_shown_where_haproxy_was_asked_for_them() -> None:
+    web = upstream("web")
+    server = row(RowKind.SERVER, backend_name(web), "10.0.0.1:21000")
+    metrics = scraped(snapshot(upstream_state(web, protocol="http")), *rows_of(web), server)
+    labels = upstream_labels("web") | {"endpoint": server.address}
+
+    assert value(metrics, "hcc_endpoint_sessions_total", **labels) == 10
+    assert value(metrics, "hcc_endpoint_up", **labels) == 1
+    assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web")) == 10
+
+
 def test_instances_are_counted_by_health_also_where_there_are_none() -> None:
     mesh = snapshot(
         upstream_state(upstream("web"), (endpoint("10.0.0.1"), endpoint("10.0.0.2", health=Health.CRITICAL)))

@@ -1,0 +1,72 @@
+"""docs/metrics.md, made from the registry: `make docs` writes it, a test holds that it is in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import Metric
+
+from tests.every_metric import everything
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+HEAD = """\
+# Metrics
+
+Everything that `/metrics` of a sidecar can show. Made by `make docs` from the registry; do not edit.
+
+Counters of `hcc_upstream_`, `hcc_inbound_`, `hcc_caller_` and `hcc_endpoint_` are HAProxy's own, as is
+`hcc_haproxy_connections_total`: they start anew with each reload, which `rate()` takes care of. Averages are HAProxy's,
+over its last 1024 connections.
+
+| label | |
+|---|---|
+| `source`, `destination` | services by Consul's names; a prepared query is `query:NAME` |
+| `datacenter` | of the destination's instances |
+| `protocol` | tcp, http, http2 or grpc |
+| `code` | class of an HTTP status (`2xx`); of `hcc_consul_requests_total` the status itself, or `none` |
+| `endpoint` | address and port of an instance, with `--metrics-per-endpoint` only |
+| `watch` | kind of question to Consul |
+| `actor`, `kind`, `outcome`, `phase`, `verdict`, `health` | one of a few words each |
+"""
+GROUPS = (
+    ("Upstreams: what the application asks of others", ("hcc_upstream_",)),
+    ("Inbound: what the mesh asks of the application", ("hcc_inbound_", "hcc_caller_")),
+    ("Endpoints, with `--metrics-per-endpoint`", ("hcc_endpoint_",)),
+    ("Authorisation", ("hcc_spoe_", "hcc_policy_")),
+    ("Certificates", ("hcc_leaf_", "hcc_root_", "hcc_certificate_")),
+    ("Consul", ("hcc_watch_", "hcc_consul_", "hcc_snapshot_", "hcc_configuration_")),
+    ("What is done to HAProxy", ("hcc_plan", "hcc_operations", "hcc_reloads", "hcc_drift")),
+    ("HAProxy", ("hcc_haproxy_",)),
+    ("hcc itself", ("hcc_", "process_", "python_")),
+)
+
+
+def text() -> str:
+    """The whole page."""
+    left = {shown_name(family): family for family in everything().registry.collect()}
+    parts = [HEAD]
+    for title, prefixes in GROUPS:
+        mine = sorted(name for name in left if name.startswith(prefixes))
+        rows = [_row(name, left.pop(name)) for name in mine]
+        parts.append(f"\n## {title}\n\n| metric | type | labels | |\n|---|---|---|---|\n" + "".join(rows))
+    assert not left, f"no group for {sorted(left)}"
+    return "".join(parts)
+
+
+def shown_name(family: Metric) -> str:
+    """As it is queried."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _row(name: str, family: Metric) -> str:
+    labels = _ordered(label for sample in family.samples for label in sample.labels if label != "le")
+    return f"| `{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation} |\n"
+
+
+def _ordered(labels: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(labels))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), "utf-8")
