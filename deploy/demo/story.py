@@ -57,6 +57,8 @@ class Story:
         talk.command(*stage.agent.intention_command("deny"))
         talk.command("hcc", "actors", *stage.client.about())
         talk.command("hcc", "restart", "ConsulWatcher", *stage.client.about())
+        pages = " and ".join(f"http://127.0.0.1:{one.plan.stats_port}/" for one in (stage.client, stage.server))
+        talk.say(f"Status pages, for a browser: {pages}")
         talk.say(f"Logs: {stage.folder}")
         stage.children.pause()
 

@@ -24,9 +24,9 @@ class Callers:
         """Note a decision about a service, empty when its name is not certain; the name to count it under."""
         name = service or UNKNOWN
         # Taken out and put in again, so that the oldest is the first.
-        known = self._callers.pop(name, None) or CallerStatus(name, verdict, reason, now, 0, None)
+        known = self._callers.pop(name, None) or CallerStatus(name, verdict, True, reason, now, 0, None)
         self._callers[name] = replace(
-            known, verdict=verdict, reason=reason, decided_at=now, decisions=known.decisions + 1
+            known, verdict=verdict, current=True, reason=reason, decided_at=now, decisions=known.decisions + 1
         )
         if len(self._callers) > MAX_CALLERS:
             del self._callers[next(iter(self._callers))]
@@ -34,6 +34,10 @@ class Callers:
             return OTHER
         self._labels.add(name)
         return name
+
+    def policy_changed(self) -> None:
+        """What was decided so far was decided by another policy."""
+        self._callers = {name: replace(one, current=False) for name, one in self._callers.items()}
 
     def newest(self) -> tuple[CallerStatus, ...]:
         """All of them, the newest decision first."""

@@ -221,7 +221,10 @@ def _callers(decided: tuple[CallerStatus, ...], rows: tuple[Row, ...]) -> tuple[
         if caller:
             sessions[caller] += row.open_sessions
     known = tuple(replace(one, sessions=sessions.pop(one.service, None)) for one in decided)
-    return (*known, *(CallerStatus(name, "allow", "", None, 0, count) for name, count in sorted(sessions.items())))
+    return (
+        *known,
+        *(CallerStatus(name, "allow", True, "", None, 0, count) for name, count in sorted(sessions.items())),
+    )
 
 
 def _listens(upstream: Upstream) -> str:

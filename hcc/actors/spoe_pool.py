@@ -122,6 +122,8 @@ class SPOEPool(Actor):
     def handle(self, message: object) -> None:
         match message:
             case PolicyChanged(policy):
+                if policy.version != self._policy_version:
+                    self._callers.policy_changed()
                 self._policy_version = policy.version
                 self._destination = policy.destination
                 self._pool.set_policy(policy)

@@ -149,6 +149,7 @@ class CallerStatus:
 
     Args:
         verdict: `allow` or `deny`: the last decision about it.
+        current: whether that was by the policy in force; if not, the next connection may be decided otherwise.
         reason, decided_at: of that decision; empty and None when it was longer ago than is remembered.
         decisions: how many there were, of those that are told: a worker tells of a certificate once for each policy.
         sessions: open now; None while HAProxy does not count by caller.
@@ -156,6 +157,7 @@ class CallerStatus:
 
     service: str
     verdict: str
+    current: bool
     reason: str
     decided_at: float | None
     decisions: int

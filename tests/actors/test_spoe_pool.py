@@ -20,6 +20,10 @@ class PoolScene(Scene):
         self.metrics = Metrics()
         super().__init__(SPOE_POOL, SPOEPool, {"pool": self.pool, "metrics": self.metrics}, (ADMIN, CONSUL_WATCHER))
 
+    def callers(self) -> list[tuple[str, bool]]:
+        facts = self.facts(ADMIN, PolicyFacts) or PolicyFacts()
+        return [(caller.service, caller.current) for caller in facts.callers]
+
     def knows(self, version: int | None, deciding: int, current: int) -> None:
         expected = PolicyFacts(version, deciding, current)
         eventually(lambda: self.facts(ADMIN, PolicyFacts) == expected, f"{expected}")
@@ -101,3 +105,7 @@ def test_who_was_denied_is_told_and_counted_by_source_and_destination(scene: Poo
     labels = {"source": "web", "destination": policy().destination, "verdict": "deny"}
     counted = scene.metrics.registry
     eventually(lambda: counted.get_sample_value("hcc_spoe_decisions_total", labels) == 2.0, "both are counted")
+
+    scene.tell(PolicyChanged(policy(version=6)))
+
+    eventually(lambda: scene.callers() == [("web", False)], "it is no decision by the policy in force")

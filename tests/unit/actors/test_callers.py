@@ -15,6 +15,15 @@ def test_the_last_decision_about_a_service_counts_and_all_are_counted() -> None:
     ]
 
 
+def test_a_decision_by_an_earlier_policy_is_marked_until_the_next_one() -> None:
+    callers = Callers()
+    callers.decided("shop", "deny", "default policy", 1.0)
+    callers.policy_changed()
+    assert [one.current for one in callers.newest()] == [False]
+    callers.decided("shop", "deny", "default policy", 2.0)
+    assert [(one.current, one.decisions) for one in callers.newest()] == [(True, 2)]
+
+
 def test_a_caller_without_a_certain_name_has_one_of_its_own() -> None:
     callers = Callers()
     assert callers.decided("", "deny", "two URIs", 1.0) == UNKNOWN

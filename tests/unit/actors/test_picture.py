@@ -87,7 +87,7 @@ def test_an_endpoint_that_haproxy_lacks_is_absent_and_unknown_when_haproxy_is_si
 
 
 def test_callers_have_their_live_sessions_also_those_that_only_haproxy_knows() -> None:
-    decided = CallerStatus("shop", "deny", "default policy", NOW - 1, 3, None)
+    decided = CallerStatus("shop", "deny", True, "default policy", NOW - 1, 3, None)
     facts = Facts(policy=PolicyFacts(version=1, deciding=1, current=1, callers=(decided,)))
     lines = (
         row(RowKind.SERVER, "app", "app", sessions=100),
@@ -97,7 +97,7 @@ def test_callers_have_their_live_sessions_also_those_that_only_haproxy_knows() -
 
     callers = picture(IDENTITY, facts, seen(*lines)).callers
 
-    assert callers == (replace(decided, sessions=2), CallerStatus("odd name", "allow", "", None, 0, 1))
+    assert callers == (replace(decided, sessions=2), CallerStatus("odd name", "allow", True, "", None, 0, 1))
 
 
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
