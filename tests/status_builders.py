@@ -49,9 +49,9 @@ def status() -> Status:
             CertificateStatus("root", "Consul CA Root", NOW - 9 * DAY_S, NOW + 3000 * DAY_S, 3000 * DAY_S),
         ),
         watches=(
-            WatchStatus("LeafWatch", "leaf web", 12.5, answered=True, failing_since=None, problem=""),
+            WatchStatus("LeafWatch", "leaf web", 12.5, stale=False, answered=True, failing_since=None, problem=""),
             WatchStatus(
-                "EndpointsWatch", "endpoints db.dc2", 700.0, False, NOW - 700, "HTTP 500: no path to datacenter"
+                "EndpointsWatch", "endpoints db.dc2", 700.0, True, False, NOW - 700, "HTTP 500: no path to datacenter"
             ),
         ),
         actors=(

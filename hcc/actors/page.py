@@ -17,7 +17,7 @@ from itertools import pairwise
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from hcc.actors.picture import RENEWED_BY, STALE_S
+from hcc.actors.picture import RENEWED_BY
 from hcc.actors.status import CertificateStatus, EndpointStatus, ServerState, Status, UpstreamStatus
 
 # More endpoints of one upstream than this are in the JSON only; those in trouble come first.
@@ -50,7 +50,6 @@ def page(status: Status) -> bytes:
         verdict="ready" if status.readiness.ready else "not ready",
         sections=[(title.lower(), title) for title in SECTIONS],
         style=Markup(_style()),  # noqa: S704 (our own file)
-        stale_s=STALE_S,
         upstreams=[_shown(upstream) for upstream in status.upstreams],
         now=status.at,
     )

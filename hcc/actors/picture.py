@@ -30,8 +30,6 @@ from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
 RENEWED_BY = 0.9
-# A blocking query is answered within 64 s at the latest, changed or not.
-STALE_S = 150.0
 
 _STATES = {"MAINT": ServerState.MAINTENANCE, "DRAIN": ServerState.DRAINING}
 
@@ -141,7 +139,7 @@ def _watch_warnings(watches: tuple[WatchState, ...]) -> Iterator[str]:
     for watch in watches:
         if watch.problem:
             yield f"{watch.key.label()}: {watch.problem}"
-        elif watch.age_s > STALE_S:
+        elif watch.stale:
             yield f"{watch.key.label()}: no answer of Consul for {watch.age_s:.0f} s"
 
 
@@ -241,4 +239,6 @@ def _certificate(one: Validity, now: float) -> CertificateStatus:
 
 def _watch(one: WatchState, now: float) -> WatchStatus:
     failing_since = None if one.failing_s is None else now - one.failing_s
-    return WatchStatus(type(one.key).__name__, one.key.label(), one.age_s, one.answered, failing_since, one.problem)
+    return WatchStatus(
+        type(one.key).__name__, one.key.label(), one.age_s, one.stale, one.answered, failing_since, one.problem
+    )

@@ -182,7 +182,8 @@ class WatchStatus:
     Args:
         kind: as in metrics: `LeafWatch`, `EndpointsWatch`, ..
         name: for people: `endpoints web.dc1`.
-        age_s: since the last answer, or since it was asked first; Consul answers at least every 64 s.
+        age_s: since the last answer, or since it was asked first.
+        stale: whether an answer is overdue.
         answered: whether there was any answer yet.
         failing_since: None while the last question was answered.
         problem: why that failed, empty while it did not.
@@ -191,6 +192,7 @@ class WatchStatus:
     kind: str
     name: str
     age_s: float
+    stale: bool
     answered: bool
     failing_since: float | None
     problem: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,18 +39,23 @@ def actor_metrics_of(statuses: tuple[ActorStatus, ...]) -> tuple[Metric, ...]:
 def watch_metrics(states: Iterable[WatchState]) -> Iterator[Metric]:
     """How old the answers of Consul are, by kind of question: of several, the oldest counts."""
     ages: dict[str, float] = {}
-    failing: dict[str, int] = {}
+    failing = Counter[str]()
+    stale = Counter[str]()
     for state in states:
         kind = type(state.key).__name__
         ages[kind] = max(ages.get(kind, 0.0), state.age_s)
-        failing[kind] = failing.get(kind, 0) + bool(state.problem)
+        failing[kind] += bool(state.problem)
+        stale[kind] += state.stale
     age = GaugeMetricFamily("hcc_watch_age_seconds", "Since Consul answered last, changed or not.", labels=("watch",))
     fails = GaugeMetricFamily("hcc_watch_failing", "Questions whose last try failed.", labels=("watch",))
+    late = GaugeMetricFamily("hcc_watch_stale", "Questions whose answer is overdue.", labels=("watch",))
     for kind in sorted(ages):
         age.add_metric((kind,), ages[kind])
         fails.add_metric((kind,), failing[kind])
+        late.add_metric((kind,), stale[kind])
     yield age
     yield fails
+    yield late
 
 
 def pool_metrics(workers: Iterable[WorkerState]) -> Iterator[Metric]:

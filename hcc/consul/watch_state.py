@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcc.consul.keys import WatchKey
+from hcc.consul.keys import QueryWatch, WatchKey
+
+# A blocking query is answered within 64 s, changed or not, and the next may wait 15 s.
+STALE_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,9 @@ class WatchState:
     answered: bool
     failing_s: float | None = None
     problem: str = ""
+
+    @property
+    def stale(self) -> bool:
+        """Whether an answer is overdue. A prepared query cannot block, and is asked as often as its owner wants."""
+        pause_s = self.key.poll_interval_ms / 1000 if isinstance(self.key, QueryWatch) else 0.0
+        return self.age_s > STALE_S + pause_s

@@ -1,5 +1,5 @@
 from hcc.app.collectors import pool_metrics, watch_metrics
-from hcc.consul.keys import EndpointsWatch, LeafWatch
+from hcc.consul.keys import EndpointsWatch, LeafWatch, QueryWatch
 from hcc.consul.watch_state import WatchState
 from hcc.metrics import Metrics
 from hcc.spoe.events import WorkerPhase, WorkerState
@@ -10,14 +10,22 @@ def test_of_several_watches_of_a_kind_the_oldest_answer_counts_and_all_that_fail
     states = (
         WatchState(LeafWatch("web"), 3.0, answered=True),
         WatchState(EndpointsWatch("a", "dc1"), 5.0, answered=True),
-        WatchState(EndpointsWatch("b", "dc1"), 90.0, answered=False, failing_s=90.0, problem="HTTP 500"),
+        WatchState(EndpointsWatch("b", "dc1"), 190.0, answered=False, failing_s=90.0, problem="HTTP 500"),
     )
     metrics.collect_from(lambda: watch_metrics(states))
     value = metrics.registry.get_sample_value
 
-    assert value("hcc_watch_age_seconds", {"watch": "EndpointsWatch"}) == 90.0
+    assert value("hcc_watch_age_seconds", {"watch": "EndpointsWatch"}) == 190.0
     assert value("hcc_watch_failing", {"watch": "EndpointsWatch"}) == 1.0
     assert value("hcc_watch_failing", {"watch": "LeafWatch"}) == 0.0
+    assert value("hcc_watch_stale", {"watch": "EndpointsWatch"}) == 1.0
+    assert value("hcc_watch_stale", {"watch": "LeafWatch"}) == 0.0
+
+
+def test_a_prepared_query_is_overdue_only_after_the_pause_that_its_owner_wants() -> None:
+    rare = QueryWatch("web", "", "dc1", poll_interval_ms=600_000)
+    assert not WatchState(rare, 610.0, answered=True).stale
+    assert WatchState(rare, 760.0, answered=True).stale
 
 
 def test_workers_are_counted_by_phase_also_where_there_are_none() -> None:
