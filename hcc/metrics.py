@@ -69,7 +69,7 @@ class Metrics:
         self.policy_version = self._gauge("hcc_policy_version", "Version of the intentions in force.")
         self.decisions = self._counter(
             "hcc_spoe_decisions",
-            "First decisions about a caller's certificate under a policy.",
+            "Decisions of SPOE workers about callers; those that HAProxy knows are not asked about.",
             ("source", "destination", "verdict"),
         )
         self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")

@@ -33,7 +33,7 @@ GROUPS = (
     ("Upstreams: what the application asks of others", ("hcc_upstream_",)),
     ("Inbound: what the mesh asks of the application", ("hcc_inbound_", "hcc_caller_")),
     ("Endpoints, with `--metrics-per-endpoint`", ("hcc_endpoint_",)),
-    ("Authorisation", ("hcc_spoe_", "hcc_policy_")),
+    ("Authorisation", ("hcc_spoe_", "hcc_policy_", "hcc_callers_", "hcc_sessions_")),
     ("Certificates", ("hcc_leaf_", "hcc_root_", "hcc_certificate_")),
     ("Consul", ("hcc_watch_", "hcc_consul_", "hcc_snapshot_", "hcc_configuration_")),
     ("What is done to HAProxy", ("hcc_plan", "hcc_operations", "hcc_reloads", "hcc_drift")),

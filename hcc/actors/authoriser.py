@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
+from hcc.actors.callers import Labels
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -33,7 +34,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import rule_entries, rule_headers
 from hcc.mesh.caller import caller_name
-from hcc.mesh.caller_book import DENY, CallerBook, newly_denied
+from hcc.mesh.caller_book import ALLOW, DENY, CallerBook, newly_denied
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.intentions import Policy, rule_sets
 from hcc.metrics import Metrics
@@ -89,6 +90,7 @@ class Authoriser(Actor):
         self._maps = maps
         self._metrics = metrics
         self._book = CallerBook()
+        self._labels = Labels()
         self._policy: Policy | None = None
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
@@ -155,6 +157,8 @@ class Authoriser(Actor):
             caller = remembered_caller(der)
             if caller is None or self._policy is None:
                 continue
+            source = self._labels.of(caller.identity.service)
+            self._metrics.decisions.labels(source, self._policy.destination, ALLOW).inc()
             name = caller_name(caller.identity)
             self._met.add(name)
             self._book.note_peer(peer, name)

@@ -13,12 +13,26 @@ OTHER = "(other)"
 """Stands in a label for services beyond the limit: a mesh may be large, and a label value stays for ever."""
 
 
+class Labels:
+    """Services that are counted under their names, a bounded number; for one thread."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def of(self, service: str) -> str:
+        """The name to count a service under."""
+        if service not in self._names and len(self._names) >= MAX_CALLERS:
+            return OTHER
+        self._names.add(service)
+        return service
+
+
 class Callers:
     """The table, for one thread."""
 
     def __init__(self) -> None:
         self._callers: dict[str, CallerStatus] = {}
-        self._labels: set[str] = set()
+        self._labels = Labels()
 
     def decided(self, service: str, verdict: str, reason: str, now: float) -> str:
         """Note a decision about a service, empty when its name is not certain; the name to count it under."""
@@ -30,10 +44,7 @@ class Callers:
         )
         if len(self._callers) > MAX_CALLERS:
             del self._callers[next(iter(self._callers))]
-        if name not in self._labels and len(self._labels) >= MAX_CALLERS:
-            return OTHER
-        self._labels.add(name)
-        return name
+        return self._labels.of(name)
 
     def policy_changed(self) -> None:
         """What was decided so far was decided by another policy."""

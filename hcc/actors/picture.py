@@ -24,8 +24,10 @@ from hcc.actors.status import (
 )
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import upstream_name
-from hcc.haproxy.owners import Owners, caller_of, datacenter_of, protocol_of
+from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
+from hcc.mesh.caller_book import ALLOW, DENY
+from hcc.mesh.naming import parts
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
@@ -88,7 +90,7 @@ def picture(identity: Identity, facts: Facts, observed: Observed) -> Status:
         ),
         haproxy=_haproxy(facts, observed),
         upstreams=_upstreams(observed, rows),
-        callers=_callers(facts.policy.callers, rows),
+        callers=_callers(facts, observed, rows),
         certificates=tuple(_certificate(one, observed.now) for one in facts.credentials.certificates),
         watches=tuple(_watch(one, observed.now) for one in observed.watches),
         actors=observed.actors,
@@ -211,18 +213,30 @@ def _state(row: Row | None) -> ServerState:
     return _STATES.get(row.status.partition(" ")[0], ServerState.DOWN)
 
 
-def _callers(decided: tuple[CallerStatus, ...], rows: tuple[Row, ...]) -> tuple[CallerStatus, ...]:
-    """Those that were decided about with their sessions, and those that only HAProxy knows of."""
+def _callers(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[CallerStatus, ...]:
+    """Those whom HAProxy knows, and those whom workers were asked about, in vain; the newest decision first."""
+    home = observed.snapshot.datacenter if observed.snapshot else ""
     sessions = Counter[str]()
     for row in rows:
-        caller = caller_of(row)
-        if caller:
-            sessions[caller] += row.open_sessions
-    known = tuple(replace(one, sessions=sessions.pop(one.service, None)) for one in decided)
-    return (
-        *known,
-        *(CallerStatus(name, "allow", True, "", None, 0, count) for name, count in sorted(sessions.items())),
-    )
+        name = caller_line(row)
+        if name:
+            sessions[_shown(name, home)] += row.open_sessions
+    found = {one.service: one for one in facts.policy.callers}
+    for name, verdict in facts.callers.verdicts:
+        service, word = _shown(name, home), verdict if verdict in (ALLOW, DENY) else "rules"
+        known = found.get(service)
+        if known is None:
+            found[service] = CallerStatus(service, word, True, "", None, 0, None)
+        elif known.verdict != word:
+            # HAProxy follows the policy in force; what a worker said is older.
+            found[service] = replace(known, verdict=word, current=True, reason="")
+    return tuple(replace(one, sessions=sessions.get(one.service)) for one in found.values())
+
+
+def _shown(caller: str, home: str) -> str:
+    """A caller's name in HAProxy, `web:dc1`, as people write it."""
+    service, *where = parts(caller)
+    return ".".join((service, *where)) if where and where != [home] else service
 
 
 def _listens(upstream: Upstream) -> str:

@@ -140,10 +140,8 @@ class SPOEPool(Actor):
                 self._deaths = 0
             case _DenialsAgain():
                 self._end_of_denials()
-            case _ReportCallers():
+            case _ReportCallers() | Publish():
                 self._report_due = False
-                self._report()
-            case Publish():
                 self._report()
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)

@@ -148,8 +148,9 @@ class CallerStatus:
     """One service that came to the public listener: those that were decided about last, and those that are here now.
 
     Args:
-        verdict: `allow` or `deny`: the last decision about it.
-        current: whether that was by the policy in force; if not, the next connection may be decided otherwise.
+        service: Consul's name, with the datacenter when it is another than ours: `shop.dc2`.
+        verdict: `allow`, `deny`, or `rules` when it depends on the request.
+        current: whether that is by the policy in force; if not, the next connection may be decided otherwise.
         reason, decided_at: of that decision; empty and None when it was longer ago than is remembered.
         decisions: how many there were, of those that are told: a worker tells of a certificate once for each policy.
         sessions: open now; None while HAProxy does not count by caller.

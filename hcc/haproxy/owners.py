@@ -27,9 +27,14 @@ class Owners:
         return found or self._by_name.get(joined(*parts(proxy)[:-1]))
 
 
+def caller_line(row: Row) -> str:
+    """The name, by `hcc.mesh.caller`, of the caller whose connections a server line takes; empty for any other row."""
+    return row.server if row.proxy == APP and row.server not in ("", APP) else ""
+
+
 def caller_of(row: Row) -> str:
-    """The service whose connections a server line of the local backend takes; empty for any other row."""
-    return parts(row.server)[0] if row.proxy == APP and row.server not in ("", APP) else ""
+    """The service whose connections a server line takes; empty for any other row."""
+    return parts(caller_line(row))[0]
 
 
 def protocol_of(state: UpstreamState) -> Protocol:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -60,21 +61,31 @@ def endpoint(standing: Standing, name: str) -> tuple[str, str]:
     return upstream.endpoints[0].health, upstream.endpoints[0].state.value
 
 
-def test_a_denied_caller_is_named_with_the_intention_and_counted(standing: Standing) -> None:
-    server, labels = standing.site.server, '{datacenter="dc1",destination="db",protocol="tcp"}'
-    before = standing.db.sidecar.metrics()[f"hcc_inbound_denied_total{labels}"]
+def test_a_caller_is_named_and_counted_when_it_is_let_in_and_when_it_is_denied(standing: Standing) -> None:
+    server, labels = standing.site.server, 'datacenter="dc1",destination="db",protocol="tcp"'
+    counts, sessions = standing.db.sidecar.metrics, f'hcc_caller_sessions_total{{{labels},source="caller"}}'
+
+    def called() -> bool:
+        assert tcp_ask(standing.client, DB_PORT) == "db"
+        return counts()[sessions] > 0
+
+    # HAProxy counts by caller as soon as it knows the caller.
+    wait_until("sessions of the caller", called, 20, 0.5)
+    (caller,) = status(standing.db).callers
+    assert (caller.service, caller.verdict, caller.current) == ("caller", "allow", True)
+    assert caller.sessions is not None
+
+    before = counts()[f"hcc_inbound_denied_total{{{labels}}}"]
     server.set_intention("caller", "db", "deny")
     try:
         wait_until("a refusal", lambda: is_refused(lambda: tcp_ask(standing.client, DB_PORT)), 20)
-        wait_until("the caller in the status", lambda: status(standing.db).callers, 5)
+        wait_until("the reason", lambda: "caller -> deny" in status(standing.db).callers[0].reason, 5)
+        assert status(standing.db).callers[0].verdict == "deny"
+        wait_until("the count", lambda: counts()[f"hcc_inbound_denied_total{{{labels}}}"] > before, 5)
     finally:
         server.remove_intention("caller", "db")
-
-    (caller,) = status(standing.db).callers
-    assert (caller.service, caller.verdict) == ("caller", "deny")
-    assert "caller -> deny" in caller.reason
-    wait_until("the count", lambda: standing.db.sidecar.metrics()[f"hcc_inbound_denied_total{labels}"] > before, 5)
     wait_until("an answer again", lambda: tcp_ask(standing.client, DB_PORT) == "db", 20)
+    wait_until("the verdict of today", lambda: status(standing.db).callers[0].verdict == "allow", 5)
 
 
 def test_the_page_is_served_with_a_policy_that_lets_nothing_run(standing: Standing) -> None:
@@ -93,7 +104,7 @@ def test_the_page_is_served_with_a_policy_that_lets_nothing_run(standing: Standi
 
 def test_a_haproxy_that_hangs_makes_neither_metrics_nor_status_hang(standing: Standing) -> None:
     sidecar = standing.pages.sidecar
-    time.sleep(1.1)  # what was read before is kept for a second
+    time.sleep(1.5)  # what was read before is kept for a second
     with frozen(sidecar.worker_pid()):
         # Each of these gives up after some seconds.
         assert sidecar.metrics()["hcc_haproxy_stats_up"] == 0.0
@@ -107,6 +118,13 @@ def test_a_haproxy_that_hangs_makes_neither_metrics_nor_status_hang(standing: St
 def frozen(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
     try:
+        wait_until("all of its threads to stop", lambda: set(states(pid)) == {"T"}, 5)
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def states(pid: int) -> list[str]:
+    """Of every thread, as in proc(5)."""
+    files = Path(f"/proc/{pid}/task").glob("*/stat")
+    return [file.read_text().rpartition(") ")[2][0] for file in files]

@@ -3,7 +3,15 @@ from dataclasses import replace
 import pytest
 
 from hcc.actors.picture import Identity, Observed, picture
-from hcc.actors.readiness import CredentialFacts, Facts, HAProxyFacts, PolicyFacts, ReconcilerFacts, Validity
+from hcc.actors.readiness import (
+    CallerFacts,
+    CredentialFacts,
+    Facts,
+    HAProxyFacts,
+    PolicyFacts,
+    ReconcilerFacts,
+    Validity,
+)
 from hcc.actors.status import CallerStatus, ServerState
 from hcc.consul.keys import EndpointsWatch, LeafWatch
 from hcc.consul.watch_state import WatchState
@@ -86,18 +94,26 @@ def test_an_endpoint_that_haproxy_lacks_is_absent_and_unknown_when_haproxy_is_si
     assert silent.haproxy.problem == "it hangs"
 
 
-def test_callers_have_their_live_sessions_also_those_that_only_haproxy_knows() -> None:
-    decided = CallerStatus("shop", "deny", True, "default policy", NOW - 1, 3, None)
-    facts = Facts(policy=PolicyFacts(version=1, deciding=1, current=1, callers=(decided,)))
+def test_callers_have_their_live_sessions_and_the_verdict_that_haproxy_goes_by() -> None:
+    shop = CallerStatus("shop", "deny", False, "default policy", NOW - 1, 3, None)
+    spy = CallerStatus("spy", "deny", True, "default policy", NOW - 9, 1, None)
+    facts = Facts(
+        policy=PolicyFacts(version=1, deciding=1, current=1, callers=(shop, spy)),
+        callers=CallerFacts((("cart:dc2", "abc123"), ("shop:dc1", "allow"), ("spy:dc1", "deny"))),
+    )
     lines = (
         row(RowKind.SERVER, "app", "app", sessions=100),
-        row(RowKind.SERVER, "app", joined("shop"), sessions=2),
-        row(RowKind.SERVER, "app", joined("odd name"), sessions=1),
+        row(RowKind.SERVER, "app", joined("shop", "dc1"), sessions=2),
+        row(RowKind.SERVER, "app", joined("cart", "dc2"), sessions=1),
     )
 
     callers = picture(IDENTITY, facts, seen(*lines)).callers
 
-    assert callers == (replace(decided, sessions=2), CallerStatus("odd name", "allow", True, "", None, 0, 1))
+    assert callers == (
+        replace(shop, verdict="allow", current=True, reason="", sessions=2),
+        spy,
+        CallerStatus("cart.dc2", "rules", True, "", None, 0, 1),
+    )
 
 
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
