@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from hcc.haproxy.names import APP, PUBLIC
 from hcc.haproxy.owners import Owners, caller_of, datacenter_of, protocol_of
+from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.mesh.snapshot import Health, Snapshot, UpstreamState, UpstreamType
@@ -23,6 +24,8 @@ Labels = tuple[str, ...]
 LABELS = ("source", "destination", "datacenter", "protocol")
 # The public listener hears everybody: no source.
 INBOUND_LABELS = LABELS[1:]
+# Of a slot without an endpoint.
+_SPARE = f"{SPARE_ADDRESS}:{SPARE_PORT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,8 @@ def _traffic(rows: Iterable[Row], mesh: Snapshot) -> Iterator[Metric]:
     for row in rows:
         owner = owners.of(row.proxy)
         if owner is not None and row.kind is RowKind.SERVER:
+            if row.address == _SPARE:
+                continue
             endpoints.add(_ENDPOINT, row, (*_labels(owner, mesh), row.address))
         elif owner is not None:
             _add(upstreams, row, _labels(owner, mesh), http=protocol_of(owner).is_http)

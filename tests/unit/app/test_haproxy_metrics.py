@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from prometheus_client import generate_latest
 
@@ -97,11 +98,13 @@ def test_the_public_listener_and_each_caller_are_counted() -> None:
 def test_each_endpoint_is_shown_where_haproxy_was_asked_for_them() -> None:
     web = upstream("web")
     server = row(RowKind.SERVER, backend_name(web), "10.0.0.1:21000")
-    metrics = scraped(snapshot(upstream_state(web, protocol="http")), *rows_of(web), server)
+    spare = replace(server, server="s2", address="127.127.127.127:1")
+    metrics = scraped(snapshot(upstream_state(web, protocol="http")), *rows_of(web), server, spare)
     labels = upstream_labels("web") | {"endpoint": server.address}
 
     assert value(metrics, "hcc_endpoint_sessions_total", **labels) == 10
     assert value(metrics, "hcc_endpoint_up", **labels) == 1
+    assert value(metrics, "hcc_endpoint_up", **(labels | {"endpoint": spare.address})) is None
     assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web")) == 10
 
 
