@@ -61,19 +61,23 @@ def endpoint(standing: Standing, name: str) -> tuple[str, str]:
     return upstream.endpoints[0].health, upstream.endpoints[0].state.value
 
 
-def test_a_caller_is_named_and_counted_when_it_is_let_in_and_when_it_is_denied(standing: Standing) -> None:
+def test_a_caller_is_named_and_counted_when_it_is_let_in_and_when_it_is_denied(
+    standing: Standing, haproxy_version: str
+) -> None:
     server, labels = standing.site.server, 'datacenter="dc1",destination="db",protocol="tcp"'
     counts, sessions = standing.db.sidecar.metrics, f'hcc_caller_sessions_total{{{labels},source="caller"}}'
 
+    # HAProxy counts by caller as soon as it knows the caller, and can have a line for it without a reload.
+    counted = haproxy_version != "2.2"
+
     def called() -> bool:
         assert tcp_ask(standing.client, DB_PORT) == "db"
-        return counts()[sessions] > 0
+        return counts().get(sessions, 0) > 0 if counted else bool(status(standing.db).callers)
 
-    # HAProxy counts by caller as soon as it knows the caller.
-    wait_until("sessions of the caller", called, 20, 0.5)
+    wait_until("the caller", called, 20, 0.5)
     (caller,) = status(standing.db).callers
     assert (caller.service, caller.verdict, caller.current) == ("caller", "allow", True)
-    assert caller.sessions is not None
+    assert (caller.sessions is not None) == counted
 
     before = counts()[f"hcc_inbound_denied_total{{{labels}}}"]
     server.set_intention("caller", "db", "deny")
