@@ -1,5 +1,7 @@
 """The commands: `hcc` and, for the Go program's users, `haproxy-consul-connect`.
 
-`arguments` and `go_flags` are pure; `commands` runs one; `control` talks to a running sidecar's control
-socket. Only what a command needs is imported, so that `hcc --help` answers at once.
+`commands` runs one of those that the modules `run`, `actors`, .. offer as their `COMMANDS`; `arguments` makes the
+parser of them, `instance` finds the running sidecar that a command is for, and `control` talks to its control
+socket. `arguments` and `go_flags` are pure. Only what a command needs is imported, so that `hcc --help` answers
+at once.
 """

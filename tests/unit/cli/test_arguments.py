@@ -2,13 +2,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from hcc.cli.arguments import parse, parser, run_settings
+from hcc.cli.arguments import parse, parser
+from hcc.cli.commands import COMMANDS
+from hcc.cli.run import run_settings
 from hcc.errors import SettingError
 from hcc.settings import ListenAddress, RunSettings, Selection
 
 
 def settings(*words: str, environ: Mapping[str, str] | None = None) -> RunSettings:
-    return run_settings(parse(parser(environ or {}, "/run/hcc"), ["run", *words]))
+    return run_settings(parse(parser(COMMANDS), ["run", *words]), environ or {})
 
 
 def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:
@@ -79,5 +81,5 @@ def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(words: tuple[s
 
 
 def test_no_command_names_the_commands_there_are() -> None:
-    with pytest.raises(SettingError, match="run, actors or restart"):
-        parse(parser({}, "/run/hcc"), [])
+    with pytest.raises(SettingError, match="expected a command: run, actors, "):
+        parse(parser(COMMANDS), [])

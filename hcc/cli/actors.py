@@ -1,0 +1,73 @@
+"""`hcc actors` and `hcc restart`: the actors of a running sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from hcc.cli.arguments import Command
+from hcc.cli.instance import add_instance, asked
+
+_COLUMNS = ("NAME", "STATE", "GENERATION", "RESTARTS", "MAILBOX", "UPTIME", "LAST ERROR")
+
+
+def _actors_arguments(command: argparse.ArgumentParser) -> None:
+    add_instance(command)
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _restart_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="an actor as `hcc actors` names it")
+    add_instance(command)
+
+
+def _actors(options: argparse.Namespace) -> int:
+    rows = cast("list[dict[str, object]]", asked(options, "GET", "/v1/actors"))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        parents = {str(row["name"]): row["parent"] for row in rows}
+        print(_table([_COLUMNS, *(_row(row, parents) for row in rows)]))
+    return 0
+
+
+def _restart(options: argparse.Namespace) -> int:
+    row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{options.name}/restart"))
+    print(f"{row['name']} restarted, generation {row['generation']}")
+    return 0
+
+
+def _row(row: dict[str, object], parents: dict[str, object]) -> tuple[str, ...]:
+    return (
+        "  " * _depth(row["parent"], parents) + str(row["name"]),
+        str(row["state"]),
+        str(row["generation"]),
+        str(row["restarts"]),
+        str(row["mailbox_depth"]),
+        f"{row['uptime_s']:.0f}s",
+        str(row["last_error"] or "-"),
+    )
+
+
+def _depth(parent: object, parents: dict[str, object]) -> int:
+    return 1 + _depth(parents.get(str(parent)), parents) if parent else 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+COMMANDS = (
+    Command("actors", "list the actors of a running sidecar", _actors_arguments, _actors, ("hcc actors --json",)),
+    Command(
+        "restart",
+        "restart one actor of a running sidecar",
+        _restart_arguments,
+        _restart,
+        ("hcc restart ConsulWatcher",),
+    ),
+)
