@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from typing import cast
 
 from hcc.cli.arguments import Command
@@ -29,7 +28,9 @@ def _actors(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     else:
         parents = {str(row["name"]): row["parent"] for row in rows}
-        print(_table([_COLUMNS, *(_row(row, parents) for row in rows)]))
+        from hcc.cli.terminal import show_table
+
+        show_table(_COLUMNS, [_row(row, parents) for row in rows])
     return 0
 
 
@@ -53,12 +54,6 @@ def _row(row: dict[str, object], parents: dict[str, object]) -> tuple[str, ...]:
 
 def _depth(parent: object, parents: dict[str, object]) -> int:
     return 1 + _depth(parents.get(str(parent)), parents) if parent else 0
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 COMMANDS = (

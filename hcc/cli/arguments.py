@@ -6,13 +6,10 @@ import argparse
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from hcc.errors import SettingError
-from hcc.settings import parse_boolean
 from hcc.version import VERSION
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,8 @@ def parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
         )
         own.set_defaults(run=command.run)
         command.arguments(own)
+        words_after = (str(action.metavar) for action in own._get_positional_actions())  # noqa: SLF001
+        own.usage = " ".join(("hcc", command.name, *words_after, "[flags]"))
     return top
 
 
@@ -76,31 +75,6 @@ def parse(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namesp
     if options.command is None:
         raise SettingError(f"expected a command: {', '.join(_commands(top))} (see hcc --help)")
     return options
-
-
-def add_boolean(group: argparse._ActionsContainer, flag: str, default: bool, text: str) -> None:
-    """A flag that takes true or false, and means true when it stands alone."""
-    group.add_argument(
-        flag,
-        nargs="?",
-        const=True,
-        default=default,
-        type=checked(parse_boolean),
-        metavar="true|false",
-        help=f"{text} ({str(default).lower()})",
-    )
-
-
-def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
-    """`convert` for argparse, which reports only its own error class with the flag's name."""
-
-    def converted(text: str) -> T:
-        try:
-            return convert(text)
-        except SettingError as exc:
-            raise argparse.ArgumentTypeError(str(exc)) from exc
-
-    return converted
 
 
 def _unknown(top: argparse.ArgumentParser, command: str | None, word: str) -> str:

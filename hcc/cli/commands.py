@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from hcc.cli import actors, arguments, go_flags, run
+from hcc.cli import actors, arguments, go_flags, instance, run, settings
 from hcc.errors import HccError, SettingError
 from hcc.version import VERSION
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (*run.COMMANDS, *actors.COMMANDS)
+COMMANDS = (*run.COMMANDS, *actors.COMMANDS, *settings.COMMANDS)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
 
 def _command(words: Sequence[str]) -> int:
     options = arguments.parse(arguments.parser(COMMANDS), words)
+    instance.settle(options)
     return cast("int", options.run(options))
 
 

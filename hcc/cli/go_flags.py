@@ -41,7 +41,7 @@ The flags of the Go program haproxy-consul-connect, with one dash or two; `hcc r
   -haproxy PATH                 HAProxy program
   -dataplane PATH               HAProxy Data Plane API program
   -haproxy-cfg-base-path DIR    where the working directory is made
-  -stats-addr HOST:PORT         address of /metrics, /health and /ready
+  -stats-addr HOST:PORT         address of the status page, /metrics, /health and /ready
   -stats-service-register       register that address in Consul
   -enable-intentions[=BOOL]     check callers against Consul's intentions (default true)
   -version                      print the version and exit

@@ -1,38 +1,61 @@
-"""Which sidecar is meant: the flags for it, what the environment says of it, and asking it."""
+"""The settings of a command: its flags, the file and the environment read, and asking the sidecar they choose."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-
-def add_choice(group: argparse._ActionsContainer) -> None:
-    """The flags that choose one proxy; `chosen` completes them."""
-    group.add_argument("--sidecar-for", metavar="ID", help="service ID (CONNECT_SIDECAR_FOR)")
-    group.add_argument("--proxy-id", metavar="ID", help="the proxy's own ID (CONNECT_PROXY_ID)")
+from hcc.cli.resolution import Given, Sources, resolved
+from hcc.cli.settings_table import CONFIG_FILE_VARIABLE, DEFAULT_CONFIG_FILE, INSTANCE, Group, Setting
+from hcc.errors import SettingError
 
 
-def add_state_dir(group: argparse._ActionsContainer) -> None:
-    """The flag for the directory below which sidecars have theirs."""
-    default = default_state_dir(os.environ)
-    group.add_argument("--state-dir", default=default, metavar="DIR", help=f"base directory ({default})")
+def add_settings(command: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
+    """The flags of these settings. `settle` makes values of them, with what file and environment say."""
+    command.set_defaults(settings=tuple(settings))
+    for group in Group:
+        those = [setting for setting in settings if setting.group is group and setting.has_flag]
+        if those:
+            heading = command.add_argument_group(group.value)
+            for setting in those:
+                _add_flag(heading, setting)
+    files = command.add_argument_group("settings file")
+    files.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help=f"TOML (default: {DEFAULT_CONFIG_FILE} where it exists); {CONFIG_FILE_VARIABLE}",
+    )
 
 
 def add_instance(command: argparse.ArgumentParser) -> None:
     """The flags by which a running sidecar is found."""
-    add_choice(command)
-    add_state_dir(command)
+    add_settings(command, INSTANCE)
 
 
-def chosen(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Service ID and proxy ID: of the flags, and without any of the environment, where the proxy ID wins."""
-    by_flag = (options.sidecar_for, options.proxy_id, getattr(options, "sidecar_for_tag", None))
-    if any(value is not None for value in by_flag):
-        return options.sidecar_for or "", options.proxy_id or ""
-    proxy_id = environ.get("CONNECT_PROXY_ID", "")
-    return "" if proxy_id else environ.get("CONNECT_SIDECAR_FOR", ""), proxy_id
+def settle(options: argparse.Namespace) -> None:
+    """Put the value of each setting of the command into `options`, and all of them with their sources as `given`.
+
+    Raises:
+        SettingError: a value that cannot be used, a file that cannot be read, an unknown key in it.
+    """
+    settings: tuple[Setting, ...] = getattr(options, "settings", ())
+    if not settings:
+        return
+    file_name, file = _file(options.config_file, os.environ)
+    sources = Sources(
+        flags={setting.key: getattr(options, setting.key, None) for setting in settings},
+        environ=os.environ,
+        file=file,
+        file_name=file_name,
+        defaults={"state_dir": default_state_dir(os.environ)},
+    )
+    given: tuple[Given, ...] = resolved(settings, sources)
+    options.given = given
+    for one in given:
+        setattr(options, one.setting.key, one.value)
 
 
 def asked(options: argparse.Namespace, method: str, target: str) -> object:
@@ -43,8 +66,8 @@ def asked(options: argparse.Namespace, method: str, target: str) -> object:
     """
     from hcc.cli import control
 
-    sidecar_for, proxy_id = chosen(options, os.environ)
-    return control.ask(control.find_control_socket(Path(options.state_dir), proxy_id, sidecar_for), method, target)
+    path = control.find_control_socket(Path(options.state_dir), options.proxy_id, options.sidecar_for)
+    return control.ask(path, method, target)
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:
@@ -53,3 +76,26 @@ def default_state_dir(environ: Mapping[str, str]) -> str:
     if runtime:
         return f"{runtime}/hcc"
     return "/run/hcc" if os.geteuid() == 0 else f"/tmp/hcc-{os.geteuid()}"  # noqa: S108 (made 0700, owner checked)
+
+
+def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    variables = ", ".join(name for name in (setting.own_variable, setting.variable) if name)
+    default = setting.default_text.replace("`", "") or setting.default
+    text = f"{setting.meaning}{f' (default: {default})' if default else ''}; {variables}".replace("%", "%%")
+    if setting.switch:
+        group.add_argument(setting.flag, nargs="?", const="true", metavar=setting.metavar, help=text)
+    else:
+        group.add_argument(setting.flag, metavar=setting.metavar, help=text)
+
+
+def _file(flag: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, object]]:
+    named = flag if flag is not None else environ.get(CONFIG_FILE_VARIABLE)
+    name = DEFAULT_CONFIG_FILE if named is None else named
+    if not name or (named is None and not Path(name).exists()):
+        return name, {}
+    try:
+        return name, tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise SettingError(f"{name}: expected a readable TOML file, found {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingError(f"{name}: expected TOML, found {exc}") from exc

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from hcc.cli.arguments import Command, add_boolean, checked
-from hcc.cli.instance import add_choice, add_state_dir, chosen
+from hcc.cli.arguments import Command
+from hcc.cli.instance import add_settings
+from hcc.cli.settings_table import ALL
 from hcc.errors import SettingError
-from hcc.settings import RunSettings, Selection, parse_duration, parse_listen_address, parse_log_level
+from hcc.settings import RunSettings, Selection
 
-MAX_SPOE_WORKERS = 64
+if TYPE_CHECKING:
+    from hcc.consul.environment import ConsulSettings
 
 
-def run_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> RunSettings:
-    """The settings of `hcc run`.
+def run_settings(options: argparse.Namespace) -> RunSettings:
+    """What `hcc run` is told, from settled options.
 
     Raises:
-        SettingError: not exactly one way of choosing the proxy, or flags that do not go together.
+        SettingError: no proxy is chosen, or settings that do not go together.
     """
-    selection = Selection(*chosen(options, environ), options.sidecar_for_tag or "")
-    given = [flag for flag in (selection.sidecar_for, selection.proxy_id, selection.sidecar_for_tag) if flag]
-    if len(given) != 1:
-        found = "none" if not given else "several"
-        raise SettingError(f"expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found {found}")
+    selection = Selection(options.sidecar_for, options.proxy_id, options.sidecar_for_tag)
+    if not (selection.sidecar_for or selection.proxy_id or selection.sidecar_for_tag):
+        raise SettingError("expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found none")
     if options.stats_service_register and options.stats_addr is None:
         raise SettingError("--stats-service-register expects --stats-addr HOST:PORT, found none")
     return RunSettings(
         selection=selection,
         haproxy=options.haproxy,
-        control=_control(options.control, options.dataplane),
+        control=_control(options),
         dataplane=options.dataplane,
         state_dir=options.state_dir,
         stats_addr=options.stats_addr,
@@ -43,92 +42,22 @@ def run_settings(options: argparse.Namespace, environ: Mapping[str, str]) -> Run
     )
 
 
-def _control(control: str, dataplane: str) -> str:
-    """How HAProxy is driven: to name a Data Plane API means to use it."""
-    if control == "direct" and dataplane:
-        raise SettingError("--control direct and --dataplane PATH contradict each other; leave one out")
-    return control or ("dataplane" if dataplane else "direct")
+def agent_settings(options: argparse.Namespace) -> ConsulSettings:
+    """How to reach Consul, from settled options.
 
-
-def _arguments(run: argparse.ArgumentParser) -> None:
-    which = run.add_argument_group("which proxy (exactly one)")
-    add_choice(which)
-    which.add_argument("--sidecar-for-tag", metavar="TAG", help="found by a tag of the service")
-    consul = run.add_argument_group("Consul (each also from its CONSUL_* variable)")
-    consul.add_argument("--http-addr", metavar="ADDR", help="agent: host:port, URL or unix:///path")
-    consul.add_argument("--token", metavar="TOKEN", help="ACL token; others see it in the process list")
-    for flag, text in _CONSUL_FLAGS:
-        consul.add_argument(flag, metavar=text.split()[0], help=text.split(" ", 1)[1])
-    haproxy = run.add_argument_group("HAProxy")
-    haproxy.add_argument("--haproxy", default="", metavar="PATH", help="program (default: PATH, then the package)")
-    haproxy.add_argument(
-        "--control",
-        choices=("direct", "dataplane"),
-        default="",
-        help="by its own sockets, or the Data Plane API (direct)",
-    )
-    haproxy.add_argument(
-        "--dataplane", default="", metavar="PATH",
-        help="Data Plane API program, and use it (default: DATAPLANEAPI_BIN, PATH)",
-    )  # fmt: skip
-    add_boolean(haproxy, "--enable-intentions", True, "check callers against Consul's intentions")
-    haproxy.add_argument(
-        "--spoe-workers", type=checked(_worker_count), default=2, metavar="N", help="authoriser processes (2)"
-    )
-    operations = run.add_argument_group("operation")
-    add_state_dir(operations)
-    operations.add_argument(
-        "--stats-addr", type=checked(_optional_address), default=None, metavar="HOST:PORT",
-        help="serve the status page, /metrics, /health and /ready there",
-    )  # fmt: skip
-    add_boolean(operations, "--stats-service-register", False, "register that address in Consul")
-    add_boolean(operations, "--metrics-per-endpoint", False, "show each endpoint in /metrics, by its address")
-    operations.add_argument(
-        "--drain-timeout", type=checked(parse_duration), default=15.0, metavar="TIME",
-        help="how long open connections may finish after SIGTERM (15s)",
-    )  # fmt: skip
-    operations.add_argument(
-        "--log-level",
-        type=checked(parse_log_level),
-        default="info",
-        metavar="LEVEL",
-        help="debug, info, warn, error",
-    )
-
-
-_CONSUL_FLAGS = (
-    ("--token-file", "FILE file that holds the ACL token; read again on SIGHUP"),
-    ("--ca-file", "FILE CA certificates of the agent"),
-    ("--ca-path", "DIR directory of CA certificates"),
-    ("--client-cert", "FILE client certificate shown to the agent"),
-    ("--client-key", "FILE its key"),
-    ("--tls-server-name", "NAME name expected in the agent's certificate"),
-    ("--namespace", "NAME Consul Enterprise namespace"),
-    ("--partition", "NAME Consul Enterprise partition"),
-)
-
-
-def _worker_count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SPOE_WORKERS:
-        raise SettingError(f"expected a whole number from 1 to {MAX_SPOE_WORKERS}, found {text!r}")
-    return int(text)
-
-
-def _optional_address(text: str) -> object:
-    # The Go program's default is the empty string, so scripts pass it to mean "none".
-    return parse_listen_address(text) if text else None
-
-
-def _run(options: argparse.Namespace) -> int:
-    from hcc.app import sidecar
+    Raises:
+        SettingError: an address that cannot be used, or settings that do not go together.
+    """
     from hcc.consul.environment import consul_settings
 
-    settings = run_settings(options, os.environ)
-    consul = consul_settings(
-        os.environ,
+    return consul_settings(
         http_addr=options.http_addr,
+        http_addr_source=next(given.source for given in options.given if given.setting.key == "http_addr"),
         token=options.token,
         token_file=options.token_file,
+        auth=options.auth,
+        ssl=options.ssl,
+        ssl_verify=options.ssl_verify,
         ca_file=options.ca_file,
         ca_path=options.ca_path,
         client_cert=options.client_cert,
@@ -137,6 +66,24 @@ def _run(options: argparse.Namespace) -> int:
         namespace=options.namespace,
         partition=options.partition,
     )
+
+
+def _control(options: argparse.Namespace) -> str:
+    """How HAProxy is driven: to name a Data Plane API means to use it, unless a stronger source says otherwise."""
+    strength = {given.setting.key: given.strength for given in options.given}
+    if options.control == "direct" and options.dataplane and strength["control"] <= strength["dataplane"]:
+        raise SettingError("--control direct and --dataplane PATH contradict each other; leave one out")
+    return str(options.control or ("dataplane" if options.dataplane else "direct"))
+
+
+def _arguments(run: argparse.ArgumentParser) -> None:
+    add_settings(run, ALL)
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings, consul = run_settings(options), agent_settings(options)
+    from hcc.app import sidecar
+
     return sidecar.run(settings, consul)
 
 

@@ -1,20 +1,12 @@
-"""How to reach Consul, from flags and from the variables that Consul's own programs use; flags win.
-
-Source: reference/consul.md section 7.
-"""
+"""How to reach Consul, as a value; `hcc.cli` finds out what the operator chose."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hcc.consul.address import AgentAddress, agent_address
 from hcc.errors import SettingError
 from hcc.mesh.secret import Secret
-
-# As Go's strconv.ParseBool, which Consul's own programs use.
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,82 +34,48 @@ class ConsulSettings:
     partition: str = ""
 
 
-def consul_settings(  # noqa: PLR0913 - one keyword for each flag
-    environ: Mapping[str, str],
+def consul_settings(  # noqa: PLR0913 - one keyword for each setting
     *,
-    http_addr: str | None = None,
-    token: str | None = None,
-    token_file: str | None = None,
-    ssl: bool | None = None,
-    ssl_verify: bool | None = None,
-    ca_file: str | None = None,
-    ca_path: str | None = None,
-    client_cert: str | None = None,
-    client_key: str | None = None,
-    tls_server_name: str | None = None,
-    namespace: str | None = None,
-    partition: str | None = None,
+    http_addr: str = "",
+    http_addr_source: str = "CONSUL_HTTP_ADDR",
+    token: str = "",
+    token_file: str = "",
+    auth: str = "",
+    ssl: bool = False,
+    ssl_verify: bool = True,
+    ca_file: str = "",
+    ca_path: str = "",
+    client_cert: str = "",
+    client_key: str = "",
+    tls_server_name: str = "",
+    namespace: str = "",
+    partition: str = "",
 ) -> ConsulSettings:
-    """The settings that flags (None: not given) and environment make together.
+    """The settings that the operator's choices make; a token given as such wins over its file.
+
+    `http_addr_source` is the flag, variable or key that `http_addr` came from, for messages.
 
     Raises:
-        SettingError: a variable or flag that cannot be used; the message names it.
+        SettingError: an address that cannot be used, or a certificate without its key.
     """
-    certificate = _text(environ, "CONSUL_CLIENT_CERT", client_cert)
-    key = _text(environ, "CONSUL_CLIENT_KEY", client_key)
-    if bool(certificate) != bool(key):
-        missing, given = ("key", "certificate") if certificate else ("certificate", "key")
+    if bool(client_cert) != bool(client_key):
+        missing, given = ("key", "certificate") if client_cert else ("certificate", "key")
         msg = (
             f"expected a client certificate and its key together (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY), "
             f"found the {given} alone; give the {missing} too"
         )
         raise SettingError(msg)
-    own_token, own_token_file = _token(environ, token, token_file)
-    auth = environ.get("CONSUL_HTTP_AUTH", "")
     return ConsulSettings(
-        address=_address(environ, http_addr, ssl),
-        token=own_token,
-        token_file=own_token_file,
+        address=agent_address(http_addr, ssl=ssl, source=http_addr_source),
+        token=Secret(token) if token else None,
+        token_file="" if token else token_file,
         auth=Secret(auth) if auth else None,
-        ssl_verify=_flag(environ, "CONSUL_HTTP_SSL_VERIFY", ssl_verify, default=True),
-        ca_file=_text(environ, "CONSUL_CACERT", ca_file),
-        ca_path=_text(environ, "CONSUL_CAPATH", ca_path),
-        client_cert=certificate,
-        client_key=key,
-        tls_server_name=_text(environ, "CONSUL_TLS_SERVER_NAME", tls_server_name),
-        namespace=_text(environ, "CONSUL_NAMESPACE", namespace),
-        partition=_text(environ, "CONSUL_PARTITION", partition),
+        ssl_verify=ssl_verify,
+        ca_file=ca_file,
+        ca_path=ca_path,
+        client_cert=client_cert,
+        client_key=client_key,
+        tls_server_name=tls_server_name,
+        namespace=namespace,
+        partition=partition,
     )
-
-
-def _address(environ: Mapping[str, str], http_addr: str | None, ssl: bool | None) -> AgentAddress:
-    wants_tls = _flag(environ, "CONSUL_HTTP_SSL", ssl, default=False)
-    if http_addr:
-        return agent_address(http_addr, ssl=wants_tls, source="-http-addr")
-    return agent_address(environ.get("CONSUL_HTTP_ADDR", ""), ssl=wants_tls)
-
-
-def _token(environ: Mapping[str, str], token: str | None, token_file: str | None) -> tuple[Secret | None, str]:
-    # The nearest wins: flag, file of a flag, variable, file of a variable. As in Consul's Go client
-    # CONSUL_HTTP_TOKEN overrides the file of CONSUL_HTTP_TOKEN_FILE.
-    if token:
-        return Secret(token), ""
-    if token_file:
-        return None, token_file
-    if environ.get("CONSUL_HTTP_TOKEN"):
-        return Secret(environ["CONSUL_HTTP_TOKEN"]), ""
-    return None, environ.get("CONSUL_HTTP_TOKEN_FILE", "")
-
-
-def _text(environ: Mapping[str, str], name: str, flag: str | None) -> str:
-    return flag if flag is not None else environ.get(name, "")
-
-
-def _flag(environ: Mapping[str, str], name: str, flag: bool | None, *, default: bool) -> bool:
-    text = environ.get(name, "")
-    if flag is not None or not text:
-        return default if flag is None else flag
-    if text not in _TRUE | _FALSE:
-        msg = f"{name}: expected true or false, found {text!r}"
-        raise SettingError(msg)
-    return text in _TRUE

@@ -42,7 +42,7 @@ class WatcherScene(Scene):
         self.watchers = FakeWatchers()
         self.ledger = Ledger(State("server-sidecar-proxy"))
         token_file.write_text("first")
-        self.tokens = TokenSource(consul_settings({}, token_file=str(token_file)))
+        self.tokens = TokenSource(consul_settings(token_file=str(token_file)))
         super().__init__(
             CONSUL_WATCHER,
             ConsulWatcher,

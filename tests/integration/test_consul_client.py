@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -138,7 +139,7 @@ def test_a_unix_socket_reaches_the_agent(relay: Callable[..., None], connect: Co
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     relay(listener)
-    interrupted_while_it_waits(connect(consul_settings({}, http_addr=f"unix://{path}")))
+    interrupted_while_it_waits(connect(consul_settings(http_addr=f"unix://{path}")))
 
 
 def test_ipv6_reaches_the_agent(relay: Callable[..., None], connect: Connect) -> None:
@@ -146,7 +147,7 @@ def test_ipv6_reaches_the_agent(relay: Callable[..., None], connect: Connect) ->
     listener.bind(("::1", 0))
     relay(listener)
     port = listener.getsockname()[1]
-    assert connect(consul_settings({}, http_addr=f"[::1]:{port}")).services().data == {}
+    assert connect(consul_settings(http_addr=f"[::1]:{port}")).services().data == {}
 
 
 class Tls:
@@ -166,12 +167,12 @@ class Tls:
         ca.cert_pem.write_to_path(str(self.ca))
         client.cert_chain_pems[0].write_to_path(str(self.certificate))
         client.private_key_pem.write_to_path(str(self.key))
-        self.environ = {
-            "CONSUL_HTTP_ADDR": f"https://127.0.0.1:{listener.getsockname()[1]}",
-            "CONSUL_CACERT": str(self.ca),
-            "CONSUL_CLIENT_CERT": str(self.certificate),
-            "CONSUL_CLIENT_KEY": str(self.key),
-            "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
+        self.choices: dict[str, Any] = {
+            "http_addr": f"https://127.0.0.1:{listener.getsockname()[1]}",
+            "ca_file": str(self.ca),
+            "client_cert": str(self.certificate),
+            "client_key": str(self.key),
+            "tls_server_name": "server.dc1.consul",
         }
 
 
@@ -181,30 +182,30 @@ def tls(relay: Callable[..., None], tmp_path: Path) -> Tls:
 
 
 def test_tls_with_certificates_both_ways_reaches_the_agent_and_can_be_broken_off(tls: Tls, connect: Connect) -> None:
-    interrupted_while_it_waits(connect(consul_settings(tls.environ)))
+    interrupted_while_it_waits(connect(consul_settings(**tls.choices)))
 
 
-@pytest.mark.parametrize("name", ["CONSUL_TLS_SERVER_NAME", "CONSUL_CACERT"])
+@pytest.mark.parametrize("name", ["tls_server_name", "ca_file"])
 def test_a_server_that_cannot_be_verified_is_refused(tls: Tls, connect: Connect, name: str) -> None:
-    environ = {key: value for key, value in tls.environ.items() if key != name}
+    choices = {key: value for key, value in tls.choices.items() if key != name}
     with pytest.raises(ConsulUnavailableError, match="certificate verify failed"):
-        connect(consul_settings(environ)).services()
+        connect(consul_settings(**choices)).services()
 
 
 def test_verification_can_be_switched_off(tls: Tls, connect: Connect) -> None:
-    environ = tls.environ | {"CONSUL_HTTP_SSL_VERIFY": "false", "CONSUL_TLS_SERVER_NAME": "", "CONSUL_CACERT": ""}
-    assert connect(consul_settings(environ)).services().data == {}
+    choices = tls.choices | {"tls_server_name": "", "ca_file": ""}
+    assert connect(consul_settings(**choices, ssl_verify=False)).services().data == {}
 
 
 def test_a_certificate_file_that_is_none_is_a_setting_error(tls: Tls) -> None:
     tls.certificate.write_text("nothing")
     with pytest.raises(SettingError, match=r"c\.pem"):
-        ConsulClient(consul_settings(tls.environ))
+        ConsulClient(consul_settings(**tls.choices))
 
 
 def test_every_request_asks_for_the_token_anew(fake: FakeConsul, connect: Connect) -> None:
     tokens = iter([None, Secret("one"), Secret("two")])
-    client = connect(consul_settings({}, http_addr=fake.http_addr), lambda: next(tokens))
+    client = connect(consul_settings(http_addr=fake.http_addr), lambda: next(tokens))
     for _ in range(3):
         client.services()
     assert [headers.get("X-Consul-Token") for _, _, headers in fake.requests] == [None, "one", "two"]
@@ -212,12 +213,12 @@ def test_every_request_asks_for_the_token_anew(fake: FakeConsul, connect: Connec
 
 def test_every_request_is_counted_by_its_outcome(fake: FakeConsul) -> None:
     outcomes: list[str] = []
-    client = ConsulClient(consul_settings({}, http_addr=fake.http_addr), count=outcomes.append)
+    client = ConsulClient(consul_settings(http_addr=fake.http_addr), count=outcomes.append)
     client.roots()
     with pytest.raises(ConsulNotFoundError):
         client.service("nobody")
     client.close()
-    gone = ConsulClient(consul_settings({}, http_addr="127.0.0.1:1"), count=outcomes.append)
+    gone = ConsulClient(consul_settings(http_addr="127.0.0.1:1"), count=outcomes.append)
     with pytest.raises(ConsulUnavailableError):
         gone.roots()
     gone.close()
@@ -226,8 +227,7 @@ def test_every_request_is_counted_by_its_outcome(fake: FakeConsul) -> None:
 
 
 def test_basic_authentication_is_sent(fake: FakeConsul, connect: Connect) -> None:
-    environ = {"CONSUL_HTTP_ADDR": fake.http_addr, "CONSUL_HTTP_AUTH": "user:word"}
-    connect(consul_settings(environ)).services()
+    connect(consul_settings(http_addr=fake.http_addr, auth="user:word")).services()
     assert fake.requests[0][2]["Authorization"] == "Basic dXNlcjp3b3Jk"
 
 
@@ -235,18 +235,18 @@ def test_the_environment_s_proxies_are_not_used(
     fake: FakeConsul, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert connect(consul_settings({}, http_addr=fake.http_addr)).services().data == {}
+    assert connect(consul_settings(http_addr=fake.http_addr)).services().data == {}
 
 
 def test_a_path_before_the_api_is_kept(fake: FakeConsul, connect: Connect) -> None:
-    client = connect(consul_settings({}, http_addr=f"http://{fake.http_addr}/some/path"))
+    client = connect(consul_settings(http_addr=f"http://{fake.http_addr}/some/path"))
     with pytest.raises(Exception, match="404"):
         client.services()
     assert fake.requests[0][1] == "/some/path/v1/agent/services"
 
 
 def test_names_are_encoded_and_defaults_left_out(fake: FakeConsul, connect: Connect) -> None:
-    client = connect(consul_settings({}, http_addr=fake.http_addr))
+    client = connect(consul_settings(http_addr=fake.http_addr))
     client.endpoints(EndpointsWatch("My_Svc.with-dots", "dc1", filter='Service.Meta.v == "1"'))
     client.chain(ChainWatch("a/b", "dc2", "default", ""))
     assert [path for _, path, _ in fake.requests] == [
@@ -256,7 +256,7 @@ def test_names_are_encoded_and_defaults_left_out(fake: FakeConsul, connect: Conn
 
 
 def test_namespace_and_partition_of_the_settings_go_with_every_question(fake: FakeConsul, connect: Connect) -> None:
-    settings = consul_settings({}, http_addr=fake.http_addr, namespace="team", partition="part")
+    settings = consul_settings(http_addr=fake.http_addr, namespace="team", partition="part")
     connect(settings).intentions("web")
     assert fake.requests[0][1].endswith("?by=destination&name=web&ns=team&partition=part")
 
@@ -266,7 +266,7 @@ def test_nobody_there_says_where_and_why(connect: Connect) -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ConsulUnavailableError, match=rf"{address}: expected an answer .* refused") as caught:
-            connect(consul_settings({}, http_addr=address)).services()
+            connect(consul_settings(http_addr=address)).services()
     assert len(str(caught.value)) < 200
 
 
@@ -276,10 +276,10 @@ def test_an_answer_that_is_too_slow_is_unavailable(
     monkeypatch.setattr("hcc.consul.client.ANSWER_TIMEOUT_S", 0.1)
     fake.fail("ca/roots", Fault("delay", seconds=0.5))
     with pytest.raises(ConsulUnavailableError, match="timed out"):
-        connect(consul_settings({}, http_addr=fake.http_addr)).roots()
+        connect(consul_settings(http_addr=fake.http_addr)).roots()
 
 
 def test_a_redirect_is_not_followed(fake: FakeConsul, connect: Connect) -> None:
     fake.fail("services", Fault("status", code=301, text="", headers=(("Location", "http://127.0.0.1:1/"),)))
     with pytest.raises(Exception, match="found 301"):
-        connect(consul_settings({}, http_addr=fake.http_addr)).services()
+        connect(consul_settings(http_addr=fake.http_addr)).services()

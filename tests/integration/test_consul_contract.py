@@ -49,7 +49,7 @@ def agent(line: str) -> Iterator[ConsulHttp]:
 
 @pytest.fixture
 def client(agent: ConsulHttp) -> Iterator[ConsulClient]:
-    made = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=1.0)
+    made = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=1.0)
     try:
         yield made
     finally:
@@ -99,7 +99,7 @@ def test_a_registration_is_held_while_its_hash_is_the_same(client: ConsulClient)
 
 
 def test_a_new_registration_wakes_a_question_held_by_its_hash(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
-    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=30.0)
     changed = service_with_sidecar(
         "web", 8181, sidecar_port=21000, upstreams=({"DestinationName": "cache", "LocalBindPort": 9192},)
     )
@@ -164,7 +164,7 @@ def test_a_match_can_be_waited_for_or_else_the_list_of_all_intentions(client: Co
 def test_an_intention_and_its_end_wake_the_watch_and_authorize_follows(
     agent: ConsulHttp, client: ConsulClient, helper: ThreadPoolExecutor
 ) -> None:
-    held = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
+    held = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=30.0)
     trust_domain = roots(client.roots().data).trust_domain
     key = IntentionsWatch("web", trust_domain, "dc1")
     try:
@@ -298,7 +298,7 @@ def test_hcc_registers_and_deregisters_a_service(client: ConsulClient) -> None:
 
 
 def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
-    held = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=30.0)
+    held = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=30.0)
     try:
         index = held.roots().index
         assert index is not None
@@ -319,7 +319,7 @@ OTHER = {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}
 
 
 def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadPoolExecutor, line: str) -> None:
-    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=10.0)
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=10.0)
     key = MeshWatch()
     try:
         first = fetch(client, key, Position(), pause)

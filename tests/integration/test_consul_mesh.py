@@ -36,7 +36,7 @@ class Shell:
 
     def __init__(self, http_addr: str, proxy_id: str, token: str = "", wait_s: float = 60.0) -> None:
         self._wait_s = wait_s
-        self._settings = consul_settings({}, http_addr=http_addr, token=token)
+        self._settings = consul_settings(http_addr=http_addr, token=token)
         self.state = State(proxy_id)
         self.failing: dict[WatchKey, Exception] = {}
         self._events: queue.Queue[tuple[WatchKey, WatchEvent]] = queue.Queue()
@@ -260,7 +260,7 @@ def test_a_stand_alone_proxy_finds_the_port_of_its_service(agent: DevAgent) -> N
 
 
 def test_the_sidecar_is_found_by_the_id_of_its_service(agent: DevAgent) -> None:
-    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr))
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr))
     try:
         services = client.services().data
         assert proxy_for_service(services, "web") == "web-sidecar-proxy"
@@ -364,7 +364,7 @@ def test_a_token_that_loses_its_rights_takes_nothing_away(line: str) -> None:
 
 def assert_version_is_known(http_addr: str, token: str) -> None:
     """Without agent:read, by the servers."""
-    settings = consul_settings({}, http_addr=http_addr)
+    settings = consul_settings(http_addr=http_addr)
     version = AgentVersion(lambda: ConsulClient(settings, lambda: Secret(token)))
     version.refresh()
     assert version.text.startswith("1.")
@@ -392,7 +392,7 @@ def test_a_default_intention_policy_is_believed_though_the_header_says_otherwise
 
 
 def test_tokens_never_show_in_an_error(agent: DevAgent) -> None:
-    client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), lambda: Secret("very-secret"))
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr), lambda: Secret("very-secret"))
     try:
         with pytest.raises(Exception, match="unknown service") as caught:
             client.service("nobody")

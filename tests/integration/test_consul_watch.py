@@ -61,7 +61,7 @@ class Observed:
     def __init__(self, fake: FakeConsul, key: WatchKey, wait_s: float, **edges: Any) -> None:
         self.events: queue.Queue[WatchEvent] = queue.Queue()
         self.token: Secret | None = None
-        settings = consul_settings({}, http_addr=fake.http_addr)
+        settings = consul_settings(http_addr=fake.http_addr)
         self.watcher = Watcher(
             key,
             lambda: ConsulClient(settings, lambda: self.token, wait_s=wait_s),

@@ -94,7 +94,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
                 {"Kind": "service-intentions", "Name": "*", "Sources": [*sources, {"Name": "*", "Action": "deny"}]}
             )
         trust_domain = agent.ask("GET", "/v1/agent/connect/ca/roots")["TrustDomain"]
-        client = ConsulClient(consul_settings({}, http_addr=agent.http_addr), wait_s=1.0)
+        client = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=1.0)
         connection = http.client.HTTPConnection(agent.http_addr, timeout=15)
         with closing(client), closing(connection):
             yield World(agent, connection, client, trust_domain, policy == "allow")

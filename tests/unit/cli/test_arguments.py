@@ -1,16 +1,27 @@
-from collections.abc import Mapping
+import os
 
 import pytest
 
 from hcc.cli.arguments import parse, parser
 from hcc.cli.commands import COMMANDS
+from hcc.cli.instance import settle
 from hcc.cli.run import run_settings
 from hcc.errors import SettingError
 from hcc.settings import ListenAddress, RunSettings, Selection
 
 
-def settings(*words: str, environ: Mapping[str, str] | None = None) -> RunSettings:
-    return run_settings(parse(parser(COMMANDS), ["run", *words]), environ or {})
+def settings(*words: str) -> RunSettings:
+    options = parse(parser(COMMANDS), ["run", *words])
+    settle(options)
+    return run_settings(options)
+
+
+@pytest.fixture(autouse=True)
+def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("HCC_", "CONSUL_", "CONNECT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HCC_CONFIG_FILE", "")
 
 
 def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:
@@ -20,20 +31,6 @@ def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:
     assert chosen.intentions
     assert chosen.stats_addr is None
     assert chosen.spoe_workers == 2
-
-
-def test_the_environment_chooses_the_proxy_and_a_flag_beats_it() -> None:
-    environ = {"CONNECT_SIDECAR_FOR": "api"}
-
-    assert settings(environ=environ).selection == Selection(sidecar_for="api")
-    assert settings("--proxy-id", "p", environ=environ).selection == Selection(proxy_id="p")
-    assert settings("--sidecar-for-tag", "t", environ=environ).selection == Selection(sidecar_for_tag="t")
-
-
-def test_the_proxy_id_of_the_environment_beats_its_service_as_in_consul() -> None:
-    environ = {"CONNECT_SIDECAR_FOR": "api", "CONNECT_PROXY_ID": "api-proxy"}
-
-    assert settings(environ=environ).selection == Selection(proxy_id="api-proxy")
 
 
 def test_intentions_are_switched_off_in_one_word_or_two() -> None:
@@ -57,9 +54,9 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
     ("words", "message"),
     [
         (("--sidecar-for", "a", "--control", "direct", "--dataplane", "d"), "contradict each other"),
-        (("--sidecar-for", "a", "--control", "other"), "--control: invalid choice"),
+        (("--sidecar-for", "a", "--control", "other"), "--control: expected direct or dataplane, found 'other'"),
         ((), "expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found none"),
-        (("--sidecar-for", "a", "--proxy-id", "b"), "found several"),
+        (("--sidecar-for", "a", "--proxy-id", "b"), "found both"),
         (
             ("--sidecar-for", "a", "--htp-addr", "x"),
             r"unknown argument '--htp-addr': did you mean --http-addr\?",

@@ -1,0 +1,69 @@
+"""Tables and colours for people: on a terminal with both, elsewhere plain text that can be cut and searched.
+
+Imported only by commands that print tables, because `rich` takes 50 ms to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+# Wide enough that nothing is cut where no window limits a line.
+_NO_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text and its style, in rich's words; empty for plain."""
+
+    text: str
+    style: str = ""
+
+
+Row = Sequence[str | Cell]
+
+
+def console() -> Console:
+    """Where to print. Colours only on a terminal, and not under NO_COLOR."""
+    made = Console(highlight=False, emoji=False, markup=False)
+    if not made.is_terminal:
+        made.width = _NO_LIMIT
+    return made
+
+
+def show(*parts: RenderableType) -> None:
+    """Print these; blanks that only fill a table's last column are left out."""
+    out = console()
+    with out.capture() as captured:
+        out.print(*parts, sep="\n")
+    out.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def table(columns: Sequence[str], rows: Iterable[Row], *, title: str = "") -> Table:
+    """A table of texts that are taken as they are."""
+    made = Table(
+        *columns,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for row in rows:
+        made.add_row(*(_text(cell) for cell in row))
+    return made
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Print a table."""
+    show(table(columns, rows))
+
+
+def _text(cell: str | Cell) -> Text:
+    return Text(cell.text, style=cell.style) if isinstance(cell, Cell) else Text(cell)
