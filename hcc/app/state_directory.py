@@ -15,6 +15,7 @@ from hcc.haproxy.files import PRIVATE_DIRECTORY, PRIVATE_FILE, private_directory
 from hcc.haproxy.layout import Layout, layout
 
 LOCK = "lock"
+CONTROL_SOCKET = "control.sock"
 # What the directory's name may take of a socket's path; a longer proxy ID is cut and gets a digest.
 MAX_NAME_BYTES = 40
 
@@ -39,7 +40,7 @@ class StateDirectory:
     @property
     def control_socket(self) -> Path:
         """Where operators ask this sidecar."""
-        return self.path / "control.sock"
+        return self.path / CONTROL_SOCKET
 
     def remove(self) -> None:
         """Leave nothing behind: the directory goes, with all that is in it."""

@@ -21,13 +21,22 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
     Raises:
         SettingError: no proxy is chosen, or settings that do not go together.
     """
-    selection = Selection(options.sidecar_for, options.proxy_id, options.sidecar_for_tag)
-    if not (selection.sidecar_for or selection.proxy_id or selection.sidecar_for_tag):
+    settings = checked_settings(options)
+    if settings.selection == Selection():
         raise SettingError("expected one of --sidecar-for, --proxy-id, --sidecar-for-tag, found none")
+    return settings
+
+
+def checked_settings(options: argparse.Namespace) -> RunSettings:
+    """As `run_settings`; a proxy need not be chosen.
+
+    Raises:
+        SettingError: settings that do not go together.
+    """
     if options.stats_service_register and options.stats_addr is None:
         raise SettingError("--stats-service-register expects --stats-addr HOST:PORT, found none")
     return RunSettings(
-        selection=selection,
+        selection=Selection(options.sidecar_for, options.proxy_id, options.sidecar_for_tag),
         haproxy=options.haproxy,
         control=_control(options),
         dataplane=options.dataplane,

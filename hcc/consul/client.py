@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from consul import base
@@ -117,6 +117,15 @@ class ConsulClient:
     def authorize(self, service: str, caller_uri: str) -> Result:
         """Whether the agent would let a caller with this SPIFFE URI connect to the service."""
         self._agent.connect.authorize(service, caller_uri, "00")
+        return self._http.last
+
+    def authorized(self, rights: Sequence[tuple[str, str, str]]) -> Result:
+        """Whether the token has each right, given as resource, access and name; status 401 where ACLs are off.
+
+        Undocumented: what Consul's own UI asks. Seen alike on 1.14.4 and 1.20.1.
+        """
+        asked = [{"Resource": resource, "Access": access, "Segment": name} for resource, access, name in rights]
+        self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=json.dumps(asked))
         return self._http.last
 
     def chain(self, key: ChainWatch, index: int = 0) -> Result:

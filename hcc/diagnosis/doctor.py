@@ -1,0 +1,81 @@
+"""All checks of `hcc doctor`, in the order in which one thing needs the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hcc.app.sidecar import FDS_PER_CONNECTION, MAX_CONNECTIONS, SPARE_FDS
+from hcc.app.state_directory import CONTROL_SOCKET, directory_name
+from hcc.consul.answers import Registration
+from hcc.consul.client import ConsulClient
+from hcc.consul.credentials import TokenSource
+from hcc.consul.environment import ConsulSettings
+from hcc.diagnosis.consul import Known, check_agent, check_leaf, check_rights, rights
+from hcc.diagnosis.finding import Finding, Section, failed, skipped
+from hcc.diagnosis.haproxy import check_haproxy
+from hcc.diagnosis.machine import (
+    Listener,
+    check_file_descriptors,
+    check_port,
+    check_state_directory,
+    socket_owner,
+)
+from hcc.errors import HccError
+from hcc.settings import RunSettings
+
+
+def examine(settings: RunSettings, consul: ConsulSettings) -> Iterator[Section]:
+    """The sections of findings, each as soon as it is there."""
+    yield Section("HAProxy", tuple(check_haproxy(settings)))
+    known = Known()
+    yield from _consul(settings, consul, known)
+    base = Path(settings.state_dir)
+    directory = base.absolute() / directory_name(known.proxy_id) if known.proxy_id else None
+    pid = socket_owner(directory / CONTROL_SOCKET) if directory is not None else 0
+    yield Section("Machine", tuple(_machine(settings, known.registration, directory, pid)))
+
+
+def _consul(settings: RunSettings, consul: ConsulSettings, known: Known) -> Iterator[Section]:
+    try:
+        client = ConsulClient(consul, TokenSource(consul))
+    except HccError as exc:
+        finding = failed("settings", str(exc), "correct the setting; `hcc settings` shows where it comes from")
+        yield Section("Consul", (finding,))
+        return
+    try:
+        findings = list(check_agent(client, settings.selection, known))
+        if known.registration is not None and known.registration.proxy.service:
+            findings += check_leaf(client, known.registration.proxy.service, datetime.now(UTC))
+        yield Section(f"Consul at {consul.address.label()}", tuple(findings))
+        if known.registration is not None:
+            yield Section("Rights of the token", tuple(check_rights(client, rights(known.registration, settings))))
+    finally:
+        client.close()
+
+
+def _machine(
+    settings: RunSettings, registration: Registration | None, directory: Path | None, pid: int
+) -> Iterator[Finding]:
+    if registration is None:
+        yield skipped("ports", "the sidecar's registration is not known")
+    else:
+        for listener in listeners(registration, settings):
+            yield check_port(listener, directory, pid)
+    yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS)
+    yield from check_state_directory(Path(settings.state_dir), directory)
+
+
+def listeners(registration: Registration, settings: RunSettings) -> tuple[Listener, ...]:
+    """Every TCP address that the sidecar listens on."""
+    proxy = registration.proxy
+    public = (Listener("public listener", proxy.bind_address, proxy.bind_port),) if proxy.service_id else ()
+    upstreams = tuple(
+        Listener(f"upstream {one.key.label()}", one.local_bind_address, one.local_bind_port)
+        for one in proxy.upstreams
+        if not one.local_bind_socket
+    )
+    stats = settings.stats_addr
+    ours = (Listener("--stats-addr", stats.host, stats.port),) if stats else ()
+    return (*public, *upstreams, *ours)

@@ -1,0 +1,195 @@
+"""The checks of `hcc doctor` against a real agent with ACLs, real sockets and real files."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hcc.consul.environment import consul_settings
+from hcc.diagnosis.consul import clock_against
+from hcc.diagnosis.doctor import examine
+from hcc.diagnosis.finding import Finding, Level, any_failed
+from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Leaf
+from hcc.settings import RunSettings, Selection, parse_listen_address
+from tests import binaries
+from tests.consul_agent import DevAgent, free_ports
+from tests.consul_http import service_with_sidecar
+
+pytestmark = pytest.mark.integration
+
+ACL = """
+acl { enabled = true default_policy = "deny" tokens { initial_management = "root-token" agent = "root-token" } }
+"""
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[DevAgent]:
+    with DevAgent(ACL, "root-token") as running:
+        public, local = free_ports(2)
+        upstream = {"DestinationName": "db", "LocalBindPort": local}
+        running.register(service_with_sidecar("web", 8181, sidecar_port=public, upstreams=(upstream,)))
+        yield running
+
+
+def settings(state_dir: Path, **changes: object) -> RunSettings:
+    made = RunSettings(
+        selection=Selection(sidecar_for="web"),
+        haproxy=binaries.haproxy("2.8"),
+        control="direct",
+        dataplane="",
+        state_dir=str(state_dir),
+        stats_addr=None,
+        stats_service_register=False,
+        metrics_per_endpoint=False,
+        intentions=True,
+        spoe_workers=2,
+        drain_timeout_s=1.0,
+        log_level="info",
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def found(agent: DevAgent, token: str, state_dir: Path, **changes: object) -> dict[str, Finding]:
+    consul = consul_settings(http_addr=agent.http_addr, token=token)
+    sections = tuple(examine(settings(state_dir, **changes), consul))
+    return {finding.subject: finding for section in sections for finding in section.findings}
+
+
+def token_with(agent: DevAgent, body: dict[str, object]) -> str:
+    return str(agent.ask("PUT", "/v1/acl/token", body)["SecretID"])
+
+
+def levels(findings: dict[str, Finding]) -> set[Level]:
+    return {finding.level for finding in findings.values()}
+
+
+def test_a_service_identity_is_all_that_a_sidecar_needs(agent: DevAgent, tmp_path: Path) -> None:
+    token = token_with(agent, {"ServiceIdentities": [{"ServiceName": "web"}]})
+
+    findings = found(agent, token, tmp_path)
+
+    assert Level.FAILED not in levels(findings), findings
+    for right in ("service:write on web", "service:read on web-sidecar-proxy", "intention:read on web", "node:read"):
+        assert findings[right].level is Level.OK
+    assert findings["service:read on db"].level is Level.OK
+    assert findings["clock"].level is Level.OK
+
+
+def test_each_missing_right_is_named_with_what_to_do(agent: DevAgent, tmp_path: Path) -> None:
+    rules = 'service "web" { policy = "write" } service "web-sidecar-proxy" { policy = "read" }'
+    agent.ask("PUT", "/v1/acl/policy", {"Name": "by-hand", "Rules": rules})
+    token = token_with(agent, {"Policies": [{"Name": "by-hand"}]})
+
+    findings = found(agent, token, tmp_path, stats_service_register=True, stats_addr=parse_listen_address(":1"))
+
+    missing = {subject for subject, finding in findings.items() if finding.text.startswith("missing")}
+    assert missing == {"service:read on db", "node:read", "service:write on web-connect-stats"}
+    assert "service identity" in findings["node:read"].remedy
+    assert 'service "web-connect-stats"' in findings["service:write on web-connect-stats"].remedy
+
+
+def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, tmp_path: Path) -> None:
+    findings = found(agent, "nobody-s-token", tmp_path)
+
+    assert findings["agent"].level is Level.FAILED
+    assert "does not know this token" in findings["agent"].text
+    assert "nobody-s-token" not in str(findings)
+
+
+def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
+    consul = consul_settings(http_addr=f"127.0.0.1:{free_ports(1)[0]}")
+
+    sections = tuple(examine(settings(tmp_path), consul))
+
+    assert any_failed(sections)
+    by_title = {section.title: section.findings for section in sections}
+    assert [one.level for title, one in _firsts(by_title) if title.startswith("Consul")] == [Level.FAILED]
+    assert any(one.subject == "state directory" for one in by_title["Machine"])
+
+
+def _firsts(sections: dict[str, tuple[Finding, ...]]) -> list[tuple[str, Finding]]:
+    return [(title, findings[0]) for title, findings in sections.items()]
+
+
+def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent: DevAgent, tmp_path: Path) -> None:
+    wrong = found(agent, "root-token", tmp_path, haproxy="/bin/true")
+    assert wrong["version"].level is Level.FAILED
+    lacking = found(agent, "root-token", tmp_path, control="dataplane", dataplane="/no/such")
+    assert lacking["Data Plane API"].level is Level.FAILED
+
+
+def test_a_taken_port_is_told_with_its_owner_and_ours_is_fine() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listener = Listener("upstream db", "127.0.0.1", server.getsockname()[1])
+
+        taken, ours = check_port(listener, None, 0), check_port(listener, None, os.getpid())
+
+    assert taken.level is Level.FAILED
+    assert f"process {os.getpid()}" in taken.text
+    assert ours.level is Level.OK
+    assert check_port(listener, None, 0).text == "free"
+    assert check_port(listener, None, os.getpid()).level is Level.FAILED
+
+
+def test_an_address_of_another_machine_is_told() -> None:
+    assert "no address of this machine" in check_port(Listener("public", "192.0.2.1", 21000), None, 0).text
+
+
+@pytest.mark.parametrize("level", [Level.WARNING, Level.FAILED])
+def test_too_few_file_descriptors_are_told(level: Level) -> None:
+    spare = _limit() - 550 if level is Level.WARNING else _limit()
+    assert check_file_descriptors(0, wanted=600, per_connection=1, spare=spare).level is level
+
+
+def _limit() -> int:
+    words = next(line for line in Path("/proc/self/limits").read_text().splitlines() if "open files" in line).split()
+    return int(words[4])
+
+
+def test_a_state_directory_that_others_may_read_is_told_file_by_file(tmp_path: Path) -> None:
+    directory = tmp_path / "web"
+    directory.mkdir(mode=0o700)
+    (directory / "leaf.pem").touch(mode=0o600)
+    assert [one.level for one in check_state_directory(tmp_path, directory)] == [Level.OK]
+
+    (directory / "leaf.pem").chmod(0o640)
+    assert "leaf.pem (0640)" in next(check_state_directory(tmp_path, directory)).text
+
+    directory.chmod(0o755)
+    assert "mode 0755" in next(check_state_directory(tmp_path, directory)).text
+
+
+def test_the_owner_of_a_control_socket_is_the_process_that_listens(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert socket_owner(path) == os.getpid()
+    assert socket_owner(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "level", "said"),
+    [
+        (-1, 71, Level.OK, "71.0 h left"),
+        (-71, 1, Level.WARNING, "1.0 h left"),
+        (1, 73, Level.FAILED, "3600 s before the leaf becomes valid"),
+        (-73, -1, Level.FAILED, "ended 3600 s ago"),
+    ],
+)
+def test_the_clock_is_held_against_the_leaf(start: int, end: int, level: Level, said: str) -> None:
+    dates = tuple(f"{NOW + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}" for hours in (start, end))
+
+    finding = clock_against(Leaf("web", "spiffe://x", "1", "pem", Secret("key"), *dates), NOW)
+
+    assert finding.level is level
+    assert said in finding.text
