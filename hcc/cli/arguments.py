@@ -6,10 +6,12 @@ import argparse
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from hcc.errors import SettingError
 from hcc.version import VERSION
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,18 @@ def parse(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namesp
     if options.command is None:
         raise SettingError(f"expected a command: {', '.join(_commands(top))} (see hcc --help)")
     return options
+
+
+def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
+    """`convert` for argparse, which reports only its own error class with the flag's name."""
+
+    def converted(text: str) -> T:
+        try:
+            return convert(text)
+        except SettingError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return converted
 
 
 def _unknown(top: argparse.ArgumentParser, command: str | None, word: str) -> str:

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from hcc.cli import actors, arguments, doctor, go_flags, instance, run, settings
+from hcc.cli import actors, arguments, doctor, go_flags, instance, run, settings, status
 from hcc.errors import HccError, SettingError
 from hcc.version import VERSION
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (*run.COMMANDS, *actors.COMMANDS, *doctor.COMMANDS, *settings.COMMANDS)
+COMMANDS = (*run.COMMANDS, *status.COMMANDS, *actors.COMMANDS, *doctor.COMMANDS, *settings.COMMANDS)
 
 
 def main(words: Sequence[str] | None = None) -> int:

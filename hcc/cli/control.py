@@ -58,18 +58,27 @@ def ask(path: Path, method: str, target: str) -> object:
     Raises:
         ControlError: nobody listens, or the answer is an error (its text is the sidecar's).
     """
+    status, text = fetch(path, method, target)
+    if status != http.client.OK:
+        raise ControlError(text.strip())
+    return json.loads(text)
+
+
+def fetch(path: Path, method: str, target: str) -> tuple[int, str]:
+    """HTTP status and text of the answer.
+
+    Raises:
+        ControlError: nobody listens.
+    """
     connection = _UnixConnection(path)
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        body = response.read()
-    except OSError as exc:
-        raise ControlError(f"no sidecar answers on {path}: {exc.strerror or exc}") from exc
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as exc:
+        raise ControlError(f"no sidecar answers on {path}: {getattr(exc, 'strerror', None) or exc}") from exc
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise ControlError(body.decode(errors="replace").strip())
-    return json.loads(body)
 
 
 def _fits(path: Path, proxy_id: str, sidecar_for: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from hcc.cli.terminal import show
+from hcc.cli.terminal import show, styled
 from hcc.diagnosis.finding import Finding, Level, Section
 
 _MARKS = {
@@ -34,10 +34,10 @@ def _grid(findings: Sequence[Finding], width: int) -> Table:
     grid.add_column(width=width, overflow="fold")
     grid.add_column(overflow="fold")
     for finding in findings:
-        text = Text(finding.text, style="dim" if finding.level is Level.SKIPPED else "")
+        text = styled(finding.text, "dim" if finding.level is Level.SKIPPED else "")
         if finding.remedy:
-            text.append(f"\n-> {finding.remedy}", style="cyan")
-        grid.add_row(Text("  ") + _MARKS[finding.level], finding.subject, text)
+            text.append("\n").append_text(styled(f"-> {finding.remedy}", "cyan"))
+        grid.add_row(Text("  ") + _MARKS[finding.level], styled(finding.subject), text)
     return grid
 
 

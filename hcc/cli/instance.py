@@ -66,8 +66,18 @@ def asked(options: argparse.Namespace, method: str, target: str) -> object:
     """
     from hcc.cli import control
 
-    path = control.find_control_socket(Path(options.state_dir), options.proxy_id, options.sidecar_for)
-    return control.ask(path, method, target)
+    return control.ask(control_socket(options), method, target)
+
+
+def control_socket(options: argparse.Namespace) -> Path:
+    """The control socket of the chosen running sidecar.
+
+    Raises:
+        ControlError: it is not there.
+    """
+    from hcc.cli.control import find_control_socket
+
+    return find_control_socket(Path(options.state_dir), options.proxy_id, options.sidecar_for)
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:

@@ -5,10 +5,13 @@ Imported only by commands that print tables, because `rich` takes 50 ms to impor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +28,7 @@ class Cell:
 
 
 Row = Sequence[str | Cell]
+Shown = RenderableType
 
 
 def console() -> Console:
@@ -35,7 +39,7 @@ def console() -> Console:
     return made
 
 
-def show(*parts: RenderableType) -> None:
+def show(*parts: Shown) -> None:
     """Print these; blanks that only fill a table's last column are left out."""
     out = console()
     with out.capture() as captured:
@@ -60,10 +64,30 @@ def table(columns: Sequence[str], rows: Iterable[Row], *, title: str = "") -> Ta
     return made
 
 
+def keep_showing(make: Callable[[], Shown], interval_s: float) -> None:
+    """Show what `make` gives, again and again until Ctrl-C: in place on a terminal, one below the other elsewhere."""
+    out = console()
+    with contextlib.suppress(KeyboardInterrupt):
+        if not out.is_terminal:
+            while True:
+                show(make())
+                out.file.flush()
+                time.sleep(interval_s)
+        with Live(make(), console=out, screen=True, auto_refresh=False) as live:
+            while True:
+                live.update(make(), refresh=True)
+                time.sleep(interval_s)
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Print a table."""
     show(table(columns, rows))
 
 
+def styled(text: str, style: str = "") -> Text:
+    """A text of somebody else's, in which nothing can move the cursor or forge a line."""
+    return Text("".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text), style=style)
+
+
 def _text(cell: str | Cell) -> Text:
-    return Text(cell.text, style=cell.style) if isinstance(cell, Cell) else Text(cell)
+    return styled(cell.text, cell.style) if isinstance(cell, Cell) else styled(cell)

@@ -1,0 +1,106 @@
+"""`hcc status` and `hcc wait-ready`: how a running sidecar does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from hcc.cli.arguments import Command, checked
+from hcc.cli.instance import add_instance, asked, control_socket
+from hcc.errors import HccError
+from hcc.settings import parse_duration
+
+if TYPE_CHECKING:
+    from hcc.cli.terminal import Shown
+
+TARGET = "/api/v1/status"
+WATCH_INTERVAL_S = 1.0
+READY_INTERVAL_S = 0.1
+
+
+class NotReadyError(HccError):
+    """The sidecar is not ready; the text says what it lacks."""
+
+
+def _status_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON, as /api/v1/status has it")
+    command.add_argument("--watch", action="store_true", help="show it anew every second, until Ctrl-C")
+    add_instance(command)
+
+
+def _status(options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps(asked(options, "GET", TARGET), indent=2))
+        return 0
+    from hcc.cli import terminal
+
+    if options.watch:
+        terminal.keep_showing(lambda: _now(options), WATCH_INTERVAL_S)
+    else:
+        terminal.show(_view(options))
+    return 0
+
+
+def _view(options: argparse.Namespace) -> Shown:
+    from hcc.actors.status import from_json
+    from hcc.cli.status_view import view
+
+    return view(from_json(asked(options, "GET", TARGET)))
+
+
+def _now(options: argparse.Namespace) -> Shown:
+    """The view; while watching, a sidecar that is away is no reason to end."""
+    try:
+        return _view(options)
+    except HccError as exc:
+        return str(exc)
+
+
+def _wait_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timeout", type=checked(parse_duration), default=30.0, metavar="TIME", help="how long to wait (default: 30s)"
+    )
+    add_instance(command)
+
+
+def _wait_ready(options: argparse.Namespace) -> int:
+    deadline = time.monotonic() + options.timeout
+    while True:
+        problem = _lacking(options)
+        if not problem:
+            return 0
+        if time.monotonic() >= deadline:
+            raise NotReadyError(f"not ready after {options.timeout:g} s: {problem}")
+        time.sleep(READY_INTERVAL_S)
+
+
+def _lacking(options: argparse.Namespace) -> str:
+    """What keeps the sidecar from being ready; empty when it is. One that is not there yet may come."""
+    from hcc.cli.control import ControlError, fetch
+
+    try:
+        status, text = fetch(control_socket(options), "GET", "/ready")
+    except ControlError as exc:
+        return str(exc)
+    return "" if status == HTTPStatus.OK else "; ".join(text.splitlines())
+
+
+COMMANDS = (
+    Command(
+        "status",
+        "show how a running sidecar does",
+        _status_arguments,
+        _status,
+        ("hcc status --sidecar-for web", "hcc status --watch", "hcc status --json | jq .readiness"),
+    ),
+    Command(
+        "wait-ready",
+        "wait until a sidecar is ready",
+        _wait_arguments,
+        _wait_ready,
+        ("hcc wait-ready --sidecar-for web --timeout 10s",),
+    ),
+)
