@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -12,6 +12,21 @@ from hcc.errors import SettingError
 from hcc.version import VERSION
 
 T = TypeVar("T")
+
+_SUMMARY = "HAProxy as a data plane of Consul's service mesh."
+_EPILOG = """\
+examples:
+  hcc doctor --sidecar-for web
+  hcc run --sidecar-for web --stats-addr 127.0.0.1:20200
+  hcc status --sidecar-for web
+
+`hcc COMMAND --help` has the flags and examples of a command.
+
+exit codes:
+  0  done
+  1  failed; the reason is one line on standard error, or in the report
+  2  wrong flag, variable or value
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +54,19 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(message)
 
 
-def parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
-    """The parser of `hcc` with these commands."""
+def parser(groups: Mapping[str, Sequence[Command]]) -> argparse.ArgumentParser:
+    """The parser of `hcc` with these commands, by the headings that --help puts over them."""
     top = _Parser(
         prog="hcc",
-        description="HAProxy as a data plane of Consul's service mesh.",
+        usage="hcc COMMAND [flags]",
+        description=f"{_SUMMARY}\n\n{_listed(groups)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="exit codes: 0 done, 1 failed, 2 wrong flag or value",
+        epilog=_EPILOG,
     )
     top.add_argument("--version", action="version", version=f"hcc {VERSION}")
-    words = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for command in commands:
+    words = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser, help=argparse.SUPPRESS)
+    for command in (command for commands in groups.values() for command in commands):
         own = words.add_parser(
             command.name,
             help=command.summary,
@@ -63,6 +80,14 @@ def parser(commands: Sequence[Command]) -> argparse.ArgumentParser:
         words_after = (str(action.metavar) for action in own._get_positional_actions())  # noqa: SLF001
         own.usage = " ".join(("hcc", command.name, *words_after, "[flags]"))
     return top
+
+
+def _listed(groups: Mapping[str, Sequence[Command]]) -> str:
+    width = max(len(command.name) for commands in groups.values() for command in commands)
+    return "\n\n".join(
+        "\n".join((f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in commands)))
+        for title, commands in groups.items()
+    )
 
 
 def parse(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,12 @@ from hcc.version import VERSION
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
-COMMANDS = (*run.COMMANDS, *status.COMMANDS, *actors.COMMANDS, *doctor.COMMANDS, *settings.COMMANDS)
+# As `hcc --help` shows them.
+GROUPS = {
+    "run a sidecar": (run, doctor, settings),
+    "ask a running sidecar": (status, actors),
+}
+COMMANDS = {title: [command for module in those for command in module.COMMANDS] for title, those in GROUPS.items()}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -47,18 +47,17 @@ def show(*parts: Shown) -> None:
     out.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def table(columns: Sequence[str], rows: Iterable[Row], *, title: str = "") -> Table:
+def table(columns: Sequence[str], rows: Iterable[Row]) -> Table:
     """A table of texts that are taken as they are."""
     made = Table(
-        *columns,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
         header_style="bold",
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
+    for column in columns:
+        # Folded, not cut: what is cut cannot be copied.
+        made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*(_text(cell) for cell in row))
     return made

@@ -78,5 +78,5 @@ def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(words: tuple[s
 
 
 def test_no_command_names_the_commands_there_are() -> None:
-    with pytest.raises(SettingError, match="expected a command: run, .*actors"):
+    with pytest.raises(SettingError, match=r"expected a command: run, .*actors"):
         parse(parser(COMMANDS), [])
