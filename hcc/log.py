@@ -2,39 +2,89 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import traceback
+from datetime import UTC, datetime
+
+_OURS = "hcc."
 
 
-class _LineFormatter(logging.Formatter):
-    """`2026-11-22T10:00:00.123Z INFO area: text`; a traceback only when the level is debug."""
+class _Formatter(logging.Formatter):
+    """What both formats share: the area, and exceptions on the line itself.
 
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
+    An exception that reaches a line is told by its class, its text and the place; the whole way there is for whoever
+    looks for a bug, at level debug.
+    """
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(area)s: %(message)s")
-        import time  # noqa: PLC0415 (only the converter function is wanted, at start)
+    def area(self, record: logging.LogRecord) -> str:
+        return record.name.removeprefix(_OURS)
 
-        self.converter = time.gmtime
+    def text(self, record: logging.LogRecord) -> str:
+        """The message on one line; newlines in it are escaped, so that no input can forge a second line."""
+        message = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            message = f"{message}: {type(error).__name__}: {error}{_place(error)}"
+        return message.replace("\n", "\\n").replace("\r", "\\r")
+
+    def trace(self, record: logging.LogRecord) -> str:
+        """The traceback, empty when there is none or it is not wanted."""
+        if not record.exc_info or not logging.getLogger().isEnabledFor(logging.DEBUG):
+            return ""
+        return "".join(traceback.format_exception(*record.exc_info)).rstrip()
+
+
+class TextFormatter(_Formatter):
+    """For people: `2026-11-22T10:00:00.123Z INFO area: text`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; newlines inside a message are escaped, so that no input can forge a second line."""
-        record.area = record.name.removeprefix("hcc.")
-        return super().format(record)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
-        """The first line, without the traceback."""
-        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r")
+        line = f"{_moment(record)} {record.levelname} {self.area(record)}: {self.text(record)}"
+        trace = self.trace(record)
+        return f"{line}\n{trace}" if trace else line
 
 
-def set_up_logging(level: str) -> None:
-    """Send every line of `level` (debug to critical) and above to standard error."""
+class JsonFormatter(_Formatter):
+    """For log collectors: an object with `time`, `level`, `area`, `message` and, at debug, `trace`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "area": self.area(record),
+            "message": self.text(record),
+        }
+        trace = self.trace(record)
+        return json.dumps(fields | {"trace": trace} if trace else fields, ensure_ascii=False)
+
+
+def set_up_logging(level: str, form: str = "auto") -> None:
+    """Send every line of `level` (debug to critical) and above to standard error.
+
+    Args:
+        level: the least one that is told.
+        form: `text`, `json`, or `auto`: text on a terminal and JSON elsewhere.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
     # Third parties' own chatter is of no use to an operator below warnings.
     for name in ("urllib3", "requests", "pykka"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Change the level of a running process; every thread follows at once."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z"
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""

@@ -62,6 +62,7 @@ class RunSettings:
     spoe_workers: int
     drain_timeout_s: float
     log_level: str
+    log_format: str = "auto"
 
 
 def parse_duration(text: str) -> float:

@@ -33,7 +33,7 @@ def modern(programs: Programs, service: str, agent: str, stats_port: int, state:
     """A sidecar under the new name, with the new flags."""
     flags = (
         "run", "--sidecar-for", service, "--http-addr", agent, "--stats-addr", f"127.0.0.1:{stats_port}",
-        "--state-dir", str(state), "--haproxy", str(programs.haproxy), "--drain-timeout", "2s",
+        "--state-dir", str(state), "--haproxy", str(programs.haproxy), "--drain-timeout", "2s", "--log-format", "text",
     )  # fmt: skip
     return SidecarPlan(service, stats_port, state, ("hcc", *flags), (str(programs.hcc), *flags))
 

@@ -34,8 +34,10 @@ from hcc.actors.status import Status, to_json
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
 from hcc.consul.errors import ConsulError
 from hcc.consul.stats_service import RENEW_S, StatsService
+from hcc.errors import SettingError
+from hcc.log import set_level
 from hcc.metrics import Metrics
-from hcc.settings import ListenAddress
+from hcc.settings import ListenAddress, parse_log_level
 
 RESTART_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
@@ -177,20 +179,28 @@ class Admin(Actor):
         return picture(self._identity, self._facts, self._sources.observed())
 
     def _answer_operator(self, method: str, path: str, accept: str) -> Response:
-        parts = tuple(part for part in path.split("/") if part)
         try:
-            match method, parts:
-                case "GET", ("v1", "about"):
-                    return _json(asdict(self._identity))
-                case "GET", ("v1", "actors"):
-                    return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
-                case "POST", ("v1", "actors", name, "restart"):
-                    return self._restart(name)
+            ordered = self._ordered(method, tuple(part for part in path.split("/") if part))
+        except SettingError as exc:
+            return Response(400, f"{exc}\n".encode())
         except UnknownActorError as exc:
             return Response(404, f"{exc}\n".encode())
         except ActorError as exc:
             return Response(503, f"{exc}\n".encode())
-        return self._answer_anyone(method, path, accept)
+        return ordered or self._answer_anyone(method, path, accept)
+
+    def _ordered(self, method: str, parts: tuple[str, ...]) -> Response | None:
+        """The answer to what only operators may ask; None for all else."""
+        match method, parts:
+            case "GET", ("v1", "about"):
+                return _json(asdict(self._identity))
+            case "GET", ("v1", "actors"):
+                return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
+            case "POST", ("v1", "actors", name, "restart"):
+                return self._restart(name)
+            case "POST", ("v1", "log-level", level):
+                return _set_log_level(level)
+        return None
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)
@@ -199,6 +209,13 @@ class Admin(Actor):
             one for one in self._sources.tree().actors(ASK_TIMEOUT_S) if one.name.casefold() == name.casefold()
         )
         return _json({"name": status.name, "generation": generation})
+
+
+def _set_log_level(text: str) -> Response:
+    level = parse_log_level(text)
+    _log.warning("the operator sets the log level to %s", level)
+    set_level(level)
+    return _json({"level": level})
 
 
 def _with(facts: readiness.Facts, news: object) -> readiness.Facts:

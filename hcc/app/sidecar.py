@@ -89,7 +89,7 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     Raises:
         HccError: it could not be started.
     """
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     signals = Signals()
     signals.install()
     tokens = TokenSource(consul)

@@ -48,6 +48,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         spoe_workers=options.spoe_workers,
         drain_timeout_s=options.drain_timeout,
         log_level=options.log_level,
+        log_format=options.log_format,
     )
 
 

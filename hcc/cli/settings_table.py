@@ -79,10 +79,11 @@ def _optional_address(text: str) -> object:
 
 def one_of(*words: str) -> Callable[[str], str]:
     """A parser that takes one of these words."""
+    given = [word for word in words if word]
 
     def parse(text: str) -> str:
         if text not in words:
-            raise SettingError(f"expected {' or '.join(filter(None, words))}, found {text!r}")
+            raise SettingError(f"expected {', '.join(given[:-1])} or {given[-1]}, found {text!r}")
         return text
 
     return parse
@@ -203,4 +204,12 @@ ALL = (
         default="15s",
     ),
     Setting("log_level", Group.OPERATION, "LEVEL", "debug, info, warn or error", parse=parse_log_level, default="info"),
+    Setting(
+        "log_format",
+        Group.OPERATION,
+        "text|json|auto",
+        "one line an event; auto: text on a terminal, JSON elsewhere",
+        parse=one_of("text", "json", "auto"),
+        default="auto",
+    ),
 )

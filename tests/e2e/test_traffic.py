@@ -215,4 +215,4 @@ def _answered_connection(namespace: Namespace, port: int) -> socket.socket:
 
 
 def _warned(log: str, text: str) -> bool:
-    return any(text in line for line in log.splitlines() if "WARN" in line or "ERROR" in line)
+    return any(text in line for line in log.splitlines() if '"level": "warning"' in line or '"level": "error"' in line)

@@ -1,0 +1,81 @@
+"""What a log line looks like."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from hcc.log import set_level, set_up_logging
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _root_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def logged(monkeypatch: pytest.MonkeyPatch, form: str, level: str = "info", stream: io.StringIO | None = None) -> str:
+    stream = stream or io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    set_up_logging(level, form)
+    log = logging.getLogger("hcc.spoe.pool")
+    log.debug("not of interest")
+    try:
+        raise KeyError("x\ny")
+    except KeyError:
+        log.exception("denied: %s", "a\nb")
+    return stream.getvalue()
+
+
+def test_text_is_one_line_an_event_and_no_input_makes_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = logged(monkeypatch, "text")
+
+    (line,) = text.splitlines()
+    moment, level, area, said = line.split(" ", 3)
+    assert moment.endswith("Z")
+    assert (level, area) == ("ERROR", "spoe.pool:")
+    assert said.startswith("denied: a\\nb: KeyError: 'x\\ny' (test_log.py:")
+
+
+def test_json_has_the_same_in_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = logged(monkeypatch, "json").splitlines()
+
+    fields = json.loads(line)
+    assert fields.keys() == {"time", "level", "area", "message"}
+    assert (fields["level"], fields["area"]) == ("error", "spoe.pool")
+    assert fields["message"].startswith("denied: a\\nb: KeyError")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_traceback_is_for_debug_alone(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    assert "Traceback" not in logged(monkeypatch, form)
+    assert "Traceback" in logged(monkeypatch, form, "debug")
+
+
+def test_auto_is_text_on_a_terminal_and_json_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert logged(monkeypatch, "auto", stream=Terminal()).startswith("20")
+    assert logged(monkeypatch, "auto").startswith("{")
+
+
+def test_the_level_can_be_changed_while_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    set_up_logging("warning", "text")
+    log = logging.getLogger("hcc.x")
+    log.info("one")
+    set_level("debug")
+    log.debug("two")
+    assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == ["two"]
