@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from hcc.cli import actors, arguments, doctor, go_flags, instance, log_level, run, settings, status
+from hcc.cli import actors, arguments, doctor, go_flags, instance, log_level, run, settings, status, troubleshoot
 from hcc.errors import HccError, SettingError
 from hcc.version import VERSION
 
@@ -19,7 +19,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As `hcc --help` shows them.
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
-    "ask a running sidecar": (status, actors),
+    "ask a running sidecar": (status, actors, troubleshoot),
     "tell a running sidecar": (log_level,),
 }
 COMMANDS = {title: [command for module in those for command in module.COMMANDS] for title, those in GROUPS.items()}

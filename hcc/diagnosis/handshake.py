@@ -1,0 +1,97 @@
+"""A connection to another sidecar as ours would make it: TCP, mutual TLS with our leaf, and whether it lets us in."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from hcc.diagnosis.finding import Finding, failed, ok
+from hcc.mesh.snapshot import Endpoint, Leaf, Roots
+
+CONNECT_TIMEOUT_S = 3.0
+# A refusal comes right after the handshake; an application that waits for us says nothing.
+REFUSAL_WITHIN_S = 0.5
+
+
+def client_context(leaf: Leaf, roots: Roots) -> ssl.SSLContext:
+    """What our HAProxy uses to call: our leaf, and Consul's roots to verify with.
+
+    Raises:
+        ssl.SSLError: they cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Sidecars are known by their SPIFFE URI, not by a host name.
+    context.check_hostname = False
+    context.load_verify_locations(cadata="\n".join(root.cert_pem for root in roots.roots))
+    # The library takes a key only from a file: in a private directory, gone when it is loaded.
+    with tempfile.TemporaryDirectory(prefix="hcc-") as directory:
+        path = Path(directory) / "leaf.pem"
+        path.touch(mode=0o600)
+        path.write_text(f"{leaf.cert_pem}\n{leaf.key_pem.reveal()}", encoding="ascii")
+        context.load_cert_chain(path)
+    return context
+
+
+def check_endpoint(endpoint: Endpoint, context: ssl.SSLContext) -> Iterator[Finding]:
+    """TCP, TLS, the server's identity, and whether it closes on us; ends at the first that fails."""
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    where = f"{host}:{endpoint.port}"
+    try:
+        plain = socket.create_connection((endpoint.address, endpoint.port), timeout=CONNECT_TIMEOUT_S)
+    except OSError as exc:
+        remedy = "start its sidecar, open the way to it (firewall), or correct the address it registers"
+        yield failed(f"connect {where}", exc.strerror or str(exc) or "no answer", remedy)
+        return
+    with contextlib.closing(plain):
+        yield from _check_tls(plain, where, endpoint, context)
+
+
+def _check_tls(plain: socket.socket, where: str, endpoint: Endpoint, context: ssl.SSLContext) -> Iterator[Finding]:
+    try:
+        tls = context.wrap_socket(plain)
+    except ssl.SSLCertVerificationError as exc:
+        remedy = "it holds a certificate of another CA: look at its sidecar, and whether a CA rotation is under way"
+        yield failed(f"handshake {where}", exc.verify_message, remedy)
+        return
+    except OSError as exc:
+        remedy = "something else than a sidecar listens there, or it refuses our certificate"
+        yield failed(f"handshake {where}", _reason(exc), remedy)
+        return
+    with contextlib.closing(tls):
+        found = _uris(tls)
+        if endpoint.identity and endpoint.identity not in found:
+            text = f"expected {endpoint.identity}, found {', '.join(found) or 'no SPIFFE URI'}"
+            yield failed(f"identity {where}", text, "another service has this address: correct its registration")
+            return
+        yield ok(f"handshake {where}", f"{tls.version()}, {', '.join(found)}")
+        yield _let_in(tls, where)
+
+
+def _uris(tls: ssl.SSLSocket) -> tuple[str, ...]:
+    names = cast("dict[str, tuple[tuple[str, str], ...]]", tls.getpeercert() or {}).get("subjectAltName", ())
+    return tuple(value for kind, value in names if kind == "URI")
+
+
+def _let_in(tls: ssl.SSLSocket, where: str) -> Finding:
+    subject = f"let in {where}"
+    tls.settimeout(REFUSAL_WITHIN_S)
+    try:
+        closed = not tls.recv(1)
+    except TimeoutError:
+        closed = False
+    except OSError as exc:
+        # With TLS 1.3 the refusal of a client's certificate comes after the handshake.
+        return failed(subject, f"refuses our certificate: {_reason(exc)}", "look at the clocks and CAs of both sides")
+    if closed:
+        remedy = "an intention denies us, or its application is down: look at its sidecar's log and `hcc status`"
+        return failed(subject, "closed right after the handshake", remedy)
+    return ok(subject, "stays open (a service of protocol http may still answer 403)")
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__

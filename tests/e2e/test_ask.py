@@ -1,0 +1,187 @@
+"""What an operator asks of a running sidecar, typed as an operator types it, in the sidecar's network."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.e2e.mesh import Member
+from tests.e2e.sidecar import HCC
+from tests.e2e.standing import DB_PORT, Standing
+from tests.e2e.versions import on_2_8
+from tests.e2e.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+
+def asked(member: Member, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`hcc WORDS` beside the sidecar, which the environment chooses."""
+    own = {
+        "HCC_STATE_DIR": str(member.sidecar.state_base),
+        "HCC_SIDECAR_FOR": member.service.service_id,
+        "HCC_STATS_ADDR": f"127.0.0.1:{member.sidecar.stats_port}",
+        "HCC_CONFIG_FILE": "",
+    }
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("HCC_", "CONSUL_"))}
+    line = member.namespace.command(HCC, *words)
+    return subprocess.run(line, capture_output=True, text=True, timeout=30, check=False, env=surroundings | own | env)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    return {one["subject"]: one for one in found}
+
+
+@on_2_8
+def test_hcc_status_shows_who_it_is_and_where_calls_go(standing: Standing) -> None:
+    done = asked(standing.caller, "status")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("caller-sidecar-proxy  ready\n")
+    assert f"127.0.0.1:{DB_PORT}" in done.stdout
+    assert "\x1b" not in done.stdout
+    value: dict[str, Any] = json.loads(asked(standing.caller, "status", "--json").stdout)
+    assert value["sidecar"]["proxy_id"] == "caller-sidecar-proxy"
+    assert {one["name"] for one in value["upstreams"]} >= {"web", "db", "ghost-tcp"}
+
+
+@on_2_8
+def test_colours_are_for_terminals_and_not_for_those_who_do_not_want_them(standing: Standing) -> None:
+    assert b"\x1b[" in on_a_terminal(standing.caller)
+    assert b"\x1b[32m" not in on_a_terminal(standing.caller, NO_COLOR="1")
+
+
+def on_a_terminal(member: Member, **env: str) -> bytes:
+    """What `hcc status` writes to a terminal."""
+    ours, theirs = pty.openpty()
+    line = [HCC, "status", "--state-dir", str(member.sidecar.state_base)]
+    surroundings = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    try:
+        with subprocess.Popen(
+            line, stdout=theirs, stderr=subprocess.STDOUT, env=surroundings | {"TERM": "xterm"} | env
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            try:
+                while part := os.read(ours, 65536):
+                    shown += part
+            except OSError:
+                pass  # Linux tells the end of a terminal so.
+            assert process.wait(20) == 0, shown
+    finally:
+        os.close(ours)
+    return shown
+
+
+@on_2_8
+def test_hcc_wait_ready_ends_when_it_is_ready_and_says_why_when_it_is_not(standing: Standing) -> None:
+    assert asked(standing.caller, "wait-ready", "--timeout", "5s").returncode == 0
+    nobody = asked(standing.caller, "wait-ready", "--timeout", "200ms", HCC_SIDECAR_FOR="nobody")
+    assert nobody.returncode == 1
+    assert "not ready after 0.2 s: expected one running sidecar" in nobody.stderr
+
+
+@on_2_8
+def test_hcc_settings_shows_each_value_and_its_source_and_no_secret(standing: Standing, tmp_path: Any) -> None:
+    file = tmp_path / "hcc.toml"
+    file.write_text('spoe_workers = 3\ntoken = "s3cret"\n')
+
+    done = asked(standing.caller, "settings", "--log-level", "warn", HCC_CONFIG_FILE=str(file))
+
+    rows = {words[0]: words[1:] for line in done.stdout.splitlines() if (words := line.split())}
+    assert rows["log_level"] == ["warn", "--log-level"]
+    assert rows["sidecar_for"] == ["caller", "HCC_SIDECAR_FOR"]
+    assert rows["spoe_workers"] == ["3", "spoe_workers", "in", str(file)]
+    assert rows["drain_timeout"] == ["15s", "default"]
+    assert "s3cret" not in done.stdout
+    file.write_text("spoe_worker = 3\n")
+    wrong = asked(standing.caller, "settings", HCC_CONFIG_FILE=str(file))
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+    assert "did you mean spoe_workers?" in wrong.stderr
+
+
+@on_2_8
+def test_hcc_doctor_finds_a_running_sidecar_in_order(standing: Standing) -> None:
+    done = asked(standing.caller, "doctor", "--haproxy", standing.mesh.haproxy, "--json")
+
+    found = findings(done)
+    assert done.returncode == 0, done.stdout
+    assert found[f"upstream db 127.0.0.1:{DB_PORT}"]["text"] == "held by this sidecar"
+    assert found["state directory"]["level"] == found["clock"]["level"] == found["Consul version"]["level"] == "ok"
+    text = asked(standing.caller, "doctor", "--haproxy", "/no/such", HCC_SIDECAR_FOR="nobody")
+    assert text.returncode == 1
+    assert "-> register it with this agent" in text.stdout
+    assert "2 failed" in text.stdout
+
+
+@on_2_8
+def test_hcc_log_level_changes_a_running_sidecar(standing: Standing) -> None:
+    sidecar = standing.pages.sidecar
+    assert asked(standing.pages, "log-level", "error").returncode == 0
+    try:
+        sidecar.restart("CertManager")
+        assert '"level": "warning", "area": "actors.admin"' in sidecar.log_text()
+        quiet = sidecar.log_text()
+    finally:
+        assert asked(standing.pages, "log-level", "debug").stdout == "log level debug\n"
+    sidecar.restart("CertManager")
+    wait_until("more lines", lambda: len(sidecar.log_text()) > len(quiet))
+    lines = [line for line in sidecar.log_text().splitlines() if not line.startswith("---")]
+    for line in lines:
+        assert {"time", "level", "area", "message"} <= json.loads(line).keys()
+    wrong = asked(standing.pages, "log-level", "loud")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "hcc: argument LEVEL: expected one of trace, debug, info, warn, error, fatal, found 'loud'\n",
+    )
+
+
+@on_2_8
+@pytest.mark.parametrize(
+    ("upstream", "code", "said"),
+    [
+        ("db", 0, "it works as far as can be seen from here"),
+        ("ghost-tcp", 1, "it breaks at: instances"),
+        ("db.dc2", 1, "-> correct the upstream's datacenter"),
+        ("nobody", 1, "has no upstream nobody, but: db, db.dc2, ghost-http, ghost-tcp, pages, rpc, web"),
+    ],
+)
+def test_hcc_troubleshoot_says_where_the_way_to_an_upstream_breaks(
+    standing: Standing, upstream: str, code: int, said: str
+) -> None:
+    done = asked(standing.caller, "troubleshoot", "upstream", upstream)
+
+    assert said in done.stdout, done.stdout + done.stderr
+    assert done.returncode == code
+
+
+@on_2_8
+def test_hcc_troubleshoot_tells_a_denial_from_a_sick_instance(standing: Standing) -> None:
+    standing.site.server.set_intention("caller", "db", "deny")
+    try:
+        wait_until("the denial", lambda: "it breaks at: let in" in _about_db(standing))
+    finally:
+        standing.site.server.remove_intention("caller", "db")
+    standing.db.set_health("critical")
+    try:
+        wait_until("the sick one", lambda: "0 of 1 take traffic" in _about_db(standing))
+    finally:
+        standing.db.set_health("passing")
+    wait_until("all well again", lambda: "it works" in _about_db(standing))
+
+
+def _about_db(standing: Standing) -> str:
+    return asked(standing.caller, "troubleshoot", "upstream", "db").stdout
+
+
+@on_2_8
+def test_hcc_troubleshoot_without_a_running_sidecar_says_so(standing: Standing) -> None:
+    done = asked(standing.caller, "troubleshoot", "upstream", "db", HCC_STATE_DIR="/nowhere")
+
+    assert done.returncode == 1
+    assert "it breaks at: sidecar" in done.stdout
