@@ -31,8 +31,9 @@ lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --te
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: ## docs/metrics.md from the registry (a test says when it is due)
+docs: ## docs/metrics.md, docs/flags.md and the man page, from the code (a test says when it is due)
 	$(BIN)/python -m tests.metrics_reference
+	$(BIN)/python deploy/reference
 
 bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \

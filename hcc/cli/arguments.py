@@ -13,14 +13,16 @@ from hcc.version import VERSION
 
 T = TypeVar("T")
 
-_SUMMARY = "HAProxy as a data plane of Consul's service mesh."
-_EPILOG = """\
+SUMMARY = "HAProxy as a data plane of Consul's service mesh."
+EPILOG = """\
 examples:
   hcc doctor --sidecar-for web
   hcc run --sidecar-for web --stats-addr 127.0.0.1:20200
   hcc status --sidecar-for web
 
 `hcc COMMAND --help` has the flags and examples of a command.
+
+`hcc --version` tells the version.
 
 exit codes:
   0  done
@@ -54,18 +56,26 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(message)
 
 
+class _Top(_Parser):
+    """The parser of `hcc` itself, whose help lists commands by what one wants to do."""
+
+    groups: Mapping[str, Sequence[Command]]
+
+    def format_help(self) -> str:
+        width = max(len(command.name) for commands in self.groups.values() for command in commands)
+        listed = (
+            "\n".join((f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in commands)))
+            for title, commands in self.groups.items()
+        )
+        return "\n\n".join((f"usage: {self.usage}", SUMMARY, *listed, EPILOG))
+
+
 def parser(groups: Mapping[str, Sequence[Command]]) -> argparse.ArgumentParser:
     """The parser of `hcc` with these commands, by the headings that --help puts over them."""
-    top = _Parser(
-        prog="hcc",
-        usage="hcc COMMAND [flags]",
-        description=f"{_SUMMARY}\n\n{_listed(groups)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog=_EPILOG,
-    )
+    top = _Top(prog="hcc", usage="hcc COMMAND [flags]", allow_abbrev=False)
+    top.groups = groups
     top.add_argument("--version", action="version", version=f"hcc {VERSION}")
-    words = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser, help=argparse.SUPPRESS)
+    words = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in (command for commands in groups.values() for command in commands):
         own = words.add_parser(
             command.name,
@@ -80,14 +90,6 @@ def parser(groups: Mapping[str, Sequence[Command]]) -> argparse.ArgumentParser:
         words_after = (str(action.metavar) for action in own._get_positional_actions())  # noqa: SLF001
         own.usage = " ".join(("hcc", command.name, *words_after, "[flags]"))
     return top
-
-
-def _listed(groups: Mapping[str, Sequence[Command]]) -> str:
-    width = max(len(command.name) for commands in groups.values() for command in commands)
-    return "\n\n".join(
-        "\n".join((f"{title}:", *(f"  {command.name:<{width}}  {command.summary}" for command in commands)))
-        for title, commands in groups.items()
-    )
 
 
 def parse(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

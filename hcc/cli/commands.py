@@ -10,7 +10,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from hcc.cli import actors, arguments, doctor, go_flags, instance, log_level, run, settings, status, troubleshoot
+from hcc.cli import (
+    actors,
+    arguments,
+    completion,
+    doctor,
+    go_flags,
+    instance,
+    log_level,
+    run,
+    settings,
+    status,
+    troubleshoot,
+)
 from hcc.errors import HccError, SettingError
 from hcc.version import VERSION
 
@@ -21,6 +33,7 @@ GROUPS = {
     "run a sidecar": (run, doctor, settings),
     "ask a running sidecar": (status, actors, troubleshoot),
     "tell a running sidecar": (log_level,),
+    "help": (completion,),
 }
 COMMANDS = {title: [command for module in those for command in module.COMMANDS] for title, those in GROUPS.items()}
 
