@@ -7,9 +7,9 @@ import json
 import socket
 from pathlib import Path
 
+from hcc.app.state_directory import CONTROL_SOCKET
 from hcc.errors import HccError
 
-CONTROL_SOCKET = "control.sock"
 TIMEOUT_S = 30.0
 
 
@@ -34,14 +34,16 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str) -> Path:
     """The control socket of the one running sidecar below `base` that fits.
 
     Args:
-        base: the --state-dir that `hcc run` was given.
+        base: the --state-dir that `hcc run` was given, or the directory above it.
         proxy_id: the wanted proxy, empty for any.
         sidecar_for: ID of the service it stands for, empty for any.
 
     Raises:
         ControlError: none or several fit; the text names those there are.
     """
-    found = {path.parent.name: path for path in sorted(base.glob(f"*/{CONTROL_SOCKET}"))}
+    # Under systemd each unit has a directory of its own below /run/hcc, and the proxy's is in that.
+    places = (*base.glob(f"*/{CONTROL_SOCKET}"), *base.glob(f"*/*/{CONTROL_SOCKET}"))
+    found = {path.parent.name: path for path in sorted(places)}
     if not found:
         raise ControlError(f"expected a running sidecar below {base}, found none (is --state-dir right?)")
     wanted = [name for name in found if _fits(found[name], proxy_id, sidecar_for)]

@@ -32,9 +32,15 @@ def examine(settings: RunSettings, consul: ConsulSettings) -> Iterator[Section]:
     known = Known()
     yield from _consul(settings, consul, known)
     base = Path(settings.state_dir)
-    directory = base.absolute() / directory_name(known.proxy_id) if known.proxy_id else None
+    directory = _directory(base.absolute(), known.proxy_id) if known.proxy_id else None
     pid = socket_owner(directory / CONTROL_SOCKET) if directory is not None else 0
     yield Section("Machine", tuple(_machine(settings, known.registration, directory, pid)))
+
+
+def _directory(base: Path, proxy_id: str) -> Path:
+    """The proxy's own directory: below the base or, under systemd, below that of its unit."""
+    name = directory_name(proxy_id)
+    return next((path for path in (base / name, *base.glob(f"*/{name}")) if path.exists()), base / name)
 
 
 def _consul(settings: RunSettings, consul: ConsulSettings, known: Known) -> Iterator[Section]:

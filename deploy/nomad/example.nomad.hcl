@@ -1,0 +1,72 @@
+# A service with hcc instead of Envoy: `sidecar_task` replaces Nomad's own proxy task. Nomad registers service and
+# sidecar; hcc finds the sidecar by the ID that Nomad gives the service.
+
+job "count" {
+  datacenters = ["dc1"]
+
+  group "api" {
+    network {
+      mode = "bridge"
+    }
+
+    service {
+      name = "count-api"
+      port = "9001"
+
+      connect {
+        sidecar_service {}
+
+        sidecar_task {
+          name   = "hcc"
+          driver = "docker"
+
+          config {
+            image = "haproxy-connect:0.1.0"
+            args  = ["run"]
+
+            readonly_rootfs = true
+            cap_drop        = ["all"]
+            security_opt    = ["no-new-privileges"]
+
+            mount {
+              type   = "tmpfs"
+              target = "/run/hcc"
+              tmpfs_options {
+                size = 16777216
+                mode = 448 # 0700
+              }
+            }
+          }
+
+          env {
+            HCC_SIDECAR_FOR = "_nomad-task-${NOMAD_ALLOC_ID}-group-${NOMAD_GROUP_NAME}-count-api-9001"
+            HCC_HTTP_ADDR   = "${attr.unique.network.ip-address}:8500"
+            HCC_STATS_ADDR  = "0.0.0.0:20200"
+          }
+
+          # A token with a service identity, from Nomad's Consul integration.
+          # template {
+          #   data        = "{{ with secret \"consul/creds/count-api\" }}{{ .Data.token }}{{ end }}"
+          #   destination = "secrets/consul.token"
+          # }
+
+          # Longer than --drain-timeout.
+          kill_timeout = "30s"
+
+          resources {
+            cpu    = 100
+            memory = 96
+          }
+        }
+      }
+    }
+
+    task "api" {
+      driver = "docker"
+
+      config {
+        image = "docker.io/hashicorpdev/counter-api:v3"
+      }
+    }
+  }
+}
