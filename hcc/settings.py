@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from hcc.errors import SettingError
 
@@ -47,6 +48,8 @@ class RunSettings:
         state_dir: base directory; each proxy has its own below it.
         stats_addr: where the status page, /metrics, /health and /ready are served; None: on the control socket only.
         metrics_per_endpoint: whether /metrics has each endpoint of an upstream, by its address.
+        access_log: where HAProxy logs each connection or request: `stdout`, a syslog socket's path, a syslog server's
+            `address:port`; empty for nowhere.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
     """
 
@@ -63,6 +66,7 @@ class RunSettings:
     drain_timeout_s: float
     log_level: str
     log_format: str = "auto"
+    access_log: str = ""
 
 
 def parse_duration(text: str) -> float:
@@ -121,3 +125,22 @@ def parse_log_level(text: str) -> str:
         msg = f"expected one of trace, debug, info, warn, error, fatal, found {text!r}"
         raise SettingError(msg)
     return level
+
+
+def parse_access_log(text: str) -> str:
+    """Where the access log goes; empty for `off`.
+
+    Raises:
+        SettingError: not `off`, `stdout`, an absolute path, or an IP address with a port.
+    """
+    if text in ("off", ""):
+        return ""
+    if text == "stdout" or text.startswith("/"):
+        return text
+    address = parse_listen_address(text)
+    try:
+        ip_address(address.host)
+    except ValueError as exc:
+        msg = f"expected off, stdout, the path of a syslog socket or IP:PORT of a syslog server, found {text!r}"
+        raise SettingError(msg) from exc
+    return text

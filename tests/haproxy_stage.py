@@ -187,6 +187,7 @@ class Stage:
         *,
         intentions: bool = False,
         callers: tuple[str, ...] = (),
+        access_log: str = "",
     ) -> Rendered:
         """What the reconciler would want of `control`, ours unless another is given."""
         options = Options(
@@ -195,6 +196,7 @@ class Stage:
                 spoe_directory=self.directory,
                 hard_stop_after_ms=10_000,
                 max_connections=500,
+                access_log=access_log,
             ),
             agent_sockets=(self.layout.agent_socket(1), self.layout.agent_socket(2)),
             identities=self.layout.identities,

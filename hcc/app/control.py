@@ -51,13 +51,13 @@ def choose_control(settings: RunSettings, build: Build) -> Choice:
     return Choice(without_dropped(able, program), program, reason)
 
 
-def driven(choice: Choice, binary: str, layout: Layout) -> Driven:
+def driven(choice: Choice, binary: str, layout: Layout, *, shares_stdout: bool) -> Driven:
     """The parts of a back end; nothing of it runs yet.
 
     Raises:
         SettingError: the Data Plane API cannot run in this directory.
     """
-    process = HAProxyProcess(binary, layout)
+    process = HAProxyProcess(binary, layout, shares_stdout=shares_stdout)
     if choice.program is None:
         # A Data Plane API of an earlier hcc would go on writing to our file.
         end_left_over(layout)

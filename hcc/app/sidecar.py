@@ -53,6 +53,7 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
+from hcc.haproxy.access_log import STDOUT
 from hcc.haproxy.binary import Found, find_haproxy, probe
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
@@ -104,7 +105,8 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
         return 0
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
-        haproxy = driven(choice, found.binary, directory.layout)
+        shares_stdout = settings.access_log == STDOUT
+        haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
         sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, metrics)
         clean = sidecar.run(signals)
     except BaseException:
@@ -172,9 +174,8 @@ class Sidecar:
         self._pool = WorkerPool(sockets)
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
-        options = Options(
-            _global_options(directory), sockets, layout.identities, layout.verdicts, layout.rules, settings.intentions
-        )
+        process = _global_options(directory, settings.access_log)
+        options = Options(process, sockets, layout.identities, layout.verdicts, layout.rules, settings.intentions)
         maps = CallerMaps(layout, haproxy.control.capabilities)
         maps.prepare(running=haproxy.control.running())
         version = str(build.version)
@@ -354,7 +355,7 @@ def _stats_service(
     return StatsService(make_client, definition)
 
 
-def _global_options(directory: StateDirectory) -> GlobalOptions:
+def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions:
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = MAX_CONNECTIONS if hard_limit == resource.RLIM_INFINITY else (hard_limit - SPARE_FDS)
     return GlobalOptions(
@@ -363,6 +364,7 @@ def _global_options(directory: StateDirectory) -> GlobalOptions:
         hard_stop_after_ms=HARD_STOP_AFTER_MS,
         threads=min(MAX_THREADS, len(os.sched_getaffinity(0))),
         max_connections=max(100, min(MAX_CONNECTIONS, room // FDS_PER_CONNECTION)),
+        access_log=access_log,
     )
 
 

@@ -49,6 +49,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         drain_timeout_s=options.drain_timeout,
         log_level=options.log_level,
         log_format=options.log_format,
+        access_log=options.access_log,
     )
 
 

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hcc.errors import SettingError
-from hcc.settings import parse_boolean, parse_duration, parse_listen_address, parse_log_level
+from hcc.settings import parse_access_log, parse_boolean, parse_duration, parse_listen_address, parse_log_level
 
 MAX_SPOE_WORKERS = 64
 DEFAULT_CONFIG_FILE = "/etc/hcc/hcc.toml"
@@ -184,6 +184,14 @@ ALL = (
     ),
     _switch("enable_intentions", Group.HAPROXY, "check callers against Consul's intentions", "true"),
     Setting("spoe_workers", Group.HAPROXY, "N", "processes that decide", parse=_worker_count, default="2"),
+    Setting(
+        "access_log",
+        Group.HAPROXY,
+        "TARGET",
+        "log each connection or request as JSON to stdout, a syslog socket (/dev/log) or a syslog server (IP:PORT)",
+        parse=parse_access_log,
+        default="off",
+    ),
     STATE_DIR,
     Setting(
         "stats_addr",

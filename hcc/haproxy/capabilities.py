@@ -51,6 +51,7 @@ class Feature(Enum):
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
     DYNAMIC_SERVERS = auto()
+    ERROR_LOG_FORMAT = auto()
     NO_EXPOSE_FD = auto()
     RELOAD_ANSWER = auto()
     SRV_REMOVABLE_WAIT = auto()
@@ -76,6 +77,7 @@ SINCE: dict[Feature, Version] = {
     # `commit ssl ca-file` crashes the worker (tried; both are right in 2.8.25): before 2.8 CAs come by a reload.
     Feature.CA_UPDATE: Version(2, 8),
     Feature.DYNAMIC_SERVERS: Version(2, 6),  # `add server` without experimental-mode; section 4.1
+    Feature.ERROR_LOG_FORMAT: Version(2, 5),  # keyword `error-log-format`, sample `fc_err_str`; section 9
     Feature.NO_EXPOSE_FD: Version(2, 6),  # the master passes listeners by itself; section 4.5
     Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
     Feature.SRV_REMOVABLE_WAIT: Version(3, 0),  # `wait <t> srv-removable`; section 4.1

@@ -250,6 +250,7 @@ class GlobalOptions:
         spoe_directory: where the files beside haproxy.cfg go, named after their content.
         hard_stop_after_ms: how long a draining process may live.
         max_reloads: how many reloads an old worker may survive.
+        access_log: where each connection or request is logged (`hcc.haproxy.access_log`); empty for nowhere.
     """
 
     stats_socket: str
@@ -258,6 +259,7 @@ class GlobalOptions:
     threads: int = 1
     max_connections: int = 8_000
     max_reloads: int = 20
+    access_log: str = ""
 
 
 @dataclass(frozen=True, slots=True)

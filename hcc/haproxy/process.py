@@ -45,9 +45,14 @@ class Exit:
 
 
 class HAProxyProcess:
-    """The HAProxy of one layout; at most one at a time."""
+    """The HAProxy of one layout; at most one at a time.
 
-    def __init__(self, binary: str, layout: Layout) -> None:
+    Args:
+        shares_stdout: it writes to our standard output (its access log) instead of its log file.
+    """
+
+    def __init__(self, binary: str, layout: Layout, *, shares_stdout: bool = False) -> None:
+        self._shares_stdout = shares_stdout
         self._binary = binary
         self._layout = layout
         self._child: subprocess.Popen[bytes] | None = None
@@ -172,7 +177,7 @@ class HAProxyProcess:
             return subprocess.Popen(
                 [self._binary, "-W", "-S", f"{layout.master_socket},mode,600", "-f", layout.config],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=None if self._shares_stdout else log,
                 stderr=log,
                 cwd=layout.directory,
                 env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},

@@ -9,11 +9,11 @@ what it runs. No construct is used that the Data Plane API 1.2 rewrites (referen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from hcc.haproxy import words
+from hcc.haproxy import access_log, words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import (
     ActualServers,
@@ -200,15 +200,19 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
     if asked and asked.mode is Mode.HTTP and needs_experimental(asked, capabilities):
         yield "  expose-experimental-directives"
     yield from _defaults()
+    logs = bool(desired.options.access_log)
     if desired.public:
-        yield from _public(desired.public, desired.authorisation, capabilities, files)
+        errors = capabilities.has(Feature.ERROR_LOG_FORMAT)
+        log = access_log.public(desired.public.mode, f"var({IDENTITY}),field(3,|)", errors=errors) if logs else ()
+        yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
         yield from _app(desired.app, capabilities)
     if desired.authorisation:
         yield from _agents(desired.authorisation, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
-        yield from _upstream(listener, capabilities)
+        log = access_log.upstream(listener.mode, listener.label) if logs else ()
+        yield from _upstream(listener, capabilities, log)
 
 
 def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]:
@@ -221,6 +225,7 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     yield f"  maxconn {words.number(options.max_connections)}"
     yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"
     yield "  ssl-default-server-options ssl-min-ver TLSv1.2"
+    yield from access_log.target(options.access_log)
 
 
 def _defaults() -> Iterator[str]:
@@ -239,6 +244,7 @@ def _public(
     authorisation: Authorisation | None,
     capabilities: Capabilities,
     files: Mapping[str, SideFile],
+    log: Iterable[str],
 ) -> Iterator[str]:
     yield ""
     yield f"frontend {words.name(public.name)}"
@@ -253,9 +259,12 @@ def _public(
         yield f"  filter spoe engine {ENGINE} config {words.path(files[SPOE].path)}"
         maps = authorisation if capabilities.has(Feature.SHA2) else None
         if public.mode is Mode.HTTP:
-            yield from _authorise_requests(maps, capabilities)
+            yield from _authorise_requests(maps, capabilities, log)
         else:
+            yield from log
             yield from _authorise_connections(maps)
+    else:
+        yield from log
     if public.mode is Mode.HTTP:
         yield from _public_headers(public, capabilities)
     yield f"  default_backend {words.name(public.backend)}"
@@ -275,13 +284,15 @@ def _authorise_connections(maps: Authorisation | None) -> Iterator[str]:
     yield f"{rule} reject unless {{ var({ALLOWED}) -m bool }}"
 
 
-def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities) -> Iterator[str]:
+def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
     """The same for each request. What a connection's certificate says is looked up once, the verdict each time."""
     if maps:
         # These run before the agent is asked.
         yield f"  tcp-request content set-var({IDENTITY}) {_identity(maps)} unless {{ var({IDENTITY}) -m found }}"
         verdict = f"var({IDENTITY}),field(1,|),map({words.path(maps.verdicts)})"
         yield f"  tcp-request content set-var({VERDICT}) {verdict}"
+    # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
+    yield from log
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
     if maps:
@@ -387,13 +398,14 @@ def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
             yield f"  server k{number} 127.0.0.1:1 {words} disabled"
 
 
-def _upstream(listener: UpstreamListener, capabilities: Capabilities) -> Iterator[str]:
+def _upstream(listener: UpstreamListener, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
     backend = words.name(listener.backend)
     yield ""
     yield f"frontend {words.name(listener.name)}"
     yield f"  mode {listener.mode.value}"
     yield f"  bind {_bind(listener.bind)}"
     yield from _client_timeout(listener.client_timeout_ms)
+    yield from log
     if listener.max_connections:
         condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"
         yield _refusal(listener.mode, "too many connections to this upstream", condition, capabilities)

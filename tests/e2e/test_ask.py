@@ -6,17 +6,20 @@ import json
 import os
 import pty
 import subprocess
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.e2e.mesh import Member
+from tests.e2e.clients import http_get
+from tests.e2e.mesh import Member, Mesh, Service, upstream
 from tests.e2e.sidecar import HCC
 from tests.e2e.standing import DB_PORT, Standing
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
+NOTED_PORT = 9801
 
 
 def asked(member: Member, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -142,8 +145,32 @@ def test_hcc_log_level_changes_a_running_sidecar(standing: Standing) -> None:
 
 
 @on_2_8
+def test_the_access_log_names_the_caller_and_the_upstream_of_each_request(mesh: Mesh) -> None:
+    itself = Service("noted", "http", upstreams=(upstream("noted", NOTED_PORT),))
+    noted = mesh.add(itself, "--access-log", "stdout")
+    noted.wait_ready()
+    noted.wait_healthy(mesh.site.server)
+    wait_until("an answer", lambda: http_get(noted.namespace, NOTED_PORT, "/who?secret=1").text == "noted", 20)
+    mesh.site.server.set_intention("noted", "noted", "deny")
+    try:
+        wait_until("a refusal", lambda: http_get(noted.namespace, NOTED_PORT, "/no").status == 403)
+    finally:
+        mesh.site.server.remove_intention("noted", "noted")
+
+    def logged(direction: str, path: str, status: int) -> dict[str, Any]:
+        texts = [line for line in noted.sidecar.log_text().splitlines() if f'"direction":"{direction}"' in line]
+        lines: list[dict[str, Any]] = [json.loads(text) for text in texts]
+        return next(line for line in lines if (line.get("path"), line.get("status")) == (path, status))
+
+    for path, status in (("/who", 200), ("/no", 403)):
+        assert wait_until("the line", partial(logged, "out", path, status))["upstream"] == "noted"
+        assert wait_until("the line", partial(logged, "in", path, status))["caller"] == "noted"
+    assert "secret=1" not in noted.sidecar.log_text()
+
+
+@on_2_8
 @pytest.mark.parametrize(
-    ("upstream", "code", "said"),
+    ("name", "code", "said"),
     [
         ("db", 0, "it works as far as can be seen from here"),
         ("ghost-tcp", 1, "it breaks at: instances"),
@@ -152,9 +179,9 @@ def test_hcc_log_level_changes_a_running_sidecar(standing: Standing) -> None:
     ],
 )
 def test_hcc_troubleshoot_says_where_the_way_to_an_upstream_breaks(
-    standing: Standing, upstream: str, code: int, said: str
+    standing: Standing, name: str, code: int, said: str
 ) -> None:
-    done = asked(standing.caller, "troubleshoot", "upstream", upstream)
+    done = asked(standing.caller, "troubleshoot", "upstream", name)
 
     assert said in done.stdout, done.stdout + done.stderr
     assert done.returncode == code

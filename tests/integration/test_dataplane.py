@@ -141,6 +141,16 @@ def test_every_construct_passes_unharmed(plain: DataplaneStage, name: str, caplo
     assert not caplog.records
 
 
+def test_the_access_log_s_lines_pass_unharmed(plain: DataplaneStage, caplog: pytest.LogCaptureFixture) -> None:
+    rendered = plain.rendered(examples()["http"], access_log="stdout")
+
+    applied = plain.control.apply(plain.plan(rendered))
+
+    assert applied.failure is None
+    assert plain.file_says(rendered)
+    assert not caplog.records
+
+
 def test_what_it_drops_is_put_right_before_haproxy_runs_it_and_said_once(
     there: DataplaneStage, caplog: pytest.LogCaptureFixture
 ) -> None:
