@@ -64,7 +64,7 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
 
 
 def _command(words: Sequence[str]) -> int:
-    options = arguments.parse(arguments.parser(COMMANDS), words)
+    options = arguments.parse(arguments.parser(COMMANDS, only=words[0] if words else ""), words)
     instance.settle(options)
     return cast("int", options.run(options))
 

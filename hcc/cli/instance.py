@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -103,6 +102,8 @@ def _file(flag: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, 
     name = DEFAULT_CONFIG_FILE if named is None else named
     if not name or (named is None and not Path(name).exists()):
         return name, {}
+    import tomllib
+
     try:
         return name, tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except OSError as exc:
