@@ -103,13 +103,18 @@ def parse(top: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namesp
     """The parsed words; `run` is the command's function.
 
     Raises:
-        SettingError: an unknown flag (naming the nearest known one), a bad value, a missing command.
+        SettingError: an unknown flag (naming the nearest known one), a bad value, a missing or unknown command.
     """
+    commands = _commands(top)
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        near = difflib.get_close_matches(words[0], commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(commands)} (see hcc --help)"
+        raise SettingError(f"unknown command {words[0]!r}: {hint}")
     options, unknown = top.parse_known_args(list(words))
     if unknown:
         raise SettingError(_unknown(top, options.command, unknown[0]))
     if options.command is None:
-        raise SettingError(f"expected a command: {', '.join(_commands(top))} (see hcc --help)")
+        raise SettingError(f"expected a command: {', '.join(commands)} (see hcc --help)")
     return options
 
 

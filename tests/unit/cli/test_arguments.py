@@ -80,3 +80,9 @@ def test_a_wrong_flag_or_value_says_in_one_line_what_was_expected(words: tuple[s
 def test_no_command_names_the_commands_there_are() -> None:
     with pytest.raises(SettingError, match=r"expected a command: run, .*actors"):
         parse(parser(COMMANDS), [])
+
+
+@pytest.mark.parametrize(("word", "hint"), [("statsu", r"did you mean status\?"), ("zzz", "expected one of run, ")])
+def test_an_unknown_command_is_answered_with_the_nearest(word: str, hint: str) -> None:
+    with pytest.raises(SettingError, match=f"unknown command '{word}': {hint}"):
+        parse(parser(COMMANDS), [word])
