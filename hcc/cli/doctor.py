@@ -11,6 +11,7 @@ from hcc.cli.arguments import Command
 from hcc.cli.instance import add_settings
 from hcc.cli.run import agent_settings, checked_settings
 from hcc.cli.settings_table import ALL
+from hcc.cli.status import running
 
 if TYPE_CHECKING:
     from hcc.diagnosis.finding import Section
@@ -26,7 +27,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from hcc.diagnosis.doctor import examine
     from hcc.diagnosis.finding import any_failed
 
-    sections = tuple(examine(settings, consul))
+    sections = tuple(examine(settings, consul, running(options)))
     if options.json:
         print(json.dumps(as_json(sections), indent=2))
     else:

@@ -15,6 +15,7 @@ from hcc.settings import parse_duration
 
 if TYPE_CHECKING:
     from hcc.cli.terminal import Shown
+    from hcc.diagnosis.sidecar import Running
 
 TARGET = "/api/v1/status"
 WATCH_INTERVAL_S = 1.0
@@ -42,6 +43,17 @@ def _status(options: argparse.Namespace) -> int:
     else:
         terminal.show(_view(options))
     return 0
+
+
+def running(options: argparse.Namespace) -> Running:
+    """The status of the chosen sidecar, or why there is none."""
+    from hcc.actors.status import from_json
+    from hcc.diagnosis.sidecar import Running
+
+    try:
+        return Running(from_json(asked(options, "GET", TARGET)))
+    except HccError as exc:
+        return Running(None, str(exc))
 
 
 def _view(options: argparse.Namespace) -> Shown:

@@ -7,14 +7,13 @@ import json
 from typing import TYPE_CHECKING
 
 from hcc.cli.arguments import Command
-from hcc.cli.instance import add_settings, asked
+from hcc.cli.instance import add_settings
 from hcc.cli.run import agent_settings, run_settings
 from hcc.cli.settings_table import ALL
-from hcc.errors import HccError
+from hcc.cli.status import running
 
 if TYPE_CHECKING:
     from hcc.diagnosis.finding import Section
-    from hcc.diagnosis.upstream import Running
 
 
 def _arguments(command: argparse.ArgumentParser) -> None:
@@ -55,19 +54,9 @@ def _section(options: argparse.Namespace) -> Section:
         findings = tuple(check_agent(client, selection, known))
         if known.registration is None:
             return Section(title, tuple(one for one in findings if one.level is Level.FAILED))
-        return Section(title, tuple(follow(client, known.registration, options.name, _running(options))))
+        return Section(title, tuple(follow(client, known.registration, options.name, running(options))))
     finally:
         client.close()
-
-
-def _running(options: argparse.Namespace) -> Running:
-    from hcc.actors.status import from_json
-    from hcc.diagnosis.upstream import Running
-
-    try:
-        return Running(from_json(asked(options, "GET", "/api/v1/status")))
-    except HccError as exc:
-        return Running(None, str(exc))
 
 
 COMMANDS = (

@@ -1,4 +1,5 @@
 """What an operator asks when something is wrong: `hcc doctor` and `hcc troubleshoot`.
 
-`finding` is pure. Each other module looks at one thing and tells what it found and what to do; none changes anything.
+`finding` and `sidecar` are pure. Each other module looks at one thing and tells what it found and what to do; none
+changes anything.
 """

@@ -22,11 +22,12 @@ from hcc.diagnosis.machine import (
     check_state_directory,
     socket_owner,
 )
+from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.errors import HccError
 from hcc.settings import RunSettings
 
 
-def examine(settings: RunSettings, consul: ConsulSettings) -> Iterator[Section]:
+def examine(settings: RunSettings, consul: ConsulSettings, running: Running) -> Iterator[Section]:
     """The sections of findings, each as soon as it is there."""
     yield Section("HAProxy", tuple(check_haproxy(settings)))
     known = Known()
@@ -35,6 +36,7 @@ def examine(settings: RunSettings, consul: ConsulSettings) -> Iterator[Section]:
     directory = _directory(base.absolute(), known.proxy_id) if known.proxy_id else None
     pid = socket_owner(directory / CONTROL_SOCKET) if directory is not None else 0
     yield Section("Machine", tuple(_machine(settings, known.registration, directory, pid)))
+    yield Section("Sidecar", tuple(check_sidecar(running)))
 
 
 def _directory(base: Path, proxy_id: str) -> Path:

@@ -9,9 +9,9 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from hcc.actors.status import ServerState, Status
+from hcc.actors.status import ServerState
 from hcc.consul.answers import Registration
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
@@ -30,18 +30,11 @@ from hcc.consul.keys import (
 )
 from hcc.diagnosis.finding import Finding, Level, failed, ok, skipped, warning
 from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, client_context
+from hcc.diagnosis.sidecar import Running
 from hcc.mesh.chain import start_target, unserved
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream, UpstreamState
 
 MAX_TRIED = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """The running sidecar: its status, or why there is none."""
-
-    status: Status | None
-    problem: str = ""
 
 
 def follow(client: ConsulClient, registration: Registration, name: str, running: Running) -> Iterator[Finding]:

@@ -115,6 +115,7 @@ def test_hcc_doctor_finds_a_running_sidecar_in_order(standing: Standing) -> None
     found = findings(done)
     assert done.returncode == 0, done.stdout
     assert found[f"upstream db 127.0.0.1:{DB_PORT}"]["text"] == "held by this sidecar"
+    assert found["ready"]["text"] == "yes"
     assert found["state directory"]["level"] == found["clock"]["level"] == found["Consul version"]["level"] == "ok"
     text = asked(standing.caller, "doctor", "--haproxy", "/no/such", HCC_SIDECAR_FOR="nobody")
     assert text.returncode == 1

@@ -16,18 +16,21 @@ from hcc.diagnosis.consul import clock_against
 from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, any_failed
 from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
+from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
 from hcc.settings import RunSettings, Selection, parse_listen_address
 from tests import binaries
 from tests.consul_agent import DevAgent, free_ports
 from tests.consul_http import service_with_sidecar
+from tests.status_builders import status
 
 pytestmark = pytest.mark.integration
 
 ACL = """
 acl { enabled = true default_policy = "deny" tokens { initial_management = "root-token" agent = "root-token" } }
 """
+NOBODY = Running(None, "nobody runs")
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 
@@ -60,7 +63,7 @@ def settings(state_dir: Path, **changes: object) -> RunSettings:
 
 def found(agent: DevAgent, token: str, state_dir: Path, **changes: object) -> dict[str, Finding]:
     consul = consul_settings(http_addr=agent.http_addr, token=token)
-    sections = tuple(examine(settings(state_dir, **changes), consul))
+    sections = tuple(examine(settings(state_dir, **changes), consul, NOBODY))
     return {finding.subject: finding for section in sections for finding in section.findings}
 
 
@@ -108,7 +111,7 @@ def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, tmp_path: Pa
 def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
     consul = consul_settings(http_addr=f"127.0.0.1:{free_ports(1)[0]}")
 
-    sections = tuple(examine(settings(tmp_path), consul))
+    sections = tuple(examine(settings(tmp_path), consul, NOBODY))
 
     assert any_failed(sections)
     by_title = {section.title: section.findings for section in sections}
@@ -193,3 +196,15 @@ def test_the_clock_is_held_against_the_leaf(start: int, end: int, level: Level, 
 
     assert finding.level is level
     assert said in finding.text
+
+
+def test_what_a_running_sidecar_complains_of_is_told() -> None:
+    lacking = replace(status().readiness, ready=False, missing=("leaf: no usable certificate yet",))
+
+    found = {one.subject: one for one in check_sidecar(Running(replace(status(), readiness=lacking)))}
+
+    assert found["running"].level is Level.OK
+    assert found["complains"].text == "upstream db: its chain asks for more"
+    levels = [one.level for one in check_sidecar(Running(replace(status(), readiness=lacking)))]
+    assert levels.count(Level.FAILED) == 1
+    assert [one.level for one in check_sidecar(NOBODY)] == [Level.SKIPPED]

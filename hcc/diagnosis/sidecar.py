@@ -1,0 +1,36 @@
+"""What a running sidecar says of itself, as findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hcc.actors.lifecycle import ActorState
+from hcc.actors.status import Status
+from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The running sidecar: its status, or why there is none."""
+
+    status: Status | None
+    problem: str = ""
+
+
+def check_sidecar(running: Running) -> Iterator[Finding]:
+    """Whether it is ready, and what in it does not do as it should."""
+    status = running.status
+    if status is None:
+        yield skipped("running", running.problem)
+        return
+    yield ok("running", f"{status.sidecar.proxy_id}, process {status.sidecar.pid}, hcc {status.versions.hcc}")
+    for text in status.readiness.missing:
+        yield failed("ready", text, "see what is said above; else the sidecar's log, and `hcc status`")
+    if status.readiness.ready:
+        yield ok("ready", "yes")
+    for text in status.readiness.warnings:
+        yield warning("complains", text, "mend what it says; until then the last good state serves")
+    for actor in status.actors:
+        if actor.state is not ActorState.RUNNING:
+            yield warning(f"actor {actor.name}", f"{actor.state.value}: {actor.last_error or 'no error'}", "hcc actors")
