@@ -27,7 +27,8 @@ REFUSED = f"{RULED} ! {{ var({SAID}) -m str {ALLOW} }}"
 _LF = r"\n"
 _RULE = "  http-request"
 _REFUSE = f"{_RULE} deny deny_status 400 if {RULED}"
-_VISIBLE = "'[^!-~]'"
+# All but visible ASCII, and the sign of a fragment.
+_NO_TARGET = r"'[^\x21\x22\x24-\x7e]'"
 # What Envoy escapes where it stands as itself, and dot segments; what it would decode.
 _NOT_NORMAL = r"'[\x22\x3c\x3e\x5c\x5e\x60\x7b-\x7d]' '/[.]{1,2}(/|$)'"
 _NEEDLESS = "'%(2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f|7e)'"
@@ -61,7 +62,7 @@ def needs_experimental(authorisation: Authorisation | None, capabilities: Capabi
 def _one_form(how: Normalization, capabilities: Capabilities) -> Iterator[str]:
     # Looked at before anything is changed: a path without a slash can get one by that.
     yield f"{_REFUSE} ! {{ path_beg / }}"
-    yield f"{_REFUSE} {{ url -m reg {_VISIBLE} }} || {RULED} {{ url_sub '#' }}"
+    yield f"{_REFUSE} {{ url -m reg {_NO_TARGET} }}"
     able = capabilities.has(Feature.NORMALIZE_URI)
     if how.underscores is Underscores.DROP and able:
         yield f"{_RULE} del-header _ -m sub if {RULED}"
