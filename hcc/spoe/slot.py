@@ -143,6 +143,8 @@ class WorkerSlot:
         event = worker_event(self.index, news)
         if isinstance(event, PolicyApplied):
             self._policy_version = event.version
+            # Now it can decide, and whoever served there before may go.
+            self._listener.take_place()
         elif isinstance(event, WorkerReady):
             self._ready = event
             self._announce()

@@ -212,21 +212,29 @@ def test_hcc_killed_on_the_calling_side_costs_no_request_and_its_successor_adopt
     assert sidecar.worker_pid() == worker
 
 
-@on_2_6
-def test_hcc_killed_on_the_called_side_costs_no_known_caller_a_request_and_its_successor_serves(
+def test_hcc_killed_on_the_called_side_costs_no_request_and_its_successor_relieves_the_spoe_workers(
     pair: Pair,
 ) -> None:
     pair.wait_answers()
     sidecar = pair.web.sidecar
-    masters, spoe = sidecar.haproxy_masters(), sidecar.spoe_workers()
-    sidecar.kill()
-    wait_until("its SPOE workers to end", lambda: not [pid for pid in spoe if is_running(pid)], MENDED_S)
-    stays("the caller that is known gets in", lambda: _status(pair.caller.namespace, WEB_PORT) == 200, 0.5)
-    sidecar.start()
-    sidecar.wait_ready()
-    pair.wait_answers()
+    masters, worker, spoe = sidecar.haproxy_masters(), sidecar.worker_pid(), sidecar.spoe_workers()
+    with ExitStack() as stack:
+        loads = [stack.enter_context(load) for load in pair.loads()]
+        sidecar.kill()
+        for load in loads:
+            load.go_on(100)
+        assert [pid for pid in spoe if is_running(pid)] == list(spoe)
+        sidecar.start()
+        sidecar.wait_ready()
+        wait_until("the old SPOE workers to end", lambda: not [pid for pid in spoe if is_running(pid)], MENDED_S)
+        for load in loads:
+            load.go_on(50)
+    for load in loads:
+        load.assert_clean()
     assert sidecar.haproxy_masters() == masters
+    assert sidecar.worker_pid() == worker
     assert len(sidecar.spoe_workers()) == len(spoe)
+    assert not list(sidecar.state_dir.glob("*~"))
 
 
 @on_2_6
