@@ -49,6 +49,9 @@ class Metrics:
         self.problems = self._gauge("hcc_configuration_problems", "What Consul asks for that cannot be served.")
         self.watch_answers = self._counter("hcc_watch_answers", "Changed answers of Consul.", ("watch",))
         self.watch_failures = self._counter("hcc_watch_failures", "Failed queries to Consul.", ("watch",))
+        self.stale_answers = self._gauge(
+            "hcc_stale_answers", "Answers of an earlier run that are served and Consul has not confirmed."
+        )
         self.leaf_expiry = self._gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
         self.certificate_rejects = self._counter(
             "hcc_certificate_rejects", "Certificates of Consul refused before use."

@@ -46,7 +46,9 @@ class RunSettings:
         dataplane: path or name of the Data Plane API; empty: look in DATAPLANEAPI_BIN, then on PATH.
         state_dir: base directory; each proxy has its own below it.
         stats_addr: where /metrics, /health and /ready are served; None: on the control socket only.
+        on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
+        cached_start: keep Consul's answers, and start from them when the agent does not answer.
     """
 
     selection: Selection
@@ -58,7 +60,9 @@ class RunSettings:
     stats_service_register: bool
     intentions: bool
     spoe_workers: int
+    on_exit: str
     drain_timeout_s: float
+    cached_start: bool
     log_level: str
 
 

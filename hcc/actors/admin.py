@@ -27,7 +27,7 @@ from hcc.actors.messages import (
     FactsReported,
     Publish,
 )
-from hcc.actors.readiness import missing_parts
+from hcc.actors.readiness import missing_parts, reservations
 from hcc.actors.tree import Tree
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
 from hcc.consul.errors import ConsulError
@@ -66,7 +66,7 @@ class _Renew:
 class Admin(Actor):
     """Owns the two servers and what they show."""
 
-    def init(
+    def init(  # noqa: PLR0913 (by name, from one place)
         self,
         *,
         about: About,
@@ -76,6 +76,7 @@ class Admin(Actor):
         intentions: bool,
         metrics: Metrics,
         tree: Callable[[], Tree],
+        on_readiness: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._about = about
         self._control_socket = control_socket
@@ -83,6 +84,7 @@ class Admin(Actor):
         self._stats_service = stats_service
         self._metrics = metrics
         self._tree = tree
+        self._on_readiness = on_readiness
         self._facts = readiness.Facts(intentions=intentions)
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
@@ -140,6 +142,7 @@ class Admin(Actor):
         elif self._missing == ():
             _log.warning("not ready any more: %s", "; ".join(missing))
         self._missing = missing
+        self._on_readiness(missing)
 
     # ------------------------------------------------------------ the servers' threads
 
@@ -153,7 +156,7 @@ class Admin(Actor):
             return Response(200, b"ok\n")
         if path == "/ready":
             missing = missing_parts(self._facts)
-            text = "".join(f"{part}\n" for part in missing) or "ready\n"
+            text = "".join(f"{part}\n" for part in (*(missing or ("ready",)), *reservations(self._facts)))
             return Response(503 if missing else 200, text.encode())
         return Response(404, b"expected one of /metrics, /health, /ready\n")
 

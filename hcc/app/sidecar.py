@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import signal
 import threading
 from collections.abc import Callable
-from types import FrameType
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 
 from hcc.actors.admin import About, Admin
 from hcc.actors.authoriser import Authoriser
@@ -34,9 +35,12 @@ from hcc.actors.restart import Intensity
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
+from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.selection import Chosen, choose_proxy
+from hcc.app.service_manager import EXTEND_S, ServiceManager
+from hcc.app.signals import Signals
 from hcc.app.state_directory import StateDirectory
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
@@ -70,6 +74,8 @@ MAX_CONNECTIONS = 10_000
 FDS_PER_CONNECTION = 2
 SPARE_FDS = 200
 
+WATCHDOG_ASK_S = 5.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -82,53 +88,57 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     set_up_logging(settings.log_level)
     signals = Signals()
     signals.install()
-    tokens = TokenSource(consul)
-    make_client = client_maker(consul, tokens)
+    manager = ServiceManager(os.environ)
+    agent = consul_agent(consul)
     found = find_haproxy(settings.haproxy)
     build = probe(found.binary)
     choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
-    chosen = choose_proxy(settings.selection, make_client, signals.stop)
+
+    def without_agent() -> Chosen | None:
+        manager.readiness(("Consul does not answer",))
+        manager.alive()
+        return kept_choice(Path(settings.state_dir), settings.selection) if settings.cached_start else None
+
+    chosen = choose_proxy(settings.selection, agent.make_client, signals.stop, without_agent)
     if chosen is None:
         return 0
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
         sidecar = Sidecar(
-            settings, make_client, tokens, build, chosen, directory, driven(choice, found.binary, directory.layout)
+            settings, agent, build, chosen, directory, driven(choice, found.binary, directory.layout), manager
         )
-        clean = sidecar.run(signals)
+        end = sidecar.run(signals)
     except BaseException:
         directory.release()
         raise
-    if clean:
+    if end is End.DRAINED:
         directory.remove()
-        return 0
-    directory.release()
-    return 1
+    else:
+        directory.release()
+    return 1 if end is End.GAVE_UP else 0
 
 
-class Signals:
-    """What the operating system tells us, as events for the main thread."""
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """How to talk to the Consul agent."""
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.hurry = threading.Event()
-        self.reload = threading.Event()
-        self.any = threading.Event()
+    make_client: Callable[[], ConsulClient]
+    tokens: TokenSource
 
-    def install(self) -> None:
-        """SIGTERM and SIGINT stop, the second one at once; SIGHUP reads the token file again."""
-        signal.signal(signal.SIGTERM, self._on_stop)
-        signal.signal(signal.SIGINT, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_reload)
 
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        (self.hurry if self.stop.is_set() else self.stop).set()
-        self.any.set()
+class End(Enum):
+    """How a sidecar ended."""
 
-    def _on_reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.reload.set()
-        self.any.set()
+    DRAINED = "drained"
+    """Nothing of it is left."""
+    LEFT = "left"
+    """HAProxy and the SPOE workers go on, for the next hcc."""
+    GAVE_UP = "gave up"
+    """As left, but not because anybody wanted it."""
+
+
+_STOPPING = {End.DRAINED: "draining", End.LEFT: "stopping, HAProxy goes on"}
 
 
 class Sidecar:
@@ -137,14 +147,15 @@ class Sidecar:
     def __init__(
         self,
         settings: RunSettings,
-        make_client: Callable[[], ConsulClient],
-        tokens: TokenSource,
+        agent: Agent,
         build: Build,
         chosen: Chosen,
         directory: StateDirectory,
         haproxy: Driven,
+        manager: ServiceManager,
     ) -> None:
         self._settings = settings
+        self._manager = manager
         self._metrics = Metrics()
         self._drained = threading.Event()
         self._gave_up: TreeExit | None = None
@@ -163,6 +174,9 @@ class Sidecar:
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
+        ledger = Ledger(State(chosen.proxy_id))
+        if settings.cached_start:
+            ledger = kept_ledger(AnswersFile(directory.path, settings.selection, chosen), ledger.state)
         self._specs = (
             ChildSpec(
                 ADMIN,
@@ -171,10 +185,11 @@ class Sidecar:
                     "about": About(chosen.proxy_id, chosen.service_id),
                     "control_socket": directory.control_socket,
                     "stats_addr": settings.stats_addr,
-                    "stats_service": _stats_service(settings, chosen, make_client),
+                    "stats_service": _stats_service(settings, chosen, agent.make_client),
                     "intentions": settings.intentions,
                     "metrics": self._metrics,
                     "tree": self.tree,
+                    "on_readiness": manager.readiness,
                 },
             ),
             ChildSpec(
@@ -218,9 +233,9 @@ class Sidecar:
                 CONSUL_WATCHER,
                 ConsulWatcher,
                 {
-                    "make_watcher": _watcher_maker(make_client, tokens),
-                    "ledger": Ledger(State(chosen.proxy_id)),
-                    "tokens": tokens,
+                    "make_watcher": _watcher_maker(agent),
+                    "ledger": ledger,
+                    "tokens": agent.tokens,
                     "metrics": self._metrics,
                 },
             ),
@@ -236,38 +251,60 @@ class Sidecar:
             raise ActorError("the actors are just being started; ask again")
         return self._tree
 
-    def run(self, signals: Signals) -> bool:
-        """Run until told to stop, or until the actors give up; whether the end was clean.
+    def run(self, signals: Signals) -> End:
+        """Run until told to stop, or until the actors give up.
 
         Raises:
             SpoePoolError: the SPOE workers cannot be started.
         """
         self._pool.start()
         self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
+        end = End.GAVE_UP
         try:
             self._wait(signals)
             if self._gave_up is None:
+                end = End.LEFT if self._settings.on_exit == "leave" else End.DRAINED
+                self._manager.stopping(_STOPPING[end])
+            if end is End.DRAINED:
                 self._drain(signals)
         finally:
             self._tree.stop(STOP_TIMEOUT_S)
-            self._pool.close(2.0)
             if self._dataplane is not None:
                 self._dataplane.stop()
+        if end is End.DRAINED:
+            self._pool.close(2.0)
+            self._end_haproxy()
+            _log.info("stopped")
+            return end
+        # The SPOE workers see our end and decide on by the last policy, until the next hcc relieves them.
+        self._process.release()
         if self._gave_up is not None:
-            self._process.release()
             _log.critical("giving up, HAProxy goes on without hcc: %s", self._gave_up.cause)
-            return False
-        self._end_haproxy()
-        _log.info("stopped")
-        return True
+        else:
+            _log.info("stopped; HAProxy goes on, for the next hcc to adopt")
+        return end
 
     def _wait(self, signals: Signals) -> None:
+        """Return when told to stop, or when the actors gave up; meanwhile the service manager hears that we live."""
+        manager = self._manager
+        beat_s = (manager.watchdog_s or EXTEND_S) / 3 if manager.listens else None
         while not signals.stop.is_set() and self._gave_up is None:
-            signals.any.wait()
+            signals.any.wait(beat_s)
             signals.any.clear()
+            if beat_s is not None and self._answers():
+                manager.alive()
             if signals.reload.is_set():
                 signals.reload.clear()
+                manager.reloading()
                 self.tree().tell(CONSUL_WATCHER, ReloadToken())
+                manager.reloaded()
+
+    def _answers(self) -> bool:
+        """Whether the root, which watches all others, answers."""
+        try:
+            return bool(self.tree().actors(WATCHDOG_ASK_S))
+        except ActorError:
+            return False
 
     def _give_up(self, cause: TreeExit, signals: Signals) -> None:
         self._gave_up = cause
@@ -290,16 +327,18 @@ class Sidecar:
             self._process.reap()
 
 
-def client_maker(consul: ConsulSettings, tokens: TokenSource) -> Callable[[], ConsulClient]:
-    """A function that makes clients of the agent; they share one TLS context, which takes long to make."""
-    tls = tls_context(consul)
-    return lambda: ConsulClient(consul, tokens, tls=tls)
+def consul_agent(consul: ConsulSettings) -> Agent:
+    """The agent of these settings; its clients share one TLS context, which takes long to make.
+
+    Raises:
+        SettingError: the token file or a certificate file cannot be used.
+    """
+    tls, tokens = tls_context(consul), TokenSource(consul)
+    return Agent(lambda: ConsulClient(consul, tokens, tls=tls), tokens)
 
 
-def _watcher_maker(
-    make_client: Callable[[], ConsulClient], tokens: TokenSource
-) -> Callable[[WatchKey, Deliver], Watcher]:
-    return lambda key, deliver: Watcher(key, make_client, deliver, refresh_token=tokens.reload)
+def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:
+    return lambda key, deliver: Watcher(key, agent.make_client, deliver, refresh_token=agent.tokens.reload)
 
 
 def _stats_service(

@@ -87,7 +87,9 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         stats_service_register=options.stats_service_register,
         intentions=options.enable_intentions,
         spoe_workers=options.spoe_workers,
+        on_exit=options.on_exit,
         drain_timeout_s=options.drain_timeout,
+        cached_start=options.cached_start,
         log_level=options.log_level,
     )
 
@@ -144,6 +146,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser], environ: Mapping[str
     operations.add_argument(
         "--drain-timeout", type=_type(parse_duration), default=15.0, metavar="TIME",
         help="how long open connections may finish after SIGTERM (15s)",
+    )  # fmt: skip
+    operations.add_argument(
+        "--on-exit", choices=("drain", "leave"), default="drain",
+        help="SIGTERM drains and ends HAProxy, or leaves it to the next hcc (drain)",
+    )  # fmt: skip
+    operations.add_argument(
+        "--no-cached-start", dest="cached_start", action="store_false",
+        help="neither keep Consul's answers nor start from them while the agent is down",
     )  # fmt: skip
     operations.add_argument(
         "--log-level",

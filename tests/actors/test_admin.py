@@ -35,6 +35,7 @@ class AdminScene(Scene):
     def __init__(self, base: Path) -> None:
         self.base = base
         self.port = free_port()
+        self.readiness: list[tuple[str, ...]] = []
         directory = base / "web-proxy"
         directory.mkdir(mode=0o700)
         self.socket = directory / "control.sock"
@@ -49,6 +50,7 @@ class AdminScene(Scene):
                 "intentions": True,
                 "metrics": Metrics(),
                 "tree": lambda: self.tree,
+                "on_readiness": self.readiness.append,
             },
             (CONSUL_WATCHER,),
         )

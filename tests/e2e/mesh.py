@@ -164,9 +164,9 @@ class Mesh:
         sidecar.start()
         return member
 
-    def join(self, *services: Service) -> list[Member]:
+    def join(self, *services: Service, flags: tuple[str, ...] = ()) -> list[Member]:
         """The services added, ready, healthy in everybody's eyes, and answering those of them that call them."""
-        members = [self.add(service) for service in services]
+        members = [self.add(service, *flags) for service in services]
         for member in members:
             member.wait_ready()
         for member in members:

@@ -52,6 +52,7 @@ class Sidecar:
         self._env = _clean_environment() | dict(env or {})
         directory.mkdir(parents=True, exist_ok=True)
         title = f"{Path(words[0]).name} {directory.name}"
+        self._left: frozenset[int] = frozenset()
         self.process = Process(title, namespace.command(*words), directory / "log", self._env)
 
     # Its life.
@@ -76,6 +77,8 @@ class Sidecar:
         return self.process.stop(deadline_s)
 
     def kill(self) -> None:
+        """SIGKILL; HAProxy and the SPOE workers go on."""
+        self._left |= self._spoe_processes()
         self.process.kill()
 
     def hang_up(self) -> None:
@@ -83,10 +86,10 @@ class Sidecar:
         self.process.signal(signal.SIGHUP)
 
     def clear(self) -> None:
-        """Kill hcc and every HAProxy of its own: for clearing up, as draining takes time."""
-        self.process.kill()
+        """Kill hcc, its SPOE workers and every HAProxy of its own: for clearing up, as draining takes time."""
+        self.kill()
         for pid in self.namespace.pids():
-            if self._is_ours(pid):
+            if self._is_ours(pid) or pid in self._left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -162,7 +165,7 @@ class Sidecar:
 
     def spoe_workers(self) -> tuple[int, ...]:
         """Processes that the zygote forked."""
-        return tuple(pid for pid in self.descendants() if pid not in self._zygotes() and _is_spoe(pid))
+        return tuple(self._spoe_processes() - self._zygotes())
 
     def descendants(self) -> frozenset[int]:
         """Processes that hcc started, directly or not, while hcc lives."""
@@ -177,6 +180,9 @@ class Sidecar:
         rows = [line.split() for line in self.runtime("show servers state").splitlines() if line[:1].isdigit()]
         chosen = [row for row in rows if len(row) > 18 and backend_contains in row[1]]
         return {f"{row[4]}:{row[18]}": f"{row[7]} {'up' if row[6] == '0' else 'out'}" for row in chosen}
+
+    def _spoe_processes(self) -> frozenset[int]:
+        return frozenset(pid for pid in self.descendants() if _is_spoe(pid)) if self.process.started else frozenset()
 
     def _zygotes(self) -> frozenset[int]:
         return frozenset(pid for pid in self.descendants() if _is_spoe(pid) and _parent(pid) == self.process.pid)

@@ -59,7 +59,7 @@ def pair(site: Site, haproxy: str) -> Iterator[Pair]:
     mesh = Mesh(site, haproxy)
     try:
         caller = Service("fcaller", host="b", upstreams=(upstream("fweb", WEB_PORT), upstream("fdb", DB_PORT)))
-        yield Pair(mesh, *mesh.join(Service("fweb", "http"), Service("fdb"), caller))
+        yield Pair(mesh, *mesh.join(Service("fweb", "http"), Service("fdb"), caller, flags=("--on-exit", "leave")))
     finally:
         mesh.close()
 
@@ -235,6 +235,52 @@ def test_hcc_killed_on_the_called_side_costs_no_request_and_its_successor_reliev
     assert sidecar.worker_pid() == worker
     assert len(sidecar.spoe_workers()) == len(spoe)
     assert not list(sidecar.state_dir.glob("*~"))
+
+
+@pytest.mark.parametrize("side", ["web", "caller"])
+def test_an_upgrade_by_sigterm_and_start_costs_no_request(pair: Pair, side: str) -> None:
+    sidecar = pair.sidecars()[side]
+    masters, worker = sidecar.haproxy_masters(), sidecar.worker_pid()
+    spoe, started = sidecar.spoe_workers(), sidecar.descendants()
+    with ExitStack() as stack:
+        loads = [stack.enter_context(load) for load in pair.loads()]
+        assert sidecar.stop(15) == 0
+        for load in loads:
+            load.go_on(50)
+        sidecar.start()
+        sidecar.wait_ready()
+        wait_until("the old SPOE workers to end", lambda: not [pid for pid in spoe if is_running(pid)], MENDED_S)
+        for load in loads:
+            load.go_on(50)
+    for load in loads:
+        load.assert_clean()
+    assert sidecar.haproxy_masters() == masters
+    assert sidecar.worker_pid() == worker
+    assert not [pid for pid in started - {*masters, worker} if is_running(pid)]
+
+
+@on_2_8
+def test_with_the_agent_down_hcc_starts_from_its_last_answers_and_says_that_they_are_stale(pair: Pair) -> None:
+    agent, sidecar, client = pair.mesh.site.client, pair.caller.sidecar, pair.caller.namespace
+    agent.stop()
+    try:
+        sidecar.clear()
+        wait_until("HAProxy to be gone", lambda: not client.listening(WEB_PORT))
+        sidecar.start()
+        sidecar.wait_ready()
+        status, text = sidecar.ready()
+        assert status == 200
+        assert "stale: from an earlier run" in text
+        assert sidecar.metrics()["hcc_stale_answers"] > 0
+        with ExitStack() as stack:
+            for load in [stack.enter_context(load) for load in pair.loads()]:
+                load.go_on(20)
+    finally:
+        agent.start()
+        agent.wait_ready()
+    wait_until("Consul to confirm all", lambda: sidecar.ready() == (200, "ready\n"), 30)
+    assert sidecar.metrics()["hcc_stale_answers"] == 0
+    pair.wait_answers()
 
 
 @on_2_6
