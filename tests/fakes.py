@@ -245,6 +245,8 @@ class FakeProcess:
         self.pid = 0
         self.said: list[str] = []
         self.launched = 0
+        self.public = True
+        self.in_flight = 0
         self._left_running = left_running
         self._failing = failing
         self._reader, self._writer = -1, -1
@@ -275,6 +277,13 @@ class FakeProcess:
         ended = Exit(self.pid, 0)
         self.close()
         return ended
+
+    def close_public(self) -> bool:
+        self.said.append("close public")
+        return self.public
+
+    def requests_in_flight(self) -> int:
+        return self.in_flight
 
     def stop_gracefully(self) -> None:
         self.said.append("stop gracefully")

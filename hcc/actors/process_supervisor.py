@@ -36,6 +36,7 @@ from hcc.metrics import Metrics
 
 READY_TIMEOUT_S = 8.0
 KILL_AFTER_S = 2.0
+IN_FLIGHT_CHECK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,11 @@ class _StartDataplane:
 @dataclass(frozen=True, slots=True)
 class _DataplaneStable:
     """To itself: it has run long enough for its next death to count as the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckInFlight:
+    """To itself: the public listener is closed; see whether its callers are served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ class ProcessSupervisor(Actor):
                 self._publish()
             case Drain(timeout_s):
                 self._drain(timeout_s)
+            case _CheckInFlight():
+                self._stop_when_served()
             case _Force(kill):
                 self._force(kill=kill)
 
@@ -214,8 +222,19 @@ class ProcessSupervisor(Actor):
         if not self._process.pid:
             self._on_drained()
             return
-        self._process.stop_gracefully()
         self.after(timeout_s, _Force(kill=False), key="force")
+        # The application may need its upstreams to answer what it was asked already: they close last.
+        if self._process.close_public():
+            _log.info("the public listener is closed")
+            self._stop_when_served()
+        else:
+            self._process.stop_gracefully()
+
+    def _stop_when_served(self) -> None:
+        if self._process.requests_in_flight():
+            self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
+        else:
+            self._process.stop_gracefully()
 
     def _force(self, *, kill: bool) -> None:
         if not self._process.pid:
