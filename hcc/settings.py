@@ -48,6 +48,8 @@ class RunSettings:
         stats_addr: where /metrics, /health and /ready are served; None: on the control socket only.
         on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
+        drain_delay_s: how long before that readiness is off and everything still served.
+        drain_maintenance: put the proxy into Consul's maintenance for the drain, and out of it at the start.
         cached_start: keep Consul's answers, and start from them when the agent does not answer.
     """
 
@@ -62,6 +64,8 @@ class RunSettings:
     spoe_workers: int
     on_exit: str
     drain_timeout_s: float
+    drain_delay_s: float
+    drain_maintenance: bool
     cached_start: bool
     log_level: str
 

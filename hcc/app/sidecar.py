@@ -46,6 +46,7 @@ from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
+from hcc.consul.errors import ConsulError
 from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
@@ -75,6 +76,7 @@ FDS_PER_CONNECTION = 2
 SPARE_FDS = 200
 
 WATCHDOG_ASK_S = 5.0
+MAINTENANCE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -155,6 +157,8 @@ class Sidecar:
         manager: ServiceManager,
     ) -> None:
         self._settings = settings
+        self._agent = agent
+        self._chosen = chosen
         self._manager = manager
         self._metrics = Metrics()
         self._drained = threading.Event()
@@ -259,6 +263,8 @@ class Sidecar:
         """
         self._pool.start()
         self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
+        if self._settings.drain_maintenance:
+            _in_background(lambda: self._in_maintenance(on=False))
         end = End.GAVE_UP
         try:
             self._wait(signals)
@@ -311,14 +317,28 @@ class Sidecar:
         signals.any.set()
 
     def _drain(self, signals: Signals) -> None:
-        timeout_s = self._settings.drain_timeout_s
+        settings = self._settings
+        timeout_s = settings.drain_timeout_s
         _log.info("stopping: open connections have %.0f s to finish; a second signal cuts them", timeout_s)
-        for name in (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
+        self.tree().tell(ADMIN, Drain(timeout_s))
+        if settings.drain_maintenance:
+            _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
+        signals.hurry.wait(settings.drain_delay_s)
+        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
             self.tree().tell(name, Drain(timeout_s))
         deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
         for _ in range(deadline_steps):
             if self._drained.wait(0.1) or signals.hurry.is_set():
                 return
+
+    def _in_maintenance(self, *, on: bool) -> None:
+        client = self._agent.make_client()
+        try:
+            client.maintenance(self._chosen.proxy_id, on=on, reason="drained by hcc")
+        except ConsulError as exc:
+            _log.warning("maintenance mode: %s", exc)
+        finally:
+            client.close()
 
     def _end_haproxy(self) -> None:
         """Make sure: after a hurried stop, or when ProcessSupervisor could not do it."""
@@ -335,6 +355,13 @@ def consul_agent(consul: ConsulSettings) -> Agent:
     """
     tls, tokens = tls_context(consul), TokenSource(consul)
     return Agent(lambda: ConsulClient(consul, tokens, tls=tls), tokens)
+
+
+def _in_background(call: Callable[[], None]) -> threading.Thread:
+    """Call Consul in a thread of its own: nobody waits for long for an agent that does not answer."""
+    thread = threading.Thread(target=call, name="maintenance", daemon=True)
+    thread.start()
+    return thread
 
 
 def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:

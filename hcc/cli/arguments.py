@@ -89,6 +89,8 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         spoe_workers=options.spoe_workers,
         on_exit=options.on_exit,
         drain_timeout_s=options.drain_timeout,
+        drain_delay_s=options.drain_delay,
+        drain_maintenance=options.drain_maintenance,
         cached_start=options.cached_start,
         log_level=options.log_level,
     )
@@ -151,6 +153,11 @@ def _add_run(commands: argparse._SubParsersAction[_Parser], environ: Mapping[str
         "--on-exit", choices=("drain", "leave"), default="drain",
         help="SIGTERM drains and ends HAProxy, or leaves it to the next hcc (drain)",
     )  # fmt: skip
+    operations.add_argument(
+        "--drain-delay", type=_type(parse_duration), default=0.0, metavar="TIME",
+        help="not ready, but serving, this long before listeners close (0s)",
+    )  # fmt: skip
+    _add_boolean(operations, "--drain-maintenance", False, "tell Consul's catalogue of a drain by maintenance mode")
     operations.add_argument(
         "--no-cached-start", dest="cached_start", action="store_false",
         help="neither keep Consul's answers nor start from them while the agent is down",

@@ -14,6 +14,7 @@ from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, 
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import is_running
+from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -39,17 +40,41 @@ class Street:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def street(site: Site, haproxy: str) -> Iterator[Street]:
     mesh = Mesh(site, haproxy)
     shops = [Service("shop", "http", id=f"shop-{n}", upstreams=(upstream("stock", STOCK_PORT + n),)) for n in (1, 2)]
     tills = [Service("till", id=f"till-{n}") for n in (1, 2)]
     caller = Service("walker", host="b", upstreams=(upstream("shop", SHOP_PORT), upstream("till", TILL_PORT)))
     try:
-        made = mesh.join(Service("stock", "http"), *shops, *tills, caller)
-        yield Street(mesh, made[1:3], made[3:5], made[5])
+        added = [mesh.add(shop, "--drain-delay", "700ms", "--drain-maintenance") for shop in shops]
+        made = mesh.join(Service("stock", "http"), *tills, caller)
+        for member in added:
+            member.wait_ready()
+            member.wait_healthy(site.client)
+        wait_until(
+            "both shops", lambda: {http_get(made[-1].namespace, SHOP_PORT).text for _ in "12"} == {"shop-1", "shop-2"}
+        )
+        yield Street(mesh, added, made[1:3], made[3])
     finally:
         mesh.close()
+
+
+@on_2_8
+def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start_takes_it_back(street: Street) -> None:
+    shop = street.shops[0]
+    stopping = threading.Thread(target=shop.sidecar.stop, args=(15,))
+    with Load(fresh_requests(street.caller.namespace, SHOP_PORT, "shop-1", "shop-2")) as load:
+        stopping.start()
+        wait_until("maintenance", lambda: "drained by hcc" in _maintenance(shop), pause_s=0.01)
+        assert shop.namespace.listening(shop.public_port, shop.namespace.address)
+        assert shop.sidecar.ready()[0] == 503
+        stopping.join(15)
+        load.go_on(20)
+    load.assert_clean()
+    shop.sidecar.start()
+    shop.sidecar.wait_ready()
+    wait_until("the end of maintenance", lambda: not _maintenance(shop))
 
 
 def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(street: Street) -> None:
@@ -76,3 +101,8 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     assert relayed == ["stock"] * 4
     wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
+
+
+def _maintenance(member: Member) -> list[str]:
+    checks = member.agent.get("/v1/agent/checks").values()
+    return [check["Notes"] for check in checks if check["CheckID"].startswith("_service_maintenance")]
