@@ -1,7 +1,11 @@
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from hcc.actors import process_supervisor
 from hcc.actors.messages import (
     ADMIN,
     CONFIG_RECONCILER,
@@ -199,3 +203,28 @@ def test_a_data_plane_api_that_does_not_start_is_tried_again() -> None:
     dataplane = FakeProcess(failing=2)
     with scene(FakeProcess(), dataplane):
         eventually(lambda: dataplane.pid == 1003, "the third try")
+
+
+def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    dataplane = FakeProcess()
+    with scene(FakeProcess(), dataplane):
+        eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
+        time.sleep(0.2)  # Some probes that it answers.
+        assert dataplane.said == []
+
+        dataplane.answering = False
+
+        eventually(lambda: dataplane.pid == 1002, "the Data Plane API runs again")
+        assert dataplane.said == ["kill"]
+
+
+def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.01)
+    monkeypatch.setattr(process_supervisor, "START_MISSES", 1000)
+    dataplane = FakeProcess()
+    dataplane.answering = False
+    with scene(FakeProcess(), dataplane):
+        eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
+        time.sleep(0.2)  # More probes than one that answered before may miss.
+        assert dataplane.said == []
