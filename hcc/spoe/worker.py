@@ -275,6 +275,8 @@ class Worker:
                 self._cache.set_policy(policy)
                 self._slots.set(Slot.CACHED, 0)
                 self._channel.send(message(Topic.POLICY_APPLIED, version=policy.version))
+            elif received.topic is Topic.PING:
+                self._channel.send(ControlMessage(Topic.PONG))
             elif received.topic is Topic.STOP:
                 self._stop()
         self._channel.flush()

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
-from hcc.spoe.events import PolicyApplied, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
+from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
 from hcc.spoe.pool import SpoePoolError, WorkerPool
 from tests.integration.spoe_frontend import events_until, wait_for
 
@@ -133,6 +134,41 @@ def test_an_unread_request_to_a_stopped_zygote_ends_with_that_zygote(pool: Worke
     events_until(pool, lambda seen: any(isinstance(event, WorkerExited) and event.reason for event in seen))
     pool.respawn(0)
     events_until(pool, lambda seen: any(isinstance(event, WorkerReady) for event in seen))
+
+
+def killed_as_hung(pool: WorkerPool, seen: list[PoolEvent]) -> tuple[str, ...]:
+    """What was killed at the third look."""
+    for _ in range(2):
+        assert pool.replace_hung(2) == ()
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            seen += pool.poll(0.1)
+    return pool.replace_hung(2)
+
+
+def test_a_worker_that_hangs_is_killed_and_others_are_left_alone(pool: WorkerPool) -> None:
+    hung, sound = (worker.pid for worker in pool.workers())
+    os.kill(hung, signal.SIGSTOP)
+    seen: list[PoolEvent] = []
+    assert killed_as_hung(pool, seen) == (f"worker 1 (process {hung})",)
+    events_until(pool, lambda news: WorkerExited(0, hung, -signal.SIGKILL) in news, seen)
+    pool.respawn(0)
+    events_until(pool, lambda news: any(isinstance(one, WorkerReady) and one.index == 0 for one in news))
+    assert pool.workers()[1].pid == sound
+
+
+def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPool) -> None:
+    zygote = pool.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)
+    os.kill(pool.workers()[0].pid, signal.SIGKILL)
+    events_until(pool, lambda seen: any(isinstance(one, WorkerExited) for one in seen))
+    pool.respawn(0)
+    seen: list[PoolEvent] = []
+    assert killed_as_hung(pool, seen) == (f"zygote (process {zygote})",)
+    events_until(pool, lambda news: any(isinstance(one, ZygoteExited) for one in news), seen)
+    pool.respawn_zygote()
+    pool.respawn(0)
+    events_until(pool, lambda seen: any(isinstance(one, WorkerReady) and one.index == 0 for one in seen))
 
 
 def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
