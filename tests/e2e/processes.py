@@ -27,10 +27,6 @@ class Process:
         EVIDENCE.append(self)
 
     @property
-    def started(self) -> bool:
-        return self._process is not None
-
-    @property
     def pid(self) -> int:
         assert self._process is not None, f"{self.title} was not started"
         return self._process.pid

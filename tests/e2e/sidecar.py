@@ -52,7 +52,6 @@ class Sidecar:
         self._env = _clean_environment() | dict(env or {})
         directory.mkdir(parents=True, exist_ok=True)
         title = f"{Path(words[0]).name} {directory.name}"
-        self._left: frozenset[int] = frozenset()
         self.process = Process(title, namespace.command(*words), directory / "log", self._env)
 
     # Its life.
@@ -78,7 +77,6 @@ class Sidecar:
 
     def kill(self) -> None:
         """SIGKILL; HAProxy and the SPOE workers go on."""
-        self._left |= self._spoe_processes()
         self.process.kill()
 
     def hang_up(self) -> None:
@@ -88,10 +86,10 @@ class Sidecar:
     def clear(self) -> None:
         """Kill hcc, its SPOE workers and every HAProxy of its own: for clearing up, as draining takes time."""
         self.kill()
-        for pid in self.namespace.pids():
-            if self._is_ours(pid) or pid in self._left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        ours = [pid for pid in self.namespace.pids() if self._is_ours(pid)]
+        for pid in (*self.spoe_workers(), *ours):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # What it shows.
 
@@ -164,8 +162,12 @@ class Sidecar:
         return tuple(pid for pid in ours if _parent(pid) not in ours)
 
     def spoe_workers(self) -> tuple[int, ...]:
-        """Processes that the zygote forked."""
-        return tuple(self._spoe_processes() - self._zygotes())
+        """Processes that hold a socket for HAProxy to ask at, whoever forked them."""
+        return tuple(pid for pid in self.namespace.pids() if _is_spoe(pid) and _holds_socket(pid, str(self.state_base)))
+
+    def zygotes(self) -> tuple[int, ...]:
+        """The processes that fork SPOE workers: one."""
+        return tuple(pid for pid in self.descendants() if _is_spoe(pid) and _parent(pid) == self.process.pid)
 
     def descendants(self) -> frozenset[int]:
         """Processes that hcc started, directly or not, while hcc lives."""
@@ -180,12 +182,6 @@ class Sidecar:
         rows = [line.split() for line in self.runtime("show servers state").splitlines() if line[:1].isdigit()]
         chosen = [row for row in rows if len(row) > 18 and backend_contains in row[1]]
         return {f"{row[4]}:{row[18]}": f"{row[7]} {'up' if row[6] == '0' else 'out'}" for row in chosen}
-
-    def _spoe_processes(self) -> frozenset[int]:
-        return frozenset(pid for pid in self.descendants() if _is_spoe(pid)) if self.process.started else frozenset()
-
-    def _zygotes(self) -> frozenset[int]:
-        return frozenset(pid for pid in self.descendants() if _is_spoe(pid) and _parent(pid) == self.process.pid)
 
     def _is_ours(self, pid: int) -> bool:
         return any(str(self.state_base) in word for word in _words(pid))
@@ -213,6 +209,16 @@ def _words(pid: int) -> list[str]:
 
 def _is_spoe(pid: int) -> bool:
     return any("hcc.spoe" in word for word in _words(pid))
+
+
+def _holds_socket(pid: int, directory: str) -> bool:
+    """Whether the process has a unix socket open that is bound below the directory."""
+    try:
+        rows = (line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:])
+        bound = {f"socket:[{row[6]}]" for row in rows if len(row) > 7 and row[7].startswith(directory)}
+        return any(str(link.readlink()) in bound for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 def _parent(pid: int) -> int:
