@@ -3,10 +3,11 @@
 ARGS ?=
 PYTEST_ARGS ?=
 WORKERS ?= 2
+MIN ?= 10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint docs bench-smoke bench-authz bench-spoe lock clean
+.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-authz bench-spoe lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -34,6 +35,16 @@ lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --te
 docs: ## docs/metrics.md, docs/flags.md and the man page, from the code (a test says when it is due)
 	$(BIN)/python -m tests.metrics_reference
 	$(BIN)/python deploy/reference
+faults: ## every fault under load, and docs/faults.md from what was found (15 min, root)
+	@rm -f build/faults.jsonl; mkdir -p build
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" && FAULT_RECORDS=build/faults.jsonl \
+	  && $(BIN)/python -m pytest -n 0 -p tests.e2e.faults.recorder --timeout 300 tests/e2e/test_fault_table.py \
+	    $$($(BIN)/python -c 'from tests.e2e.faults.references import REFERENCES as r; print(*{one.test.split("::")[0] for one in r})'); \
+	  result=$$?; $(BIN)/python -m tests.e2e.faults.report build/faults.jsonl docs/faults.md && exit $$result
+
+soak: ## churn, rotations, kills and load together for MIN minutes; memory, files and processes must stay flat (root)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" && SOAK_MINUTES=$(MIN) \
+	  && exec $(BIN)/python -m pytest -n 0 --timeout 0 -s tests/e2e/test_soak.py
 
 bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \

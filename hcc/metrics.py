@@ -58,6 +58,9 @@ class Metrics:
         self.consul_requests = self._counter(
             "hcc_consul_requests", "Requests to Consul, by the status of the answer or `none`.", ("code",)
         )
+        self.stale_answers = self._gauge(
+            "hcc_stale_answers", "Answers of an earlier run that are served and Consul has not confirmed."
+        )
         self.leaf_expiry = self._gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
         self.leaf_start = self._gauge("hcc_leaf_start_timestamp_seconds", "When the leaf certificate became valid.")
         self.root_expiry = self._gauge(

@@ -50,7 +50,11 @@ class RunSettings:
         metrics_per_endpoint: whether /metrics has each endpoint of an upstream, by its address.
         access_log: where HAProxy logs each connection or request: `stdout`, a syslog socket's path, a syslog server's
             `address:port`; empty for nowhere.
+        on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
+        drain_delay_s: how long before that readiness is off and everything still served.
+        drain_maintenance: put the proxy into Consul's maintenance for the drain, and out of it at the start.
+        cached_start: keep Consul's answers, and start from them when the agent does not answer.
     """
 
     selection: Selection
@@ -63,7 +67,11 @@ class RunSettings:
     metrics_per_endpoint: bool
     intentions: bool
     spoe_workers: int
+    on_exit: str
     drain_timeout_s: float
+    drain_delay_s: float
+    drain_maintenance: bool
+    cached_start: bool
     log_level: str
     log_format: str = "auto"
     access_log: str = ""

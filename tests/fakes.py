@@ -245,6 +245,9 @@ class FakeProcess:
         self.pid = 0
         self.said: list[str] = []
         self.launched = 0
+        self.public = True
+        self.answering = True
+        self.in_flight = 0
         self._left_running = left_running
         self._failing = failing
         self._reader, self._writer = -1, -1
@@ -276,6 +279,16 @@ class FakeProcess:
         self.close()
         return ended
 
+    def close_public(self) -> bool:
+        self.said.append("close public")
+        return self.public
+
+    def requests_in_flight(self) -> int:
+        return self.in_flight
+
+    def answers(self, timeout_s: float) -> bool:
+        return self.answering
+
     def stop_gracefully(self) -> None:
         self.said.append("stop gracefully")
 
@@ -284,6 +297,9 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.said.append("kill")
+        if not self.answering:
+            self.answering = True
+            self.die()
 
     def die(self) -> None:
         os.write(self._writer, b"x")
@@ -319,6 +335,9 @@ class FakePool:
     def poll(self, timeout_s: float | None) -> tuple[PoolEvent, ...]:
         event = self._events.get(timeout=10.0)
         return () if event is None else (event,)
+
+    def replace_hung(self, misses: int) -> tuple[str, ...]:
+        return ()
 
     def wake(self) -> None:
         self._events.put(None)

@@ -28,7 +28,7 @@ from hcc.actors.messages import (
     Publish,
 )
 from hcc.actors.picture import Identity, picture
-from hcc.actors.readiness import missing_parts
+from hcc.actors.readiness import missing_parts, reservations
 from hcc.actors.sources import ASK_TIMEOUT_S, Sources
 from hcc.actors.status import Status, to_json
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
@@ -66,7 +66,7 @@ class _AskVersion:
 class Admin(Actor):
     """Owns the two servers and what they show."""
 
-    def init(
+    def init(  # noqa: PLR0913 (by name, from one place)
         self,
         *,
         identity: Identity,
@@ -76,6 +76,7 @@ class Admin(Actor):
         intentions: bool,
         metrics: Metrics,
         sources: Sources,
+        on_readiness: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._identity = identity
         self._control_socket = control_socket
@@ -83,6 +84,7 @@ class Admin(Actor):
         self._stats_service = stats_service
         self._metrics = metrics
         self._sources = sources
+        self._on_readiness = on_readiness
         self._facts = readiness.Facts(intentions=intentions)
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
@@ -148,6 +150,7 @@ class Admin(Actor):
         elif self._missing == ():
             _log.warning("not ready any more: %s", "; ".join(missing))
         self._missing = missing
+        self._on_readiness(missing)
 
     # ------------------------------------------------------------ the servers' threads
 
@@ -166,7 +169,7 @@ class Admin(Actor):
 
     def _ready(self) -> Response:
         missing = missing_parts(self._facts)
-        text = "".join(f"{part}\n" for part in missing) or "ready\n"
+        text = "".join(f"{part}\n" for part in (*(missing or ("ready",)), *reservations(self._facts)))
         return Response(503 if missing else 200, text.encode())
 
     def _page(self) -> Response:

@@ -45,6 +45,11 @@ _log = logging.getLogger(__name__)
 Deliver = Callable[[WatchKey, WatchEvent], None]
 MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
 
+# Answers kept from an earlier hcc are not served from while Consul may still confirm them within this time.
+CONFIRM_S = 2.0
+# Answers that changed are kept on disk at most this often.
+KEEP_EVERY_S = 5.0
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -58,6 +63,8 @@ class Ledger:
             a value, replaced as a whole.
         changes: when Consul told otherwise about endpoints.
         watchers: those that run.
+        unconfirmed: what an earlier hcc was told and Consul has not told this one.
+        keep: puts the answers where the next hcc finds them.
     """
 
     state: State
@@ -66,6 +73,8 @@ class Ledger:
     snapshot: Snapshot | None = None
     changes: Changes = field(default_factory=dict)
     watchers: tuple[Watcher, ...] = ()
+    unconfirmed: frozenset[WatchKey] = frozenset()
+    keep: Callable[[State], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,16 @@ class _News:
 
     key: WatchKey
     event: WatchEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Unconfirmed:
+    """To itself: Consul had its time to confirm what was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Keep:
+    """To itself: time to keep the answers."""
 
 
 class ConsulWatcher(Actor):
@@ -87,9 +106,15 @@ class ConsulWatcher(Actor):
         self._watchers: dict[WatchKey, Watcher] = {}
         self._failing: dict[WatchKey, str] = {}
         self._told: Snapshot | None = None
+        self._kept = ledger.state
+        self._keeping = False
+        self._confirming = False
 
     def setup(self) -> None:
+        self._confirming = bool(self._ledger.unconfirmed) and self.context.generation == 1
         self._follow()
+        if self._confirming:
+            self.after(CONFIRM_S, _Unconfirmed(), key="confirm")
         self._tell_changes()
 
     def handle(self, message: object) -> None:
@@ -102,15 +127,21 @@ class ConsulWatcher(Actor):
                 self._reload_token()
             case Drain():
                 self._keep_only(frozenset())
+            case _Unconfirmed():
+                self._stop_confirming()
+            case _Keep():
+                self._keep()
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
-        """End all watches; each interrupts its own request."""
+        """End all watches; each interrupts its own request. What was not kept yet is kept now."""
         self._keep_only(frozenset())
+        self._keep()
 
     def _hear(self, key: WatchKey, event: WatchEvent) -> None:
         match event:
             case WatchFailed():
                 self._note_failure(key, event)
+                self._stop_confirming()
             case WatchValue():
                 self._note_success(key)
                 if isinstance(event.value, IntentionList):
@@ -119,7 +150,46 @@ class ConsulWatcher(Actor):
                 if state is not self._ledger.state:
                     self._ledger.state = state
                     self._follow()
-                    self._tell_changes()
+                self._confirm(key)
+                self._tell_changes()
+                self._keep_soon()
+
+    def _confirm(self, key: WatchKey) -> None:
+        """Note that Consul itself said this."""
+        if not self._ledger.unconfirmed:
+            return
+        self._ledger.unconfirmed = (self._ledger.unconfirmed - {key}) & wanted(self._ledger.state)
+        if not self._ledger.unconfirmed:
+            if not self._confirming:
+                _log.info("Consul has confirmed or renewed every answer of the earlier run")
+            self._stop_confirming()
+        self._report()
+
+    def _stop_confirming(self) -> None:
+        """Go on with what is known, confirmed or not."""
+        if not self._confirming:
+            return
+        self._confirming = False
+        self.cancel("confirm")
+        if self._ledger.unconfirmed:
+            _log.warning(
+                "serving from the answers of an earlier run until Consul confirms them: %s",
+                ", ".join(_labels(self._ledger.unconfirmed)),
+            )
+        self._tell_changes()
+
+    def _keep_soon(self) -> None:
+        if not self._keeping and self._ledger.keep is not None and self._ledger.state is not self._kept:
+            self._keeping = True
+            self.after(KEEP_EVERY_S if self._kept.values else 0.0, _Keep(), key="keep")
+
+    def _keep(self) -> None:
+        self._keeping = False
+        told = self._told
+        if self._ledger.keep is None or self._ledger.state is self._kept or told is None or told.leaf is None:
+            return
+        self._kept = self._ledger.state
+        self._ledger.keep(self._kept)
 
     def _follow(self) -> None:
         """Run exactly the watches that are wanted now."""
@@ -162,6 +232,8 @@ class ConsulWatcher(Actor):
 
     def _tell_changes(self) -> None:
         """Tell each neighbour what changed for it since it was told last."""
+        if self._confirming:
+            return
         new, old = snapshot(self._ledger.state, self._ledger.snapshot_version + 1), self._told
         if new is None or (old is not None and replace(new, version=old.version) == old):
             return
@@ -196,7 +268,9 @@ class ConsulWatcher(Actor):
 
     def _report(self) -> None:
         failing = tuple(f"{key.label()}: {reason}" for key, reason in self._failing.items())
-        self.tell(ADMIN, FactsReported(ConsulFacts(proxy_known=self._told is not None, failing=failing)))
+        stale = _labels(self._ledger.unconfirmed) if self._told is not None else ()
+        self._metrics.stale_answers.set(len(stale))
+        self.tell(ADMIN, FactsReported(ConsulFacts(self._told is not None, failing, stale)))
 
     def _reload_token(self) -> None:
         try:
@@ -212,3 +286,7 @@ class ConsulWatcher(Actor):
         for warning in new.proxy.warnings:
             if warning not in known:
                 _log.warning("registration of %s: %s", new.proxy.id, warning)
+
+
+def _labels(keys: frozenset[WatchKey]) -> tuple[str, ...]:
+    return tuple(sorted(key.label() for key in keys))

@@ -36,6 +36,12 @@ from hcc.metrics import Metrics
 
 READY_TIMEOUT_S = 8.0
 KILL_AFTER_S = 2.0
+IN_FLIGHT_CHECK_S = 0.1
+# The Data Plane API is asked this often, and hangs when it answered before and has been silent so many times.
+PROBE_S = 2.0
+PROBE_TIMEOUT_S = 2.0
+MISSES = 3
+START_MISSES = 20
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +85,16 @@ class _DataplaneStable:
 
 
 @dataclass(frozen=True, slots=True)
+class _ProbeDataplane:
+    """To itself: time to see whether it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckInFlight:
+    """To itself: the public listener is closed; see whether its callers are served."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Force:
     """To itself: the time for open connections is over. `kill` when even that was asked for before."""
 
@@ -105,6 +121,8 @@ class ProcessSupervisor(Actor):
         self._back_off = BackOff()
         self._dataplane = dataplane
         self._dataplane_back_off = BackOff()
+        self._dataplane_answered = False
+        self._dataplane_misses = 0
 
     def setup(self) -> None:
         if self._dataplane is not None:
@@ -122,12 +140,14 @@ class ProcessSupervisor(Actor):
                 self._ended(pid)
             case _Stable():
                 self._back_off.reset()
-            case _DataplaneEnded() | _StartDataplane() | _DataplaneStable():
+            case _DataplaneEnded() | _StartDataplane() | _DataplaneStable() | _ProbeDataplane():
                 self._about_dataplane(message)
             case Publish():
                 self._publish()
             case Drain(timeout_s):
                 self._drain(timeout_s)
+            case _CheckInFlight():
+                self._stop_when_served()
             case _Force(kill):
                 self._force(kill=kill)
 
@@ -175,7 +195,7 @@ class ProcessSupervisor(Actor):
         self.after(STABLE_S, _Stable(), key="stable")
         return self._back_off.next_delay_s()
 
-    def _about_dataplane(self, message: _DataplaneEnded | _StartDataplane | _DataplaneStable) -> None:
+    def _about_dataplane(self, message: _DataplaneEnded | _StartDataplane | _DataplaneStable | _ProbeDataplane) -> None:
         if self._dataplane is None:
             return
         match message:
@@ -186,6 +206,8 @@ class ProcessSupervisor(Actor):
                 self._start_dataplane(self._dataplane)
             case _DataplaneStable():
                 self._dataplane_back_off.reset()
+            case _ProbeDataplane():
+                self._probe_dataplane(self._dataplane)
 
     def _start_dataplane(self, dataplane: DataplaneProcess) -> None:
         dataplane.reap()
@@ -197,6 +219,23 @@ class ProcessSupervisor(Actor):
             return
         _log.info("the Data Plane API runs, process %d", pid)
         self._watch(dataplane, _DataplaneEnded(pid))
+        # One that has not answered yet is starting, which takes it up to half a minute.
+        self._dataplane_answered, self._dataplane_misses = False, 0
+        self.after(PROBE_S, _ProbeDataplane(), key="probe-dataplane")
+
+    def _probe_dataplane(self, dataplane: DataplaneProcess) -> None:
+        if not dataplane.pid:
+            return
+        if dataplane.answers(PROBE_TIMEOUT_S):
+            self._dataplane_answered, self._dataplane_misses = True, 0
+        else:
+            self._dataplane_misses += 1
+        allowed = MISSES if self._dataplane_answered else START_MISSES
+        if self._dataplane_misses >= allowed:
+            _log.error("the Data Plane API hangs, process %d: killing it", dataplane.pid)
+            dataplane.kill()
+        else:
+            self.after(PROBE_S, _ProbeDataplane(), key="probe-dataplane")
 
     def _dataplane_ended(self, dataplane: DataplaneProcess) -> None:
         ended = dataplane.reap()
@@ -214,8 +253,19 @@ class ProcessSupervisor(Actor):
         if not self._process.pid:
             self._on_drained()
             return
-        self._process.stop_gracefully()
         self.after(timeout_s, _Force(kill=False), key="force")
+        # The application may need its upstreams to answer what it was asked already: they close last.
+        if self._process.close_public():
+            _log.info("the public listener is closed")
+            self._stop_when_served()
+        else:
+            self._process.stop_gracefully()
+
+    def _stop_when_served(self) -> None:
+        if self._process.requests_in_flight():
+            self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
+        else:
+            self._process.stop_gracefully()
 
     def _force(self, *, kill: bool) -> None:
         if not self._process.pid:

@@ -76,10 +76,15 @@ class HAProxyFacts:
 
 @dataclass(frozen=True, slots=True)
 class ConsulFacts:
-    """What ConsulWatcher sees: queries that fail at present, by name with the reason."""
+    """What ConsulWatcher sees: queries that fail at present, by name with the reason.
+
+    Args:
+        stale: what is served from answers of an earlier run that Consul has not confirmed, by name.
+    """
 
     proxy_known: bool = False
     failing: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +138,9 @@ def missing_parts(facts: Facts) -> tuple[str, ...]:
         ),
     )
     return tuple(text for lacking, text in parts if lacking)
+
+
+def reservations(facts: Facts) -> tuple[str, ...]:
+    """What is to be known about a sidecar that is ready all the same, a phrase each."""
+    stale = facts.consul.stale
+    return (f"stale: from an earlier run, not confirmed by Consul yet: {', '.join(stale)}",) if stale else ()

@@ -37,6 +37,9 @@ from hcc.spoe.events import (
 from hcc.spoe.pool import SpoePoolError, WorkerPool
 
 POLL_S = 5.0
+# Workers and zygote are asked for a sign of life this often; a worker that gave none so many times is replaced.
+LOOK_S = 1.0
+MISSES = 3
 FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 5.0
 # A worker that died is young again when it has lived this long.
@@ -74,6 +77,11 @@ class _Respawn:
 @dataclass(frozen=True, slots=True)
 class _RespawnZygote:
     """To itself: time to start the zygote again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """To itself: time to see whether all workers answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class SPOEPool(Actor):
             elif worker.policy_version is not None:
                 self._held[worker.index] = worker.policy_version
         self._read()
+        self.after(LOOK_S, _Look(), key="look")
 
     def handle(self, message: object) -> None:
         match message:
@@ -132,10 +141,8 @@ class SPOEPool(Actor):
                 self._hear(event)
             case _Calls(calls):
                 self.tell(AUTHORISER, CallersMet(calls))
-            case _Respawn(index):
-                self._respawn(index)
-            case _RespawnZygote():
-                self._respawn_zygote()
+            case _Respawn() | _RespawnZygote() | _Look():
+                self._mend(message)
             case _Stable():
                 self._deaths = 0
             case _DenialsAgain():
@@ -150,6 +157,17 @@ class SPOEPool(Actor):
         self._pool.wake()
         if self._reader is not None:
             self._reader.join(timeout=2)
+
+    def _mend(self, message: _Respawn | _RespawnZygote | _Look) -> None:
+        match message:
+            case _Respawn(index):
+                self._respawn(index)
+            case _RespawnZygote():
+                self._respawn_zygote()
+            case _Look():
+                for name in self._pool.replace_hung(MISSES):
+                    _log.error("SPOE %s does not answer: killed", name)
+                self.after(LOOK_S, _Look(), key="look")
 
     def _hear(self, event: PoolEvent) -> None:
         match event:

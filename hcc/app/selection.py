@@ -35,8 +35,15 @@ class Chosen:
     address: str = ""
 
 
-def choose_proxy(selection: Selection, client: Callable[[], ConsulClient], stop: threading.Event) -> Chosen | None:
+def choose_proxy(
+    selection: Selection,
+    client: Callable[[], ConsulClient],
+    stop: threading.Event,
+    instead: Callable[[], Chosen | None] = lambda: None,
+) -> Chosen | None:
     """The chosen proxy; None when `stop` was set while the agent did not answer.
+
+    After each time that it did not, `instead` may choose.
 
     Raises:
         SelectionError: the agent has none or several that fit; the text names the candidates.
@@ -52,6 +59,9 @@ def choose_proxy(selection: Selection, client: Callable[[], ConsulClient], stop:
             if str(exc) != said:
                 _log.warning("looking for %s, asking until there is an answer: %s", selection.phrase(), exc)
             said = str(exc)
+            if (earlier := instead()) is not None:
+                _log.warning("taking %s, as in an earlier run", earlier.proxy_id)
+                return earlier
         stop.wait(wait_s)
         wait_s = min(MAX_RETRY_S, wait_s * 2)
     return None

@@ -6,12 +6,12 @@ import logging
 import os
 import platform
 import resource
-import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
+from enum import Enum
+from pathlib import Path
 
 from hcc.actors.admin import Admin
 from hcc.actors.authoriser import Authoriser
@@ -39,16 +39,20 @@ from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
+from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.app.selection import Chosen, choose_proxy
+from hcc.app.service_manager import EXTEND_S, ServiceManager
+from hcc.app.signals import Signals
 from hcc.app.state_directory import StateDirectory
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
+from hcc.consul.errors import ConsulError
 from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
@@ -81,6 +85,9 @@ MAX_CONNECTIONS = 10_000
 FDS_PER_CONNECTION = 2
 SPARE_FDS = 200
 
+WATCHDOG_ASK_S = 5.0
+MAINTENANCE_TIMEOUT_S = 2.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -93,62 +100,66 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     set_up_logging(settings.log_level, settings.log_format)
     signals = Signals()
     signals.install()
-    tokens = TokenSource(consul)
+    manager = ServiceManager(os.environ)
     metrics = Metrics()
-    agent = Agent(tokens, client_maker(consul, tokens, metrics))
+    agent = consul_agent(consul, metrics)
     found = find_haproxy(settings.haproxy)
     build = probe(found.binary)
     choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
-    chosen = choose_proxy(settings.selection, agent.make_client, signals.stop)
+
+    def without_agent() -> Chosen | None:
+        manager.readiness(("Consul does not answer",))
+        manager.alive()
+        return kept_choice(Path(settings.state_dir), settings.selection) if settings.cached_start else None
+
+    chosen = choose_proxy(settings.selection, agent.make_client, signals.stop, without_agent)
     if chosen is None:
         return 0
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
         shares_stdout = settings.access_log == STDOUT
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
-        sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, metrics)
-        clean = sidecar.run(signals)
+        sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, Watchers(manager, metrics))
+        end = sidecar.run(signals)
     except BaseException:
         directory.release()
         raise
-    if clean:
+    if end is End.DRAINED:
         directory.remove()
-        return 0
-    directory.release()
-    return 1
+    else:
+        directory.release()
+    return 1 if end is End.GAVE_UP else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The Consul agent: with whose token, and how it is asked."""
+    """How to talk to the Consul agent."""
 
-    tokens: TokenSource
     make_client: Callable[[], ConsulClient]
+    tokens: TokenSource
 
 
-class Signals:
-    """What the operating system tells us, as events for the main thread."""
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """Who is told how a sidecar does: the service manager that started it, and whoever reads the metrics."""
 
-    def __init__(self) -> None:
-        self.stop = threading.Event()
-        self.hurry = threading.Event()
-        self.reload = threading.Event()
-        self.any = threading.Event()
+    manager: ServiceManager
+    metrics: Metrics
 
-    def install(self) -> None:
-        """SIGTERM and SIGINT stop, the second one at once; SIGHUP reads the token file again."""
-        signal.signal(signal.SIGTERM, self._on_stop)
-        signal.signal(signal.SIGINT, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_reload)
 
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        (self.hurry if self.stop.is_set() else self.stop).set()
-        self.any.set()
+class End(Enum):
+    """How a sidecar ended."""
 
-    def _on_reload(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.reload.set()
-        self.any.set()
+    DRAINED = "drained"
+    """Nothing of it is left."""
+    LEFT = "left"
+    """HAProxy and the SPOE workers go on, for the next hcc."""
+    GAVE_UP = "gave up"
+    """As left, but not because anybody wanted it."""
+
+
+_STOPPING = {End.DRAINED: "draining", End.LEFT: "stopping, HAProxy goes on"}
 
 
 class Sidecar:
@@ -162,10 +173,13 @@ class Sidecar:
         chosen: Chosen,
         directory: StateDirectory,
         haproxy: Driven,
-        metrics: Metrics,
+        watchers: Watchers,
     ) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._agent = agent
+        self._chosen = chosen
+        self._manager = manager = watchers.manager
+        self._metrics = watchers.metrics
         self._drained = threading.Event()
         self._gave_up: TreeExit | None = None
         self._tree: Tree | None = None
@@ -199,6 +213,8 @@ class Sidecar:
         everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
         scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
         self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
+        if settings.cached_start:
+            ledger = kept_ledger(AnswersFile(directory.path, settings.selection, chosen), ledger.state)
         self._specs = (
             ChildSpec(
                 ADMIN,
@@ -216,6 +232,7 @@ class Sidecar:
                         stats=everything.read,
                         consul=AgentVersion(agent.make_client),
                     ),
+                    "on_readiness": manager.readiness,
                 },
             ),
             ChildSpec(
@@ -277,52 +294,90 @@ class Sidecar:
             raise ActorError("the actors are just being started; ask again")
         return self._tree
 
-    def run(self, signals: Signals) -> bool:
-        """Run until told to stop, or until the actors give up; whether the end was clean.
+    def run(self, signals: Signals) -> End:
+        """Run until told to stop, or until the actors give up.
 
         Raises:
             SpoePoolError: the SPOE workers cannot be started.
         """
         self._pool.start()
         self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
+        if self._settings.drain_maintenance:
+            _in_background(lambda: self._in_maintenance(on=False))
+        end = End.GAVE_UP
         try:
             self._wait(signals)
             if self._gave_up is None:
+                end = End.LEFT if self._settings.on_exit == "leave" else End.DRAINED
+                self._manager.stopping(_STOPPING[end])
+            if end is End.DRAINED:
                 self._drain(signals)
         finally:
             self._tree.stop(STOP_TIMEOUT_S)
-            self._pool.close(2.0)
             if self._dataplane is not None:
                 self._dataplane.stop()
+        if end is End.DRAINED:
+            self._pool.close(2.0)
+            self._end_haproxy()
+            _log.info("stopped")
+            return end
+        # The SPOE workers see our end and decide on by the last policy, until the next hcc relieves them.
+        self._process.release()
         if self._gave_up is not None:
-            self._process.release()
             _log.critical("giving up, HAProxy goes on without hcc: %s", self._gave_up.cause)
-            return False
-        self._end_haproxy()
-        _log.info("stopped")
-        return True
+        else:
+            _log.info("stopped; HAProxy goes on, for the next hcc to adopt")
+        return end
 
     def _wait(self, signals: Signals) -> None:
+        """Return when told to stop, or when the actors gave up; meanwhile the service manager hears that we live."""
+        manager = self._manager
+        beat_s = (manager.watchdog_s or EXTEND_S) / 3 if manager.listens else None
         while not signals.stop.is_set() and self._gave_up is None:
-            signals.any.wait()
+            signals.any.wait(beat_s)
             signals.any.clear()
+            if beat_s is not None and self._answers():
+                manager.alive()
             if signals.reload.is_set():
                 signals.reload.clear()
+                manager.reloading()
                 self.tree().tell(CONSUL_WATCHER, ReloadToken())
+                manager.reloaded()
+
+    def _answers(self) -> bool:
+        """Whether the root, which watches all others, answers."""
+        try:
+            return bool(self.tree().actors(WATCHDOG_ASK_S))
+        except ActorError:
+            return False
 
     def _give_up(self, cause: TreeExit, signals: Signals) -> None:
         self._gave_up = cause
         signals.any.set()
 
     def _drain(self, signals: Signals) -> None:
-        timeout_s = self._settings.drain_timeout_s
+        settings = self._settings
+        timeout_s = settings.drain_timeout_s
         _log.info("stopping: open connections have %.0f s to finish; a second signal cuts them", timeout_s)
-        for name in (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
+        self.tree().tell(ADMIN, Drain(timeout_s))
+        if settings.drain_maintenance:
+            _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
+        signals.hurry.wait(settings.drain_delay_s)
+        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
             self.tree().tell(name, Drain(timeout_s))
         deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
         for _ in range(deadline_steps):
             if self._drained.wait(0.1) or signals.hurry.is_set():
                 return
+
+    def _in_maintenance(self, *, on: bool) -> None:
+        client = self._agent.make_client()
+        try:
+            client.maintenance(self._chosen.proxy_id, on=on, reason="drained by hcc")
+        except ConsulError as exc:
+            _log.warning("maintenance mode: %s", exc)
+        finally:
+            client.close()
 
     def _end_haproxy(self) -> None:
         """Make sure: after a hurried stop, or when ProcessSupervisor could not do it."""
@@ -331,14 +386,25 @@ class Sidecar:
             self._process.reap()
 
 
-def client_maker(consul: ConsulSettings, tokens: TokenSource, metrics: Metrics) -> Callable[[], ConsulClient]:
-    """A function that makes clients of the agent; they share one TLS context, which takes long to make."""
-    tls = tls_context(consul)
+def consul_agent(consul: ConsulSettings, metrics: Metrics) -> Agent:
+    """The agent of these settings; its clients share one TLS context, which takes long to make.
+
+    Raises:
+        SettingError: the token file or a certificate file cannot be used.
+    """
+    tls, tokens = tls_context(consul), TokenSource(consul)
 
     def count(outcome: str) -> None:
         metrics.consul_requests.labels(outcome).inc()
 
-    return lambda: ConsulClient(consul, tokens, tls=tls, count=count)
+    return Agent(lambda: ConsulClient(consul, tokens, tls=tls, count=count), tokens)
+
+
+def _in_background(call: Callable[[], None]) -> threading.Thread:
+    """Call Consul in a thread of its own: nobody waits for long for an agent that does not answer."""
+    thread = threading.Thread(target=call, name="maintenance", daemon=True)
+    thread.start()
+    return thread
 
 
 def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:

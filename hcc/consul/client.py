@@ -162,6 +162,10 @@ class ConsulClient:
         """Deregister a service of this agent."""
         self._agent.service.deregister(_segment(service_id))
 
+    def maintenance(self, service_id: str, *, on: bool, reason: str) -> None:
+        """Put a service of this agent into maintenance mode, or out of it."""
+        self._agent.service.maintenance(_segment(service_id), "true" if on else "false", reason)
+
     def _blocking(self, path: str, params: Parameters, index: int, body: Mapping[str, object] | None = None) -> Result:
         held = [("index", str(index)), ("wait", self._wait())] if index else []
         return self._get(path, [*params, *held], blocks=bool(index), body=body)

@@ -8,6 +8,7 @@ import secrets
 import select
 import shutil
 import signal
+import socket
 import subprocess
 
 from hcc.haproxy.control import ControlError
@@ -67,6 +68,22 @@ class DataplaneProcess:
             raise ControlError(f"cannot run {self._program.binary}: {exc}") from exc
         write_private(self._layout.dataplane_pid_file, f"{self.pid} {start_time(self.pid)}\n")
         return self.pid
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether it says anything at all when asked."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout_s)
+            try:
+                client.connect(self._layout.dataplane_socket)
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return bool(client.recv(1))
+            except OSError:
+                return False
+
+    def kill(self) -> None:
+        """End it at once; its death is seen as any other."""
+        if self._child is not None:
+            self._child.kill()
 
     def reap(self) -> Exit | None:
         """How it ended, None while it lives or there is none; then `launch` may be called again."""

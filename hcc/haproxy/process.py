@@ -21,7 +21,8 @@ from pathlib import Path
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.replies import Message, alerts
+from hcc.haproxy.names import APP, PUBLIC
+from hcc.haproxy.replies import Message, ReplyError, alerts, parse_current_sessions
 from hcc.haproxy.runtime import RuntimeSocket, RuntimeSocketError
 
 # The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
@@ -55,6 +56,7 @@ class HAProxyProcess:
         self._shares_stdout = shares_stdout
         self._binary = binary
         self._layout = layout
+        self._runtime = RuntimeSocket(layout.stats_socket, timeout_s=2.0)
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._pidfd = -1
@@ -137,6 +139,21 @@ class HAProxyProcess:
         self.forget()
         return ended
 
+    def close_public(self) -> bool:
+        """Close the public listener alone, for good; whether there was one. Open connections go on."""
+        try:
+            # It answers with an empty line, and with words when there is no such frontend.
+            return not self._runtime.send(f"shutdown frontend {PUBLIC}").strip()
+        except RuntimeSocketError:
+            return False
+
+    def requests_in_flight(self) -> int:
+        """Requests that callers wait for (connections, for tcp); 0 when HAProxy does not say."""
+        try:
+            return parse_current_sessions(self._runtime.send(f"show stat {APP} 2 -1"))
+        except (RuntimeSocketError, ReplyError):
+            return 0
+
     def stop_gracefully(self) -> None:
         """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it)."""
         self._signal(signal.SIGUSR1)
@@ -206,7 +223,7 @@ class HAProxyProcess:
 
     def _ready_worker(self, structure: str) -> int:
         try:
-            info = RuntimeSocket(self._layout.stats_socket, timeout_s=2.0).info()
+            info = self._runtime.info()
         except RuntimeSocketError:
             return 0
         ready = not structure or info.structure == structure

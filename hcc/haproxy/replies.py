@@ -79,6 +79,19 @@ class Message:
         return f"line {self.line}: {self.text}" if self.line else self.text
 
 
+def parse_current_sessions(text: str) -> int:
+    """Sessions now, waiting ones included, of the one line in an answer to `show stat`; 0 without a line."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    if not lines:
+        return 0
+    try:
+        # Source: management.txt 9.1, the fields qcur and scur.
+        waiting, current = lines[0].split(",")[2::2][:2]
+        return int(waiting or 0) + int(current)
+    except ValueError as exc:
+        raise ReplyError(f"expected a line of statistics, found {lines[0][:80]!r}") from exc
+
+
 def parse_info(text: str) -> Info:
     """The answer to `show info`."""
     fields = dict(line.partition(": ")[::2] for line in text.splitlines() if ": " in line)

@@ -23,7 +23,7 @@ class ControlError(HccError):
 
 
 class Topic(IntEnum):
-    """What a message is about. POLICY and STOP go to the worker; the others come from it."""
+    """What a message is about. POLICY, STOP and PING go to the worker; the others come from it."""
 
     POLICY = 1
     STOP = 2
@@ -31,6 +31,8 @@ class Topic(IntEnum):
     POLICY_APPLIED = 4
     DENIED = 5
     MET = 6
+    PING = 7
+    PONG = 8
 
 
 class ControlMessage(NamedTuple):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from hcc.errors import HccError
 
+# Of the name that a socket is bound to before it takes its place, which `rename` does in one step.
+ASIDE = "~"
 # sun_path of Linux, without its final zero.
-MAX_PATH_BYTES = 107
+MAX_PATH_BYTES = 107 - len(ASIDE)
 BACKLOG = 1024
 
 
@@ -19,7 +22,9 @@ class ListenerError(HccError):
 
 
 class Listener:
-    """One listening socket, mode 0600; a stale socket in its place is removed first.
+    """One listening socket, mode 0600. Where a socket is already, it stands aside until `take_place`.
+
+    The workers of an earlier main process may still serve there, and go when they see another socket in its place.
 
     Args:
         path: of the socket; its directory exists.
@@ -27,6 +32,7 @@ class Listener:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._aside = path + ASIDE
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise ListenerError(f"expected a socket path of at most {MAX_PATH_BYTES} bytes, found {path!r}")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -38,29 +44,59 @@ class Listener:
         except ListenerError:
             self.sock.close()
             raise
-        self._inode = os.lstat(path).st_ino
+        self._inode = os.lstat(self._aside).st_ino
+        if not os.path.lexists(path):
+            self.take_place()
+
+    def take_place(self) -> None:
+        """Be found from now on by whoever connects; again: nothing."""
+        with suppress(FileNotFoundError):
+            Path(self._aside).rename(self.path)
 
     def close(self) -> None:
         """Stop listening and remove the path, if it is still ours."""
         self.sock.close()
-        try:
-            if os.lstat(self.path).st_ino == self._inode:
-                Path(self.path).unlink()
-        except FileNotFoundError:
-            return
+        for path in (self._aside, self.path):
+            with suppress(FileNotFoundError):
+                if os.lstat(path).st_ino == self._inode:
+                    Path(path).unlink()
 
     def _bind(self) -> None:
-        self._unlink_stale()
-        self.sock.bind(self.path)
+        for path in (self.path, self._aside):
+            _check_kind(path)
+        with suppress(FileNotFoundError):
+            Path(self._aside).unlink()
+        self.sock.bind(self._aside)
         # Nobody can connect before listen(), so the mode is right in time.
-        Path(self.path).chmod(0o600)
+        Path(self._aside).chmod(0o600)
         self.sock.listen(BACKLOG)
 
-    def _unlink_stale(self) -> None:
-        try:
-            found = os.lstat(self.path)
-        except FileNotFoundError:
-            return
-        if not stat.S_ISSOCK(found.st_mode):
-            raise ListenerError(f"expected a socket or nothing at {self.path!r}, found another kind of file")
-        Path(self.path).unlink()
+
+class Place:
+    """The place of a listening socket of ours, as a worker sees that another socket has taken it.
+
+    Args:
+        listener: of a `Listener`; not yet replaced.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        aside = str(listener.getsockname())
+        self._path = aside.removesuffix(ASIDE)
+        self._inode = _inode(aside) or _inode(self._path)
+
+    def taken(self) -> bool:
+        """Whether our socket is not there any more."""
+        return _inode(self._path) != self._inode
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return 0
+
+
+def _check_kind(path: str) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ListenerError(f"expected a socket or nothing at {path!r}, found another kind of file")

@@ -132,6 +132,23 @@ class WorkerPool:
             for slot in self._slots:
                 slot.order(order)
 
+    def replace_hung(self, misses: int) -> tuple[str, ...]:
+        """Ask every worker for a sign of life, and kill those that gave none so many times; what was killed, in words.
+
+        One that is asked for and has no process yet hangs by its zygote, which is then killed. WorkerExited and
+        ZygoteExited tell of their ends.
+        """
+        with self._lock:
+            hung = [] if self._closed else [slot for slot in self._slots if slot.ping() > misses]
+            born = [slot for slot in hung if not slot.unborn]
+            for slot in born:
+                slot.kill()
+            names = [f"worker {slot.index + 1} (process {slot.pid})" for slot in born]
+            if self._spawner is not None and len(born) < len(hung):
+                names.append(f"zygote (process {self._spawner.pid})")
+                self._spawner.kill()
+            return tuple(names)
+
     def fileno(self) -> int:
         """Readable when `poll` has something to do; not for the events that other methods left."""
         return self._readiness.fileno()

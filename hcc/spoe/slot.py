@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from hcc.spoe.channel import Channel
-from hcc.spoe.control import MAX_NEWS_BYTES, ControlError, ControlMessage
+from hcc.spoe.control import MAX_NEWS_BYTES, ControlError, ControlMessage, Topic
 from hcc.spoe.events import (
     PolicyApplied,
     PoolEvent,
@@ -54,6 +54,8 @@ class WorkerSlot:
         self._channel: Channel | None = None
         self._pidfd = -1
         self._policy_version: int | None = None
+        # Of the process that is there now: looks at it in a row that it did not answer.
+        self._unanswered = 0
         # Said by the worker, which can be quicker than the zygote's report.
         self._ready: WorkerReady | None = None
 
@@ -81,6 +83,7 @@ class WorkerSlot:
                 ours.close()
                 raise
         self.phase = WorkerPhase.STARTING
+        self._unanswered = 0
         self.starts += 1
         self._channel = Channel(ours, MAX_NEWS_BYTES)
         self._readiness.watch(ours.fileno(), self.hear)
@@ -101,6 +104,13 @@ class WorkerSlot:
         if self._channel is not None:
             self._channel.replace(message)
             self._settle(self._channel)
+
+    def ping(self) -> int:
+        """Ask for a sign of life; how many were asked for since the last one came."""
+        if self.phase is not WorkerPhase.EXITED:
+            self._unanswered += 1
+            self.order(ControlMessage(Topic.PING))
+        return self._unanswered
 
     def hear(self) -> None:
         """Emit what the process tells; one that sends nonsense loses its channel, and so exits."""
@@ -140,9 +150,15 @@ class WorkerSlot:
         self._listener.close()
 
     def _take(self, news: ControlMessage) -> None:
+        # Whatever it says, it lives.
+        self._unanswered = 0
+        if news.topic is Topic.PONG:
+            return
         event = worker_event(self.index, news)
         if isinstance(event, PolicyApplied):
             self._policy_version = event.version
+            # Now it can decide, and whoever served there before may go.
+            self._listener.take_place()
         elif isinstance(event, WorkerReady):
             self._ready = event
             self._announce()

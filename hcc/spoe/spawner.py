@@ -128,6 +128,10 @@ class Spawner:
                 self.ended = True
         return reports
 
+    def kill(self) -> None:
+        """End the zygote at once; `receive` then sees it."""
+        self._process.kill()
+
     def close(self, timeout_s: float) -> int:
         """End the zygote, by force after this long; its exit status."""
         self.ended = True

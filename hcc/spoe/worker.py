@@ -16,7 +16,9 @@ from hcc.spoe.connection import Connection, Event, Parted
 from hcc.spoe.control import MAX_ORDER_BYTES, ControlMessage, Topic, message, refused_request
 from hcc.spoe.counters import CounterSlots, Slot
 from hcc.spoe.decision import Decision, refusal
+from hcc.spoe.listener import Place
 from hcc.spoe.policy_codec import decode_policy
+from hcc.spoe.readiness import is_readable
 from hcc.spoe.status import Status
 
 RECEIVE_BYTES = 65_536
@@ -34,6 +36,10 @@ MAX_MET_BYTES = 8 * 1024
 LINGER_S = 1.0
 DRAIN_S = 2.0
 _TICK_S = 0.1
+# A main process that was killed, or left for an upgrade, has a successor within this time; then nobody is let in.
+ALONE_S = 300.0
+# Its sockets close before its process counts as gone.
+_GONE_S = 1.0
 # Reads per connection before parting: more than the questions HAProxy can have on their way.
 _LAST_READS = 16
 _EVENTS_AT_ONCE = 256
@@ -59,9 +65,10 @@ class Worker:
         listener: bound and listening; shared with the main process, which keeps it for a successor.
         control: the socket to the main process; its end is our end.
         slots: our counters.
+        main_pidfd: readable when the main process is gone.
     """
 
-    def __init__(self, listener: socket.socket, control: socket.socket, slots: CounterSlots) -> None:
+    def __init__(self, listener: socket.socket, control: socket.socket, slots: CounterSlots, main_pidfd: int) -> None:
         listener.setblocking(False)
         self._listener: socket.socket | None = listener
         self._accepting = False
@@ -75,22 +82,43 @@ class Worker:
         self._drain_until = 0.0
         self._denials_until = 0.0
         self._denials_left = 0
+        self._main_pidfd = main_pidfd
+        self._place = Place(listener)
+        self._alone_until = 0.0
 
     def run(self) -> None:
-        """Serve until told to stop and drained, or until the main process is gone."""
+        """Serve until told to stop and drained.
+
+        When the main process is gone: until the workers of its successor serve in our place, or for `ALONE_S`, by
+        the last policy. HAProxy goes on as well then, and callers need not notice.
+        """
         self._slots.set(Slot.CONNECTIONS_OPEN, 0)
         self._slots.set(Slot.CACHED, 0)
         self._epoll.register(self._channel, self._control_mask)
         self._accept_more()
         self._channel.send(message(Topic.READY, pid=os.getpid()))
-        while not self._channel.ended and not self._drained():
+        while not self._drained() and (not self._channel.ended or self._alone()):
             for fd, mask in self._epoll.poll(self._timeout_s(), _EVENTS_AT_ONCE):
                 self._serve(fd, mask)
             if self._lingering:
                 self._end_lingering()
 
     def _timeout_s(self) -> float:
-        return _TICK_S if self._lingering or self._drain_until else -1
+        return _TICK_S if self._lingering or self._drain_until or self._alone_until else -1
+
+    def _alone(self) -> bool:
+        """Whether there is something to do without a main process."""
+        now = time.monotonic()
+        if self._drain_until:
+            return bool(self._alone_until)
+        if not self._alone_until:
+            if self._cache.policy is None or not is_readable(self._main_pidfd, _GONE_S):
+                return False
+            self._epoll.unregister(self._channel)
+            self._alone_until = now + ALONE_S
+        if now > self._alone_until or self._place.taken():
+            self._stop()
+        return True
 
     def _drained(self) -> bool:
         return bool(self._drain_until) and (not self._peers or time.monotonic() > self._drain_until)
@@ -253,6 +281,8 @@ class Worker:
             self._notify(message(Topic.MET, der=der, peer=asked.peer.hex()))
 
     def _notify(self, notice: ControlMessage) -> None:
+        if self._channel.ended:
+            return
         if self._channel.waiting_bytes > MAX_NOTICE_BYTES:
             self._slots.add(Slot.NOTICES_DROPPED)
             return
@@ -266,6 +296,8 @@ class Worker:
                 self._cache.set_policy(policy)
                 self._slots.set(Slot.CACHED, 0)
                 self._channel.send(message(Topic.POLICY_APPLIED, version=policy.version))
+            elif received.topic is Topic.PING:
+                self._channel.send(ControlMessage(Topic.PONG))
             elif received.topic is Topic.STOP:
                 self._stop()
         self._channel.flush()
@@ -273,6 +305,8 @@ class Worker:
 
     def _watch_control(self) -> None:
         mask = select.EPOLLIN | (select.EPOLLOUT if self._channel.waiting_bytes else 0)
+        if self._channel.ended:
+            return
         if mask != self._control_mask:
             self._epoll.modify(self._channel, mask)
             self._control_mask = mask
@@ -305,9 +339,9 @@ class Worker:
         self._send(peer, peer.connection.data_to_send())
 
 
-def serve(listener: socket.socket, control: socket.socket, counters_fd: int, index: int) -> NoReturn:
-    """Be a worker until the process ends: with status 0, drained or left alone by the main process."""
+def serve(listener: socket.socket, control: socket.socket, counters_fd: int, index: int, main_pidfd: int) -> NoReturn:
+    """Be a worker until the process ends: with status 0, drained or relieved."""
     slots = CounterSlots(counters_fd, index)
     os.close(counters_fd)
-    Worker(listener, control, slots).run()
+    Worker(listener, control, slots, main_pidfd).run()
     os._exit(0)

@@ -8,7 +8,8 @@ N is one end of a SOCK_SEQPACKET pair. One packet in, one or two out, all JSON:
     out  {"index", "start", "pid"} with a pidfd, or {"index", "start", "reason"} if there can be no fork
     out  {"index", "start", "pid", "status"} when that worker has ended; a status of -N is signal N
 
-The end of the stream means that the main process is gone: the zygote leaves. The workers see it on their own.
+The end of the stream means that the main process is gone: the zygote leaves. The workers see it on their own, and
+tell from a pidfd of the main process, which they inherit, that it is gone and not merely done with them.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class Zygote:
 
     Args:
         control: the socket to the main process.
+        main_pidfd: readable when the main process is gone.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, main_pidfd: int) -> None:
         self._control = control
+        self._main_pidfd = main_pidfd
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         # By sentinel.
@@ -67,7 +70,8 @@ class Zygote:
 
     def _spawn(self, request: dict[str, Any], listener_fd: int, control_fd: int, counters_fd: int) -> None:
         worker = _FORK.Process(
-            target=_be_worker, args=(self._control, listener_fd, control_fd, counters_fd, request["index"])
+            target=_be_worker,
+            args=(self._control, self._main_pidfd, listener_fd, control_fd, counters_fd, request["index"]),
         )
         try:
             worker.start()
@@ -96,11 +100,16 @@ class Zygote:
 
 
 def _be_worker(
-    zygote_control: socket.socket, listener_fd: int, control_fd: int, counters_fd: int, index: int
+    zygote_control: socket.socket,
+    main_pidfd: int,
+    listener_fd: int,
+    control_fd: int,
+    counters_fd: int,
+    index: int,
 ) -> NoReturn:
     # Else the main process would not see the end of the zygote while this worker lives.
     zygote_control.close()
-    serve(socket.socket(fileno=listener_fd), socket.socket(fileno=control_fd), counters_fd, index)
+    serve(socket.socket(fileno=listener_fd), socket.socket(fileno=control_fd), counters_fd, index, main_pidfd)
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -114,7 +123,11 @@ def main(arguments: list[str]) -> NoReturn:
     # What lives now is shared by all workers for good: no collection may touch, and so copy, its pages.
     gc.collect()
     gc.freeze()
-    Zygote(socket.socket(fileno=int(arguments[1]))).run()
+    try:
+        main_pidfd = os.pidfd_open(os.getppid())
+    except ProcessLookupError:
+        os._exit(0)
+    Zygote(socket.socket(fileno=int(arguments[1])), main_pidfd).run()
     # Not sys.exit: multiprocessing would wait for the workers.
     os._exit(0)
 

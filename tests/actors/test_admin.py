@@ -51,6 +51,7 @@ class AdminScene(Scene):
     def __init__(self, base: Path) -> None:
         self.base = base
         self.port = free_port()
+        self.readiness: list[tuple[str, ...]] = []
         directory = base / "web-proxy"
         directory.mkdir(mode=0o700)
         self.socket = directory / "control.sock"
@@ -67,6 +68,7 @@ class AdminScene(Scene):
                 "intentions": True,
                 "metrics": Metrics(),
                 "sources": Sources(lambda: self.tree, self.ledger, self.give_stats, AgentVersion(no_consul)),
+                "on_readiness": self.readiness.append,
             },
             (CONSUL_WATCHER,),
         )

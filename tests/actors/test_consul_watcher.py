@@ -38,9 +38,12 @@ INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
 
 
 class WatcherScene(Scene):
-    def __init__(self, token_file: Path) -> None:
+    def __init__(self, token_file: Path, earlier: State | None = None) -> None:
         self.watchers = FakeWatchers()
-        self.ledger = Ledger(State("server-sidecar-proxy"))
+        self.kept: list[State] = []
+        self.ledger = Ledger(earlier or State("server-sidecar-proxy"), keep=self.kept.append)
+        if earlier:
+            self.ledger.unconfirmed = frozenset(key for key, _ in earlier.values)
         token_file.write_text("first")
         self.tokens = TokenSource(consul_settings(token_file=str(token_file)))
         super().__init__(
@@ -54,7 +57,7 @@ class WatcherScene(Scene):
             },
             (ADMIN, CERT_MANAGER, CONFIG_RECONCILER, SPOE_POOL),
         )
-        self.watches(PROXY, RootsWatch())
+        self.watches(*([key for key, _ in earlier.values] if earlier else [PROXY, RootsWatch()]))
 
     def watches(self, *keys: WatchKey) -> None:
         eventually(lambda: self.watchers.running() == set(keys), f"watches of {keys}")
@@ -185,3 +188,69 @@ def test_the_ledger_shows_anybody_the_newest_snapshot_and_the_watches_that_run(s
 
     assert scene.ledger.snapshot == told.snapshot
     assert {watcher.key for watcher in scene.ledger.watchers} == {PROXY, RootsWatch(), LEAF, INTENTIONS}
+
+
+EARLIER = State(
+    "server-sidecar-proxy",
+    (
+        (PROXY, Registration(proxy(), "dc1")),
+        (RootsWatch(), roots()),
+        (LEAF, leaf()),
+        (INTENTIONS, IntentionList((), default_allow=True)),
+    ),
+    7,
+)
+
+
+@pytest.fixture
+def restored(tmp_path: Path) -> Iterator[WatcherScene]:
+    made = WatcherScene(tmp_path / "token", EARLIER)
+    with playing(made):
+        yield made
+
+
+def test_answers_of_an_earlier_run_are_told_when_consul_does_not_answer_and_called_stale(
+    restored: WatcherScene,
+) -> None:
+    assert not restored.heard[CONFIG_RECONCILER], "Consul was not given the time to confirm them"
+    restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+    told = restored.expect(CONFIG_RECONCILER, SnapshotChanged)
+    assert told.snapshot.complete(intentions=True)
+    restored.expect(CERT_MANAGER, CredentialsOffered)
+    assert restored.expect(SPOE_POOL, PolicyChanged).policy.version == 7
+    eventually(lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == 4, "all is stale")
+    restored.watchers.say(LEAF, leaf())
+    eventually(lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == 3, "the leaf is confirmed")
+
+
+def test_answers_that_consul_confirms_in_time_are_told_once_and_are_not_stale(restored: WatcherScene) -> None:
+    for key, value in EARLIER.values:
+        restored.watchers.say(key, value)
+    restored.expect(CONFIG_RECONCILER, SnapshotChanged)
+    eventually(lambda: restored.facts(ADMIN, ConsulFacts) == ConsulFacts(proxy_known=True), "nothing is stale")
+    assert len(restored.heard[CONFIG_RECONCILER]) == 1
+    assert restored.kept == [], "what is on disk already was written again"
+
+
+def test_without_any_word_of_consul_the_earlier_answers_serve_after_a_while(restored: WatcherScene) -> None:
+    restored.expect(CONFIG_RECONCILER, SnapshotChanged)
+    facts = restored.facts(ADMIN, ConsulFacts)
+    assert facts is not None
+    assert facts.stale
+
+
+def test_a_newer_answer_replaces_the_earlier_one(restored: WatcherScene) -> None:
+    restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+    restored.expect(CONFIG_RECONCILER, SnapshotChanged)
+    restored.watchers.say(LEAF, leaf(serial="02"))
+    restored.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: (told.snapshot.leaf or leaf()).serial == "02")
+
+
+def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(scene: WatcherScene) -> None:
+    scene.answer_all()
+    eventually(lambda: bool(scene.kept), "the answers are kept")
+    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: (told.snapshot.leaf or leaf()).serial == "02")
+    scene.tree.stop(5)
+    assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
+    assert len(scene.kept) == 2

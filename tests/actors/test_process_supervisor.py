@@ -1,7 +1,11 @@
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from hcc.actors import process_supervisor
 from hcc.actors.messages import (
     ADMIN,
     CONFIG_RECONCILER,
@@ -111,7 +115,7 @@ def test_draining_lets_connections_finish_and_tells_when_they_have() -> None:
         there.expect(CONFIG_RECONCILER, HAProxyUp)
 
         there.tell(Drain(10.0))
-        eventually(lambda: there.process.said == ["stop gracefully"], "a graceful stop")
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
         there.process.die()
 
         assert there.drained.wait(5.0)
@@ -127,7 +131,45 @@ def test_after_the_deadline_open_connections_are_cut() -> None:
 
         there.tell(Drain(0.05))
 
-        eventually(lambda: there.process.said[:2] == ["stop gracefully", "terminate"], "an end at the deadline")
+        eventually(lambda: there.process.said[1:3] == ["stop gracefully", "terminate"], "an end at the deadline")
+
+
+def test_upstreams_stay_open_until_the_callers_are_served() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+
+        there.tell(Drain(10.0))
+        there.tell(Publish())
+        eventually(lambda: len(there.heard[CONFIG_RECONCILER]) == 2, "the answer to Publish")
+        assert there.process.said == ["close public"]
+        there.process.in_flight = 0
+
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+
+
+def test_callers_that_are_not_served_in_time_are_cut() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+
+        there.tell(Drain(0.05))
+
+        eventually(lambda: there.process.said[:2] == ["close public", "terminate"], "an end at the deadline")
+
+
+def test_a_proxy_without_a_public_listener_stops_at_once() -> None:
+    with scene(FakeProcess()) as there:
+        there.process.public = False
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+
+        there.tell(Drain(10.0))
+
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
 
 
 def test_draining_without_a_haproxy_is_done_at_once() -> None:
@@ -161,3 +203,28 @@ def test_a_data_plane_api_that_does_not_start_is_tried_again() -> None:
     dataplane = FakeProcess(failing=2)
     with scene(FakeProcess(), dataplane):
         eventually(lambda: dataplane.pid == 1003, "the third try")
+
+
+def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    dataplane = FakeProcess()
+    with scene(FakeProcess(), dataplane):
+        eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
+        time.sleep(0.2)  # Some probes that it answers.
+        assert dataplane.said == []
+
+        dataplane.answering = False
+
+        eventually(lambda: dataplane.pid == 1002, "the Data Plane API runs again")
+        assert dataplane.said == ["kill"]
+
+
+def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.01)
+    monkeypatch.setattr(process_supervisor, "START_MISSES", 1000)
+    dataplane = FakeProcess()
+    dataplane.answering = False
+    with scene(FakeProcess(), dataplane):
+        eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
+        time.sleep(0.2)  # More probes than one that answered before may miss.
+        assert dataplane.said == []

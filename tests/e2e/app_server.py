@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 
@@ -63,7 +64,10 @@ class TcpApp(socketserver.StreamRequestHandler):
 
 
 class HttpApp(BaseHTTPRequestHandler):
-    """GET /who, /headers, /seen, /bytes/N, /slow/SECONDS; PUT anything gives the body's hash. Keeps alive."""
+    """GET /who, /headers, /seen, /bytes/N, /slow/SECONDS; PUT anything gives the body's hash. Keeps alive.
+
+    /relay/PORT gives, after a second, what another application there says.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -85,6 +89,9 @@ class HttpApp(BaseHTTPRequestHandler):
             return
         if kind == "slow":
             time.sleep(float(value))
+        if kind == "relay":
+            self._answer(_relayed(int(value)))
+            return
         self._answer({"headers": json.dumps(dict(self.headers)), "seen": str(HttpApp.seen)}.get(kind, self.name))
 
     def do_PUT(self) -> None:
@@ -106,6 +113,16 @@ class HttpApp(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(size))
         self.end_headers()
+
+
+def _relayed(port: int) -> str:
+    time.sleep(1.0)
+    try:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/who")
+        return connection.getresponse().read().decode().strip()
+    except OSError as exc:
+        return f"no upstream: {exc}"
 
 
 class _Server(socketserver.ThreadingTCPServer):

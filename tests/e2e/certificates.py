@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -93,6 +94,15 @@ def answer(sock: socket.socket, question: bytes) -> bytes:
         return sock.recv(4096)
     except (ConnectionError, ssl.SSLError):
         return b""
+
+
+def change_ca(server: ConsulAgent) -> None:
+    """Give Consul another private key, and thereby another root."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+    config: dict[str, Any] = server.get("/v1/connect/ca/configuration")
+    config["Config"] |= {"PrivateKey": pem, "RootCert": ""}
+    server.put("/v1/connect/ca/configuration", config)
 
 
 def _written(directory: Path, pem: str) -> Path:

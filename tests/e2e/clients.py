@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, RemoteDisconnected
 
 from tests.e2e.http2 import Http2Client
 from tests.e2e.load import Client
@@ -187,11 +187,16 @@ def tcp_requests(namespace: Namespace, port: int, *expected: str) -> Client:
 def _kept_request(connection: HTTPConnection, expected: tuple[str, ...]) -> None:
     reused = connection.sock is not None
     try:
-        reply = kept_get(connection)
-    except (RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+        try:
+            reply = kept_get(connection)
+        except (RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+            connection.close()
+            if not reused:
+                raise
+            reply = kept_get(connection)
+    except (OSError, HTTPException):
+        # Its state is of no use any more.
         connection.close()
-        if not reused:
-            raise
-        reply = kept_get(connection)
+        raise
     assert reply.status == 200, f"{reply.status} {reply.text}"
     assert reply.text in expected, reply.text

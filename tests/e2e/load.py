@@ -25,17 +25,20 @@ class Load:
         make: one client per thread: the context's value is called for every request.
         threads: how many clients at once.
         pause_s: rest between two requests of one client.
+        longest_s: when it ends at the latest.
     """
 
-    def __init__(self, make: Client, threads: int = 2, pause_s: float = 0.005) -> None:
+    def __init__(self, make: Client, threads: int = 2, pause_s: float = 0.005, longest_s: float = LONGEST_S) -> None:
         self._make = make
         self._pause_s = pause_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._end = time.monotonic() + LONGEST_S
+        self._end = time.monotonic() + longest_s
         self._threads = [threading.Thread(target=self._run, name=f"load-{n}") for n in range(threads)]
         self.ok = 0
         self.failed: Counter[str] = Counter()
+        self.last_failure_s = 0.0
+        """When a request failed last, by the monotonic clock; 0 when none did."""
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -83,6 +86,7 @@ class Load:
         except (OSError, HTTPException, AssertionError) as exc:
             with self._lock:
                 self.failed[f"{type(exc).__name__}: {exc}"[:200]] += 1
+                self.last_failure_s = time.monotonic()
         else:
             with self._lock:
                 self.ok += 1

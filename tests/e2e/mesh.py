@@ -15,7 +15,7 @@ from tests.e2e.agents import ConsulAgent
 from tests.e2e.apps import App
 from tests.e2e.clients import is_answered
 from tests.e2e.namespaces import Namespace
-from tests.e2e.sidecar import Sidecar, hcc_run
+from tests.e2e.sidecar import HCC, Sidecar, hcc_run
 from tests.e2e.waiting import wait_until
 
 
@@ -149,14 +149,20 @@ class Mesh:
         for member in self._members:
             member.forget()
 
-    def add(self, service: Service, *flags: str, env: dict[str, str] | None = None) -> Member:
+    def add(
+        self,
+        service: Service,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        program: tuple[str, ...] = (HCC,),
+        state_base: Path | None = None,
+    ) -> Member:
         """The service registered, its application and sidecar started; not waited for."""
         agent, number = self.site.agent(service.host), self.site.number()
         directory = self.site.directory / f"{number}-{service.service_id}"[:30]
-        words = hcc_run(service.service_id, self.haproxy, 19000 + number, directory / "s", *self.flags, *flags)
-        sidecar = Sidecar(
-            agent.namespace, directory, words, stats_port=19000 + number, state_base=directory / "s", env=env
-        )
+        base = state_base or directory / "s"
+        words = (*program, *hcc_run(service.service_id, self.haproxy, 19000 + number, base, *self.flags, *flags)[1:])
+        sidecar = Sidecar(agent.namespace, directory, words, stats_port=19000 + number, state_base=base, env=env)
         app = App(agent.namespace, directory, service.kind, 8000 + number, service.service_id) if service.app else None
         member = Member(service, agent, 8000 + number, 22000 + number, sidecar, app)
         self._members.append(member)
@@ -169,9 +175,9 @@ class Mesh:
         sidecar.start()
         return member
 
-    def join(self, *services: Service) -> list[Member]:
+    def join(self, *services: Service, flags: tuple[str, ...] = ()) -> list[Member]:
         """The services added, ready, healthy in everybody's eyes, and answering those of them that call them."""
-        members = [self.add(service) for service in services]
+        members = [self.add(service, *flags) for service in services]
         for member in members:
             member.wait_ready()
         for member in members:

@@ -159,8 +159,17 @@ def sweep() -> tuple[str, ...]:
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-e2e-*-*"):
         owner = path.name.split("-")[2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            _unmount_below(path)
             shutil.rmtree(path, ignore_errors=True)
     return gone
+
+
+def _unmount_below(directory: Path) -> None:
+    """Let go of the file systems that a test mounted there."""
+    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for place in places:
+        if place.startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", place], timeout=10, check=False)
 
 
 def end(pids: frozenset[int], grace_s: float = 2.0) -> None:

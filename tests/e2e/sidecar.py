@@ -77,6 +77,7 @@ class Sidecar:
         return self.process.stop(deadline_s)
 
     def kill(self) -> None:
+        """SIGKILL; HAProxy and the SPOE workers go on."""
         self.process.kill()
 
     def hang_up(self) -> None:
@@ -84,12 +85,12 @@ class Sidecar:
         self.process.signal(signal.SIGHUP)
 
     def clear(self) -> None:
-        """Kill hcc and every HAProxy of its own: for clearing up, as draining takes time."""
-        self.process.kill()
-        for pid in self.namespace.pids():
-            if self._is_ours(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        """Kill hcc, its SPOE workers and every HAProxy of its own: for clearing up, as draining takes time."""
+        self.kill()
+        ours = [pid for pid in self.namespace.pids() if self._is_ours(pid)]
+        for pid in (*self.spoe_workers(), *ours):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # What it shows.
 
@@ -162,8 +163,12 @@ class Sidecar:
         return tuple(pid for pid in ours if _parent(pid) not in ours)
 
     def spoe_workers(self) -> tuple[int, ...]:
-        """Processes that the zygote forked."""
-        return tuple(pid for pid in self.descendants() if pid not in self._zygotes() and _is_spoe(pid))
+        """Processes that hold a socket for HAProxy to ask at, whoever forked them."""
+        return tuple(pid for pid in self.namespace.pids() if _is_spoe(pid) and _holds_socket(pid, str(self.state_base)))
+
+    def zygotes(self) -> tuple[int, ...]:
+        """The processes that fork SPOE workers: one."""
+        return tuple(pid for pid in self.descendants() if _is_spoe(pid) and _parent(pid) == self.process.pid)
 
     def descendants(self) -> frozenset[int]:
         """Processes that hcc started, directly or not, while hcc lives."""
@@ -178,9 +183,6 @@ class Sidecar:
         rows = [line.split() for line in self.runtime("show servers state").splitlines() if line[:1].isdigit()]
         chosen = [row for row in rows if len(row) > 18 and backend_contains in row[1]]
         return {f"{row[4]}:{row[18]}": f"{row[7]} {'up' if row[6] == '0' else 'out'}" for row in chosen}
-
-    def _zygotes(self) -> frozenset[int]:
-        return frozenset(pid for pid in self.descendants() if _is_spoe(pid) and _parent(pid) == self.process.pid)
 
     def _is_ours(self, pid: int) -> bool:
         return any(str(self.state_base) in word for word in _words(pid))
@@ -208,6 +210,16 @@ def _words(pid: int) -> list[str]:
 
 def _is_spoe(pid: int) -> bool:
     return any("hcc.spoe" in word for word in _words(pid))
+
+
+def _holds_socket(pid: int, directory: str) -> bool:
+    """Whether the process has a unix socket open that is bound below the directory."""
+    try:
+        rows = (line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:])
+        bound = {f"socket:[{row[6]}]" for row in rows if len(row) > 7 and row[7].startswith(directory)}
+        return any(str(link.readlink()) in bound for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
 
 def _parent(pid: int) -> int:

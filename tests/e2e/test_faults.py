@@ -1,15 +1,16 @@
-"""What breaks is mended as traffic goes on: actors, HAProxy, SPOE workers, hcc itself, the Consul agent."""
+"""What breaks is mended: what the table of faults (test_fault_table.py) has no row for."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import Namespace, is_running
 from tests.e2e.sidecar import ACTORS, Sidecar
-from tests.e2e.versions import on_2_6, on_2_8
+from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import stays, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -59,27 +60,9 @@ def pair(site: Site, haproxy: str) -> Iterator[Pair]:
     mesh = Mesh(site, haproxy)
     try:
         caller = Service("fcaller", host="b", upstreams=(upstream("fweb", WEB_PORT), upstream("fdb", DB_PORT)))
-        yield Pair(mesh, *mesh.join(Service("fweb", "http"), Service("fdb"), caller))
+        yield Pair(mesh, *mesh.join(Service("fweb", "http"), Service("fdb"), caller, flags=("--on-exit", "leave")))
     finally:
         mesh.close()
-
-
-@pytest.mark.parametrize("side", ["web", "caller"])
-def test_every_actor_can_be_restarted_under_load_without_a_failed_request(pair: Pair, side: str) -> None:
-    sidecar = pair.sidecars()[side]
-    worker = sidecar.worker_pid()
-    with ExitStack() as stack:
-        loads = [stack.enter_context(load) for load in pair.loads()]
-        for actor in ACTORS:
-            before = sidecar.actors()[actor]["generation"]
-            sidecar.restart(actor)
-            wait_until(f"{actor} to run again", partial(_runs_anew, sidecar, actor, before), 10)
-            for load in loads:
-                load.go_on(20)
-        wait_until("readiness", lambda: sidecar.ready()[0] == 200)
-    for load in loads:
-        load.assert_clean()
-    assert sidecar.worker_pid() == worker
 
 
 @on_2_8
@@ -110,44 +93,6 @@ def test_an_actor_that_does_not_exist_cannot_be_restarted_and_the_answer_names_t
     done = pair.web.sidecar.command("restart", "Nobody")
     assert done.returncode != 0
     assert all(actor in done.stderr + done.stdout for actor in ACTORS)
-
-
-@pytest.mark.parametrize("side", ["web", "caller"])
-def test_a_killed_haproxy_worker_is_back_soon(pair: Pair, side: str) -> None:
-    sidecar = pair.sidecars()[side]
-    old = sidecar.worker_pid()
-    os.kill(old, signal.SIGKILL)
-    wait_until("another worker", lambda: sidecar.worker_pid() != old, MENDED_S)
-    pair.wait_answers()
-    wait_until("readiness", lambda: sidecar.ready()[0] == 200, MENDED_S)
-
-
-@pytest.mark.parametrize("side", ["web", "caller"])
-def test_a_killed_haproxy_master_is_back_soon(pair: Pair, side: str) -> None:
-    sidecar = pair.sidecars()[side]
-    masters = sidecar.haproxy_masters()
-    assert masters
-    for pid in masters:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(
-        "another master",
-        lambda: set(sidecar.haproxy_masters()).isdisjoint(masters) and sidecar.worker_pid(),
-        MENDED_S,
-    )
-    pair.wait_answers()
-    wait_until("readiness", lambda: sidecar.ready()[0] == 200, MENDED_S)
-
-
-def test_a_killed_spoe_worker_costs_no_allowed_request_for_long(pair: Pair) -> None:
-    sidecar = pair.web.sidecar
-    workers = sidecar.spoe_workers()
-    assert len(workers) >= 2
-    os.kill(workers[0], signal.SIGKILL)
-    wait_until("its successor", lambda: len(sidecar.spoe_workers()) == len(workers), MENDED_S)
-    pair.wait_answers()
-    with Load(fresh_requests(pair.caller.namespace, WEB_PORT, "fweb")) as load:
-        load.go_on(100)
-    load.assert_clean()
 
 
 def test_all_spoe_workers_killed_at_once_come_back_and_nobody_is_let_in_meanwhile_who_is_denied(
@@ -194,68 +139,53 @@ def test_sigterm_before_anything_is_ready_exits_0_too(mesh: Mesh) -> None:
     assert not list(member.sidecar.state_base.rglob("*")), "the state directory is not empty"
 
 
-def test_hcc_killed_on_the_calling_side_costs_no_request_and_its_successor_adopts_haproxy(pair: Pair) -> None:
-    sidecar = pair.caller.sidecar
-    masters, worker = sidecar.haproxy_masters(), sidecar.worker_pid()
-    with ExitStack() as stack:
-        loads = [stack.enter_context(load) for load in pair.loads()]
-        sidecar.kill()
-        for load in loads:
-            load.go_on(100)
+@on_2_8
+def test_systemd_hears_of_the_whole_life(mesh: Mesh, site: Site) -> None:
+    name = str(site.directory / "notify")
+    heard: list[str] = []
+
+    def hears(words: str) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(systemd.recv(4096).decode())
+        return any(words in text for text in heard)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name)
+        systemd.setblocking(False)
+        member = mesh.add(Service("watched"), env={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "900000"})
+        member.wait_ready()
+        wait_until("READY", lambda: hears("READY=1\nSTATUS=ready"))
+        heard.clear()
+        wait_until("a sign of life", lambda: hears("WATCHDOG=1"))
+        member.sidecar.hang_up()
+        wait_until("the reload", lambda: hears("RELOADING=1\nMONOTONIC_USEC="))
+        assert member.sidecar.stop(15) == 0
+        assert hears("STOPPING=1\nSTATUS=draining")
+
+
+@on_2_8
+def test_with_the_agent_down_hcc_starts_from_its_last_answers_and_says_that_they_are_stale(pair: Pair) -> None:
+    agent, sidecar, client = pair.mesh.site.client, pair.caller.sidecar, pair.caller.namespace
+    agent.stop()
+    try:
+        sidecar.clear()
+        wait_until("HAProxy to be gone", lambda: not client.listening(WEB_PORT))
         sidecar.start()
         sidecar.wait_ready()
-        for load in loads:
-            load.go_on(50)
-    for load in loads:
-        load.assert_clean()
-    assert sidecar.haproxy_masters() == masters
-    assert sidecar.worker_pid() == worker
-
-
-@on_2_6
-def test_hcc_killed_on_the_called_side_costs_no_known_caller_a_request_and_its_successor_serves(
-    pair: Pair,
-) -> None:
-    pair.wait_answers()
-    sidecar = pair.web.sidecar
-    masters, spoe = sidecar.haproxy_masters(), sidecar.spoe_workers()
-    sidecar.kill()
-    wait_until("its SPOE workers to end", lambda: not [pid for pid in spoe if is_running(pid)], MENDED_S)
-    stays("the caller that is known gets in", lambda: _status(pair.caller.namespace, WEB_PORT) == 200, 0.5)
-    sidecar.start()
-    sidecar.wait_ready()
-    pair.wait_answers()
-    assert sidecar.haproxy_masters() == masters
-    assert len(sidecar.spoe_workers()) == len(spoe)
-
-
-@on_2_6
-def test_the_consul_agent_stops_and_starts_and_traffic_never_notices(pair: Pair) -> None:
-    agent, sidecar = pair.mesh.site.client, pair.caller.sidecar
-    worker = sidecar.worker_pid()
-    with ExitStack() as stack:
-        loads = [stack.enter_context(load) for load in pair.loads()]
-        agent.stop()
-        for load in loads:
-            load.go_on(300)
+        status, text = sidecar.ready()
+        assert status == 200
+        assert "stale: from an earlier run" in text
+        assert sidecar.metrics()["hcc_stale_answers"] > 0
+        with ExitStack() as stack:
+            for load in [stack.enter_context(load) for load in pair.loads()]:
+                load.go_on(20)
+    finally:
         agent.start()
         agent.wait_ready()
-        usual = pair.caller.service
-        pair.caller.register(replace(usual, upstreams=(*usual.upstreams, upstream("late-db", NEW_PORT))))
-        wait_until("the added upstream", lambda: pair.caller.namespace.listening(NEW_PORT), 20)
-        for load in loads:
-            load.go_on(50)
-        pair.caller.register(usual)
-        wait_until("the removed upstream to close", lambda: not pair.caller.namespace.listening(NEW_PORT), 20)
-    for load in loads:
-        load.assert_clean()
-    assert is_running(sidecar.process.pid)
-    assert sidecar.worker_pid() != worker, "a new listener comes by a reload"
-
-
-def _runs_anew(sidecar: Sidecar, actor: str, before: int) -> bool:
-    status = sidecar.actors()[actor]
-    return bool(status["state"] == "running" and status["generation"] > before)
+    wait_until("Consul to confirm all", lambda: sidecar.ready() == (200, "ready\n"), 30)
+    assert sidecar.metrics()["hcc_stale_answers"] == 0
+    pair.wait_answers()
 
 
 def _status(namespace: Namespace, port: int) -> int:

@@ -6,16 +6,13 @@ import ssl
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from hcc.haproxy.capabilities import Feature
 from tests.e2e.agents import ConsulAgent
-from tests.e2e.certificates import bare_certificate, mesh_certificate, served_certificate
+from tests.e2e.certificates import bare_certificate, change_ca, mesh_certificate, served_certificate
 from tests.e2e.clients import fresh_requests, kept_requests, tcp_requests
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member
@@ -38,7 +35,7 @@ def test_a_new_ca_and_its_new_leaves_cost_no_request_and_no_reload_where_haproxy
     with ExitStack() as stack:
         loads = [stack.enter_context(load) for load in _loads(standing)]
         old_root = _active_root(server)
-        _change_ca(server)
+        change_ca(server)
         wait_until("another active root", lambda: _active_root(server) != old_root)
         new_ca = _subject(_active_root(server))
         for member in listeners:
@@ -71,15 +68,6 @@ def _loads(standing: Standing) -> tuple[Load, ...]:
         Load(kept_requests(standing.client, WEB_PORT, "web"), threads=1, pause_s=0.02),
         Load(tcp_requests(standing.client, DB_PORT, "db"), threads=1, pause_s=0.02),
     )
-
-
-def _change_ca(server: ConsulAgent) -> None:
-    """Give Consul another private key, and thereby another root."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
-    config: dict[str, Any] = server.get("/v1/connect/ca/configuration")
-    config["Config"] |= {"PrivateKey": pem, "RootCert": ""}
-    server.put("/v1/connect/ca/configuration", config)
 
 
 def _active_root(server: ConsulAgent) -> str:

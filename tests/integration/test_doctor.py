@@ -55,7 +55,11 @@ def settings(state_dir: Path, **changes: object) -> RunSettings:
         metrics_per_endpoint=False,
         intentions=True,
         spoe_workers=2,
+        on_exit="drain",
         drain_timeout_s=1.0,
+        drain_delay_s=0.0,
+        drain_maintenance=False,
+        cached_start=True,
         log_level="info",
     )
     return replace(made, **changes)  # type: ignore[arg-type]

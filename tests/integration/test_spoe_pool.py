@@ -10,13 +10,15 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
-from hcc.spoe.events import PolicyApplied, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
+from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
 from hcc.spoe.pool import SpoePoolError, WorkerPool
 from tests.integration.spoe_frontend import events_until, wait_for
 
@@ -134,6 +136,41 @@ def test_an_unread_request_to_a_stopped_zygote_ends_with_that_zygote(pool: Worke
     events_until(pool, lambda seen: any(isinstance(event, WorkerReady) for event in seen))
 
 
+def killed_as_hung(pool: WorkerPool, seen: list[PoolEvent]) -> tuple[str, ...]:
+    """What was killed at the third look."""
+    for _ in range(2):
+        assert pool.replace_hung(2) == ()
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            seen += pool.poll(0.1)
+    return pool.replace_hung(2)
+
+
+def test_a_worker_that_hangs_is_killed_and_others_are_left_alone(pool: WorkerPool) -> None:
+    hung, sound = (worker.pid for worker in pool.workers())
+    os.kill(hung, signal.SIGSTOP)
+    seen: list[PoolEvent] = []
+    assert killed_as_hung(pool, seen) == (f"worker 1 (process {hung})",)
+    events_until(pool, lambda news: WorkerExited(0, hung, -signal.SIGKILL) in news, seen)
+    pool.respawn(0)
+    events_until(pool, lambda news: any(isinstance(one, WorkerReady) and one.index == 0 for one in news))
+    assert pool.workers()[1].pid == sound
+
+
+def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPool) -> None:
+    zygote = pool.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)
+    os.kill(pool.workers()[0].pid, signal.SIGKILL)
+    events_until(pool, lambda seen: any(isinstance(one, WorkerExited) for one in seen))
+    pool.respawn(0)
+    seen: list[PoolEvent] = []
+    assert killed_as_hung(pool, seen) == (f"zygote (process {zygote})",)
+    events_until(pool, lambda news: any(isinstance(one, ZygoteExited) for one in news), seen)
+    pool.respawn_zygote()
+    pool.respawn(0)
+    events_until(pool, lambda seen: any(isinstance(one, WorkerReady) and one.index == 0 for one in seen))
+
+
 def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
     with pytest.raises(SpoePoolError, match="it is ready"):
         pool.respawn(0)
@@ -184,7 +221,7 @@ def test_a_poll_waits_no_longer_than_asked(pool: WorkerPool) -> None:
     assert not select.select([pool], [], [], 0)[0]
 
 
-def test_a_stale_socket_is_replaced_and_another_kind_of_file_is_not(paths: tuple[str, str]) -> None:
+def test_another_kind_of_file_than_a_socket_is_not_replaced(paths: tuple[str, str]) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(paths[0])
     Path(paths[1]).write_text("precious")
@@ -192,12 +229,12 @@ def test_a_stale_socket_is_replaced_and_another_kind_of_file_is_not(paths: tuple
     with pytest.raises(SpoePoolError, match="expected a socket or nothing"):
         pool.start()
     assert Path(paths[1]).read_text() == "precious"
-    assert not Path(paths[0]).exists()
+    assert not list(Path(paths[0]).parent.glob("*~"))
     assert pool.closed
 
 
 @pytest.mark.parametrize(
-    ("paths", "reason"), [(("/nowhere/at/all.sock",), "cannot listen"), (("/" + "x" * 108,), "at most 107 bytes")]
+    ("paths", "reason"), [(("/nowhere/at/all.sock",), "cannot listen"), (("/" + "x" * 108,), "at most 106 bytes")]
 )
 def test_a_socket_that_cannot_be_made_is_said(paths: tuple[str, ...], reason: str) -> None:
     with pytest.raises(SpoePoolError, match=reason):
@@ -211,22 +248,69 @@ def test_an_interpreter_that_does_not_work_is_said(paths: tuple[str, str], pytho
     assert not any(map(os.path.exists, paths))
 
 
-def test_zygote_and_workers_leave_when_the_main_process_is_killed(tmp_path: Path) -> None:
+@contextmanager
+def killed_main(path: Path, *, policy: bool) -> Iterator[tuple[int, int]]:
+    """Process ids of the zygote and the worker of a main process that was killed."""
     program = (
         "import sys, time\n"
+        "from hcc.mesh.intentions import Policy\n"
         "from hcc.spoe.pool import WorkerPool\n"
         "pool = WorkerPool((sys.argv[1],))\n"
         "pool.start()\n"
+        "if sys.argv[2:]: pool.set_policy(Policy('server', 'td', (), True, 1))\n"
+        "while sys.argv[2:] and pool.workers()[0].policy_version != 1: pool.poll(1)\n"
         "print(pool.zygote_pid, pool.workers()[0].pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "w.sock")]
+    command = [sys.executable, "-c", program, str(path), *(["policy"] if policy else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as main:
         assert main.stdout is not None
-        pids = [int(word) for word in main.stdout.readline().split()]
+        zygote, worker = (int(word) for word in main.stdout.readline().split())
         main.kill()
-    assert len(pids) == 2
-    wait_for("the orphans are gone", lambda: not any(map(alive, pids)))
+    try:
+        yield zygote, worker
+    finally:
+        for pid in (zygote, worker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def accepts(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
+
+
+def test_zygote_and_workers_without_a_policy_leave_when_the_main_process_is_killed(tmp_path: Path) -> None:
+    with killed_main(tmp_path / "w.sock", policy=False) as pids:
+        wait_for("the orphans are gone", lambda: not any(map(alive, pids)))
+
+
+def test_the_workers_of_a_killed_main_process_serve_until_those_of_its_successor_can_decide(tmp_path: Path) -> None:
+    path = str(tmp_path / "w.sock")
+    with killed_main(tmp_path / "w.sock", policy=True) as (zygote, worker):
+        wait_for("the zygote is gone", lambda: not alive(zygote))
+        place = os.lstat(path).st_ino
+        successor = WorkerPool((path,))
+        try:
+            successor.start()
+            assert os.lstat(path).st_ino == place, "it took the place before it can decide"
+            assert alive(worker)
+            assert accepts(path)
+            successor.set_policy(LARGE)
+            events_until(successor, lambda seen: PolicyApplied(0, LARGE.version) in seen)
+            assert os.lstat(path).st_ino != place
+            assert accepts(path)
+            wait_for("the old worker is gone", lambda: not alive(worker))
+        finally:
+            successor.close(0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_leave_with_the_directory_of_their_socket(tmp_path: Path) -> None:
+    with killed_main(tmp_path / "w.sock", policy=True) as (_, worker):
+        assert alive(worker)
+        (tmp_path / "w.sock").unlink()
+        wait_for("the old worker is gone", lambda: not alive(worker))
 
 
 def test_workers_load_nothing_heavy_and_see_no_secret(pool: WorkerPool) -> None:

@@ -341,7 +341,8 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, ours:
         listener.bind(str(tmp_path / "w.sock"))
         listener.listen()
-        worker = Worker(listener, theirs, CounterSlots(memory.fd, 0))
+        main_pidfd = os.pidfd_open(os.getpid())
+        worker = Worker(listener, theirs, CounterSlots(memory.fd, 0), main_pidfd)
         thread = threading.Thread(target=worker.run)
         thread.start()
         try:
@@ -360,3 +361,4 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
             thread.join(10)
             theirs.close()
             memory.close()
+            os.close(main_pidfd)

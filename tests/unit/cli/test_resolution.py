@@ -45,7 +45,7 @@ def test_flags_beat_our_variables_beat_consul_s_beat_the_file_beat_the_default()
 
 def test_every_setting_can_come_from_our_variable_and_from_the_file() -> None:
     samples = {"true|false": "true", "N": "3", "TIME": "3s", "HOST:PORT": ":1", "LEVEL": "warn"}
-    samples |= {"direct|dataplane": "direct", "text|json|auto": "json", "TARGET": "stdout"}
+    samples |= {"direct|dataplane": "direct", "text|json|auto": "json", "TARGET": "stdout", "drain|leave": "leave"}
     for setting in ALL:
         text = samples.get(setting.metavar, "x")
         by_variable = found(environ={setting.own_variable: text})[setting.key]

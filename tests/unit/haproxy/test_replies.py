@@ -10,6 +10,7 @@ from hcc.haproxy.replies import (
     parse_backends,
     parse_ca_file,
     parse_certificate,
+    parse_current_sessions,
     parse_info,
     parse_processes,
     parse_reload,
@@ -167,3 +168,26 @@ def test_an_alert_is_read_with_its_line(text: str, message: Message) -> None:
     noise = "[NOTICE] (1) : hi\n[WARNING] (1) : config : parsing [x:1] : no\n"
     end = "\n[ALERT] (1) : config : Fatal errors found in configuration.\n"
     assert alerts(noise + text + end) == (message,)
+
+
+STAT_COLUMNS = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{STAT_COLUMNS}app,BACKEND,0,0,3,3,1000,7,\n\n", 3),
+        (f"{STAT_COLUMNS}app,BACKEND,2,2,3,3,1000,7,\n\n", 5),
+        (f"{STAT_COLUMNS}app,BACKEND,,,0,3,1000,7,\n\n", 0),
+        (f"{STAT_COLUMNS}\n", 0),
+        ("", 0),
+    ],
+)
+def test_sessions_of_one_proxy_are_counted(text: str, expected: int) -> None:
+    assert parse_current_sessions(text) == expected
+
+
+@pytest.mark.parametrize("text", ["nonsense\n", "a,b,c,d,e,f\n"])
+def test_what_is_no_line_of_statistics_is_an_error(text: str) -> None:
+    with pytest.raises(ReplyError, match="statistics"):
+        parse_current_sessions(text)

@@ -1,0 +1,65 @@
+"""Faults that other tests inject: rows of docs/faults.md without load, each with the test that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One row: a test, by what its node ID begins with."""
+
+    injected: str
+    promised: str
+    test: str
+
+
+_CLIENT = "tests/integration/test_consul_client.py::"
+_WATCH = "tests/integration/test_consul_watch.py::"
+_FAULTS = "tests/e2e/test_faults.py::"
+_DRAIN = "tests/e2e/test_drain.py::"
+
+REFERENCES = (
+    Reference(
+        "agent with ACLs, default deny; the token replaced in its file and the old one deleted",
+        "default deny is kept; a change arrives with the new token",
+        "tests/e2e/test_acl.py::test_without_an_intention_nobody_is_let_in_and_with_one_the_caller_is",
+    ),
+    Reference(
+        "a refused token, a new one in the file",
+        "read again and tried at once, without a signal",
+        _WATCH + "test_a_refused_token_is_read_again_and_a_new_one_tried_at_once",
+    ),
+    Reference(
+        "permission lost: Consul filters a list to nothing",
+        "a refusal, not news: nothing is taken away",
+        _WATCH + "test_an_empty_list_that_acls_made_is_a_refusal_and_no_news",
+    ),
+    Reference(
+        "agent by TLS that demands a client certificate",
+        "reached, and a held query can be broken off",
+        _CLIENT + "test_tls_with_certificates_both_ways_reaches_the_agent_and_can_be_broken_off",
+    ),
+    Reference("agent on a unix socket", "reached", _CLIENT + "test_a_unix_socket_reaches_the_agent"),
+    Reference("an index that goes back", "dropped, asked anew", _WATCH + "test_an_index_that_goes_back_is_dropped"),
+    Reference(
+        "start with the agent down",
+        "serves from the last answers, marked stale, until Consul confirms them",
+        _FAULTS + "test_with_the_agent_down_hcc_starts_from_its_last_answers_and_says_that_they_are_stale",
+    ),
+    Reference(
+        "all SPOE workers killed while an intention denies",
+        "nobody is let in who is denied",
+        _FAULTS + "test_all_spoe_workers_killed_at_once_come_back",
+    ),
+    Reference(
+        "SIGTERM of one of two instances under load",
+        "no request lost, those that still need an upstream included; exit 0, nothing left",
+        _DRAIN + "test_sigterm_under_load_costs_no_request_where_there_is_another_instance",
+    ),
+    Reference(
+        "SIGTERM with a request in flight",
+        "finished; exit 0, nothing left",
+        _FAULTS + "test_sigterm_under_load_finishes_what_is_in_flight_exits_0_and_leaves_nothing",
+    ),
+)

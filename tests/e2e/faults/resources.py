@@ -1,0 +1,118 @@
+"""Faults of what the machine gives: disk, ports, file descriptors, time."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.e2e.clients import tcp_ask
+from tests.e2e.faults.actors import order
+from tests.e2e.faults.scene import SPARE_PORT, Scene
+from tests.e2e.faults.table import fault
+from tests.e2e.waiting import wait_until
+
+GROUP = "resources"
+TEN_YEARS_S = 10 * 365 * 86_400
+
+
+@fault(GROUP, "the disk of the state directory is full", "no request lost; a change is applied once there is room")
+def _disk_full(scene: Scene) -> None:
+    with _filled(scene.disk):
+        scene.inject()
+        with scene.more_upstreams(scene.caller, SPARE_PORT):
+            wait_until("a complaint", lambda: "No space left" in scene.caller.sidecar.log_text(), 20)
+            (scene.disk / "filler").unlink()
+            scene.mended("the change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
+    scene.mended("health", scene.healthy)
+
+
+@fault(GROUP, "the state directory is read-only", "no request lost; a change is applied once it can be written")
+def _read_only(scene: Scene) -> None:
+    with contextlib.ExitStack() as stack:
+        # Mounted over itself, as a file system with files open for writing cannot be made read-only; and where hcc
+        # sees it, as `ip netns exec` gave it mounts of its own.
+        inside = ("nsenter", "-m", "-t", str(scene.caller.sidecar.process.pid))
+        disk = str(scene.disk)
+        subprocess.run([*inside, "mount", "--bind", disk, disk], check=True, timeout=10)
+        stack.callback(subprocess.run, [*inside, "umount", "-l", disk], check=True, timeout=10)
+        subprocess.run([*inside, "mount", "-o", "remount,ro,bind", disk], check=True, timeout=10)
+        scene.inject()
+        with scene.more_upstreams(scene.caller, SPARE_PORT):
+            wait_until("a complaint", lambda: "Read-only" in scene.caller.sidecar.log_text(), 20)
+            stack.close()
+            scene.mended("the change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
+    scene.mended("health", scene.healthy)
+
+
+@fault(GROUP, "the port of a new upstream is taken", "no request lost; an error names it; it is bound once it is free")
+def _port_taken(scene: Scene) -> None:
+    with scene.caller.namespace.tcp_socket() as foreign:
+        foreign.bind(("127.0.0.1", SPARE_PORT))
+        foreign.listen()
+        scene.inject()
+        with scene.more_upstreams(scene.caller, SPARE_PORT):
+            wait_until(
+                "a complaint", lambda: f"cannot listen on 127.0.0.1:{SPARE_PORT}" in scene.caller.sidecar.log_text(), 20
+            )
+            foreign.close()
+            scene.mended("the listener", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
+    scene.mended("health", scene.healthy)
+
+
+@fault(GROUP, "hcc has no file descriptor left", "no request lost; all works again once there are some")
+def _no_descriptors(scene: Scene) -> None:
+    pid = scene.caller.sidecar.process.pid
+    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())), usual[1]))
+    scene.inject()
+    try:
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                scene.caller.sidecar.fetch("/metrics")
+        with scene.more_upstreams(scene.caller, SPARE_PORT):
+            scene.wait(2.0)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+    with scene.more_upstreams(scene.caller, SPARE_PORT):
+        scene.mended("a change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
+    scene.mended("health", scene.healthy)
+
+
+@fault(
+    GROUP,
+    "the wall clock jumps ten years ahead and back, CertManager restarts meanwhile",
+    "no request lost; the leaf is refused until the clock is right",
+)
+def _clock_jumps(scene: Scene) -> None:
+    sidecar = scene.caller.sidecar
+    scene.inject()
+    with _another_time(scene):
+        sidecar.restart("CertManager")
+        wait_until("the leaf to be refused", lambda: "expected a leaf valid at" in sidecar.log_text(), 20)
+    scene.mended("health", scene.healthy)
+
+
+@contextlib.contextmanager
+def _another_time(scene: Scene) -> Iterator[None]:
+    order(scene, "calling", kind="clock", seconds=TEN_YEARS_S)
+    scene.wait(0.2)
+    try:
+        yield
+    finally:
+        order(scene, "calling", kind="clock", seconds=0)
+
+
+@contextlib.contextmanager
+def _filled(disk: Path) -> Iterator[None]:
+    filler = disk / "filler"
+    try:
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        yield
+    finally:
+        filler.unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""A sidecar that is told to stop lets its callers go to others and finishes what it has: no request is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
+from tests.e2e.load import Load
+from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
+from tests.e2e.namespaces import is_running
+from tests.e2e.versions import on_2_8
+from tests.e2e.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+SHOP_PORT, TILL_PORT, STOCK_PORT = 9501, 9502, 9503
+
+
+@dataclass
+class Street:
+    """Two instances of an http service, which itself calls `stock`, and two of a tcp service; one caller of both."""
+
+    mesh: Mesh
+    shops: list[Member]
+    tills: list[Member]
+    caller: Member
+
+    def loads(self) -> tuple[Load, Load, Load]:
+        client = self.caller.namespace
+        shops, tills = ("shop-1", "shop-2"), ("till-1", "till-2")
+        return (
+            Load(fresh_requests(client, SHOP_PORT, *shops)),
+            Load(kept_requests(client, SHOP_PORT, *shops)),
+            Load(tcp_requests(client, TILL_PORT, *tills)),
+        )
+
+
+@pytest.fixture(scope="module")
+def street(site: Site, haproxy: str) -> Iterator[Street]:
+    mesh = Mesh(site, haproxy)
+    shops = [Service("shop", "http", id=f"shop-{n}", upstreams=(upstream("stock", STOCK_PORT + n),)) for n in (1, 2)]
+    tills = [Service("till", id=f"till-{n}") for n in (1, 2)]
+    caller = Service("walker", host="b", upstreams=(upstream("shop", SHOP_PORT), upstream("till", TILL_PORT)))
+    try:
+        added = [mesh.add(shop, "--drain-delay", "700ms", "--drain-maintenance") for shop in shops]
+        made = mesh.join(Service("stock", "http"), *tills, caller)
+        for member in added:
+            member.wait_ready()
+            member.wait_healthy(site.client)
+        wait_until(
+            "both shops", lambda: {http_get(made[-1].namespace, SHOP_PORT).text for _ in "12"} == {"shop-1", "shop-2"}
+        )
+        yield Street(mesh, added, made[1:3], made[3])
+    finally:
+        mesh.close()
+
+
+@on_2_8
+def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start_takes_it_back(street: Street) -> None:
+    shop = street.shops[0]
+    stopping = threading.Thread(target=shop.sidecar.stop, args=(15,))
+    with Load(fresh_requests(street.caller.namespace, SHOP_PORT, "shop-1", "shop-2")) as load:
+        stopping.start()
+        wait_until("maintenance", lambda: "drained by hcc" in _maintenance(shop), pause_s=0.01)
+        assert shop.namespace.listening(shop.public_port, shop.namespace.address)
+        assert shop.sidecar.ready()[0] == 503
+        stopping.join(15)
+        load.go_on(20)
+    load.assert_clean()
+    shop.sidecar.start()
+    shop.sidecar.wait_ready()
+    wait_until("the end of maintenance", lambda: not _maintenance(shop))
+
+
+def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(street: Street) -> None:
+    relayed: list[str] = []
+
+    def relay(port: int) -> None:
+        relayed.append(http_get(street.caller.namespace, SHOP_PORT, f"/relay/{port}").text)
+
+    going = (street.shops[0], street.tills[0])
+    started = {pid for member in going for pid in member.sidecar.descendants()}
+    with ExitStack() as stack:
+        loads = [stack.enter_context(load) for load in street.loads()]
+        calls = [threading.Thread(target=relay, args=(STOCK_PORT + 1,)) for _ in range(4)]
+        for call in calls:
+            call.start()
+        time.sleep(0.3)  # They are in the applications, and about to call `stock` through the sidecar that stops.
+        assert [member.sidecar.stop(15) for member in going] == [0, 0]
+        for call in calls:
+            call.join(10)
+        for load in loads:
+            load.go_on(50)
+    for load in loads:
+        load.assert_clean()
+    assert relayed == ["stock"] * 4
+    wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
+    assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
+
+
+def _maintenance(member: Member) -> list[str]:
+    checks = member.agent.get("/v1/agent/checks").values()
+    return [check["Notes"] for check in checks if check["CheckID"].startswith("_service_maintenance")]

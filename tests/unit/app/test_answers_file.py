@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hcc.app.answers_file import NAME, AnswersFile, StaleAnswersError, kept_choice, kept_ledger
+from hcc.app.selection import Chosen
+from hcc.consul.answers import IntentionList, Registration
+from hcc.consul.assembly import State
+from hcc.consul.keys import EndpointsWatch, IntentionsWatch, LeafWatch, ProxyWatch, RootsWatch
+from hcc.settings import Selection
+from tests import builders
+from tests.pki import Authority
+
+NOW = datetime.now(UTC)
+SELECTION = Selection(sidecar_for_tag="blue")
+CHOSEN = Chosen("server-sidecar-proxy", "server", "server")
+
+
+def state() -> State:
+    authority = Authority()
+    issued = authority.leaf(builders.service_uri("server"))
+    leaf = builders.leaf("server", cert_pem=issued.cert_pem, key_pem=issued.key_pem)
+    return State(
+        CHOSEN.proxy_id,
+        (
+            (ProxyWatch(CHOSEN.proxy_id), Registration(builders.proxy(), "dc1")),
+            (RootsWatch(), builders.roots(authority.pem)),
+            (LeafWatch("server"), leaf),
+            (IntentionsWatch("server", builders.TRUST_DOMAIN, "dc1"), IntentionList((), True)),
+            (EndpointsWatch("gone", "dc1"), ()),
+        ),
+        3,
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> AnswersFile:
+    (tmp_path / "server").mkdir()
+    return AnswersFile(tmp_path / "server", SELECTION, CHOSEN)
+
+
+def test_what_was_kept_is_read_back_and_is_private(file: AnswersFile, tmp_path: Path) -> None:
+    kept = state()
+    file.store(kept)
+    assert file.load(NOW) == kept
+    assert stat.S_IMODE((tmp_path / "server" / NAME).stat().st_mode) == 0o600
+
+
+def test_nothing_kept_is_no_error(file: AnswersFile) -> None:
+    assert file.load(NOW) is None
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).unconfirmed == frozenset()
+
+
+def test_an_expired_leaf_is_not_served_from(file: AnswersFile) -> None:
+    file.store(state())
+    with pytest.raises(StaleAnswersError, match="valid"):
+        file.load(NOW + timedelta(days=400))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": 1}', "[" * 100_000, '{"selection":{"nothing":1}}'])
+def test_a_damaged_file_is_not_served_from_and_the_start_goes_on(
+    file: AnswersFile, tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "server" / NAME).write_text(text)
+    with pytest.raises(StaleAnswersError, match="damaged"):
+        file.load(NOW)
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+    assert "not used" in caplog.text
+    assert kept_choice(tmp_path, SELECTION) is None
+
+
+def test_answers_about_another_instance_are_not_served_from(file: AnswersFile, tmp_path: Path) -> None:
+    file.store(state())
+    other = AnswersFile(tmp_path / "server", SELECTION, Chosen(CHOSEN.proxy_id, "another", "server"))
+    with pytest.raises(StaleAnswersError, match="of server"):
+        other.load(NOW)
+
+
+def test_the_same_choice_finds_the_proxy_without_the_agent(file: AnswersFile, tmp_path: Path) -> None:
+    file.store(state())
+    assert kept_choice(tmp_path, SELECTION) == CHOSEN
+    assert kept_choice(tmp_path, Selection(sidecar_for_tag="green")) is None
+    assert kept_choice(tmp_path / "nowhere", SELECTION) is None
+
+
+def test_every_kept_answer_that_is_still_asked_for_waits_to_be_confirmed(file: AnswersFile) -> None:
+    kept = state()
+    file.store(kept)
+    ledger = kept_ledger(file, State(CHOSEN.proxy_id))
+    assert ledger.state == kept
+    assert ledger.unconfirmed == {key for key, _ in kept.values if not isinstance(key, EndpointsWatch)}
+
+
+def test_a_disk_that_does_not_take_them_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = AnswersFile(tmp_path / "missing", SELECTION, CHOSEN)
+    for _ in range(3):
+        file.store(state())
+    assert caplog.text.count("cannot be kept") == 1
+    assert "PRIVATE KEY" not in caplog.text
+
+
+def test_no_secret_is_lost_and_the_file_is_json(file: AnswersFile, tmp_path: Path) -> None:
+    file.store(state())
+    form = json.loads((tmp_path / "server" / NAME).read_text())
+    assert form["chosen"]["proxy_id"] == CHOSEN.proxy_id
