@@ -25,6 +25,13 @@ pytestmark = pytest.mark.e2e
 
 WHOLE_S = 60.0
 REFUSED = "the connection was closed without an answer"
+# Tells its version and its flags, but runs no agent.
+CANNOT_START = """#!/bin/sh
+[ "$1" = version ] && exec echo Consul v0
+[ "$*" = "agent -help" ] && exec echo "-dns-port=<int>"
+echo "no can do" >&2
+exit 3
+"""
 
 
 class Demo:
@@ -166,7 +173,7 @@ def test_a_signal_in_the_middle_ends_it_and_cleans_up(closing: ExitStack, folder
 
 def test_a_failed_step_is_named_with_the_end_of_its_log_which_is_kept(closing: ExitStack, folder: Path) -> None:
     consul = folder / "consul"
-    consul.write_text('#!/bin/sh\n[ "$1" = version ] && echo Consul v0 || { echo "no can do" >&2; exit 3; }\n')
+    consul.write_text(CANNOT_START)
     consul.chmod(0o755)
     demo = run(closing, folder, CONSUL_BIN=str(consul))
     assert demo.end() == 1

@@ -16,9 +16,13 @@ from hcc.settings import Selection
 from tests import builders
 from tests.pki import Authority
 
-NOW = datetime.now(UTC)
 SELECTION = Selection(sidecar_for_tag="blue")
 CHOSEN = Chosen("server-sidecar-proxy", "server", "server")
+
+
+def now() -> datetime:
+    """Not a constant of the module: much later in a long run, a leaf made then would begin after it."""
+    return datetime.now(UTC)
 
 
 def state() -> State:
@@ -47,19 +51,19 @@ def file(tmp_path: Path) -> AnswersFile:
 def test_what_was_kept_is_read_back_and_is_private(file: AnswersFile, tmp_path: Path) -> None:
     kept = state()
     file.store(kept)
-    assert file.load(NOW) == kept
+    assert file.load(now()) == kept
     assert stat.S_IMODE((tmp_path / "server" / NAME).stat().st_mode) == 0o600
 
 
 def test_nothing_kept_is_no_error(file: AnswersFile) -> None:
-    assert file.load(NOW) is None
+    assert file.load(now()) is None
     assert kept_ledger(file, State(CHOSEN.proxy_id)).unconfirmed == frozenset()
 
 
 def test_an_expired_leaf_is_not_served_from(file: AnswersFile) -> None:
     file.store(state())
     with pytest.raises(StaleAnswersError, match="valid"):
-        file.load(NOW + timedelta(days=400))
+        file.load(now() + timedelta(days=400))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": 1}', "[" * 100_000, '{"selection":{"nothing":1}}'])
@@ -68,7 +72,7 @@ def test_a_damaged_file_is_not_served_from_and_the_start_goes_on(
 ) -> None:
     (tmp_path / "server" / NAME).write_text(text)
     with pytest.raises(StaleAnswersError, match="damaged"):
-        file.load(NOW)
+        file.load(now())
     assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
     assert "not used" in caplog.text
     assert kept_choice(tmp_path, SELECTION) is None
@@ -78,7 +82,7 @@ def test_answers_about_another_instance_are_not_served_from(file: AnswersFile, t
     file.store(state())
     other = AnswersFile(tmp_path / "server", SELECTION, Chosen(CHOSEN.proxy_id, "another", "server"))
     with pytest.raises(StaleAnswersError, match="of server"):
-        other.load(NOW)
+        other.load(now())
 
 
 def test_the_same_choice_finds_the_proxy_without_the_agent(file: AnswersFile, tmp_path: Path) -> None:
