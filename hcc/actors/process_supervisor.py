@@ -123,8 +123,11 @@ class ProcessSupervisor(Actor):
         self._dataplane_back_off = BackOff()
         self._dataplane_answered = False
         self._dataplane_misses = 0
+        # Readable when this actor ends; who watches a process for it ends then, too.
+        self._leaving = -1
 
     def setup(self) -> None:
+        self._leaving = os.eventfd(0)
         if self._dataplane is not None:
             self._start_dataplane(self._dataplane)
         if self._process.pid or self._process.adopt():
@@ -151,8 +154,11 @@ class ProcessSupervisor(Actor):
             case _Force(kill):
                 self._force(kill=kill)
 
-    def teardown(self, reason: StopReason) -> None:
-        """Nothing: HAProxy goes on, and the successor or the next hcc adopts it."""
+    def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
+        """HAProxy goes on, and the successor or the next hcc adopts it."""
+        if self._leaving >= 0:
+            os.eventfd_write(self._leaving, 1)
+            os.close(self._leaving)
 
     def _start(self) -> None:
         if self._draining or self._process.pid:
@@ -280,15 +286,18 @@ class ProcessSupervisor(Actor):
     def _watch(self, process: HAProxyProcess | DataplaneProcess, ended: object) -> None:
         """Send that message to ourselves when the process is gone."""
         address = self.address
-        # A descriptor of its own, so that the actor may close the other one at any time.
-        descriptor = os.dup(process.fileno())
+        # Descriptors of its own, so that the actor may close the others at any time.
+        gone, leaving = os.dup(process.fileno()), os.dup(self._leaving)
 
         def wait() -> None:
             poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll()
-            os.close(descriptor)
-            address.tell(ended)
+            for descriptor in (gone, leaving):
+                poll.register(descriptor, select.POLLIN)
+            readable = {descriptor for descriptor, _ in poll.poll()}
+            os.close(gone)
+            os.close(leaving)
+            if gone in readable:
+                address.tell(ended)
 
         threading.Thread(target=wait, name="process-watch", daemon=True).start()
 

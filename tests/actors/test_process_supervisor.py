@@ -109,6 +109,20 @@ def test_a_restarted_actor_goes_on_with_the_running_haproxy_and_sees_its_death()
         assert there.process.said == []
 
 
+def test_a_restarted_actor_leaves_no_thread_behind() -> None:
+    def watching() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "process-watch"]
+
+    before = watching()
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        for _ in range(3):
+            there.restart()
+        eventually(lambda: len(watching()) == len(before) + 1, "the watches of earlier generations to end")
+    eventually(lambda: watching() == before, "the last one to end")
+
+
 def test_draining_lets_connections_finish_and_tells_when_they_have() -> None:
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
