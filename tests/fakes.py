@@ -289,6 +289,9 @@ class FakeProcess:
     def answers(self, timeout_s: float) -> bool:
         return self.answering
 
+    def silent(self, timeout_s: float) -> str:
+        return "" if self.answering else "worker"
+
     def stop_gracefully(self) -> None:
         self.said.append("stop gracefully")
 

@@ -37,9 +37,13 @@ from hcc.metrics import Metrics
 READY_TIMEOUT_S = 8.0
 KILL_AFTER_S = 2.0
 IN_FLIGHT_CHECK_S = 0.1
-# The Data Plane API is asked this often, and hangs when it answered before and has been silent so many times.
+# HAProxy and the Data Plane API are asked this often.
 PROBE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
+# HAProxy hangs when it has been silent so many times, 4 s each: a certificate that 10,000 servers use keeps it busy for
+# 5 s, and a reload with these its master.
+HAPROXY_MISSES = 4
+# The Data Plane API hangs when it answered before and has been silent so many times.
 MISSES = 3
 START_MISSES = 20
 
@@ -63,6 +67,11 @@ class _StartAgain:
 @dataclass(frozen=True, slots=True)
 class _Stable:
     """To itself: HAProxy has run long enough for its next death to count as the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """To itself: time to see whether HAProxy answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,7 @@ class ProcessSupervisor(Actor):
         self._on_drained = on_drained
         self._draining = False
         self._back_off = BackOff()
+        self._misses = 0
         self._dataplane = dataplane
         self._dataplane_back_off = BackOff()
         self._dataplane_answered = False
@@ -132,8 +142,7 @@ class ProcessSupervisor(Actor):
             self._start_dataplane(self._dataplane)
         if self._process.pid or self._process.adopt():
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
-            self._watch(self._process, _Ended(self._process.pid))
-            self._publish()
+            self._look_after()
 
     def handle(self, message: object) -> None:
         match message:
@@ -143,6 +152,8 @@ class ProcessSupervisor(Actor):
                 self._ended(pid)
             case _Stable():
                 self._back_off.reset()
+            case _Probe():
+                self._probe()
             case _DataplaneEnded() | _StartDataplane() | _DataplaneStable() | _ProbeDataplane():
                 self._about_dataplane(message)
             case Publish():
@@ -171,8 +182,25 @@ class ProcessSupervisor(Actor):
             return
         self._metrics.haproxy_starts.inc()
         _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
+        self._look_after()
+
+    def _look_after(self) -> None:
+        """Tell that HAProxy runs, and see its death or its silence."""
         self._watch(self._process, _Ended(self._process.pid))
+        self._misses = 0
+        self.after(PROBE_S, _Probe(), key="probe")
         self._publish()
+
+    def _probe(self) -> None:
+        if not self._process.pid or self._draining:
+            return
+        silent = self._process.silent(PROBE_TIMEOUT_S)
+        self._misses = self._misses + 1 if silent else 0
+        if self._misses >= HAPROXY_MISSES:
+            _log.error("HAProxy's %s hangs, process %d: killing all of it", silent, self._process.pid)
+            self._process.kill()
+        else:
+            self.after(PROBE_S, _Probe(), key="probe")
 
     def _start_failed(self, reason: str) -> None:
         self._process.kill()

@@ -219,6 +219,20 @@ def test_a_data_plane_api_that_does_not_start_is_tried_again() -> None:
         eventually(lambda: dataplane.pid == 1003, "the third try")
 
 
+def test_a_haproxy_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        time.sleep(0.2)  # Some probes that it answers.
+        assert there.process.said == []
+
+        there.process.answering = False
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        assert there.process.said == ["kill"]
+
+
 def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
     dataplane = FakeProcess()

@@ -15,6 +15,8 @@ from tests.e2e.sidecar import ACTORS, Sidecar
 GROUP = "processes"
 SIDES = ("called", "calling")
 RESTARTED = "a gap until it is started again from the file on disk, below a second"
+# Longer than a busy HAProxy may be silent.
+HANGS = "a gap until hcc takes it for hung, about 16 s, and starts it again from the file on disk"
 ADOPTED = "no request lost; HAProxy is adopted"
 # On the called side a question to a SPOE worker may cross its farewell to HAProxy, and is refused then.
 RELIEVED = ADOPTED + ", the SPOE workers are relieved (a question that crosses the relief is refused)"
@@ -31,7 +33,7 @@ def _worker(scene: Scene, side: str, number: signal.Signals) -> None:
     sidecar = sidecar_of(scene, side)
     old = sidecar.worker_pid()
     _signal(scene, number, old)
-    scene.mended("another worker", lambda: sidecar.worker_pid() != old and scene.healthy())
+    scene.mended("another worker", lambda: not is_running(old) and sidecar.worker_pid() != old and scene.healthy())
     assert not is_running(old)
 
 
@@ -85,6 +87,12 @@ for _side in SIDES:
     )
     fault(GROUP, f"SIGKILL of the HAProxy master, {_side} side", RESTARTED, Lost.GAP)(
         partial(_master, side=_side, number=signal.SIGKILL)
+    )
+    fault(GROUP, f"SIGSTOP of the HAProxy worker, {_side} side", HANGS, Lost.GAP, slow=True)(
+        partial(_worker, side=_side, number=signal.SIGSTOP)
+    )
+    fault(GROUP, f"SIGSTOP of the HAProxy master, {_side} side", HANGS, Lost.GAP, slow=True)(
+        partial(_master, side=_side, number=signal.SIGSTOP)
     )
     _promised, _lost = (RELIEVED, Lost.FEW) if _side == "called" else (ADOPTED, Lost.NONE)
     fault(GROUP, f"SIGKILL of hcc and start, {_side} side", _promised, _lost)(partial(_hcc_killed, side=_side))
