@@ -14,7 +14,10 @@ from tests.e2e.faults.table import fault
 GROUP = "edges"
 UNHARMED = "no request lost"
 CROWD = 1_000
+REQUEST = b"GET /who HTTP/1.1\r\nHost: x\r\n"
 HALF_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+# What a client of each of `_connectors` says first.
+FIRST_BYTES = (HALF_HELLO, REQUEST, REQUEST)
 UNIX_SOCKETS = ("control.sock", "spoe-1.sock", "spoe-2.sock", "stats.sock", "master.sock")
 
 
@@ -89,13 +92,21 @@ def _idle(scene: Scene) -> None:
     scene.mended("health", scene.healthy)
 
 
-@fault(GROUP, "1,000 slow clients at the upstream, a byte at a time", UNHARMED)
-def _slow(scene: Scene) -> None:
-    request = b"GET /who HTTP/1.1\r\nHost: x\r\n"
+def _slow(scene: Scene, *places: int) -> None:
     scene.inject()
-    with _crowd(_connectors(scene)[1], CROWD) as crowd:
-        for place in range(10):
-            for sock in crowd:
-                _send(sock, request[place : place + 1])
+    with ExitStack() as stack:
+        crowds = [
+            (stack.enter_context(_crowd(_connectors(scene)[place], CROWD)), FIRST_BYTES[place]) for place in places
+        ]
+        for number in range(10):
+            for crowd, said in crowds:
+                for sock in crowd:
+                    _send(sock, said[number : number + 1])
             scene.wait(0.1)
     scene.mended("health", scene.healthy)
+
+
+fault(GROUP, "1,000 slow clients at the upstream, a byte at a time", UNHARMED)(lambda scene: _slow(scene, 1))
+fault(GROUP, "1,000 slow clients each at public listener and stats address, a byte at a time", UNHARMED, slow=True)(
+    lambda scene: _slow(scene, 0, 2)
+)

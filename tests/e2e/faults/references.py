@@ -43,6 +43,11 @@ REFERENCES = (
     Reference("agent on a unix socket", "reached", _CLIENT + "test_a_unix_socket_reaches_the_agent"),
     Reference("an index that goes back", "dropped, asked anew", _WATCH + "test_an_index_that_goes_back_is_dropped"),
     Reference(
+        "SIGKILL of the leader of three servers, under load",
+        "no request lost, what Consul said last stays; a change arrives after the election",
+        "tests/e2e/test_leader.py::test_a_lost_leader_costs_no_request_and_the_next_one_s_changes_arrive",
+    ),
+    Reference(
         "start with the agent down",
         "serves from the last answers, marked stale, until Consul confirms them",
         _FAULTS + "test_with_the_agent_down_hcc_starts_from_its_last_answers_and_says_that_they_are_stale",
