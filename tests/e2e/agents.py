@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -64,9 +65,13 @@ class ConsulAgent:
     def stop(self) -> None:
         self.process.stop(15)
 
+    def connection(self) -> HTTPConnection:
+        """A way to its HTTP API, not opened yet."""
+        return self.namespace.http(HTTP_PORT, timeout_s=15)
+
     def ask(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Answer:
         """The answer, whatever its status."""
-        connection = self.namespace.http(HTTP_PORT, timeout_s=15)
+        connection = self.connection()
         try:
             sent = None if body is None else json.dumps(body)
             used = self.token if token is None else token

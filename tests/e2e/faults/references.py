@@ -40,7 +40,12 @@ REFERENCES = (
         "reached, and a held query can be broken off",
         _CLIENT + "test_tls_with_certificates_both_ways_reaches_the_agent_and_can_be_broken_off",
     ),
-    Reference("agent on a unix socket", "reached", _CLIENT + "test_a_unix_socket_reaches_the_agent"),
+    Reference(
+        "agent with ACLs and no plain HTTP: HTTPS with verify_incoming, or a unix socket",
+        "a mesh stands on it",
+        "tests/e2e/test_agent_addresses.py::"
+        "test_a_mesh_stands_on_an_agent_reached_by_mutual_tls_and_by_its_unix_socket",
+    ),
     Reference("an index that goes back", "dropped, asked anew", _WATCH + "test_an_index_that_goes_back_is_dropped"),
     Reference(
         "SIGKILL of the leader of three servers, under load",
