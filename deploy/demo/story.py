@@ -14,6 +14,8 @@ from demo.talk import Talk
 
 _CALL_S = 10.0
 _HEALTHY_S = 25.0
+# Another line may tell of an open session that was cut.
+_DENIAL = "denied: source="
 _OK = 200
 _INTRODUCTION = """\
 HAProxy Connect: the example of the original README, for real.
@@ -142,9 +144,9 @@ class Story:
         """The line of the sidecar's log about the refusal, which is written just after it."""
         log = self._stage.server.log
         self._stage.children.wait(
-            "waiting for the log", lambda: "" if "denied" in log.read_text() else "no denial in it", _CALL_S, log
+            "waiting for the log", lambda: "" if _DENIAL in log.read_text() else "no denial in it", _CALL_S, log
         )
-        return next(line for line in log.read_text().splitlines() if "denied" in line)
+        return next(line for line in log.read_text().splitlines() if _DENIAL in line)
 
     def _allow(self) -> None:
         self._talk.step("Allow it again")
