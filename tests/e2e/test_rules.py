@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from hcc.haproxy.capabilities import Feature
+from hcc.mesh.rules import NAME_PREFIX
 from tests.e2e.clients import grpc_call, http2_client, http_get, kept_get
+from tests.e2e.mesh import Member
 from tests.e2e.standing import H2_PORT, RPC_PORT, WEB_PORT, Standing
 from tests.e2e.versions import can
 from tests.e2e.waiting import wait_until
@@ -20,7 +22,12 @@ pytestmark = pytest.mark.e2e
 
 @contextmanager
 def permissions(standing: Standing, destination: str, *rules: dict[str, Any]) -> Iterator[None]:
+    """The rules while in the block; after it no rule governs any more.
+
+    Without that wait the rules of one test can pass for the equal ones of the next: it sees them work, and then go.
+    """
     server = standing.site.server
+    member: Member = getattr(standing, destination)
     source = {"Name": "caller", "Permissions": list(rules)}
     entry = {"Kind": "service-intentions", "Name": destination, "Sources": [source]}
     server.put("/v1/config", entry)
@@ -28,6 +35,13 @@ def permissions(standing: Standing, destination: str, *rules: dict[str, Any]) ->
         yield
     finally:
         server.delete(f"/v1/config/service-intentions/{destination}")
+        wait_until(f"no rules for {destination}", lambda: not governed(member))
+
+
+def governed(member: Member) -> bool:
+    """Whether rules decide on the requests of a caller that HAProxy knows."""
+    sidecar = member.sidecar
+    return NAME_PREFIX in sidecar.runtime(f"show map {sidecar.state_dir}/verdicts.map")
 
 
 def allow(**http: Any) -> dict[str, Any]:
