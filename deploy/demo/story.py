@@ -14,7 +14,6 @@ from demo.talk import Talk
 
 _CALL_S = 10.0
 _HEALTHY_S = 25.0
-# Another line may tell of an open session that was cut.
 _DENIAL = "denied: source="
 _OK = 200
 _INTRODUCTION = """\
@@ -141,11 +140,17 @@ class Story:
         self._talk.block(self._denial())
 
     def _denial(self) -> str:
-        """The line of the sidecar's log about the refusal, which is written just after it."""
+        """The line of the sidecar's log about a refusal, which is written just after it."""
         log = self._stage.server.log
-        self._stage.children.wait(
-            "waiting for the log", lambda: "" if _DENIAL in log.read_text() else "no denial in it", _CALL_S, log
-        )
+
+        def missing() -> str:
+            if _DENIAL in log.read_text():
+                return ""
+            # The call that was refused may have been an open session, which is cut and not denied.
+            fetch(self._stage.upstream_port)
+            return "no denial in it"
+
+        self._stage.children.wait("waiting for the log", missing, _CALL_S, log)
         return next(line for line in log.read_text().splitlines() if _DENIAL in line)
 
     def _allow(self) -> None:
