@@ -38,6 +38,10 @@ class NotListeningError(RuntimeSocketError):
     """Nobody listens on a socket of HAProxy: it does not run."""
 
 
+class SilentError(RuntimeSocketError):
+    """Somebody took what was said on a socket of HAProxy, and did not answer in time."""
+
+
 class PayloadError(ControlError):
     """A command is longer than HAProxy takes; sent, it would be dropped without a word."""
 
@@ -165,6 +169,8 @@ def exchange(path: str, data: bytes, timeout_s: float) -> str:
             return _read_all(client, deadline)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise NotListeningError(f"nobody listens on {path}") from exc
+        except TimeoutError as exc:
+            raise SilentError(f"HAProxy does not answer on {path} within {timeout_s:g} s") from exc
         except OSError as exc:
             raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
 
