@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from hcc.actors import readiness
 from hcc.actors.actor import Actor
+from hcc.actors.explanation import explained, parse_question
 from hcc.actors.lifecycle import ActorError, StopReason, UnknownActorError
 from hcc.actors.messages import (
     AUTHORISER,
@@ -154,7 +156,7 @@ class Admin(Actor):
 
     # ------------------------------------------------------------ the servers' threads
 
-    def _answer_anyone(self, method: str, path: str, accept: str) -> Response:
+    def _answer_anyone(self, method: str, path: str, query: str, accept: str) -> Response:  # noqa: ARG002 (Answer)
         if method not in ("GET", "HEAD"):
             return Response(405, b"expected GET\n")
         shown = {
@@ -181,29 +183,37 @@ class Admin(Actor):
     def _status(self) -> Status:
         return picture(self._identity, self._facts, self._sources.observed())
 
-    def _answer_operator(self, method: str, path: str, accept: str) -> Response:
+    def _answer_operator(self, method: str, path: str, query: str, accept: str) -> Response:
         try:
-            ordered = self._ordered(method, tuple(part for part in path.split("/") if part))
+            ordered = self._ordered(method, tuple(part for part in path.split("/") if part), query)
         except SettingError as exc:
             return Response(400, f"{exc}\n".encode())
         except UnknownActorError as exc:
             return Response(404, f"{exc}\n".encode())
         except ActorError as exc:
             return Response(503, f"{exc}\n".encode())
-        return ordered or self._answer_anyone(method, path, accept)
+        return ordered or self._answer_anyone(method, path, query, accept)
 
-    def _ordered(self, method: str, parts: tuple[str, ...]) -> Response | None:
+    def _ordered(self, method: str, parts: tuple[str, ...], query: str) -> Response | None:
         """The answer to what only operators may ask; None for all else."""
         match method, parts:
             case "GET", ("v1", "about"):
                 return _json(asdict(self._identity))
             case "GET", ("v1", "actors"):
                 return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
+            case "GET", ("v1", "explain"):
+                return self._explain(query)
             case "POST", ("v1", "actors", name, "restart"):
                 return self._restart(name)
             case "POST", ("v1", "log-level", level):
                 return _set_log_level(level)
         return None
+
+    def _explain(self, query: str) -> Response:
+        question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.snapshot
+        if snapshot is None or snapshot.policy is None:
+            return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
+        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question)))
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)

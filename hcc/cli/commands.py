@@ -1,6 +1,6 @@
 """The entry points: `hcc COMMAND ...` and `haproxy-consul-connect -flag ...`.
 
-Exit codes: 0 done, 1 failed (the reason is one line on stderr), 2 wrong flag or value.
+Exit codes: 0 done, 1 failed (the reason is one line on stderr), 2 wrong flag or value; `hcc explain` has more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hcc.cli import (
     arguments,
     completion,
     doctor,
+    explain,
     go_flags,
     instance,
     log_level,
@@ -31,7 +32,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As `hcc --help` shows them.
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
-    "ask a running sidecar": (status, actors, troubleshoot),
+    "ask a running sidecar": (status, explain, actors, troubleshoot),
     "tell a running sidecar": (log_level,),
     "help": (completion,),
 }

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from hcc.app.state_directory import CONTROL_SOCKET
-from hcc.errors import HccError
+from hcc.errors import HccError, SettingError
 
 TIMEOUT_S = 30.0
 
@@ -59,8 +59,11 @@ def ask(path: Path, method: str, target: str) -> object:
 
     Raises:
         ControlError: nobody listens, or the answer is an error (its text is the sidecar's).
+        SettingError: the sidecar does not understand what it is asked.
     """
     status, text = fetch(path, method, target)
+    if status == http.client.BAD_REQUEST:
+        raise SettingError(text.strip())
     if status != http.client.OK:
         raise ControlError(text.strip())
     return json.loads(text)

@@ -19,6 +19,7 @@ from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import ConsulUnavailableError
+from hcc.errors import SettingError
 from hcc.haproxy.stats import Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.metrics import Metrics
@@ -217,3 +218,15 @@ def test_the_status_says_what_could_not_be_found_out(scene: AdminScene) -> None:
     assert shown.haproxy.problem == "nobody listens"
     assert shown.versions.consul == ""
     assert shown.upstreams == ()
+
+
+def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene: AdminScene) -> None:
+    with pytest.raises(ControlError, match="no policy yet"):
+        ask(scene.socket, "GET", "/v1/explain?source=web")
+    scene.ledger.snapshot = snapshot()
+    answer = ask(scene.socket, "GET", "/v1/explain?source=web&path=%2Fx")
+    assert isinstance(answer, dict)
+    assert answer["source"].endswith("/ns/default/dc/dc1/svc/web")
+    with pytest.raises(SettingError, match="expected a source"):
+        ask(scene.socket, "GET", "/v1/explain")
+    assert scene.get("/v1/explain?source=web")[0] == 404

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.clients import http_get
 from tests.e2e.mesh import Member, Mesh, Service, upstream
 from tests.e2e.sidecar import HCC
-from tests.e2e.standing import DB_PORT, Standing
+from tests.e2e.standing import DB_PORT, WEB_PORT, Standing
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
@@ -213,3 +213,38 @@ def test_hcc_troubleshoot_without_a_running_sidecar_says_so(standing: Standing) 
 
     assert done.returncode == 1
     assert "it breaks at: sidecar" in done.stdout
+
+
+@on_2_8
+def test_hcc_explain_names_the_permission_that_decides_as_haproxy_does(standing: Standing) -> None:
+    sources = [
+        {"Name": "caller", "Permissions": [{"Action": "deny", "HTTP": {"PathPrefix": "/headers", "Methods": ["GET"]}}]},
+        {"Name": "evil", "Action": "deny"},
+    ]
+    server = standing.site.server
+    server.put("/v1/config", {"Kind": "service-intentions", "Name": "web", "Sources": sources})
+    try:
+        wait_until("the rules", lambda: http_get(standing.client, WEB_PORT, "/headers").status == 403)
+        refused = asked(standing.web, "explain", "--source", "caller", "--path", "/who/../headers")
+        assert refused.returncode == 3, refused.stderr
+        assert "permission 0  deny path prefix '/headers', method GET <- decides\n" in refused.stdout
+        put = asked(standing.web, "explain", "--source", "caller", "--path", "/headers", "--method", "PUT", "--json")
+        told = json.loads(put.stdout)
+        assert (put.returncode, told["verdict"], told["permission"]) == (0, "allow", None)
+        assert told["reason"].endswith("no permission matches; default allow")
+        assert asked(standing.web, "explain", "--source", "caller").returncode == 4
+        uri = told["source"].replace("/svc/caller", "/svc/evil")
+        by_uri = asked(standing.web, "explain", "--source", uri)
+        assert (by_uri.returncode, "evil -> deny (precedence 9)" in by_uri.stdout) == (3, True)
+    finally:
+        server.delete("/v1/config/service-intentions/web")
+        wait_until("no rules", lambda: asked(standing.web, "explain", "--source", "caller").returncode == 0)
+
+
+@on_2_8
+def test_hcc_explain_says_what_is_wrong_with_the_question_or_that_nobody_answers(standing: Standing) -> None:
+    bad = asked(standing.web, "explain", "--source", "caller", "--header", "x-role")
+    assert (bad.returncode, bad.stderr) == (2, "hcc: expected a header such as x-role:admin, found 'x-role'\n")
+    nowhere = asked(standing.web, "explain", "--source", "caller", HCC_STATE_DIR="/nowhere")
+    assert nowhere.returncode == 1
+    assert "expected a running sidecar below /nowhere" in nowhere.stderr
