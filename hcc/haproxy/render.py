@@ -31,7 +31,7 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
-from hcc.haproxy.render_rules import REFUSED, needs_experimental, rule_lines
+from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
@@ -51,8 +51,8 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
 # Kinds of files beside haproxy.cfg, and how their names end.
 SPOE = "spoe"
-# The group of messages that no event sends, but a rule.
-GROUP = "refusals"
+# Where requests end that rules refuse: on their way there the agent is told.
+REFUSALS = "refusals"
 CERTIFICATE_LIST = "certificates"
 SIDE_FILE = ".side.cfg"
 # Consul's leaves carry no DNS name. HAProxy (2.6.12, 2.8.25) then keeps a listener's certificate in its default context
@@ -207,8 +207,10 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
         yield from _app(desired.app, capabilities)
-    if desired.authorisation:
-        yield from _agents(desired.authorisation, capabilities)
+    if asked:
+        if _has_rules(asked, capabilities):
+            yield from _refusals()
+        yield from _agents(asked, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
         log = access_log.upstream(listener.mode, listener.label) if logs else ()
@@ -267,6 +269,8 @@ def _public(
         yield from log
     if public.mode is Mode.HTTP:
         yield from _public_headers(public, capabilities)
+    if public.authorised and authorisation and _has_rules(authorisation, capabilities):
+        yield f"  use_backend {REFUSALS} if {refused(VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
 
 
@@ -304,9 +308,6 @@ def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities, 
         yield f"  http-request deny deny_status 403 unless {known} || {{ var({ALLOWED}) -m bool }}"
         if capabilities.has(Feature.LOOKAHEAD):
             yield from rule_lines(maps, VERDICT, capabilities)
-            # The agent counts and tells it; nothing that it answers changes anything.
-            yield f"  http-request send-spoe-group {ENGINE} {GROUP} if {REFUSED}"
-            yield f"  http-request deny deny_status 403 if {REFUSED}"
     else:
         yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
 
@@ -373,6 +374,13 @@ def _app_address(app: AppBackend) -> str:
     where = f"{words.host(app.address)}:{words.number(app.port, words.MAX_PORT)}"
     # A host name that is unknown just now must not keep HAProxy from starting.
     return where if words.is_ip(app.address) else f"{where} init-addr libc,none"
+
+
+def _refusals() -> Iterator[str]:
+    yield ""
+    yield f"backend {REFUSALS}"
+    yield "  mode http"
+    yield "  http-request deny deny_status 403"
 
 
 def _agents(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
@@ -472,13 +480,11 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
 
 def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     remembers = capabilities.has(Feature.SHA2)
-    has_rules = remembers and authorisation.mode is Mode.HTTP and capabilities.has(Feature.LOOKAHEAD)
+    has_rules = _has_rules(authorisation, capabilities)
     processing = words.milliseconds(authorisation.processing_timeout_ms)
     yield f"[{ENGINE}]"
     yield "spoe-agent agent"
-    yield "  messages caller"
-    if has_rules:
-        yield f"  groups {GROUP}"
+    yield f"  messages caller{' refused' if has_rules else ''}"
     yield f"  option var-prefix {ENGINE}"
     yield "  option set-on-error error"
     yield f"  timeout hello {processing}"
@@ -489,10 +495,16 @@ def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[
     yield f"  args der=ssl_c_der{' src=src src_port=src_port' if remembers else ''}"
     yield f"  event {EVENTS[authorisation.mode]}{_unless_allowed(authorisation) if remembers else ''}"
     if has_rules:
-        yield f"spoe-group {GROUP}"
-        yield "  messages refused"
+        # The agent counts and tells it; nothing that it answers changes anything. Not by `send-spoe-group`: 2.2.9 sends
+        # that again and again, until the client gives up.
         yield "spoe-message refused"
         yield f"  args caller=var({IDENTITY}) method=method path=path"
+        yield f"  event on-backend-http-request if {refused(VERDICT)}"
+
+
+def _has_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
+    able = capabilities.has(Feature.SHA2) and capabilities.has(Feature.LOOKAHEAD)
+    return able and authorisation.mode is Mode.HTTP
 
 
 def _unless_allowed(authorisation: Authorisation) -> str:

@@ -21,8 +21,6 @@ MOST_LINES = 4
 RULED = "hcc_ruled"
 METHOD, PATH, TEXT, LINE = "txn.hcc_method", "txn.hcc_path", "txn.hcc_request", "txn.hcc_line"
 SAID = "txn.hcc_said"
-# The condition, after these lines, that rules refuse the request.
-REFUSED = f"{RULED} ! {{ var({SAID}) -m str {ALLOW} }}"
 # LF ends each line of the text; the configuration's parser reads the escape.
 _LF = r"\n"
 _RULE = "  http-request"
@@ -38,7 +36,7 @@ _ESCAPED_SLASHES = "%2f %5c"
 def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabilities) -> Iterator[str]:
     """The lines of the public listener that decide a request whose verdict, in that variable, names a rule set.
 
-    A request without a normal form is refused by them, one that rules refuse fulfils `REFUSED` after them.
+    A request without a normal form is refused by them, one that rules refuse is `refused` after them.
     """
     yield f"  acl {RULED} var({verdict}) -m beg {NAME_PREFIX}"
     yield from _one_form(authorisation.normalization, capabilities)
@@ -52,6 +50,11 @@ def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabil
     text += [f"concat(,{variable},{_LF})" for variable in variables]
     yield f"{_RULE} set-var({TEXT}) {','.join(text)} if {RULED}"
     yield f"{_RULE} set-var({SAID}) var({TEXT}),map_reg({words.path(authorisation.rules)}) if {RULED}"
+
+
+def refused(verdict: str) -> str:
+    """The condition, after these lines, that rules refuse the request."""
+    return f"{{ var({verdict}) -m beg {NAME_PREFIX} }} ! {{ var({SAID}) -m str {ALLOW} }}"
 
 
 def needs_experimental(authorisation: Authorisation | None, capabilities: Capabilities) -> bool:
