@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
 
 from hcc.errors import SettingError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Enforcement(Enum):
+    """What is done about callers whom Consul's intentions deny."""
+
+    ENFORCE = "enforce"
+    """They are refused, and so is whoever is in doubt."""
+    AUDIT = "audit"
+    """They are let in, logged and counted."""
+    OFF = "off"
+    """Nobody asks."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether intentions are looked at."""
+        return self is not Enforcement.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ class RunSettings:
     stats_addr: ListenAddress | None
     stats_service_register: bool
     metrics_per_endpoint: bool
-    intentions: bool
+    intentions: Enforcement
     spoe_workers: int
     on_exit: str
     drain_timeout_s: float

@@ -29,6 +29,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.settings import Enforcement
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 PEM = "-----BEGIN CERTIFICATE-----\nbWFkZSB1cA==\n-----END CERTIFICATE-----\n"
@@ -224,7 +225,7 @@ def certificates(
     )
 
 
-def options(*, directory: str = "/run/hcc", intentions: bool = True, workers: int = 2) -> Options:
+def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcement.ENFORCE, workers: int = 2) -> Options:
     return Options(
         process=GlobalOptions(stats_socket=f"{directory}/stats.sock", spoe_directory=directory),
         agent_sockets=tuple(f"{directory}/spoe-{number}.sock" for number in range(1, workers + 1)),

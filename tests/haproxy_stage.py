@@ -31,6 +31,7 @@ from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
+from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES, haproxy
 from tests.pki import Authority, IssuedLeaf, service_uri
 
@@ -185,7 +186,7 @@ class Stage:
         snapshot: Snapshot,
         control: Control | None = None,
         *,
-        intentions: bool = False,
+        intentions: Enforcement = Enforcement.OFF,
         callers: tuple[str, ...] = (),
         access_log: str = "",
     ) -> Rendered:

@@ -39,7 +39,7 @@ from hcc.consul.stats_service import RENEW_S, StatsService
 from hcc.errors import SettingError
 from hcc.log import set_level
 from hcc.metrics import Metrics
-from hcc.settings import ListenAddress, parse_log_level
+from hcc.settings import Enforcement, ListenAddress, parse_log_level
 
 RESTART_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
@@ -75,7 +75,7 @@ class Admin(Actor):
         control_socket: Path,
         stats_addr: ListenAddress | None,
         stats_service: StatsService | None,
-        intentions: bool,
+        intentions: Enforcement,
         metrics: Metrics,
         sources: Sources,
         on_readiness: Callable[[tuple[str, ...]], None],
@@ -213,7 +213,7 @@ class Admin(Actor):
         question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.snapshot
         if snapshot is None or snapshot.policy is None:
             return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
-        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question)))
+        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question, self._facts.intentions)))
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)

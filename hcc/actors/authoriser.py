@@ -86,9 +86,11 @@ class _CutAgain:
 class Authoriser(Actor):
     """Owns HAProxy's maps of callers and rules."""
 
-    def init(self, *, maps: CallerMaps, metrics: Metrics) -> None:
+    def init(self, *, maps: CallerMaps, metrics: Metrics, cuts: bool = True) -> None:
         self._maps = maps
         self._metrics = metrics
+        # Whether sessions of callers end that become denied.
+        self._cuts = cuts
         self._book = CallerBook()
         self._labels = Labels()
         self._policy: Policy | None = None
@@ -231,7 +233,7 @@ class Authoriser(Actor):
             self._maps.replace_rules(wanted)
 
     def _cut(self, callers: tuple[str, ...]) -> None:
-        cut = self._maps.cut(callers, self._book.owner) if callers else 0
+        cut = self._maps.cut(callers, self._book.owner) if callers and self._cuts else 0
         if cut:
             self._metrics.sessions_cut.inc(cut)
             _log.warning("cut %d sessions of callers that are denied now: %s", cut, ", ".join(callers))

@@ -150,7 +150,7 @@ class ConfigReconciler(Actor):
             self.after(wait, _Reconcile(), key="soon")
 
     def _complete(self, snapshot: Snapshot) -> bool:
-        return snapshot.complete(intentions=self._options.intentions) and self._certificates.leaf is not None
+        return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
 
     def _reconcile(self, *, drift: bool = False) -> None:
         """Plan and apply; `drift` when there is no news, so that whatever is to be done was not asked for."""

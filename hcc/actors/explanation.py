@@ -14,6 +14,7 @@ from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.identity import IdentityError, ServiceIdentity, parse_source
 from hcc.mesh.intentions import Policy, Verdict, decide, verdict_of
 from hcc.mesh.request import Request
+from hcc.settings import Enforcement
 
 BY_REQUEST = "by request"
 """The verdict on a connection whose requests are decided one by one."""
@@ -46,6 +47,7 @@ class Explanation:
         permissions: all of the intention's, a phrase each.
         default: `allow`, `deny` or `unknown`, which denies.
         version: of the policy.
+        intentions: `enforce`; with `audit` and `off` everybody is let in, whatever the verdict.
     """
 
     verdict: str
@@ -57,6 +59,7 @@ class Explanation:
     permissions: tuple[str, ...]
     default: str
     version: int
+    intentions: str
 
 
 def parse_question(given: Mapping[str, Sequence[str]]) -> Question:
@@ -77,7 +80,7 @@ def parse_question(given: Mapping[str, Sequence[str]]) -> Question:
     return Question(source, Request(method, _one(given, "path") or "/", headers))
 
 
-def explained(policy: Policy, datacenter: str, question: Question) -> Explanation:
+def explained(policy: Policy, datacenter: str, question: Question, intentions: Enforcement) -> Explanation:
     """The answer to a question under a policy.
 
     A caller that is not named by its URI is one of this datacenter.
@@ -101,6 +104,7 @@ def explained(policy: Policy, datacenter: str, question: Question) -> Explanatio
         permissions=tuple(one.label() for one in governing.permissions) if governing else (),
         default={None: "unknown", True: ALLOW, False: DENY}[policy.default_allow],
         version=policy.version,
+        intentions=intentions.value,
     )
 
 

@@ -29,10 +29,16 @@ from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.naming import parts
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
+from hcc.settings import Enforcement
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
 RENEWED_BY = 0.9
 
+# Said at the start and in the status.
+UNENFORCED = {
+    Enforcement.AUDIT: "intentions are only audited: every service of the mesh may call this one, denials are logged",
+    Enforcement.OFF: "intentions are switched off: every service of the mesh may call this one",
+}
 _STATES = {"MAINT": ServerState.MAINTENANCE, "DRAIN": ServerState.DRAINING}
 
 
@@ -115,13 +121,13 @@ def _sidecar(identity: Identity, snapshot: Snapshot | None) -> SidecarStatus:
 
 def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
     reconciler, credentials, policy = facts.reconciler, facts.credentials, facts.policy
-    behind = facts.intentions and policy.version is not None and policy.current < policy.deciding
+    behind = facts.intentions.asks and policy.version is not None and policy.current < policy.deciding
     parts = (
         (reconciler.failure, f"configuration: {reconciler.failure}"),
         (credentials.problem, f"certificate not used: {credentials.problem}"),
         (facts.haproxy.running and observed.stats_problem, f"haproxy: {observed.stats_problem}"),
         (behind, "policy: not every SPOE worker has the newest yet"),
-        (not facts.intentions, "intentions are switched off: every service of the mesh may call this one"),
+        (facts.intentions is not Enforcement.ENFORCE, UNENFORCED.get(facts.intentions, "")),
     )
     yield from (text for applies, text in parts if applies)
     yield from reconciler.problems

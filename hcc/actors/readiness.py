@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hcc.actors.status import CallerStatus, PlanStatus
+from hcc.settings import Enforcement
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class CallerFacts:
 class Facts:
     """All of it; Admin keeps the newest of each kind."""
 
-    intentions: bool = True
+    intentions: Enforcement = Enforcement.ENFORCE
     draining: bool = False
     reconciler: ReconcilerFacts = field(default_factory=ReconcilerFacts)
     credentials: CredentialFacts = field(default_factory=CredentialFacts)
@@ -122,9 +123,9 @@ def missing_parts(facts: Facts) -> tuple[str, ...]:
         (not facts.consul.proxy_known, "proxy: its registration was not read from Consul yet"),
         (not facts.credentials.leaf, "leaf: no usable certificate yet"),
         (not facts.credentials.roots, "roots: no CA certificates yet"),
-        (facts.intentions and facts.policy.version is None, "policy: intentions are not known yet"),
+        (facts.intentions.asks and facts.policy.version is None, "policy: intentions are not known yet"),
         (
-            facts.intentions and facts.policy.version is not None and not facts.policy.deciding,
+            facts.intentions.asks and facts.policy.version is not None and not facts.policy.deciding,
             "policy: no SPOE worker has it",
         ),
         (not facts.haproxy.running, "haproxy: not running"),

@@ -32,7 +32,7 @@ from hcc.actors.messages import (
     Drain,
     ReloadToken,
 )
-from hcc.actors.picture import Identity
+from hcc.actors.picture import UNENFORCED, Identity
 from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.restart import Intensity
 from hcc.actors.sources import Sources
@@ -66,7 +66,7 @@ from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
 from hcc.metrics import Metrics
-from hcc.settings import RunSettings
+from hcc.settings import Enforcement, RunSettings
 from hcc.spoe.pool import WorkerPool
 from hcc.version import VERSION
 
@@ -195,6 +195,8 @@ class Sidecar:
         version = str(build.version)
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         ledger = Ledger(State(chosen.proxy_id))
+        enforced = settings.intentions is not Enforcement.AUDIT
+        pool = {"pool": self._pool, "metrics": self._metrics, "enforced": enforced}
         identity = Identity(
             proxy_id=chosen.proxy_id,
             service_id=chosen.service_id,
@@ -209,7 +211,7 @@ class Sidecar:
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: watch_metrics(one.state() for one in ledger.watchers))
         self._metrics.collect_from(lambda: pool_metrics(self._pool.workers()))
-        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
+        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters, enforced=enforced))
         everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
         scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
         self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
@@ -239,11 +241,11 @@ class Sidecar:
                 SPOE_GROUP,
                 Supervisor,
                 {
-                    "children": (ChildSpec(SPOE_POOL, SPOEPool, {"pool": self._pool, "metrics": self._metrics}),),
+                    "children": (ChildSpec(SPOE_POOL, SPOEPool, pool),),
                     "intensity": INTENSITY,
                 },
             ),
-            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics}),
+            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics, "cuts": enforced}),
             ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
@@ -441,5 +443,5 @@ def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Ch
     _log.info("control: %s", choice.reason)
     if not choice.capabilities.has(Feature.LOOKAHEAD):
         _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")
-    if not settings.intentions:
-        _log.warning("intentions are switched off: every service of the mesh may call this one")
+    if settings.intentions in UNENFORCED:
+        _log.warning("%s", UNENFORCED[settings.intentions])

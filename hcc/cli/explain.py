@@ -59,7 +59,8 @@ def _rows(answer: dict[str, object]) -> list[Row]:
         (f"permission {position}", f"{text}{' <- decides' if position == decided else ''}")
         for position, text in enumerate(permissions)
     ]
-    return [*rows, ("default", str(answer["default"])), ("policy", f"version {answer['version']}")]
+    rows += [("default", str(answer["default"])), ("policy", f"version {answer['version']}")]
+    return [*rows, ("intentions", str(answer["intentions"]))]
 
 
 COMMANDS = (

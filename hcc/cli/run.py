@@ -44,7 +44,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         stats_addr=options.stats_addr,
         stats_service_register=options.stats_service_register,
         metrics_per_endpoint=options.metrics_per_endpoint,
-        intentions=options.enable_intentions,
+        intentions=options.intentions,
         spoe_workers=options.spoe_workers,
         on_exit=options.on_exit,
         drain_timeout_s=options.drain_timeout,

@@ -11,7 +11,14 @@ from enum import Enum
 from typing import Any
 
 from hcc.errors import SettingError
-from hcc.settings import parse_access_log, parse_boolean, parse_duration, parse_listen_address, parse_log_level
+from hcc.settings import (
+    Enforcement,
+    parse_access_log,
+    parse_boolean,
+    parse_duration,
+    parse_listen_address,
+    parse_log_level,
+)
 
 MAX_SPOE_WORKERS = 64
 DEFAULT_CONFIG_FILE = "/etc/hcc/hcc.toml"
@@ -182,7 +189,14 @@ ALL = (
         "Data Plane API program; to name one means to use it",
         default_text="`DATAPLANEAPI_BIN`, then PATH",
     ),
-    _switch("enable_intentions", Group.HAPROXY, "check callers against Consul's intentions", "true"),
+    Setting(
+        "intentions",
+        Group.HAPROXY,
+        "enforce|audit|off",
+        "what Consul's intentions decide: who gets in; only what is logged and counted; nothing",
+        parse=lambda text: Enforcement(one_of(*(each.value for each in Enforcement))(text)),
+        default="enforce",
+    ),
     Setting("spoe_workers", Group.HAPROXY, "N", "processes that decide", parse=_worker_count, default="2"),
     Setting(
         "access_log",

@@ -45,6 +45,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.settings import Enforcement
 
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
@@ -58,7 +59,7 @@ class Options:
     Args:
         agent_sockets: unix sockets of the SPOE workers.
         identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
-        intentions: whether callers are authorised; off only when the operator says so.
+        intentions: what is done about callers whom they deny.
     """
 
     process: GlobalOptions
@@ -66,7 +67,7 @@ class Options:
     identities: str
     verdicts: str
     rules: str
-    intentions: bool = True
+    intentions: Enforcement = Enforcement.ENFORCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _public(
     if complaint:
         problems.append(Problem("public listener", complaint))
     tls = _tls(certificates, _public_alpn(proxy.protocol))
-    undecided = options.intentions and snapshot.policy is None
+    undecided = options.intentions.asks and snapshot.policy is None
     if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
         return None
     return PublicListener(
@@ -150,7 +151,7 @@ def _public(
         mode=_mode(proxy.protocol),
         backend=APP,
         client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
-        authorised=options.intentions,
+        authorised=options.intentions.asks,
         max_connections=proxy.max_inbound_connections,
         forward_for=proxy.forward_for,
         appname_header=_header(proxy.appname_header, problems),
@@ -160,7 +161,7 @@ def _public(
 
 def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:
     """Our URI where callers' certificates are told to the application: with http and http2, as Consul's Envoy does."""
-    told = options.intentions and protocol in (Protocol.HTTP, Protocol.HTTP2)
+    told = options.intentions.asks and protocol in (Protocol.HTTP, Protocol.HTTP2)
     return certificates.leaf.uri if told and certificates.leaf else ""
 
 
@@ -219,6 +220,7 @@ def _authorisation(public: PublicListener | None, options: Options, policy: Poli
         options.rules,
         rule_headers(policy) if public.mode is Mode.HTTP else (),
         policy.normalization or CONSULS_DEFAULT,
+        enforced=options.intentions is Enforcement.ENFORCE,
     )
 
 

@@ -203,6 +203,7 @@ class Authorisation:
         rules: map file of the rules of layer-7 intentions.
         headers: names of the request headers that rules look at, sorted.
         normalization: how a request under rules is brought into one form.
+        enforced: False to let everybody in, and every request through as it came, and only tell whom the answers deny.
     """
 
     backend: str
@@ -213,6 +214,7 @@ class Authorisation:
     rules: str
     headers: tuple[str, ...] = ()
     normalization: Normalization = CONSULS_DEFAULT
+    enforced: bool = True
     processing_timeout_ms: int = 500
 
 

@@ -31,7 +31,7 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
-from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
+from hcc.haproxy.render_rules import as_sent, needs_experimental, refused, rule_lines
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
@@ -208,7 +208,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
     if desired.app:
         yield from _app(desired.app, capabilities)
     if asked:
-        if _has_rules(asked, capabilities):
+        if _refuses_by_rules(asked, capabilities):
             yield from _refusals()
         yield from _agents(asked, capabilities)
     yield from _keeper(desired, capabilities)
@@ -259,57 +259,69 @@ def _public(
     yield "  tcp-request content reject unless { ssl_c_used }"
     if public.authorised and authorisation:
         yield f"  filter spoe engine {ENGINE} config {words.path(files[SPOE].path)}"
-        maps = authorisation if capabilities.has(Feature.SHA2) else None
         if public.mode is Mode.HTTP:
-            yield from _authorise_requests(maps, capabilities, log)
+            yield from _authorise_requests(authorisation, capabilities, log)
         else:
             yield from log
-            yield from _authorise_connections(maps)
+            yield from _authorise_connections(authorisation, capabilities)
     else:
         yield from log
     if public.mode is Mode.HTTP:
         yield from _public_headers(public, capabilities)
-    if public.authorised and authorisation and _has_rules(authorisation, capabilities):
-        yield f"  use_backend {REFUSALS} if {refused(VERDICT)}"
+    if public.authorised and authorisation and _refuses_by_rules(authorisation, capabilities):
+        yield f"  use_backend {REFUSALS} if {refused(authorisation, VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
 
 
-def _authorise_connections(maps: Authorisation | None) -> Iterator[str]:
+def _authorise_connections(asked: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     """Rules that run after the agent was asked, which it is unless the verdict on the caller is known and allows."""
     rule = "  tcp-request content"
-    if maps:
-        yield f"{rule} set-var({IDENTITY}) {_identity(maps)}"
+    remembers = capabilities.has(Feature.SHA2)
+    if remembers:
+        yield f"{rule} set-var({IDENTITY}) {_identity(asked)}"
     yield f"{rule} set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"{rule} set-var({NAME}) var({IDENTITY}),field(1,|)"
-    if maps:
-        yield f"{rule} set-var({VERDICT}) var({NAME}),map({words.path(maps.verdicts)})"
+    if not asked.enforced:
+        # Whom the agent denied it has counted and told.
+        return
+    if remembers:
+        yield f"{rule} set-var({VERDICT}) var({NAME}),map({words.path(asked.verdicts)})"
         yield f"{rule} accept if {{ var({VERDICT}) -m str {ALLOW} }}"
         yield f"{rule} reject if {{ var({VERDICT}) -m found }}"
     yield f"{rule} reject unless {{ var({ALLOWED}) -m bool }}"
 
 
-def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
+def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
     """The same for each request. What a connection's certificate says is looked up once, the verdict each time."""
-    if maps:
+    remembers, has_rules = capabilities.has(Feature.SHA2), _has_rules(asked, capabilities)
+    if remembers:
         # These run before the agent is asked.
-        yield f"  tcp-request content set-var({IDENTITY}) {_identity(maps)} unless {{ var({IDENTITY}) -m found }}"
-        verdict = f"var({IDENTITY}),field(1,|),map({words.path(maps.verdicts)})"
+        yield f"  tcp-request content set-var({IDENTITY}) {_identity(asked)} unless {{ var({IDENTITY}) -m found }}"
+        verdict = f"var({IDENTITY}),field(1,|),map({words.path(asked.verdicts)})"
         yield f"  tcp-request content set-var({VERDICT}) {verdict}"
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
-    if maps:
-        if capabilities.has(Feature.LOOKAHEAD):
-            # What the agent says of a stranger whom rules govern.
-            yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
-        known = f"{{ var({VERDICT}) -m found }}"
-        yield f"  http-request deny deny_status 403 if {known} ! {_decides(capabilities)}"
-        yield f"  http-request deny deny_status 403 unless {known} || {{ var({ALLOWED}) -m bool }}"
-        if capabilities.has(Feature.LOOKAHEAD):
-            yield from rule_lines(maps, VERDICT, capabilities)
-    else:
-        yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
+    if has_rules:
+        # What the agent says of a stranger whom rules govern.
+        yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
+    if asked.enforced:
+        yield from _refuse_requests(capabilities)
+    if has_rules:
+        yield from rule_lines(asked, VERDICT, capabilities)
+        yield from as_sent(asked, capabilities)
+
+
+def _refuse_requests(capabilities: Capabilities) -> Iterator[str]:
+    """The lines that refuse every request of a caller that is denied, and of one that nobody could tell anything of."""
+    allowed = f"{{ var({ALLOWED}) -m bool }}"
+    if not capabilities.has(Feature.SHA2):
+        yield f"  http-request deny deny_status 403 unless {allowed}"
+        return
+    known = f"{{ var({VERDICT}) -m found }}"
+    yield f"  http-request deny deny_status 403 if {known} ! {_decides(capabilities)}"
+    yield f"  http-request deny deny_status 403 unless {known} || {allowed}"
 
 
 def _decides(capabilities: Capabilities) -> str:
@@ -318,8 +330,8 @@ def _decides(capabilities: Capabilities) -> str:
     return f"{{ var({VERDICT}) -m beg {ALLOW}{rules} }}"
 
 
-def _identity(maps: Authorisation) -> str:
-    return f"ssl_c_der,sha2(256),hex,map({words.path(maps.identities)})"
+def _identity(asked: Authorisation) -> str:
+    return f"ssl_c_der,sha2(256),hex,map({words.path(asked.identities)})"
 
 
 def _public_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
@@ -499,12 +511,16 @@ def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[
         # that again and again, until the client gives up.
         yield "spoe-message refused"
         yield f"  args caller=var({IDENTITY}) method=method path=path"
-        yield f"  event on-backend-http-request if {refused(VERDICT)}"
+        yield f"  event on-backend-http-request if {refused(authorisation, VERDICT)}"
 
 
 def _has_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
     able = capabilities.has(Feature.SHA2) and capabilities.has(Feature.LOOKAHEAD)
     return able and authorisation.mode is Mode.HTTP
+
+
+def _refuses_by_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
+    return authorisation.enforced and _has_rules(authorisation, capabilities)
 
 
 def _unless_allowed(authorisation: Authorisation) -> str:

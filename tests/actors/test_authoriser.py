@@ -41,10 +41,11 @@ def policy(version: int = 1, default: bool = True, **actions: Action) -> Policy:
 
 
 class AuthoriserScene(Scene):
-    def __init__(self, maps: FakeMaps | None = None) -> None:
+    def __init__(self, maps: FakeMaps | None = None, *, cuts: bool = True) -> None:
         self.maps = maps or FakeMaps()
         self.metrics = Metrics()
-        super().__init__(AUTHORISER, Authoriser, {"maps": self.maps, "metrics": self.metrics}, NAMES)
+        edges = {"maps": self.maps, "metrics": self.metrics, "cuts": cuts}
+        super().__init__(AUTHORISER, Authoriser, edges, NAMES)
 
     def verdicts(self, **expected: str) -> None:
         wanted = {f"{name}:dc1": verdict for name, verdict in expected.items()}
@@ -97,6 +98,17 @@ def test_a_caller_that_becomes_denied_is_denied_first_and_cut_then(scene: Author
     eventually(lambda: scene.maps.cut_callers == [("web:dc1",)] * 2, "a cut, and one more for who just came in")
     assert scene.maps.done[:3] == ["store verdicts", "change verdicts", "cut"]
     assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: len(told.callers) == 1).callers == ("db:dc1",)
+
+
+def test_where_nothing_is_enforced_nobody_is_cut() -> None:
+    scene = AuthoriserScene(cuts=False)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+        scene.verdicts(web="deny")
+    assert scene.maps.cut_callers == []
 
 
 def test_a_caller_allowed_again_is_not_cut(scene: AuthoriserScene) -> None:

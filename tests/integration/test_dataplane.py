@@ -16,6 +16,7 @@ from hcc.haproxy.dataplane_process import end_left_over
 from hcc.haproxy.dataplane_text import version_of
 from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage, dataplane_stage
 from tests.haproxy_examples import examples
@@ -132,7 +133,7 @@ def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) ->
 
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_every_construct_passes_unharmed(plain: DataplaneStage, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    rendered = plain.rendered(examples()[name], intentions=True)
+    rendered = plain.rendered(examples()[name], intentions=Enforcement.ENFORCE)
 
     applied = plain.control.apply(plain.plan(rendered))
 

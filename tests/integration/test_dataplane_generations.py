@@ -21,6 +21,7 @@ from hcc.haproxy.plan import Install, Plan, WriteConfig, plan
 from hcc.haproxy.reload_helper import settle
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.secret import Secret
+from hcc.settings import Enforcement
 from tests.builders import proxy, snapshot, upstream, upstream_state
 from tests.fake_dataplane import FakeDataplane
 
@@ -48,7 +49,7 @@ class Scene:
     def file(self) -> str:
         return self.path.read_text(encoding="utf-8")
 
-    def rendered(self, *ports: int, intentions: bool = False) -> Rendered:
+    def rendered(self, *ports: int, intentions: Enforcement = Enforcement.OFF) -> Rendered:
         wanted = snapshot(
             *(upstream_state(upstream("web", port)) for port in ports), proxy_=proxy(local_port=0 if ports else 8181)
         )

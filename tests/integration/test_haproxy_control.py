@@ -26,6 +26,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_stage import (
     BINARIES,
@@ -436,7 +437,7 @@ def test_without_an_agent_nobody_comes_in(there: Stage, protocol: Protocol) -> N
     app = there.app(http=protocol.is_http)
     public = free_port()
     wanted = snapshot(proxy_=proxy(bind_port=public, local_port=app.port, protocol=protocol))
-    rendered = there.rendered(wanted, intentions=True)
+    rendered = there.rendered(wanted, intentions=Enforcement.ENFORCE)
     there.converge(rendered)
     assert all(exists(file.path) for file in rendered.files)
     context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("caller")))

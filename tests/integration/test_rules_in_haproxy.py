@@ -134,7 +134,7 @@ def running(branch: str, sets: Sequence[RuleSet], directory: Path) -> Iterator[i
     experimental = "expose-experimental-directives" if needs_experimental(asked, able) else ""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         text = CONFIGURATION.format(
-            fd=listener.fileno(), rules=rules, refused=refused("txn.verdict"), experimental=experimental
+            fd=listener.fileno(), rules=rules, refused=refused(asked, "txn.verdict"), experimental=experimental
         )
         (directory / "haproxy.cfg").write_text(text)
         log = (directory / "haproxy.log").open("wb")

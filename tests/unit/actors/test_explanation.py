@@ -7,6 +7,7 @@ from hcc.errors import SettingError
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import Request
+from hcc.settings import Enforcement
 
 DOMAIN = "example.consul"
 RULES = (
@@ -29,7 +30,7 @@ POLICY = Policy(
 
 def asked(source: str, policy: Policy = POLICY, **request: str) -> Explanation:
     fields = {"source": [source]} | {name: [value] for name, value in request.items()}
-    return explained(policy, "dc1", parse_question(fields))
+    return explained(policy, "dc1", parse_question(fields), Enforcement.AUDIT)
 
 
 def test_a_connection_is_explained_by_the_intention_or_the_default() -> None:
@@ -39,6 +40,7 @@ def test_a_connection_is_explained_by_the_intention_or_the_default() -> None:
     assert denied.source == "spiffe://example.consul/ns/default/dc/dc1/svc/evil"
     assert (default.verdict, default.intention) == ("allow", "")
     assert default.reason == "no intention matches; default allow"
+    assert (denied.intentions, default.intentions) == ("audit", "audit")
     assert (default.destination, default.version, default.permission) == ("db", 7, None)
     assert asked("other", replace(POLICY, default_allow=None)).default == "unknown"
 
@@ -90,5 +92,5 @@ def test_words_become_a_request_only_where_they_are_of_one() -> None:
 )
 def test_a_bad_question_says_what_was_expected(words: dict[str, list[str]], said: str) -> None:
     with pytest.raises(SettingError) as refused:
-        explained(POLICY, "dc1", parse_question(words))
+        explained(POLICY, "dc1", parse_question(words), Enforcement.ENFORCE)
     assert said in str(refused.value)

@@ -19,6 +19,7 @@ from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.mesh.naming import joined
 from hcc.mesh.snapshot import Health, Protocol
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
 
 NOW = 1_000_000.0
@@ -118,7 +119,7 @@ def test_callers_have_their_live_sessions_and_the_verdict_that_haproxy_goes_by()
 
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
     facts = Facts(
-        intentions=False,
+        intentions=Enforcement.OFF,
         reconciler=ReconcilerFacts(failure="line 3", problems=("upstream db: twice",)),
         credentials=CredentialFacts(
             leaf=True, roots=True, problem="no key", certificates=(Validity("leaf", "web", NOW - 95, NOW + 5),)

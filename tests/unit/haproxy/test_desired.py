@@ -7,6 +7,7 @@ import pytest
 from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import Mode, TcpBind, Timeouts, UnixBind
 from hcc.mesh.snapshot import Health, Protocol, Proxy, Upstream, UpstreamState
+from hcc.settings import Enforcement
 from tests.builders import (
     certificates,
     chain,
@@ -34,7 +35,7 @@ def test_a_service_with_everything_known_gets_its_public_listener() -> None:
 def test_without_policy_there_is_no_public_listener() -> None:
     unknown = replace(snapshot(), policy=None)
     assert desired(unknown, options(), certificates()).desired.public is None
-    assert desired(unknown, options(intentions=False), certificates()).desired.public is not None
+    assert desired(unknown, options(intentions=Enforcement.OFF), certificates()).desired.public is not None
 
 
 @pytest.mark.parametrize("missing", [replace(certificates(), leaf=None), replace(certificates(), ca=None)])
@@ -55,7 +56,7 @@ def test_without_an_application_only_upstreams_are_served() -> None:
 
 
 def test_with_intentions_off_nobody_is_asked() -> None:
-    found = result(options_=options(intentions=False)).desired
+    found = result(options_=options(intentions=Enforcement.OFF)).desired
     assert found.public is not None
     assert not found.public.authorised
     assert found.authorisation is None
