@@ -39,9 +39,12 @@ from hcc.mesh.rules import NAME_PREFIX
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
 ENGINE = "hcc"
+# Asks another worker what the first could not answer: it was killed, hangs, or makes place for its successor.
+AGAIN = "hcc-again"
 ALLOWED = f"txn.{ENGINE}.allowed"
 CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
+ERROR = f"txn.{ENGINE}.error"
 # Ours: what the agent or the map of identities says of the caller (`NAME|URI|SOURCE`), its first part, and the verdict.
 IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
@@ -258,7 +261,9 @@ def _public(
     # The handshake demands a certificate already; should it ever not, this still does.
     yield "  tcp-request content reject unless { ssl_c_used }"
     if public.authorised and authorisation:
-        yield f"  filter spoe engine {ENGINE} config {words.path(files[SPOE].path)}"
+        yield from (
+            f"  filter spoe engine {engine} config {words.path(files[SPOE].path)}" for engine in (ENGINE, AGAIN)
+        )
         if public.mode is Mode.HTTP:
             yield from _authorise_requests(authorisation, capabilities, log)
         else:
@@ -491,27 +496,38 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
 
 
 def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
-    remembers = capabilities.has(Feature.SHA2)
-    has_rules = _has_rules(authorisation, capabilities)
-    processing = words.milliseconds(authorisation.processing_timeout_ms)
-    yield f"[{ENGINE}]"
-    yield "spoe-agent agent"
-    yield f"  messages caller{' refused' if has_rules else ''}"
-    yield f"  option var-prefix {ENGINE}"
-    yield "  option set-on-error error"
-    yield f"  timeout hello {processing}"
-    yield f"  timeout processing {processing}"
-    yield "  timeout idle 5m"
-    yield f"  use-backend {words.name(authorisation.backend)}"
-    yield "spoe-message caller"
-    yield f"  args der=ssl_c_der{' src=src src_port=src_port' if remembers else ''}"
-    yield f"  event {EVENTS[authorisation.mode]}{_unless_allowed(authorisation) if remembers else ''}"
-    if has_rules:
+    rules = _has_rules(authorisation, capabilities)
+    yield from _agent(ENGINE, authorisation, "5m", " refused" if rules else "")
+    yield from _question(authorisation, capabilities, _unless_allowed(authorisation, capabilities))
+    if rules:
         # The agent counts and tells it; nothing that it answers changes anything. Not by `send-spoe-group`: 2.2.9 sends
         # that again and again, until the client gives up.
         yield "spoe-message refused"
         yield f"  args caller=var({IDENTITY}) method=method path=path"
         yield f"  event on-backend-http-request if {refused(authorisation, VERDICT)}"
+    # Idle connections end soon, so that it asks on a new one: an old one may be of the worker that is gone.
+    yield from _agent(AGAIN, authorisation, "100ms")
+    yield from _question(authorisation, capabilities, f" if {{ var({ERROR}) -m found }}")
+
+
+def _agent(engine: str, authorisation: Authorisation, idle: str, more: str = "") -> Iterator[str]:
+    processing = words.milliseconds(authorisation.processing_timeout_ms)
+    yield f"[{engine}]"
+    yield "spoe-agent agent"
+    yield f"  messages caller{more}"
+    yield f"  option var-prefix {ENGINE}"
+    if engine == ENGINE:
+        yield f"  option set-on-error {ERROR.rpartition('.')[2]}"
+    yield f"  timeout hello {processing}"
+    yield f"  timeout processing {processing}"
+    yield f"  timeout idle {idle}"
+    yield f"  use-backend {words.name(authorisation.backend)}"
+
+
+def _question(authorisation: Authorisation, capabilities: Capabilities, when: str) -> Iterator[str]:
+    yield "spoe-message caller"
+    yield f"  args der=ssl_c_der{' src=src src_port=src_port' if capabilities.has(Feature.SHA2) else ''}"
+    yield f"  event {EVENTS[authorisation.mode]}{when}"
 
 
 def _has_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
@@ -523,8 +539,10 @@ def _refuses_by_rules(authorisation: Authorisation, capabilities: Capabilities) 
     return authorisation.enforced and _has_rules(authorisation, capabilities)
 
 
-def _unless_allowed(authorisation: Authorisation) -> str:
+def _unless_allowed(authorisation: Authorisation, capabilities: Capabilities) -> str:
     """Known callers are not asked about, but for those denied: the agent counts and tells them."""
+    if not capabilities.has(Feature.SHA2):
+        return ""
     if authorisation.mode is Mode.HTTP:
         return f" if ! {{ var({VERDICT}) -m beg {ALLOW} {NAME_PREFIX} }}"
     verdict = f"{_identity(authorisation)},field(1,|),map({words.path(authorisation.verdicts)})"
