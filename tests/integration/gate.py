@@ -11,10 +11,11 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from hcc.actors.authoriser import Authoriser
@@ -128,6 +129,12 @@ class Gate:
         """The services that HAProxy knows."""
         return {text.partition(":")[0] for text in (self.maps.identities() or {}).values()}
 
+    def memory_kb(self) -> int:
+        """Resident memory of HAProxy's worker and of the SPOE workers."""
+        pids = (self.stage.worker(), *(worker.pid for worker in self.pool.workers()))
+        texts = (Path(f"/proc/{pid}/status").read_text() for pid in pids)
+        return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in texts)
+
     def _request(self, tls: ssl.SSLSocket) -> str:
         connection = http.client.HTTPConnection("localhost")
         connection.sock = tls
@@ -146,9 +153,10 @@ def _greeted(tls: ssl.SSLSocket) -> str:
 
 
 @contextmanager
-def gate(branch: str, protocol: Protocol) -> Iterator[Gate]:
-    """A gate that lets nobody in yet."""
+def gate(branch: str, protocol: Protocol, identities: Mapping[str, str] = MappingProxyType({})) -> Iterator[Gate]:
+    """A gate that lets nobody in yet, and remembers these certificates from before."""
     with stage(branch) as made:
+        CallerMaps(made.layout, made.capabilities).store_identities(identities)
         pool = WorkerPool((made.layout.agent_socket(1), made.layout.agent_socket(2)))
         pool.start()
         try:

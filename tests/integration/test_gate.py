@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,13 +15,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hcc.haproxy.capabilities import Feature
+from hcc.mesh.caller import Remembered
+from hcc.mesh.caller_book import MAX_REMEMBERED
+from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.snapshot import Protocol
+from hcc.spoe.cache import MAX_ENTRIES
 from tests.binaries import HAPROXY_BRANCHES
 from tests.forgeries import ALLOWED as SERVICE
 from tests.forgeries import MESH, forged_leaves
+from tests.haproxy_stage import wait_until
 from tests.integration.gate import ALLOWED, DENIED, Callers, Gate, gate
-from tests.spoe_certificates import Leaf, service_uri, uri_names
+from tests.spoe_certificates import TRUST_DOMAIN, Leaf, service_uri, uri_names
 
 pytestmark = pytest.mark.integration
 WEB = Intention(SERVICE, Action.ALLOW, 9)
@@ -34,6 +40,12 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Gate]:
     branch, protocol = request.param.split("-")
     with gate(branch, Protocol(protocol)) as made:
         yield made
+
+
+# Of new certificates; by hand: HCC_CALLERS=10000, half a minute to two for each HAProxy.
+MANY = int(os.environ.get("HCC_CALLERS", "200"))
+# What 10,000 remembered certificates, and the workers' answers to them, may take.
+MEMORY_KB = 64_000
 
 
 def numbered(service: str, serial: int) -> Leaf:
@@ -129,3 +141,38 @@ def test_an_intention_flipped_under_load_holds_for_every_call_that_begins_after_
         # Before, those of others are cut along, as README says.
         assert Counter(unharmed.answers).keys() == {ALLOWED}
     assert Counter(flipped.answers).keys() <= {ALLOWED, DENIED}
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_the_verdicts_on_ten_thousand_certificates_are_right_and_their_memory_is_bounded(branch: str) -> None:
+    earlier = (ServiceIdentity(TRUST_DOMAIN, f"earlier-{number % 50}", "dc1") for number in range(MAX_REMEMBERED - 50))
+    known = {f"{number:064X}": Remembered(one, 2_000_000_000).text() for number, one in enumerate(earlier)}
+    with gate(branch, Protocol.TCP, known) as opened:
+        opened.decide_by(*(Intention(f"s{number}", Action.ALLOW, 9) for number in range(0, 20, 2)))
+        wait_until(lambda: len(opened.maps.identities() or {}) == len(known), "those of before")
+        before = opened.memory_kb()
+        numbers, wrong = iter(range(MANY)), []
+
+        def come() -> None:
+            for number in numbers:
+                context = opened.context(numbered(f"s{number % 20}", number + 1))
+                wanted = DENIED if number % 2 else ALLOWED
+                answers = {opened.ask(context)[0] for _ in range(2)}
+                if answers != {wanted}:
+                    wrong.append((number, answers))
+
+        threads = [threading.Thread(target=come) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        newest = MANY - 2 + MANY % 2
+        wait_until(lambda: f"s{newest % 20}" in opened.remembered(), "the newest to be remembered")
+        identities = opened.maps.identities() or {}
+        assert len(identities) == min(MAX_REMEMBERED, len(known) + len(range(0, MANY, 2)))
+        assert opened.remembered().isdisjoint(f"s{number}" for number in range(1, 20, 2))
+        assert all(worker.cached <= MAX_ENTRIES for worker in opened.pool.counters())
+        taken = opened.memory_kb() - before
+        sys.stderr.write(f"HAProxy {branch}: {MANY} certificates took {taken} kB\n")
+        assert taken < MEMORY_KB
