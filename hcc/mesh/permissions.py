@@ -103,12 +103,20 @@ class Permission:
         parts = [] if self.path is None else [f"path {self.path.kind.value} {self.path.value!r}"]
         parts += [header.label() for header in self.headers]
         parts += [f"method {' or '.join(self.methods)}"] if self.methods else []
+        if self.jwt is not None:
+            parts.append(f"demands {token_label(self.jwt)}")
         return f"{'allow' if self.allow else 'deny'} {', '.join(parts) or 'every request'}"
 
     @property
     def unconditional(self) -> bool:
         """Whether it speaks of every request."""
         return self.path is None and not self.headers and not self.methods
+
+
+def token_label(providers: tuple[JwtProvider, ...]) -> str:
+    """A token that one of these has signed, and that nobody looks at, in one phrase."""
+    names = ", ".join(provider.name for provider in providers) or "nobody"
+    return f"a JWT (of {names}), which is not supported yet"
 
 
 def speaks_of(permission: Permission, request: NormalRequest) -> bool:

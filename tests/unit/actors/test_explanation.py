@@ -5,7 +5,7 @@ import pytest
 from hcc.actors.explanation import BY_REQUEST, Explanation, Question, explained, parse_question
 from hcc.errors import SettingError
 from hcc.mesh.intentions import Action, Intention, Policy
-from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import Request
 from hcc.settings import Enforcement
 
@@ -53,6 +53,18 @@ def test_permissions_leave_a_connection_to_its_requests_and_name_themselves() ->
         "deny path prefix '/admin'",
         "allow header x-role not exact 'boss', method GET",
     )
+
+
+def test_a_token_that_is_demanded_denies_with_its_provider_by_name() -> None:
+    guarded = Permission(allow=True, path=PathRule(PathMatch.PREFIX, "/pay"), jwt=(JwtProvider("okta"),))
+    policy = replace(POLICY, intentions=(Intention("web", Action.PERMISSIONS, 9, (guarded, *RULES)),))
+
+    found = asked("web", policy, path="/pay/now")
+
+    why = "demands a JWT (of okta), which is not supported yet"
+    assert (found.verdict, found.permission) == ("deny", 0)
+    assert found.reason.endswith(f"Permissions[0]: {why}")
+    assert found.permissions[0] == f"allow path prefix '/pay', {why}"
 
 
 def test_a_request_is_explained_by_the_permission_that_decided() -> None:
