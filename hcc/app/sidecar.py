@@ -53,6 +53,7 @@ from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.errors import ConsulError
+from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
@@ -410,7 +411,10 @@ def _in_background(call: Callable[[], None]) -> threading.Thread:
 
 
 def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:
-    return lambda key, deliver: Watcher(key, agent.make_client, deliver, refresh_token=agent.tokens.reload)
+    chains = HeldChains()
+    return lambda key, deliver: Watcher(
+        key, agent.make_client, deliver, refresh_token=agent.tokens.reload, chains=chains
+    )
 
 
 def _stats_service(

@@ -27,6 +27,7 @@ ANSWER_TIMEOUT_S = 15.0
 DEFAULT_WAIT_S = 60.0
 _OK = 200
 _NOT_NAMED = ("", "default")
+_FLAGS = ("stale", "cached")
 _Callback = Callable[[object], object]
 Parameters = list[tuple[str, str]]
 
@@ -128,9 +129,10 @@ class ConsulClient:
         self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=json.dumps(asked))
         return self._http.last
 
-    def chain(self, key: ChainWatch, index: int = 0) -> Result:
-        """The compiled discovery chain, from any server."""
-        params = [("stale", ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
+    def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
+        """The compiled discovery chain, from any server, or from the agent's cache, which follows a server."""
+        source = "cached" if cached else "stale"
+        params = [(source, ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
         override = _chain_override(key)
         path = f"/v1/discovery-chain/{_segment(key.service)}"
         return self._blocking(path, params, index, body=override if len(override) else None)
@@ -191,7 +193,7 @@ class ConsulClient:
     def _own(self, params: Parameters) -> Parameters:
         given = {name for name, _ in params}
         ours = [(name, value) for name, value in self._namespace if value and name not in given]
-        return [(name, value) for name, value in params if value or name == "stale"] + ours
+        return [(name, value) for name, value in params if value or name in _FLAGS] + ours
 
     def _wait(self) -> str:
         return f"{round(self._wait_s * 1000)}ms"

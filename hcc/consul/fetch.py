@@ -61,7 +61,9 @@ class Fetched:
     poll_s: float = 0.0
 
 
-def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callable[[float], object]) -> Fetched:
+def fetch(
+    client: ConsulClient, key: WatchKey, position: Position, pause: Callable[[float], object], *, cached: bool = False
+) -> Fetched:
     """Ask Consul once, blocking where the position allows it.
 
     Args:
@@ -69,13 +71,14 @@ def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callab
         key: what to ask.
         position: of the last good answer.
         pause: waits for some seconds; used between probes of the default policy.
+        cached: let the agent answer from its cache; of chains only.
 
     Raises:
         ConsulError: no answer, a bad one, or one that the token's rights made empty.
     """
     if isinstance(key, IntentionsWatch):
         return _fetch_intentions(client, key, position, pause)
-    result = _ask(client, key, position)
+    result = client.chain(key, cached=True) if cached and isinstance(key, ChainWatch) else _ask(client, key, position)
     value = answer(key, result.data)
     if isinstance(value, tuple) and not value and _is_filtered(result):
         msg = f"{key.label()}: expected all instances, found an empty list that the token's rights made so; "

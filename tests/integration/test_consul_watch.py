@@ -23,6 +23,7 @@ from hcc.consul.errors import (
     ConsulStatusError,
     ConsulUnavailableError,
 )
+from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -168,6 +169,24 @@ def test_a_chain_follows_its_service_defaults(fake: FakeConsul, watch: Watch) ->
     assert observed.value(Chain).protocol == "tcp"
     fake.put_config({"Kind": "service-defaults", "Name": "db", "Protocol": "http"})
     assert observed.value(Chain).protocol == "http"
+
+
+def test_a_chain_without_a_place_is_asked_about_again_and_holds_no_connection(fake: FakeConsul, watch: Watch) -> None:
+    chains = HeldChains(places=1, poll_s=0.05)
+    held = watch(ChainWatch("db"), chains=chains)
+    assert held.value(Chain).protocol == "tcp"
+    until("the held question", lambda: fake.count("chain/db?stale=&index="))
+
+    asked = watch(ChainWatch("web"), chains=chains)
+    assert asked.value(Chain).protocol == "tcp"
+    until("more questions", lambda: fake.count("chain/web?cached=") > 2)
+    until("one connection", lambda: fake.connections() == 1)
+    fake.put_config({"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
+    assert asked.value(Chain).protocol == "http"
+    assert not fake.count("chain/web?stale=")
+
+    held.watcher.stop()
+    until("a question that waits, in the place that is free", lambda: fake.count("chain/web?stale=&index="))
 
 
 def test_endpoints_come_go_and_fall_ill(fake: FakeConsul, watch: Watch) -> None:
