@@ -9,8 +9,8 @@ from tests.bench.programs import Program, started
 BODY_BYTES = 1024
 
 
-def origin(haproxy: str, port: int, folder: Path) -> Program:
-    """The running application: http/1.1, 200 with a body of BODY_BYTES."""
+def origin(haproxy: str, port: int, folder: Path, body_bytes: int = BODY_BYTES) -> Program:
+    """The running application: http/1.1, 200 with a body of so many bytes."""
     config = folder / "origin.cfg"
     config.write_text(
         f"""global
@@ -22,7 +22,11 @@ defaults
   timeout server 60s
 frontend origin
   bind 127.0.0.1:{port}
-  http-request return status 200 content-type text/plain string {"x" * BODY_BYTES}
+  http-request return status 200{_body(body_bytes)}
 """
     )
     return started("origin", [haproxy, "-db", "-f", str(config)], folder, port)
+
+
+def _body(size: int) -> str:
+    return f" content-type text/plain string {'x' * size}" if size else ""
