@@ -19,6 +19,7 @@ from hcc.cli import (
     go_flags,
     instance,
     log_level,
+    restart,
     run,
     settings,
     status,
@@ -33,7 +34,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
     "ask a running sidecar": (status, explain, actors, troubleshoot),
-    "tell a running sidecar": (log_level,),
+    "tell a running sidecar": (restart, log_level),
     "help": (completion,),
 }
 COMMANDS = {title: [command for module in those for command in module.COMMANDS] for title, those in GROUPS.items()}
