@@ -32,7 +32,7 @@ SUCCESS = "Success!"
 
 
 def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
-    """Carry out operations; several only when they are all states or all weights.
+    """Carry out operations; several only when they are all states, all weights or all new servers.
 
     Raises:
         ApplyError: HAProxy answered anything but success; the text is in the message.
@@ -41,11 +41,8 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
     first = operations[0]
     if isinstance(first, SetServerState | SetServerWeight):
         _silently(runtime, operations)
-    elif isinstance(first, AddServer):
-        arguments = server_arguments(first.server, first.tls, capabilities)
-        _add(runtime, first, _server(first.backend, first.server.name), arguments, ready=first.server.enabled)
-    elif isinstance(first, AddCaller):
-        _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
+    elif isinstance(first, AddServer | AddCaller):
+        _add(runtime, operations, capabilities)
     elif isinstance(first, SetServerAddress):
         _move(runtime, first, first.address, first.port)
     elif isinstance(first, SetCertificate):
@@ -108,12 +105,26 @@ def _command(operation: Operation) -> str:
     raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
 
 
-def _add(runtime: RuntimeSocket, operation: Operation, server: str, arguments: str, *, ready: bool) -> None:
+def _add(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
+    asked = (command for operation in operations for command in _additions(operation, capabilities))
+    answers = _lines(runtime.send(*asked)).splitlines()
+    if answers != [ADDED] * len(operations):
+        # HAProxy goes on after one that it refuses; the first odd answer tells which it was.
+        odd = next((place for place, answer in enumerate(answers) if answer != ADDED), len(answers))
+        raise _failure(operations[min(odd, len(operations) - 1)], "\n".join(answers[odd:]))
+
+
+def _additions(operation: Operation, capabilities: Capabilities) -> tuple[str, ...]:
+    if isinstance(operation, AddServer):
+        server, ready = _server(operation.backend, operation.server.name), operation.server.enabled
+        arguments = server_arguments(operation.server, operation.tls, capabilities)
+    elif isinstance(operation, AddCaller):
+        server, ready = _server(operation.app.name, operation.caller), True
+        arguments = caller_arguments(operation.app)
+    else:
+        raise ApplyError(f"no server in {operation.describe()}", operation.describe())
     # A server that is added starts in maintenance.
-    state = (f"set server {server} state ready",) if ready else ()
-    answer = _lines(runtime.send(f"add server {server} {arguments}", *state))
-    if answer != ADDED:
-        raise _failure(operation, answer)
+    return f"add server {server} {arguments}", *((f"set server {server} state ready",) if ready else ())
 
 
 def _move(runtime: RuntimeSocket, operation: SetServerAddress | FreeSlot, address: str, port: int) -> None:

@@ -20,6 +20,7 @@ from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import ActualServers, Desired
 from hcc.haproxy.plan import (
     Actual,
+    AddServer,
     DeleteServer,
     FreeSlot,
     Install,
@@ -38,6 +39,8 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketE
 # planned again.
 DELETE_BUDGET_S = 0.5
 BATCH = 40
+# Two commands each, with the paths of certificates.
+ADD_BATCH = 12
 
 _log = logging.getLogger(__name__)
 
@@ -201,7 +204,7 @@ class SocketControl:
 
 
 def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...]]:
-    """Operations of one kind that HAProxy answers with silence go together, as do deletions, and slots to be freed."""
+    """Operations of one kind whose answers can be told apart go together: an exchange costs more than a command."""
     batch: list[Operation] = []
     for operation in operations:
         if batch and not (_joins(batch[0], operation) and len(batch) < _room(operation)):
@@ -213,11 +216,14 @@ def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...
 
 
 def _joins(first: Operation, second: Operation) -> bool:
-    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | FreeSlot | DeleteServer)
+    together = SetServerState | SetServerWeight | AddServer | FreeSlot | DeleteServer
+    return type(first) is type(second) and isinstance(first, together)
 
 
 def _room(operation: Operation) -> int:
-    return 1_000_000 if isinstance(operation, FreeSlot | DeleteServer) else BATCH
+    if isinstance(operation, FreeSlot | DeleteServer):
+        return 1_000_000
+    return ADD_BATCH if isinstance(operation, AddServer) else BATCH
 
 
 def _reloaded(done: list[Operation]) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.control import Applied
+from hcc.haproxy.control import Applied, ApplyError
 from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
@@ -25,6 +26,7 @@ from hcc.haproxy.plan import (
     SetServerWeight,
     WriteConfig,
 )
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
@@ -127,6 +129,25 @@ def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
         assert not there.plan(rendered)
         assert {greeting(port) for _ in range(12)} == names
     assert there.worker() == worker
+
+
+def test_many_endpoints_that_come_at_once_are_all_there_and_one_that_is_refused_is_named(there: Stage) -> None:
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    many = [endpoint("127.0.0.1", 20_000 + number) for number in range(50)]
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), many)))
+    additions = [one for one in there.plan(rendered).operations if isinstance(one, AddServer)]
+
+    there.converge(rendered)
+
+    assert not there.plan(rendered)
+    if not there.capabilities.has(Feature.DYNAMIC_SERVERS):
+        return
+    assert len(additions) == 50
+    known, new = additions[3], replace(additions[3], server=replace(additions[3].server, name="new"))
+    runtime = RuntimeSocket(there.layout.stats_socket, there.capabilities.payload_bytes)
+    with pytest.raises(ApplyError, match=f"add server .*{known.server.name}"):
+        commands.run(runtime, (new, known), there.capabilities)
 
 
 def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
