@@ -130,6 +130,10 @@ class Server:
     weight: int = 1
     enabled: bool = True
 
+    def __hash__(self) -> int:
+        """By the name alone: there are thousands, looked up again and again."""
+        return hash(self.name)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ActualServer:
