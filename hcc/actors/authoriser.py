@@ -43,7 +43,6 @@ from hcc.metrics import Metrics
 GATHER_S = 0.005
 STORE_S = 2.0
 EXPIRY_S = 60.0
-RESYNC_S = 300.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # A call that was let in just before its caller was denied may not have been there to be cut.
@@ -86,8 +85,9 @@ class _CutAgain:
 class Authoriser(Actor):
     """Owns HAProxy's maps of callers and rules."""
 
-    def init(self, *, maps: CallerMaps, metrics: Metrics) -> None:
+    def init(self, *, maps: CallerMaps, metrics: Metrics, resync_s: float) -> None:
         self._maps = maps
+        self._resync_s = resync_s
         self._metrics = metrics
         self._book = CallerBook()
         self._labels = Labels()
@@ -127,7 +127,8 @@ class Authoriser(Actor):
                 if not isinstance(message, _Resync):
                     self._headers = rule_headers(self._policy)
                 self._arm_resync()
-                self._resync()
+                # After a failure, or with callers just met, there is something to be done that was asked for.
+                self._resync(drift=isinstance(message, _Resync) and not self._failures and not self._met)
             case Publish():
                 self._publish()
             case _:
@@ -250,32 +251,47 @@ class Authoriser(Actor):
         self._book.take_news()
         self._book.forget_expired(time.time())
 
-    def _resync(self) -> None:
-        """Make HAProxy remember what it should, whatever it remembers: it may be a new one."""
+    def _resync(self, *, drift: bool) -> None:
+        """Make HAProxy remember what it should, whatever it remembers: it may be a new one.
+
+        With `drift` it should be so already, and what is repaired is counted.
+        """
         if self._policy is None:
             return
-        self._try(self._repair)
+        self._try(lambda: self._repaired(drift=drift))
         self._report()
 
-    def _repair(self) -> None:
+    def _repaired(self, *, drift: bool) -> None:
+        repaired = self._repair()
+        if drift and repaired:
+            self._metrics.drift.inc()
+            _log.warning("HAProxy remembered otherwise than it should: %s", "; ".join(repaired))
+
+    def _repair(self) -> tuple[str, ...]:
+        """What was repaired, in words."""
+        repaired: list[str] = []
         policy = self._policy
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if policy is None or verdicts is None or identities is None:
-            return
+            return ()
         self._rules = self._wanted_rules(policy)
         if rules is not None and list(rules.items()) != list(self._rules.items()):
             self._maps.store_rules(self._rules)
             self._maps.replace_rules(self._rules)
+            repaired.append("rules")
         self._book.take_news()
         wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
         change = map_change(verdicts, wanted_verdicts)
         if change:
+            repaired.append(f"{len(change)} verdicts")
             self._maps.change_verdicts(change, wanted_verdicts)
             self._cut(newly_denied(verdicts, wanted_verdicts))
         self._verdicts = wanted_verdicts
         change = map_change(identities, wanted_identities)
         if change:
+            repaired.append(f"{len(change)} identities")
             self._maps.change_identities(change)
+        return tuple(repaired)
 
     def _try(self, act: Callable[[], object]) -> bool:
         """Whether it was done; if not, all is compared again soon."""
@@ -301,7 +317,7 @@ class Authoriser(Actor):
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
     # ---- others
 

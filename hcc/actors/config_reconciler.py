@@ -36,13 +36,18 @@ from hcc.actors.status import PlanStatus
 from hcc.haproxy.control import Applied, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
-from hcc.haproxy.plan import Actual, Install, Plan, Reload, plan
+from hcc.haproxy.plan import Actual, Install, Operation, Plan, Reload, WriteConfig, changes, fits_what_runs, plan
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
-# A change is applied at once when the last one is this long ago; changes in between are applied together.
+# A change is applied at once when the last one is this long ago; changes in between are applied together. After a
+# reload it is the longer time; else as long as the last change took, so that half of the time is left for others.
 WINDOW_S = 0.05
+SHORT_WINDOW_S = 0.005
+# So soon after a change at run time all is read back, and the file written; and at most this part of the time.
+SETTLE_S, MAX_SETTLE_S = 0.25, 5.0
+SETTLE_SHARE = 0.1
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
@@ -51,7 +56,6 @@ RETRY_S = 1.0
 MAX_RETRY_S = 30.0
 TAKEN_RETRY_S = 5.0
 PENDING_RETRY_S = 2.0
-RESYNC_S = 300.0
 # More operations than this are counted in the log, not listed.
 MAX_LISTED = 8
 # Plans that are told to whoever wants to see the last ones.
@@ -62,10 +66,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Reconcile:
-    """To itself, from timers; `retry` allows what failed before to be tried again."""
+    """To itself, from timers.
+
+    Args:
+        retry: what failed before may be tried again.
+        thorough: with all read back.
+    """
 
     retry: bool = False
+    thorough: bool = False
     coalesce_key: ClassVar[str] = "reconcile"
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    """To itself: time to see whether what was done at run time took effect, and to write it down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +91,9 @@ class _Resync:
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
-    def init(self, *, control: Control, options: Options, metrics: Metrics) -> None:
+    def init(self, *, control: Control, options: Options, metrics: Metrics, resync_s: float) -> None:
         self._control = control
+        self._resync_s = resync_s
         self._options = options
         self._metrics = metrics
         self._draining = False
@@ -91,7 +107,15 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        self._last_s = float("-inf")
+        self._last_s = self._reloaded_s = float("-inf")
+        self._window_s = WINDOW_S
+        self._settle_s = SETTLE_S
+        # Whether this actor has read anything back; whether it did something since that is not written down either.
+        self._looked = False
+        self._unsettled = False
+        # Whether there are news that nothing was done about.
+        self._news = False
+        self._late: frozenset[Operation] = frozenset()
         self._drift = False
 
     def setup(self) -> None:
@@ -108,19 +132,22 @@ class ConfigReconciler(Actor):
                 self._soon()
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
-            case _Reconcile(retry):
+            case _Reconcile(retry, thorough):
                 if retry:
                     self._refused_structure = ""
-                self._reconcile()
+                self._reconcile(thorough=thorough)
+            case _Settle():
+                self._look()
             case _Resync():
                 self._arm_resync()
-                self._reconcile(drift=self._facts.applied and not self._gathering)
+                self._look()
             case Publish():
                 self._report(self._facts)
             case Drain():
                 self._draining = True
 
     def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
+        self._news = True
         match news:
             case SnapshotChanged(snapshot):
                 self._snapshot = snapshot
@@ -130,13 +157,15 @@ class ConfigReconciler(Actor):
                 self._callers = callers
 
     def teardown(self, reason: StopReason) -> None:
-        """Nothing: what runs goes on, and the successor reads it back."""
+        """Write down what was done; what runs goes on, and the successor reads it back."""
+        if self._unsettled and reason is not StopReason.FAILURE:
+            self._look()
 
     def _soon(self) -> None:
         """Reconcile now, or at the end of the window in which changes are gathered."""
         if self._snapshot is None or self._draining:
             return
-        wait = self._last_s + WINDOW_S - time.monotonic()
+        wait = max(self._last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
@@ -152,25 +181,55 @@ class ConfigReconciler(Actor):
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions) and self._certificates.leaf is not None
 
-    def _reconcile(self, *, drift: bool = False) -> None:
-        """Plan and apply; `drift` when there is no news, so that whatever is to be done was not asked for."""
-        self._drift = drift
+    def _look(self) -> None:
+        """Compare all of what runs and what is on disk with what is wanted, and repair it."""
+        if self._facts.applied and not self._gathering:
+            self._reconcile(thorough=True)
+        elif self._unsettled:
+            self._settle_soon()
+
+    def _reconcile(self, *, thorough: bool = False) -> None:
+        """Do what is to be done; what only concerns run time at once, the rest with all read back."""
         self._gathering = False
         self._waited = True
         self.cancel("soon")
         if self._snapshot is None or self._draining:
             return
+        # Without news whatever is to be done was not asked for.
+        self._drift = not self._news and self._facts.applied
+        self._news = False
+        began_s = time.monotonic()
         wanted = desired(self._snapshot, self._options, self._certificates, self._callers)
         problems = tuple(str(problem) for problem in wanted.problems)
         self._tell_problems(problems)
         try:
-            rendered, actual = self._brought_about(wanted.desired)
+            done = None if thorough else self._done_at_run_time(wanted.desired)
+            rendered, actual = done or self._brought_about(wanted.desired)
         except ControlError as exc:
             self._failed(exc)
             return
         finally:
             self._last_s = time.monotonic()
+        self._pace(self._last_s - began_s, thorough=done is None)
         self._settled(self._snapshot.version, rendered, actual)
+
+    def _done_at_run_time(self, wanted: Desired) -> tuple[Rendered, Actual] | None:
+        """As `_brought_about`; None when files or a reload are needed for it, or nothing is known of what runs.
+
+        What was done is believed for a moment: then all is read back, and written down.
+        """
+        actual = self._control.glance() if self._looked else None
+        if actual is None:
+            return None
+        free = wanted.without(taken.bind for taken in self._taken)
+        rendered = render(free, self._control.capabilities, actual.servers)
+        if not fits_what_runs(rendered, actual):
+            return None
+        steps = changes(rendered, actual)
+        if steps:
+            self._settle_soon()
+            self._apply(steps)
+        return rendered, actual
 
     def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
         """Do what has to be done for `wanted`; what was rendered, and what ran before."""
@@ -184,9 +243,25 @@ class ConfigReconciler(Actor):
                 rendered = render(free, self._control.capabilities, self._control.servers())
                 actual = self._control.read_actual(rendered)
                 steps = self._plan(rendered, actual)
+        self._looked, self._unsettled = True, False
+        self.cancel("settle")
         if steps:
             self._apply(steps)
+        if steps.reloads:
+            # A new worker: seen before it is believed.
+            self._settle_soon()
+            self._reloaded_s = time.monotonic()
         return rendered, actual
+
+    def _settle_soon(self) -> None:
+        if not self._unsettled:
+            self._unsettled = True
+            self.after(self._settle_s, _Settle(), key="settle")
+
+    def _pace(self, took_s: float, *, thorough: bool) -> None:
+        self._window_s = min(max(took_s, SHORT_WINDOW_S), WINDOW_S)
+        if thorough:
+            self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
 
     def _plan(self, rendered: Rendered, actual: Actual) -> Plan:
         return plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
@@ -194,8 +269,12 @@ class ConfigReconciler(Actor):
     def _apply(self, steps: Plan) -> None:
         began_s = time.monotonic()
         applied = self._control.apply(steps)
+        # To wait for connections is no drift, nor to write down what was done.
+        self._drift = self._drift and any(one not in self._late for one in _shown(steps))
+        self._late = frozenset(applied.pending)
         self._note(steps, applied, time.monotonic() - began_s)
-        _log.info("%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
+        level = logging.INFO if _shown(steps) else logging.DEBUG
+        _log.log(level, "%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
         if applied.failure is not None:
             for operation in steps.operations:
                 if isinstance(operation, Reload | Install) and operation not in applied.done:
@@ -217,7 +296,8 @@ class ConfigReconciler(Actor):
             drift=self._drift,
             failure=str(applied.failure or ""),
         )
-        self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
+        if _shown(steps) or applied.failure:
+            self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
         self._metrics.plans.labels(outcome).inc()
         self._metrics.plan_seconds.observe(took_s)
         self._metrics.drift.inc(self._drift)
@@ -233,7 +313,7 @@ class ConfigReconciler(Actor):
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:
-            self.after(TAKEN_RETRY_S, _Reconcile(), key="taken")
+            self.after(TAKEN_RETRY_S, _Reconcile(thorough=True), key="taken")
         if not actual.running:
             self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
         self._metrics.applied_version.set(version)
@@ -253,7 +333,7 @@ class ConfigReconciler(Actor):
         self._failures += 1
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)
         self._report(replace(self._facts, applied=False, failure=str(error)))
-        self.after(delay, _Reconcile(retry=True), key="retry")
+        self.after(delay, _Reconcile(retry=True, thorough=True), key="retry")
 
     def _note_taken(self, taken: tuple[Taken, ...]) -> None:
         for one in taken:
@@ -278,7 +358,12 @@ class ConfigReconciler(Actor):
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+
+
+def _shown(steps: Plan) -> tuple[Operation, ...]:
+    """What changes HAProxy; to write down a moment later what was done is part of having done it."""
+    return tuple(operation for operation in steps.operations if not isinstance(operation, WriteConfig))
 
 
 def _listed(lines: tuple[str, ...]) -> str:

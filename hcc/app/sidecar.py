@@ -243,7 +243,7 @@ class Sidecar:
                     "intensity": INTENSITY,
                 },
             ),
-            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics}),
+            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics, "resync_s": settings.resync_s}),
             ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
@@ -251,6 +251,7 @@ class Sidecar:
                     "control": haproxy.control,
                     "options": options,
                     "metrics": self._metrics,
+                    "resync_s": settings.resync_s,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
                 heartbeat_s=300.0,

@@ -14,6 +14,7 @@ from hcc.errors import SettingError
 from hcc.settings import parse_access_log, parse_boolean, parse_duration, parse_listen_address, parse_log_level
 
 MAX_SPOE_WORKERS = 64
+MIN_INTERVAL_S = 1.0
 DEFAULT_CONFIG_FILE = "/etc/hcc/hcc.toml"
 CONFIG_FILE_VARIABLE = "HCC_CONFIG_FILE"
 
@@ -70,6 +71,13 @@ def _worker_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_SPOE_WORKERS:
         raise SettingError(f"expected a whole number from 1 to {MAX_SPOE_WORKERS}, found {text!r}")
     return int(text)
+
+
+def _interval(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < MIN_INTERVAL_S:
+        raise SettingError(f"expected a duration of at least {MIN_INTERVAL_S:g}s, found {text!r}")
+    return seconds
 
 
 def _optional_address(text: str) -> object:
@@ -203,6 +211,14 @@ ALL = (
     ),
     _switch("stats_service_register", Group.OPERATION, "register that address in Consul", "false"),
     _switch("metrics_per_endpoint", Group.OPERATION, "show each endpoint in /metrics, by its address", "false"),
+    Setting(
+        "resync",
+        Group.OPERATION,
+        "TIME",
+        "compare all that HAProxy runs with what is wanted, and repair it, this often",
+        parse=_interval,
+        default="5m",
+    ),
     Setting(
         "drain_timeout",
         Group.OPERATION,

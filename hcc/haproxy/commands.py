@@ -12,10 +12,13 @@ from hcc.haproxy.plan import (
     AddCaller,
     AddServer,
     DeleteServer,
+    EnableListener,
     FreeSlot,
     Operation,
     SetCa,
     SetCertificate,
+    SetListenerLimit,
+    SetProcessLimit,
     SetServerAddress,
     SetServerState,
     SetServerWeight,
@@ -48,6 +51,13 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
         _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
     elif isinstance(first, SetServerAddress):
         _move(runtime, first, first.address, first.port)
+    elif isinstance(first, EnableListener):
+        _enable(runtime, first)
+    elif isinstance(first, SetListenerLimit):
+        limit = words.number(first.connections)
+        _quietly(runtime, first, f"set maxconn frontend {words.name(first.listener)} {limit}")
+    elif isinstance(first, SetProcessLimit):
+        _quietly(runtime, first, f"set maxconn global {words.number(first.connections)}")
     elif isinstance(first, SetCertificate):
         _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
     elif isinstance(first, SetCa):
@@ -87,8 +97,20 @@ def free(runtime: RuntimeSocket, operation: FreeSlot) -> None:
     _move(runtime, operation, SPARE_ADDRESS, SPARE_PORT)
 
 
+def _enable(runtime: RuntimeSocket, operation: EnableListener) -> None:
+    answer = _lines(runtime.send(f"enable frontend {words.name(operation.listener)}"))
+    if answer and "already enabled" not in answer:
+        raise _failure(operation, answer)
+
+
+def _quietly(runtime: RuntimeSocket, operation: Operation, command: str) -> None:
+    answer = _lines(runtime.send(command))
+    if answer:
+        raise _failure(operation, answer)
+
+
 def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None:
-    answer = _lines(runtime.send(*(_command(operation) for operation in operations)))
+    answer = _lines(runtime.send(*(command for operation in operations for command in _commands(operation))))
     if not answer:
         return
     if len(operations) == 1:
@@ -98,13 +120,16 @@ def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None
         _silently(runtime, (operation,))
 
 
-def _command(operation: Operation) -> str:
+def _commands(operation: Operation) -> tuple[str, ...]:
     if isinstance(operation, SetServerWeight):
         server, weight = _server(operation.backend, operation.server), words.number(operation.weight)
-        return f"set server {server} weight {weight}"
+        return (f"set server {server} weight {weight}",)
     if isinstance(operation, SetServerState):
-        state = "ready" if operation.ready else "maint"
-        return f"set server {_server(operation.backend, operation.server)} state {state}"
+        server = _server(operation.backend, operation.server)
+        if not operation.ready:
+            return (f"set server {server} state maint",)
+        # Nothing checks it, so that one that somebody marked down would stay so.
+        return f"set server {server} state ready", f"set server {server} health up"
     raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
 
 

@@ -79,6 +79,16 @@ class Control(Protocol):
             ControlError: as `read_actual`.
         """
 
+    def glance(self) -> Actual | None:
+        """What runs by the last `read_actual` and what was done since, when the same worker is still there to run it.
+
+        One question, however many servers there are. What somebody else changed is not seen, nor what is on disk.
+        None when only `read_actual` can tell.
+
+        Raises:
+            ControlError: as `read_actual`.
+        """
+
     def read_actual(self, rendered: Rendered) -> Actual:
         """What runs and what is on disk, as far as it concerns `rendered`.
 

@@ -26,7 +26,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
 from tests.haproxy_stage import (
     BINARIES,
     DEADLINE_S,
@@ -271,11 +271,8 @@ def test_a_refused_text_changes_nothing_and_the_error_names_the_line(there: Stag
     good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)])))
     there.converge(good)
     worker = there.worker()
-    bad = replace(
-        good,
-        structure="ffffffffffffffff",
-        config=good.config.replace("balance roundrobin", "balance nonsense"),
-    )
+    text = good.config.replace("balance roundrobin", "balance nonsense")
+    bad = with_text(good, text, structure="ffffffffffffffff")
     applied = there.control.apply(there.plan(bad))
     assert applied.failure is not None
     assert applied.failure.excerpt == "balance nonsense"
