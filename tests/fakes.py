@@ -40,6 +40,7 @@ class FakeControl:
 
     Args:
         refusing: reloads and installs fail with this text.
+        refused: what is in the line that they complain about.
         silent: nothing can be read.
         taken_binds: addresses that somebody else has.
     """
@@ -47,6 +48,7 @@ class FakeControl:
     capabilities: Capabilities = V2_6
     actual: Actual = field(default_factory=Actual)
     refusing: str = ""
+    refused: str = ""
     silent: bool = False
     taken_binds: tuple[Bind, ...] = ()
     plans: list[Plan] = field(default_factory=list)
@@ -82,7 +84,9 @@ class FakeControl:
         done: list[Operation] = []
         for operation in plan.operations:
             if self.refusing and isinstance(operation, Reload | Install):
-                failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe())
+                lines = operation.rendered.config.splitlines()
+                line = next((n for n, text in enumerate(lines, 1) if self.refused and self.refused in text), 0)
+                failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe(), line)
                 self.known = None
                 return Applied(tuple(done), failure=failure)
             self.actual = changed(self.actual, operation)

@@ -25,6 +25,7 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyUp,
     PolicyChanged,
+    Preview,
     Publish,
     WorkerReplaced,
 )
@@ -111,9 +112,14 @@ class Authoriser(Actor):
         self.after(EXPIRY_S, _Expire(), key="expire")
         self._arm_resync()
 
-    def handle(self, message: object) -> None:
-        if not self._maps.remembers:
-            return
+    def handle(self, message: object) -> object | None:
+        if isinstance(message, Preview):
+            return self._differences() if self._maps.remembers else ()
+        if self._maps.remembers:
+            self._deal_with(message)
+        return None
+
+    def _deal_with(self, message: object) -> None:
         match message:
             case PolicyChanged(policy):
                 self._policy = policy
@@ -260,6 +266,19 @@ class Authoriser(Actor):
             return
         self._try(lambda: self._repaired(drift=drift))
         self._report()
+
+    def _differences(self) -> tuple[str, ...]:
+        """How HAProxy's memory differs from what it should be; raises ControlError."""
+        policy = self._policy
+        verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
+        if policy is None or verdicts is None or identities is None:
+            return ()
+        changes = {
+            "verdicts": map_change(verdicts, self._book.verdicts(policy)),
+            "identities": map_change(identities, self._book.identities()),
+            "rules": map_change(rules or {}, self._wanted_rules(policy)),
+        }
+        return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
 
     def _repaired(self, *, drift: bool) -> None:
         repaired = self._repair()

@@ -27,17 +27,21 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyDown,
     HAProxyUp,
+    Preview,
+    Previewed,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
-from hcc.haproxy.control import Applied, Control, ControlError, Taken
+from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
+from hcc.haproxy.origin import origin
 from hcc.haproxy.plan import Actual, Install, Operation, Plan, Reload, WriteConfig, changes, fits_what_runs, plan
 from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.review import Review
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
@@ -125,8 +129,10 @@ class ConfigReconciler(Actor):
         self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
         self._arm_resync()
 
-    def handle(self, message: object) -> None:
+    def handle(self, message: object) -> object | None:
         match message:
+            case Preview():
+                return self._previewed()
             case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
                 self._soon()
@@ -145,6 +151,7 @@ class ConfigReconciler(Actor):
                 self._report(self._facts)
             case Drain():
                 self._draining = True
+        return None
 
     def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
         self._news = True
@@ -233,16 +240,9 @@ class ConfigReconciler(Actor):
 
     def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
         """Do what has to be done for `wanted`; what was rendered, and what ran before."""
-        rendered = render(wanted, self._control.capabilities, self._control.servers())
-        actual = self._control.read_actual(rendered)
-        steps = self._plan(rendered, actual)
-        if any(isinstance(operation, Install | Reload) for operation in steps.operations):
-            self._note_taken(self._control.taken(wanted, actual))
-            if self._taken:
-                free = wanted.without(taken.bind for taken in self._taken)
-                rendered = render(free, self._control.capabilities, self._control.servers())
-                actual = self._control.read_actual(rendered)
-                steps = self._plan(rendered, actual)
+        rendered, actual, steps, taken = self._planned(wanted)
+        if taken is not None:
+            self._note_taken(taken)
         self._looked, self._unsettled = True, False
         self.cancel("settle")
         if steps:
@@ -252,6 +252,34 @@ class ConfigReconciler(Actor):
             self._settle_soon()
             self._reloaded_s = time.monotonic()
         return rendered, actual
+
+    def _planned(self, wanted: Desired) -> tuple[Rendered, Actual, Plan, tuple[Taken, ...] | None]:
+        """What is to be done, with all read back; and the addresses that others have, None when that matters not."""
+        rendered, actual, steps = self._compared(wanted)
+        if not any(isinstance(operation, Install | Reload) for operation in steps.operations):
+            return rendered, actual, steps, None
+        taken = self._control.taken(wanted, actual)
+        if taken:
+            rendered, actual, steps = self._compared(wanted.without(one.bind for one in taken))
+        return rendered, actual, steps, taken
+
+    def _compared(self, wanted: Desired) -> tuple[Rendered, Actual, Plan]:
+        rendered = render(wanted, self._control.capabilities, self._control.servers())
+        actual = self._control.read_actual(rendered)
+        return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
+
+    def _previewed(self) -> Previewed:
+        """What would be done now.
+
+        Raises:
+            ControlError: nothing is known yet, or HAProxy does not answer.
+        """
+        if self._snapshot is None:
+            raise ControlError("Consul has not told of this proxy yet; ask again")
+        wanted = desired(self._snapshot, self._options, self._certificates, self._callers).desired
+        rendered, _, steps, _ = self._planned(wanted)
+        review = Review(self._options, self._callers, self._snapshot)
+        return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
 
     def _settle_soon(self) -> None:
         if not self._unsettled:
@@ -263,12 +291,9 @@ class ConfigReconciler(Actor):
         if thorough:
             self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
 
-    def _plan(self, rendered: Rendered, actual: Actual) -> Plan:
-        return plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
-
     def _apply(self, steps: Plan) -> None:
         began_s = time.monotonic()
-        applied = self._control.apply(steps)
+        applied = self._with_origin(self._control.apply(steps), steps)
         # To wait for connections is no drift, nor to write down what was done.
         self._drift = self._drift and any(one not in self._late for one in _shown(steps))
         self._late = frozenset(applied.pending)
@@ -282,6 +307,18 @@ class ConfigReconciler(Actor):
             raise applied.failure
         if applied.pending:
             self.after(PENDING_RETRY_S, _Reconcile(), key="pending")
+
+    def _with_origin(self, applied: Applied, steps: Plan) -> Applied:
+        """The same; a failure says what in Consul is behind the line that HAProxy names, if there is something."""
+        failure = applied.failure
+        if failure is None or not failure.line or self._snapshot is None:
+            return applied
+        texts = (one.rendered.config for one in steps.operations if isinstance(one, Reload | Install))
+        found = next((origin(text, failure.line, self._snapshot) for text in texts), "")
+        if not found:
+            return applied
+        told = ApplyError(f"{failure}; it comes from {found}", failure.operation, failure.line, failure.excerpt)
+        return replace(applied, failure=told)
 
     def _note(self, steps: Plan, applied: Applied, took_s: float) -> None:
         outcome = "failed" if applied.failure else "applied"

@@ -18,6 +18,7 @@ from hcc.cli import (
     go_flags,
     instance,
     log_level,
+    review,
     run,
     settings,
     status,
@@ -31,7 +32,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As `hcc --help` shows them.
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
-    "ask a running sidecar": (status, actors, troubleshoot),
+    "ask a running sidecar": (status, actors, troubleshoot, review),
     "tell a running sidecar": (log_level,),
     "help": (completion,),
 }

@@ -122,6 +122,7 @@ STATE_DIR = Setting(
     "base directory; each proxy gets one of mode 0700 below it",
     default_text="`$XDG_RUNTIME_DIR/hcc`, as root `/run/hcc`",
 )
+HAPROXY = Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package")
 
 # What a command needs to find a running sidecar.
 INSTANCE = (SIDECAR_FOR, PROXY_ID, STATE_DIR)
@@ -174,7 +175,7 @@ ALL = (
     _consul("tls_server_name", "NAME", "name expected in the agent's certificate", "CONSUL_TLS_SERVER_NAME"),
     _consul("namespace", "NAME", "Consul Enterprise namespace", "CONSUL_NAMESPACE"),
     _consul("partition", "NAME", "Consul Enterprise partition", "CONSUL_PARTITION"),
-    Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package"),
+    HAPROXY,
     Setting(
         "control",
         Group.HAPROXY,

@@ -134,6 +134,17 @@ def test_a_refused_configuration_leaves_the_old_one_and_is_reported_and_the_next
     assert scene.kinds() == [Reload]
 
 
+def test_a_refused_line_is_told_with_the_words_of_consul_that_it_comes_from(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing, scene.control.refused = "no such port", "bind 127.0.0.1:9999"
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("api", 9999)), version=2)))
+
+    eventually(lambda: "no such port" in scene.reported().failure, "the failure is reported")
+    assert "; it comes from upstream api in the registration of server-sidecar-proxy, " in scene.reported().failure
+    assert "LocalBindPort" in scene.reported().plans[0].failure
+
+
 def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.control.refusing = "no"
