@@ -14,7 +14,7 @@ from hcc.actors.actor import Actor
 from hcc.consul.answers import Answer
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
-from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, Listening, Server
@@ -61,7 +61,7 @@ class FakeControl:
     def servers(self) -> ActualServers:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
-        return () if self.capabilities.has(Feature.DYNAMIC_SERVERS) else self.actual.servers
+        return self.actual.servers
 
     def glance(self) -> Actual | None:
         if self.silent:

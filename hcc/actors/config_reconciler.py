@@ -35,6 +35,8 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
+from hcc.haproxy.brake import braked, is_guessed
+from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
@@ -228,7 +230,7 @@ class ConfigReconciler(Actor):
         actual = self._control.glance() if self._looked else None
         if actual is None:
             return None
-        free = wanted.without(taken.bind for taken in self._taken)
+        free = braked(wanted.without(taken.bind for taken in self._taken), actual.servers)
         rendered = render(free, self._control.capabilities, actual.servers)
         if not fits_what_runs(rendered, actual):
             return None
@@ -264,7 +266,9 @@ class ConfigReconciler(Actor):
         return rendered, actual, steps, taken
 
     def _compared(self, wanted: Desired) -> tuple[Rendered, Actual, Plan]:
-        rendered = render(wanted, self._control.capabilities, self._control.servers())
+        able = self._control.capabilities
+        running = self._control.servers() if is_guessed(wanted) or not able.has(Feature.DYNAMIC_SERVERS) else ()
+        rendered = render(braked(wanted, running), able, running)
         actual = self._control.read_actual(rendered)
         return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
 

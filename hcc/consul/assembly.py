@@ -282,7 +282,7 @@ def _target_endpoints(
     return TargetEndpoints(target_id, ordered, known=instances is not None)
 
 
-_in_order = attrgetter("address", "port", "identity", "health.value")
+_in_order = attrgetter("address", "port", "identity", "health")
 
 
 # The same object for the same instance: of ten thousand endpoints those that did not change are told by identity.

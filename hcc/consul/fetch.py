@@ -12,6 +12,7 @@ from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, intentions, probe
 from hcc.consul.entries import Reading, read
 from hcc.consul.errors import ConsulAnswerError, ConsulPermissionError, ConsulStatusError
+from hcc.consul.fields import fields
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -83,9 +84,10 @@ def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callab
     if isinstance(value, tuple) and not value and _is_filtered(result):
         msg = f"{key.label()}: expected all instances, found an empty list that the token's rights made so; "
         raise ConsulPermissionError(f"{msg}give it service:read and node:read", 403)
-    if isinstance(key, EndpointsWatch) and not value:
+    asked = _service_behind(key, result) if not value else None
+    if asked is not None:
         # Consul 1.8.7 and 1.14.4 do not mark what ACLs emptied (tried), but refuse this to the same token.
-        client.chain(ChainWatch(key.service, namespace=key.namespace, partition=key.partition))
+        client.chain(asked)
     return _fetched(key, value, result, position)
 
 
@@ -112,6 +114,15 @@ def _ask(  # noqa: PLR0911 - one return for each kind of key
             return client.intentions(key.service, position.index)
         case QueryWatch():
             return client.execute_query(key.name, key.datacenter)
+
+
+def _service_behind(key: WatchKey, result: Result) -> ChainWatch | None:
+    """The chain of the service that instances were asked for; None where it was something else."""
+    if isinstance(key, EndpointsWatch):
+        return ChainWatch(key.service, namespace=key.namespace, partition=key.partition)
+    # What a prepared query finds is of the service that it names.
+    service = fields(result.data, "").text("Service") if isinstance(key, QueryWatch) else ""
+    return ChainWatch(service) if service else None
 
 
 def _value(key: WatchKey, result: Result) -> Answer:

@@ -16,7 +16,7 @@ _PROXY = "connect-proxy"
 _MAX_PORT = 65_535
 # Every field, so that equal instances and no others are neighbours.
 in_order = attrgetter(
-    "address", "port", "service", "datacenter", "namespace", "partition", "identity", "weight", "health.value"
+    "address", "port", "service", "datacenter", "namespace", "partition", "identity", "weight", "health"
 )
 
 

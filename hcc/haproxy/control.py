@@ -73,7 +73,7 @@ class Control(Protocol):
         """Whether a worker answers now, ours or that of an earlier hcc."""
 
     def servers(self) -> ActualServers:
-        """The servers of what runs, for `render` to keep each in its slot; none where it needs no slots.
+        """The servers of what runs: for `render` to keep each in its slot, and where Consul's are not known.
 
         Raises:
             ControlError: as `read_actual`.

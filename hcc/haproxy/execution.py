@@ -94,8 +94,6 @@ class SocketControl:
         return True
 
     def servers(self) -> ActualServers:
-        if self._capabilities.has(Feature.DYNAMIC_SERVERS):
-            return ()
         try:
             return parse_servers(self._runtime.send("show servers state"))
         except NotListeningError:

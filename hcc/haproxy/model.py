@@ -173,6 +173,7 @@ class Backend:
     Args:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
+        known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
     """
 
     name: str
@@ -181,6 +182,7 @@ class Backend:
     tls: Tls | None
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,29 @@ def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene
     assert "127.0.0.1:9191" not in config
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_until_consul_has_said_which_servers_there_are_those_that_run_stay(
+    scene: ReconcilerScene, restarted: bool
+) -> None:
+    scene.run(with_endpoints(ONE, TWO, version=1))
+    if restarted:
+        scene.restart()
+        scene.give_credentials()
+    state = upstream_state(upstream("web"), [])
+    asking = replace(state, targets=tuple(replace(target, known=False) for target in state.targets))
+    limited = replace(asking, upstream=replace(asking.upstream, max_connections=7))
+
+    # A restarted one waits for the rest of the answers first.
+    for version, told in ((2, asking), (3, limited)):
+        scene.tell(SnapshotChanged(snapshot(told, version=version)))
+        if not restarted:
+            scene.expect(ADMIN, FactsReported, partial(_is_about, version))
+        assert [server.address for server in scene.control.actual.servers[0][1]] == [ONE.address, TWO.address]
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(limited.upstream, []), version=4)))
+    eventually(lambda: scene.control.actual.servers[0][1] == (), "those that Consul does not list are gone")
+
+
 def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwhile(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.restart()
