@@ -21,10 +21,13 @@ from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, List
 from hcc.haproxy.outcome import outcome
 from hcc.haproxy.plan import (
     Actual,
+    DeleteServer,
+    FreeSlot,
     Install,
     Operation,
     Plan,
     Reload,
+    SetServerState,
     WriteConfig,
 )
 from hcc.haproxy.process import Exit, LaunchError
@@ -43,6 +46,7 @@ class FakeControl:
         refused: what is in the line that they complain about.
         silent: nothing can be read.
         taken_binds: addresses that somebody else has.
+        busy: names of servers with connections, which keep them from being deleted or freed.
     """
 
     capabilities: Capabilities = V2_6
@@ -51,6 +55,7 @@ class FakeControl:
     refused: str = ""
     silent: bool = False
     taken_binds: tuple[Bind, ...] = ()
+    busy: frozenset[str] = frozenset()
     plans: list[Plan] = field(default_factory=list)
     # What is known of `actual`: a test that changes that by hand is found out by reading alone.
     known: Actual | None = None
@@ -82,17 +87,26 @@ class FakeControl:
     def apply(self, plan: Plan) -> Applied:
         self.plans.append(plan)
         done: list[Operation] = []
+        pending: list[Operation] = []
         for operation in plan.operations:
+            if isinstance(operation, DeleteServer | FreeSlot) and operation.server in self.busy:
+                pending.append(operation)
+                self._change(SetServerState(operation.backend, operation.server, False))
+                continue
             if self.refusing and isinstance(operation, Reload | Install):
                 lines = operation.rendered.config.splitlines()
                 line = next((n for n, text in enumerate(lines, 1) if self.refused and self.refused in text), 0)
                 failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe(), line)
                 self.known = None
                 return Applied(tuple(done), failure=failure)
-            self.actual = changed(self.actual, operation)
-            self.known = self.known and changed(self.known, operation)
+            self._change(operation)
             done.append(operation)
-        return Applied(tuple(done), reloaded=plan.reloads)
+        return Applied(tuple(done), tuple(pending), reloaded=plan.reloads)
+
+    def _change(self, operation: Operation) -> None:
+        self.actual = changed(self.actual, operation)
+        if self.known is not None:
+            self.known = None if isinstance(operation, Reload | Install) else changed(self.known, operation)
 
     def start(self) -> None:
         """What ProcessSupervisor does with an installed configuration."""
