@@ -4,6 +4,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -341,6 +342,24 @@ def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_he
     assert _listens(there.layout.stats_socket)
     assert not there.plan(good)
     assert greeting(port) == "second"
+
+
+@pytest.mark.parametrize("there", ["2.2", "2.6", "3.2"], indirect=True)
+def test_a_socket_whose_file_somebody_removed_does_not_keep_changes_away(there: Stage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web, [at(first)]))))
+    worker = there.worker()
+    Path(there.layout.stats_socket).unlink()
+
+    changed = there.rendered(client_snapshot(upstream_state(web, [at(first), at(second)])))
+    assert there.control.running()
+    assert not there.converge(changed).reloaded
+
+    assert {greeting(port) for _ in range(12)} == {"first", "second"}
+    assert there.actual(changed).pid == worker
+    assert not there.plan(changed)
 
 
 def _listens(path: str) -> bool:
