@@ -171,7 +171,7 @@ class Endpoint:
 
     def __hash__(self) -> int:
         """By what seldom is the same twice: there are thousands, looked up again and again."""
-        return hash((self.address, self.port))
+        return hash((self.address, self.port, self.identity))
 
     @property
     def serves(self) -> bool:
