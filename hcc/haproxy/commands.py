@@ -29,13 +29,14 @@ from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 
 ADDED = "New server registered."
+THERE = "Already exists a server with the same name"
 DELETED = "Server deleted."
 BUSY = "still has connections"
 SUCCESS = "Success!"
 
 
 def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
-    """Carry out operations; several only when they are all states or all weights.
+    """Carry out operations; several only when they are all states, all weights or all new servers.
 
     Raises:
         ApplyError: HAProxy answered anything but success; the text is in the message.
@@ -44,11 +45,8 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
     first = operations[0]
     if isinstance(first, SetServerState | SetServerWeight):
         _silently(runtime, operations)
-    elif isinstance(first, AddServer):
-        arguments = server_arguments(first.server, first.tls, capabilities)
-        _add(runtime, first, _server(first.backend, first.server.name), arguments, ready=first.server.enabled)
-    elif isinstance(first, AddCaller):
-        _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
+    elif isinstance(first, AddServer | AddCaller):
+        _add(runtime, operations, capabilities)
     elif isinstance(first, SetServerAddress):
         _move(runtime, first, first.address, first.port)
     elif isinstance(first, EnableListener):
@@ -133,12 +131,36 @@ def _commands(operation: Operation) -> tuple[str, ...]:
     raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
 
 
-def _add(runtime: RuntimeSocket, operation: Operation, server: str, arguments: str, *, ready: bool) -> None:
+def _add(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
+    found = [_addition(operation, capabilities) for operation in operations]
+    answer = _lines(runtime.send(*(command for commands in found for command in commands)))
+    if answer.splitlines() == [ADDED] * len(operations):
+        return
+    if len(operations) == 1:
+        raise _failure(operations[0], answer)
+    # One by one tells which.
+    for operation, commands in zip(operations, found, strict=True):
+        answer = _lines(runtime.send(*commands))
+        if THERE in answer:
+            # Of this batch, or somebody else's, perhaps without TLS.
+            server = commands[0].split()[2]
+            runtime.send(f"set server {server} state maint", f"del server {server}")
+            answer = _lines(runtime.send(*commands))
+        if answer != ADDED:
+            raise _failure(operation, answer)
+
+
+def _addition(operation: Operation, capabilities: Capabilities) -> tuple[str, ...]:
+    if isinstance(operation, AddServer):
+        server, ready = _server(operation.backend, operation.server.name), operation.server.enabled
+        arguments = server_arguments(operation.server, operation.tls, capabilities)
+    elif isinstance(operation, AddCaller):
+        server, ready = _server(operation.app.name, operation.caller), True
+        arguments = caller_arguments(operation.app)
+    else:
+        raise ApplyError(f"no server is added by {operation.describe()}", operation.describe())
     # A server that is added starts in maintenance.
-    state = (f"set server {server} state ready",) if ready else ()
-    answer = _lines(runtime.send(f"add server {server} {arguments}", *state))
-    if answer != ADDED:
-        raise _failure(operation, answer)
+    return (f"add server {server} {arguments}", *((f"set server {server} state ready",) if ready else ()))
 
 
 def _move(runtime: RuntimeSocket, operation: SetServerAddress | FreeSlot, address: str, port: int) -> None:

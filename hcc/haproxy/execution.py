@@ -21,6 +21,8 @@ from hcc.haproxy.model import ActualServers, Desired, Server
 from hcc.haproxy.outcome import outcome
 from hcc.haproxy.plan import (
     Actual,
+    AddCaller,
+    AddServer,
     DeleteServer,
     FreeSlot,
     Install,
@@ -47,6 +49,8 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketE
 # planned again.
 DELETE_BUDGET_S = 0.5
 BATCH = 40
+# HAProxy makes a TLS context for each, half a millisecond in which a thread of it does nothing else.
+ADD_BATCH = 10
 
 _log = logging.getLogger(__name__)
 
@@ -263,10 +267,13 @@ def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...
 
 
 def _joins(first: Operation, second: Operation) -> bool:
-    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | FreeSlot | DeleteServer)
+    together = SetServerState | SetServerWeight | AddServer | AddCaller | FreeSlot | DeleteServer
+    return type(first) is type(second) and isinstance(first, together)
 
 
 def _room(operation: Operation) -> int:
+    if isinstance(operation, AddServer | AddCaller):
+        return ADD_BATCH
     return 1_000_000 if isinstance(operation, FreeSlot | DeleteServer) else BATCH
 
 

@@ -344,6 +344,30 @@ def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_he
     assert greeting(port) == "second"
 
 
+@pytest.mark.parametrize("there", ["2.6", "3.4"], indirect=True)
+def test_many_endpoints_at_once_are_added_together_also_when_some_are_there(there: Stage) -> None:
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web))))
+    addresses = [f"127.0.1.{number}" for number in range(1, 36)]
+    many = [endpoint(address, 21000, weight=5) for address in addresses[:-1]]
+    many.append(endpoint(addresses[-1], 21000, health=Health.CRITICAL))
+    rendered = there.rendered(client_snapshot(upstream_state(web, many)))
+    steps = there.plan(rendered)
+    # Somebody is quicker.
+    added = there.control._runtime.send(f"add server up:web:{port}:to/127.0.1.7:21000 127.0.1.7:21000")
+    assert "New server registered." in added
+
+    applied = there.control.apply(steps)
+
+    assert applied.failure is None, applied.failure
+    assert kinds(applied) == [*([AddServer] * 35), WriteConfig]
+    # That one had no TLS and another weight.
+    assert not there.plan(rendered)
+    (servers,) = [servers for name, servers in there.control.servers() if name.startswith("up:")]
+    assert [server.address for server in servers if not server.enabled] == [addresses[-1]]
+
+
 @pytest.mark.parametrize("there", ["2.2", "2.6", "3.2"], indirect=True)
 def test_a_socket_whose_file_somebody_removed_does_not_keep_changes_away(there: Stage) -> None:
     first, second = there.peer("first"), there.peer("second")
