@@ -41,7 +41,18 @@ from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Take
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
 from hcc.haproxy.origin import origin
-from hcc.haproxy.plan import Actual, Install, Operation, Plan, Reload, WriteConfig, changes, fits_what_runs, plan
+from hcc.haproxy.plan import (
+    Actual,
+    Install,
+    Operation,
+    Plan,
+    Reload,
+    WriteConfig,
+    are_too_many,
+    changes,
+    fits_what_runs,
+    plan,
+)
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review
 from hcc.mesh.snapshot import Snapshot
@@ -235,6 +246,8 @@ class ConfigReconciler(Actor):
         if not fits_what_runs(rendered, actual):
             return None
         steps = changes(rendered, actual)
+        if are_too_many(steps):
+            return None
         if steps:
             self._settle_soon()
             self._apply(steps)
