@@ -15,9 +15,17 @@ from hcc.consul.answers import Instance
 from hcc.consul.fields import fields
 from hcc.consul.instances import in_order, instance, instances
 
-# Consul writes neither blanks nor other keys before these. No text can hold the cut, as a quote in it is escaped.
-_OPENING, _CUT, _CLOSING = b'[{"Node":{', b'},{"Node":{', b"}]"
-_ENTRY = b'{"Node":{%b}'
+# How an answer begins, where it is cut, how it ends, and an entry made of what is between. So Consul writes, and so in
+# development mode. No text can hold a cut, as quotes and line ends are escaped in it.
+_FORMS = (
+    (b'[{"Node":{', b'},{"Node":{', b"}]", b'{"Node":{%b}'),
+    (
+        b'[\n    {\n        "Node": {',
+        b'\n    },\n    {\n        "Node": {',
+        b"\n    }\n]",
+        b'{"Node": {%b}',
+    ),
+)
 _DIGEST_BYTES = 16
 
 
@@ -71,9 +79,10 @@ def _entries(texts: Iterable[bytes], before: Reading, wan: bool) -> dict[bytes, 
 def _entry_texts(body: bytes) -> tuple[bytes, ...]:
     """The texts of the entries if the answer looks as Consul writes it. They are right if each is JSON by itself."""
     body = body.strip()
-    if not (body.startswith(_OPENING) and body.endswith(_CLOSING)):
-        return ()
-    return tuple(_ENTRY % part for part in body[len(_OPENING) : -len(_CLOSING)].split(_CUT))
+    for opening, cut, closing, entry in _FORMS:
+        if body.startswith(opening) and body.endswith(closing):
+            return tuple(entry % part for part in body[len(opening) : -len(closing)].split(cut))
+    return ()
 
 
 def _in_order(entries: Mapping[bytes, Instance | None]) -> tuple[Instance, ...]:

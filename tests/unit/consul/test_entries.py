@@ -23,9 +23,9 @@ def entry(address: str = "10.0.0.1", status: str = "passing", **config: Any) -> 
     }
 
 
-def body(*entries: Entry) -> bytes:
-    """As Consul writes it."""
-    return json.dumps(entries, separators=(",", ":")).encode()
+def body(*entries: Entry, indent: int | None = None) -> bytes:
+    """As Consul writes it; indented by 4 when it runs in development mode."""
+    return json.dumps(entries, indent=indent, separators=(",", ": " if indent else ":")).encode()
 
 
 def whole(*entries: Entry) -> Reading:
@@ -41,11 +41,13 @@ entries = st.builds(
 answers = st.lists(entries, max_size=4)
 
 
-@given(answers, answers)
-def test_read_entry_by_entry_it_says_what_it_says_as_a_whole(first: list[Entry], second: list[Entry]) -> None:
-    before = whole(*first)
+@given(answers, answers, st.sampled_from([None, 1, 4]))
+def test_read_entry_by_entry_it_says_what_it_says_as_a_whole(
+    first: list[Entry], second: list[Entry], indent: int | None
+) -> None:
+    before = read(body(*first, indent=indent), Reading(), wan=False)
     assert before.instances == instances(first, wan=False)
-    assert read(body(*second), before, wan=False).instances == instances(second, wan=False)
+    assert read(body(*second, indent=indent), before, wan=False).instances == instances(second, wan=False)
 
 
 def test_instances_that_were_there_before_are_the_same_objects() -> None:
@@ -66,8 +68,11 @@ def test_an_answer_without_entries_has_no_instances(text: bytes) -> None:
     assert read(text, whole(entry()), wan=False) == Reading()
 
 
-def test_a_pretty_answer_is_read_too() -> None:
-    assert read(json.dumps([entry()], indent=1).encode(), Reading(), wan=False).instances == whole(entry()).instances
+@pytest.mark.parametrize(("indent", "by_entry"), [(None, True), (4, True), (1, False)])
+def test_an_answer_in_another_form_is_read_whole(indent: int | None, by_entry: bool) -> None:
+    made = read(body(entry(), entry("10.0.0.2"), indent=indent), Reading(), wan=False)
+    assert len(made.instances) == 2
+    assert bool(made.entries) is by_entry
 
 
 @pytest.mark.parametrize("text", [b"{}", b'[{"Node":{},"Service":[]}]', b'[{"Node":{"Address":7}}]', b"[7]"])
