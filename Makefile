@@ -7,7 +7,7 @@ MIN ?= 10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-authz bench-spoe bench-churn bench-sizing lock clean
+.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-change bench-authz bench-spoe bench-churn bench-sizing lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -53,6 +53,10 @@ bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to buil
 bench-spoe: ## questions/s, latency and memory of one SPOE worker, to build/bench/ (1 min)
 	@deploy/bootstrap --tests
 	@exec $(BIN)/python -m tests.bench.spoe $(ARGS)
+
+bench-change: ## what one more endpoint costs, step by step, with 10 to 10,000 endpoints, to build/bench/ (2 min)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.change $(ARGS)
 
 bench-authz: ## what authorisation costs, and how soon a changed intention is enforced (4 min)
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \

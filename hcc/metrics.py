@@ -46,7 +46,7 @@ class Metrics:
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
         self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
-        self.drift = self._counter("hcc_drift_repairs", "Plans that nobody asked for: HAProxy had come to differ.")
+        self.drift = self._counter("hcc_drift_repairs", "Repairs that nobody asked for: HAProxy had come to differ.")
         self.plan_seconds = Histogram(
             "hcc_plan_seconds", "How long applying a plan took.", buckets=PLAN_BUCKETS_S, registry=self.registry
         )

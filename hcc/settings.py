@@ -67,6 +67,7 @@ class RunSettings:
         metrics_per_endpoint: whether /metrics has each endpoint of an upstream, by its address.
         access_log: where HAProxy logs each connection or request: `stdout`, a syslog socket's path, a syslog server's
             `address:port`; empty for nowhere.
+        resync_s: how often what HAProxy runs is compared with what is wanted.
         on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
         drain_delay_s: how long before that readiness is off and everything still served.
@@ -84,6 +85,7 @@ class RunSettings:
     metrics_per_endpoint: bool
     intentions: Enforcement
     spoe_workers: int
+    resync_s: float
     on_exit: str
     drain_timeout_s: float
     drain_delay_s: float

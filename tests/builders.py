@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hcc.haproxy.capabilities import Capabilities, Version
 from hcc.haproxy.desired import Certificates, Options, Result
@@ -244,6 +245,11 @@ def result(
 ) -> Result:
     """What `desired` makes of a snapshot with these upstreams."""
     return desired_of(snapshot(*upstreams, proxy_=proxy_), options_ or options(), certificates_ or certificates())
+
+
+def with_text(rendered_: Rendered, text: str, *, structure: str) -> Rendered:
+    """The same, but that it is written otherwise."""
+    return replace(rendered_, write=lambda: text, structure=structure)
 
 
 def rendered(*upstreams: UpstreamState, proxy_: Proxy | None = None, capabilities: Capabilities = V2_6) -> Rendered:

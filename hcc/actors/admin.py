@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import parse_qs
 
 from hcc.actors import readiness
 from hcc.actors.actor import Actor
 from hcc.actors.explanation import explained, parse_question
-from hcc.actors.lifecycle import ActorError, StopReason, UnknownActorError
+from hcc.actors.lifecycle import StopReason, UnknownActorError
 from hcc.actors.messages import (
     AUTHORISER,
     CERT_MANAGER,
@@ -27,6 +28,8 @@ from hcc.actors.messages import (
     SPOE_POOL,
     Drain,
     FactsReported,
+    Preview,
+    Previewed,
     Publish,
 )
 from hcc.actors.picture import Identity, picture
@@ -36,12 +39,14 @@ from hcc.actors.status import Status, to_json
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
 from hcc.consul.errors import ConsulError
 from hcc.consul.stats_service import RENEW_S, StatsService
-from hcc.errors import SettingError
+from hcc.errors import HccError, SettingError
+from hcc.haproxy.review import review_json
 from hcc.log import set_level
 from hcc.metrics import Metrics
 from hcc.settings import Enforcement, ListenAddress, parse_log_level
 
 RESTART_TIMEOUT_S = 20.0
+PREVIEW_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
 DEREGISTER_TIMEOUT_S = 2.0
 VERSION_S = 3600.0
@@ -190,23 +195,31 @@ class Admin(Actor):
             return Response(400, f"{exc}\n".encode())
         except UnknownActorError as exc:
             return Response(404, f"{exc}\n".encode())
-        except ActorError as exc:
+        except HccError as exc:
             return Response(503, f"{exc}\n".encode())
         return ordered or self._answer_anyone(method, path, query, accept)
 
     def _ordered(self, method: str, parts: tuple[str, ...], query: str) -> Response | None:
         """The answer to what only operators may ask; None for all else."""
         match method, parts:
-            case "GET", ("v1", "about"):
-                return _json(asdict(self._identity))
-            case "GET", ("v1", "actors"):
-                return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
-            case "GET", ("v1", "explain"):
-                return self._explain(query)
+            case "GET", ("v1", *words):
+                return self._told(tuple(words), query)
             case "POST", ("v1", "actors", name, "restart"):
                 return self._restart(name)
             case "POST", ("v1", "log-level", level):
                 return _set_log_level(level)
+        return None
+
+    def _told(self, words: tuple[str, ...], query: str) -> Response | None:
+        match words:
+            case ("about",):
+                return _json(asdict(self._identity))
+            case ("actors",):
+                return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
+            case ("explain",):
+                return self._explain(query)
+            case ("plan" | "config" | "snapshot" as what,):
+                return self._foreseen(what)
         return None
 
     def _explain(self, query: str) -> Response:
@@ -214,6 +227,20 @@ class Admin(Actor):
         if snapshot is None or snapshot.policy is None:
             return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
         return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question, self._facts.intentions)))
+
+    def _foreseen(self, what: str) -> Response:
+        """What would be done, the text of it, or what that is made of."""
+        found = self._previewed()
+        if what == "config":
+            return Response(200, found.config.encode())
+        if what == "snapshot":
+            return _json(review_json(found.review, self._identity.haproxy))
+        callers = self._sources.tree().ask_actor(AUTHORISER, Preview(), PREVIEW_TIMEOUT_S)
+        operations = (*found.operations, *cast("tuple[str, ...]", callers))
+        return _json({"operations": operations, "reasons": found.reasons, "reloads": found.reloads})
+
+    def _previewed(self) -> Previewed:
+        return cast("Previewed", self._sources.tree().ask_actor(CONFIG_RECONCILER, Preview(), PREVIEW_TIMEOUT_S))
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
 from hcc.haproxy.model import CaFile, CertificateFile
+from hcc.haproxy.review import Review
 from hcc.mesh.intentions import Policy
 from hcc.mesh.snapshot import Leaf, Roots, Snapshot
 
@@ -118,6 +119,29 @@ class HAProxyDown:
 
     reason: str
     coalesce_key: ClassVar[str] = "haproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """Admin to ConfigReconciler (answer: `Previewed`) and Authoriser (a phrase for each difference): do nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """What ConfigReconciler would do now, with all read back.
+
+    Args:
+        reasons, operations: of the plan, in words.
+        reloads: whether a new worker would take over.
+        config: haproxy.cfg as it is wanted.
+        review: what all that is made of.
+    """
+
+    reasons: tuple[str, ...]
+    operations: tuple[str, ...]
+    reloads: bool
+    config: str
+    review: Review
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,11 @@ class Sidecar:
                     "intensity": INTENSITY,
                 },
             ),
-            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics, "cuts": enforced}),
+            ChildSpec(
+                AUTHORISER,
+                Authoriser,
+                {"maps": maps, "metrics": self._metrics, "resync_s": settings.resync_s, "cuts": enforced},
+            ),
             ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
@@ -254,6 +258,7 @@ class Sidecar:
                     "control": haproxy.control,
                     "options": options,
                     "metrics": self._metrics,
+                    "resync_s": settings.resync_s,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
                 heartbeat_s=300.0,

@@ -20,6 +20,7 @@ from hcc.cli import (
     instance,
     log_level,
     restart,
+    review,
     run,
     settings,
     status,
@@ -33,7 +34,7 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As `hcc --help` shows them.
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
-    "ask a running sidecar": (status, explain, actors, troubleshoot),
+    "ask a running sidecar": (status, explain, actors, troubleshoot, review),
     "tell a running sidecar": (restart, log_level),
     "help": (completion,),
 }

@@ -46,6 +46,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         metrics_per_endpoint=options.metrics_per_endpoint,
         intentions=options.intentions,
         spoe_workers=options.spoe_workers,
+        resync_s=options.resync,
         on_exit=options.on_exit,
         drain_timeout_s=options.drain_timeout,
         drain_delay_s=options.drain_delay,

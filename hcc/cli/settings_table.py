@@ -21,6 +21,7 @@ from hcc.settings import (
 )
 
 MAX_SPOE_WORKERS = 64
+MIN_INTERVAL_S = 1.0
 DEFAULT_CONFIG_FILE = "/etc/hcc/hcc.toml"
 CONFIG_FILE_VARIABLE = "HCC_CONFIG_FILE"
 
@@ -79,6 +80,13 @@ def _worker_count(text: str) -> int:
     return int(text)
 
 
+def _interval(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < MIN_INTERVAL_S:
+        raise SettingError(f"expected a duration of at least {MIN_INTERVAL_S:g}s, found {text!r}")
+    return seconds
+
+
 def _optional_address(text: str) -> object:
     # The Go program's default is the empty string, so scripts pass it to mean "none".
     return parse_listen_address(text) if text else None
@@ -121,6 +129,7 @@ STATE_DIR = Setting(
     "base directory; each proxy gets one of mode 0700 below it",
     default_text="`$XDG_RUNTIME_DIR/hcc`, as root `/run/hcc`",
 )
+HAPROXY = Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package")
 
 # What a command needs to find a running sidecar.
 INSTANCE = (SIDECAR_FOR, PROXY_ID, STATE_DIR)
@@ -173,7 +182,7 @@ ALL = (
     _consul("tls_server_name", "NAME", "name expected in the agent's certificate", "CONSUL_TLS_SERVER_NAME"),
     _consul("namespace", "NAME", "Consul Enterprise namespace", "CONSUL_NAMESPACE"),
     _consul("partition", "NAME", "Consul Enterprise partition", "CONSUL_PARTITION"),
-    Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package"),
+    HAPROXY,
     Setting(
         "control",
         Group.HAPROXY,
@@ -217,6 +226,14 @@ ALL = (
     ),
     _switch("stats_service_register", Group.OPERATION, "register that address in Consul", "false"),
     _switch("metrics_per_endpoint", Group.OPERATION, "show each endpoint in /metrics, by its address", "false"),
+    Setting(
+        "resync",
+        Group.OPERATION,
+        "TIME",
+        "compare all that HAProxy runs with what is wanted, and repair it, this often",
+        parse=_interval,
+        default="5m",
+    ),
     Setting(
         "drain_timeout",
         Group.OPERATION,

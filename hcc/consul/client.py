@@ -137,15 +137,15 @@ class ConsulClient:
         path = f"/v1/discovery-chain/{_segment(key.service)}"
         return self._blocking(path, params, index, body=override if len(override) else None)
 
-    def endpoints(self, key: EndpointsWatch, index: int = 0) -> Result:
-        """The Connect-capable instances of a service with their checks, from any server."""
+    def endpoints(self, key: EndpointsWatch, index: int = 0, parse: Callable[[bytes], object] = json.loads) -> Result:
+        """The Connect-capable instances of a service with their checks, from any server; `parse` makes the data."""
         params = [
             ("stale", ""),
             ("dc", key.datacenter),
             ("filter", key.filter),
             *_tenancy(key.namespace, key.partition),
         ]
-        return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index)
+        return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index, parse=parse)
 
     def execute_query(self, name: str, datacenter: str = "") -> Result:
         """What a prepared query finds now, sidecars instead of applications. Cannot block."""
@@ -168,9 +168,16 @@ class ConsulClient:
         """Put a service of this agent into maintenance mode, or out of it."""
         self._agent.service.maintenance(_segment(service_id), "true" if on else "false", reason)
 
-    def _blocking(self, path: str, params: Parameters, index: int, body: Mapping[str, object] | None = None) -> Result:
+    def _blocking(
+        self,
+        path: str,
+        params: Parameters,
+        index: int,
+        body: Mapping[str, object] | None = None,
+        parse: Callable[[bytes], object] = json.loads,
+    ) -> Result:
         held = [("index", str(index)), ("wait", self._wait())] if index else []
-        return self._get(path, [*params, *held], blocks=bool(index), body=body)
+        return self._get(path, [*params, *held], blocks=bool(index), body=body, parse=parse)
 
     def _get(
         self,
@@ -179,8 +186,10 @@ class ConsulClient:
         *,
         blocks: bool = False,
         body: Mapping[str, object] | None = None,
+        parse: Callable[[bytes], object] = json.loads,
     ) -> Result:
         self._http.timeout = _read_timeout_s(self._wait_s) if blocks else ANSWER_TIMEOUT_S
+        self._http.parse = parse
         try:
             if body is None:
                 self._http.get(_ignored, path, self._own(params))
@@ -188,6 +197,7 @@ class ConsulClient:
                 self._http.post(_ignored, path, self._own(params), data=json.dumps(body))
         finally:
             self._http.timeout = ANSWER_TIMEOUT_S
+            self._http.parse = json.loads
         return self._http.last
 
     def _own(self, params: Parameters) -> Parameters:
@@ -205,6 +215,7 @@ class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no type
     def __init__(self, exchange: Exchange, count: Callable[[str], None]) -> None:
         # Not the parent's: it knows neither unix sockets nor IPv6.
         self.timeout = ANSWER_TIMEOUT_S
+        self.parse: Callable[[bytes], object] = json.loads
         self.last = Result(None)
         self._exchange = exchange
         self._count = count
@@ -258,8 +269,10 @@ class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no type
         self._count(str(code))
         if code != _OK:
             raise status_error(code, f"{method} {path}", body.decode("utf-8", "replace"), headers)
-        self.last = result_of(path, headers, body)
-        return callback(base.Response(code, headers, body.decode("utf-8", "replace"), body))
+        self.last = result_of(path, headers, body, self.parse)
+        # Only the library's own callbacks want a text; of many instances it is long.
+        text = "" if callback is _ignored else body.decode("utf-8", "replace")
+        return callback(base.Response(code, headers, text, body))
 
 
 class _Groups(base.Consul):  # type: ignore[misc] # python-consul2 has no types

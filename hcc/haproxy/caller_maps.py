@@ -53,7 +53,9 @@ class CallerMaps:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self._transactions = capabilities.has(Feature.MAP_TRANSACTION)
         self.remembers = capabilities.has(Feature.SHA2)
-        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S)
+        self._runtime = RuntimeSocket(
+            layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, master=layout.master_socket
+        )
         self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
 
     # ---- on disk

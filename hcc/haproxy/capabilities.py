@@ -45,6 +45,7 @@ class Feature(Enum):
     POOL_LOW_CONN = auto()
     IDLE_PURGE = auto()
     HTTP_RETURN = auto()
+    SHUT_IS_LISTED = auto()
     MAP_TRANSACTION = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
@@ -68,6 +69,9 @@ SINCE: dict[Feature, Version] = {
     Feature.IDLE_PURGE: Version(2, 2),
     # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
     Feature.HTTP_RETURN: Version(2, 2),
+    # A frontend that was shut is gone from `show stat` in 2.2.9, and `STOP` in 2.6.12 and newer, where one that is
+    # paused is `PAUSED` (tried). In between that is a guess: a paused one taken for shut is repaired, too.
+    Feature.SHUT_IS_LISTED: Version(2, 3),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
     # Regular expressions of PCRE: with every version, but not with every build.

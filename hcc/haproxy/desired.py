@@ -287,6 +287,7 @@ def _upstream(state: UpstreamState, bind: Bind, certificates: Certificates, prob
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
         servers=servers(_endpoints(state)) if tls else (),
+        known=all(target.known for target in state.targets),
     )
     listener = UpstreamListener(
         name=upstream_name(upstream),

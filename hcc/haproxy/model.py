@@ -130,20 +130,31 @@ class Server:
     weight: int = 1
     enabled: bool = True
 
+    def __hash__(self) -> int:
+        """By the name alone: there are thousands, looked up again and again."""
+        return hash(self.name)
 
-@dataclass(frozen=True, slots=True, order=True)
-class ActualServer:
-    """A server as the running process has it; `enabled` is false in maintenance and while draining."""
+
+# Those of the running process per backend, both sorted by name. There a weight may be 0, an address empty (a unix
+# socket), and not `enabled` is also one that drains or is marked down by hand.
+ActualServers = tuple[tuple[str, tuple[Server, ...]], ...]
+
+
+class Listening(Enum):
+    """Whether a listener takes connections."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    SHUT = "shut"  # until the next reload
+
+
+@dataclass(frozen=True, slots=True)
+class ActualListener:
+    """A listener as the running process has it; beyond `max_connections` others wait."""
 
     name: str
-    address: str
-    port: int
-    weight: int
-    enabled: bool
-
-
-# Per backend, both sorted by name.
-ActualServers = tuple[tuple[str, tuple[ActualServer, ...]], ...]
+    state: Listening
+    max_connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,7 @@ class Backend:
     Args:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
+        known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
     """
 
     name: str
@@ -170,6 +182,7 @@ class Backend:
     tls: Tls | None
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +294,11 @@ class Desired:
         """Every address that is listened on, the public one first."""
         public: tuple[Bind, ...] = (self.public.bind,) if self.public else ()
         return public + tuple(listener.bind for listener in self.upstreams)
+
+    def listener_names(self) -> tuple[str, ...]:
+        """Of every listener, the public one first."""
+        public = (self.public.name,) if self.public else ()
+        return public + tuple(listener.name for listener in self.upstreams)
 
     def without(self, binds: Iterable[Bind]) -> Desired:
         """The same with the listeners on these addresses left out, and what only they used."""

@@ -9,9 +9,9 @@ what it runs. No construct is used that the Data Plane API 1.2 rewrites (referen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 
 from hcc.haproxy import access_log, words
 from hcc.haproxy.capabilities import Capabilities, Feature
@@ -79,7 +79,7 @@ class Rendered:
     """A wanted configuration as text.
 
     Args:
-        config: of haproxy.cfg.
+        write: makes the text of haproxy.cfg, which `config` is; made when it is asked for, as it is long.
         files: those that `config` names and that are made here.
         structure: digest of all that only a reload can change.
         dynamic: whether servers may come and go at run time; otherwise they are in slots.
@@ -90,7 +90,7 @@ class Rendered:
     """
 
     desired: Desired
-    config: str
+    write: Callable[[], str] = field(compare=False, repr=False)
     files: tuple[SideFile, ...]
     structure: str
     dynamic: bool
@@ -99,6 +99,11 @@ class Rendered:
     replaces_certificates: bool
     replaces_cas: bool
     payload_bytes: int
+
+    @property
+    def config(self) -> str:
+        """The text of haproxy.cfg."""
+        return self.write()
 
 
 def render(desired: Desired, capabilities: Capabilities, running: ActualServers = ()) -> Rendered:
@@ -117,10 +122,9 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
     files = _files(desired, capabilities)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
-    text = _joined(_file(desired, capabilities, files, structure))
     return Rendered(
         desired=desired,
-        config=text,
+        write=cache(partial(_text, desired, capabilities, files, structure)),
         files=tuple(files.values()),
         structure=structure,
         dynamic=dynamic,
@@ -130,6 +134,10 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
         replaces_cas=capabilities.has(Feature.CA_UPDATE),
         payload_bytes=capabilities.payload_bytes,
     )
+
+
+def _text(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> str:
+    return _joined(_file(desired, capabilities, files, structure))
 
 
 def server_arguments(server: Server, tls: Tls, capabilities: Capabilities) -> str:
@@ -409,7 +417,12 @@ def _agents(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     yield "  option spop-check"
     pool = " pool-low-conn 64" if capabilities.has(Feature.POOL_LOW_CONN) else ""
     for number, path in enumerate(authorisation.sockets, start=1):
-        yield f"  server w{number} unix@{words.path(path)} check inter 1s{pool}"
+        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 1s{pool}"
+
+
+def agent_name(number: int) -> str:
+    """The server line of SPOE worker `number`, counted from 1."""
+    return f"w{number}"
 
 
 def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
+from operator import attrgetter
 
 from hcc.haproxy.model import MAX_WEIGHT, Server
 from hcc.haproxy.names import server_name
@@ -17,20 +19,28 @@ def servers(endpoints: Iterable[Endpoint]) -> tuple[Server, ...]:
     endpoints with one address and port the better one counts. An address that is no IP address is left out
     (they are resolved, and what cannot be is reported, where Consul is read).
     """
-    best: dict[tuple[str, int], Endpoint] = {}
+    best: dict[str, Endpoint] = {}
     for endpoint in endpoints:
-        address = _ip(endpoint.address)
-        if address and 0 < endpoint.port <= MAX_PORT:
-            key = (address, endpoint.port)
-            if key not in best or _worth(endpoint) > _worth(best[key]):
-                best[key] = endpoint
+        name = _name(endpoint.address, endpoint.port)
+        if name and (name not in best or _worth(endpoint) > _worth(best[name])):
+            best[name] = endpoint
     heaviest = max((endpoint.weight for endpoint in best.values() if endpoint.serves), default=1)
-    return tuple(
-        sorted(
-            Server(server_name(address, port), address, port, scaled(endpoint.weight, heaviest), endpoint.serves)
-            for (address, port), endpoint in best.items()
-        )
-    )
+    found = (_server(name, endpoint, max(heaviest, MAX_WEIGHT)) for name, endpoint in best.items())
+    return tuple(sorted(found, key=attrgetter("name")))
+
+
+@lru_cache(maxsize=65_536)
+def _name(address: str, port: int) -> str:
+    """Empty when it is no server."""
+    found = _ip(address)
+    return server_name(found, port) if found and 0 < port <= MAX_PORT else ""
+
+
+# The same object for the same endpoint: of ten thousand servers those that did not change are told by identity.
+@lru_cache(maxsize=65_536)
+def _server(name: str, endpoint: Endpoint, heaviest: int) -> Server:
+    weight = scaled(endpoint.weight, heaviest)
+    return Server(name, _ip(endpoint.address), endpoint.port, weight, endpoint.serves)
 
 
 def scaled(weight: int, heaviest: int) -> int:

@@ -7,6 +7,7 @@ Source: HAProxy configuration.txt section 2.2, quoting and escaping.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 from hcc.errors import HccError
@@ -82,6 +83,8 @@ def address(host: str, port: int) -> str:
     return f"{ip(host)}:{number(port, MAX_PORT)}"
 
 
+# Those of all servers are looked at for every snapshot.
+@lru_cache(maxsize=65_536)
 def ip(host: str) -> str:
     """An IP address as it stands before `:port`, brackets around IPv6."""
     try:

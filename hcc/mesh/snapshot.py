@@ -169,6 +169,10 @@ class Endpoint:
     health: Health
     identity: str = ""
 
+    def __hash__(self) -> int:
+        """By what seldom is the same twice: there are thousands, looked up again and again."""
+        return hash((self.address, self.port, self.identity))
+
     @property
     def serves(self) -> bool:
         """Whether it may get traffic now."""

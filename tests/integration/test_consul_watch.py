@@ -453,6 +453,16 @@ def test_an_empty_list_without_a_mark_is_believed_only_if_the_token_may_read(fak
     assert observed.instances() == ()
 
 
+def test_nor_is_a_query_that_finds_nothing_believed_otherwise(fake: FakeConsul, watch: Watch) -> None:
+    fake.create_query("find-db", "db")
+    observed = watch(QueryWatch("find-db", "", "dc1", 20))
+    assert len(observed.instances()) == 1
+    fake.take_rights()
+    assert "service:read" in str(observed.failure(ConsulPermissionError).error)
+    fake.may_read_services = True
+    assert len(observed.recovery().value) == 1  # type: ignore[arg-type] # a tuple
+
+
 def test_a_refused_token_is_read_again_and_a_new_one_tried_at_once(fake: FakeConsul, watch: Watch) -> None:
     refused = threading.Event()
     fake.fail("ca/leaf", Fault("status", code=403, text="ACL not found"))

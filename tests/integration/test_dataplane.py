@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from hcc.haproxy.dataplane_text import version_of
 from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
 from hcc.settings import Enforcement
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
 from tests.dataplane_stage import DataplaneStage, dataplane_stage
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import Server, free_port, greeting, wait_until
@@ -96,7 +95,7 @@ def test_a_text_that_haproxy_refuses_changes_neither_what_runs_nor_the_file(ther
     good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
     there.converge(good)
     worker = there.worker()
-    bad = replace(good, config=f"{good.config}  nonsense\n", structure="0123456789abcdef")
+    bad = with_text(good, f"{good.config}  nonsense\n", structure="0123456789abcdef")
 
     applied = there.control.apply(Plan((Reload(bad),)))
 
@@ -114,11 +113,8 @@ def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) ->
     there.converge(good)
     worker = there.worker()
     # Passes the check; only binding fails.
-    bad = replace(
-        good,
-        config=f"{good.config}\nfrontend late\n  mode tcp\n  bind 192.0.2.1:{blocked}\n",
-        structure="0123456789abcdef",
-    )
+    text = f"{good.config}\nfrontend late\n  mode tcp\n  bind 192.0.2.1:{blocked}\n"
+    bad = with_text(good, text, structure="0123456789abcdef")
 
     applied = there.control.apply(Plan((Reload(bad),)))
 
@@ -162,7 +158,7 @@ def test_what_it_drops_is_put_right_before_haproxy_runs_it_and_said_once(
     worker = there.worker()
     dropped = "  server extra 127.0.0.1:1 pool-low-conn 7\n"
     config = good.config.replace("description hcc:", "description hcc:f")
-    harmed = replace(good, config=f"{config}{dropped}", structure=f"f{good.structure}")
+    harmed = with_text(good, f"{config}{dropped}", structure=f"f{good.structure}")
 
     for kind in (Reload, WriteConfig):
         with caplog.at_level(logging.WARNING):

@@ -55,6 +55,7 @@ def settings(state_dir: Path, **changes: object) -> RunSettings:
         metrics_per_endpoint=False,
         intentions=Enforcement.ENFORCE,
         spoe_workers=2,
+        resync_s=300.0,
         on_exit="drain",
         drain_timeout_s=1.0,
         drain_delay_s=0.0,
