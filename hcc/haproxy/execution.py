@@ -35,9 +35,9 @@ from hcc.haproxy.render import Rendered
 from hcc.haproxy.replies import ReplyError, parse_backends, parse_ca_file, parse_certificate, parse_servers
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
 
-# How long deletions, or slots to be freed, wait together for last connections; what is left stays in maintenance and is
-# planned again.
-DELETE_BUDGET_S = 0.5
+# How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
+# it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
+DELETE_BUDGET_S = 0.05
 BATCH = 40
 # Two commands each, with the paths of certificates.
 ADD_BATCH = 12
