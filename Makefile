@@ -62,7 +62,7 @@ bench-authz: ## what authorisation costs, and how soon a changed intention is en
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m tests.bench.authz $(ARGS)
 
-bench-churn: ## endpoints, upstreams and certificates change under load, both controls (20 min; ARGS=--quick: 3)
+bench-churn: ## endpoints, upstreams and certificates change under load, both controls (20 min; ARGS=--quick: 2)
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m tests.bench.churn $(ARGS)
 

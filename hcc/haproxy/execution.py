@@ -45,9 +45,9 @@ from hcc.haproxy.replies import (
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
 
-# How long deletions, or slots to be freed, wait together for last connections; what is left stays in maintenance and is
-# planned again.
-DELETE_BUDGET_S = 0.5
+# How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
+# it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
+DELETE_BUDGET_S = 0.05
 BATCH = 40
 # HAProxy makes a TLS context for each, half a millisecond in which a thread of it does nothing else.
 ADD_BATCH = 10

@@ -2,7 +2,7 @@
 
 For each of the two ways to control HAProxy: changes one by one and in bursts; an upstream with very many endpoints;
 very many upstreams; new CAs and leaves. Each scene says what was reloaded, what failed, how soon a change served, and
-what each process took. `--quick` does less of everything, in three minutes; all of it takes about half an hour.
+what each process took. `--quick` does less of everything, in two minutes; all of it takes about half an hour.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Bench:
 def main() -> None:
     """Run it, print the tables, write the file."""
     words = argparse.ArgumentParser(description="Changes under load, for both ways of controlling HAProxy.")
-    words.add_argument("--quick", action="store_true", help="less of everything, in three minutes")
+    words.add_argument("--quick", action="store_true", help="less of everything, in two minutes")
     words.add_argument("--control", choices=("direct", "dataplane"), help="only this one")
     words.add_argument("--only", choices=SCENES, help="only this scene")
     given = words.parse_args()
