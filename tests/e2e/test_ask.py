@@ -252,7 +252,8 @@ def test_hcc_explain_says_what_is_wrong_with_the_question_or_that_nobody_answers
 
 
 def test_hcc_plan_says_what_would_be_done_now_and_that_there_is_nothing(standing: Standing) -> None:
-    assert asked(standing.db, "plan").stdout == "nothing to do: HAProxy runs what is wanted\n"
+    # What is applied is written down a moment later.
+    wait_until("rest", lambda: asked(standing.db, "plan").stdout == "nothing to do: HAProxy runs what is wanted\n")
     by_hand(standing.db, "disable frontend public")
 
     done = asked(standing.db, "plan")
