@@ -61,6 +61,7 @@ class Server:
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
+        self.accepted = 0
         self.caller_serials: list[str] = []
         self.open: list[socket.socket] = []
         self._tls = tls
@@ -86,6 +87,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
