@@ -20,6 +20,8 @@ from hcc.actors.messages import (
     CERT_MANAGER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
+    AdmissionChanged,
     CallersChanged,
     ConfigurationInstalled,
     CredentialsReady,
@@ -38,11 +40,14 @@ from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.model import Desired
 from hcc.haproxy.plan import Actual, Install, Plan, Reload, plan
 from hcc.haproxy.render import Rendered, render
+from hcc.mesh.peer_book import Admission
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
 # A change is applied at once when the last one is this long ago; changes in between are applied together.
 WINDOW_S = 0.05
+# Endpoints that are new are probed before they get traffic; what comes of it within this is applied together with them.
+PROBE_S = 0.01
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
@@ -76,7 +81,7 @@ class _Resync:
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
-    def init(self, *, control: Control, options: Options, metrics: Metrics) -> None:
+    def init(self, *, control: Control, options: Options, probes: bool, metrics: Metrics) -> None:
         self._control = control
         self._options = options
         self._metrics = metrics
@@ -84,6 +89,10 @@ class ConfigReconciler(Actor):
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
         self._callers: tuple[str, ...] = ()
+        # Where endpoints are probed, nothing is done before it is known who may get traffic: what runs goes on.
+        self._probes = probes
+        self._admission: Admission | None = None
+        self._reconciled_version = 0
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -91,12 +100,13 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        self._last_s = float("-inf")
+        # When something was applied last, and when because of who may serve.
+        self._last_s = self._admitted_s = float("-inf")
         self._drift = False
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER):
+            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER, VERIFIER):
                 self.tell(source, Publish())
         self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
         self._arm_resync()
@@ -105,7 +115,9 @@ class ConfigReconciler(Actor):
         match message:
             case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
-                self._soon()
+                self._soon(self._last_s)
+            case AdmissionChanged(admission):
+                self._admit(admission)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
             case _Reconcile(retry):
@@ -132,22 +144,43 @@ class ConfigReconciler(Actor):
     def teardown(self, reason: StopReason) -> None:
         """Nothing: what runs goes on, and the successor reads it back."""
 
-    def _soon(self) -> None:
-        """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or self._draining:
+    def _admit(self, admission: Admission) -> None:
+        before, self._admission = self._admission, admission
+        if self._snapshot is None or admission.version > self._snapshot.version:
+            # The snapshot that it is about comes next.
             return
-        wait = self._last_s + WINDOW_S - time.monotonic()
+        if self._gathering or before is None or admission.admitted != before.admitted:
+            # Who may serve now waits for others of its kind, not for the change that named it.
+            applied = self._snapshot.version == self._reconciled_version
+            self._soon(self._admitted_s if applied else self._last_s)
+
+    def _soon(self, last_s: float) -> None:
+        """Reconcile now, or at the end of the window in which changes are gathered."""
+        if self._snapshot is None or self._draining or not self._may_decide():
+            return
+        wait = last_s + WINDOW_S - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
         elif not self._waited:
             wait = self._grace_s
+        if self._being_probed(self._snapshot):
+            wait = max(wait, PROBE_S)
         if wait <= 0:
             self._reconcile()
         elif not self._gathering:
             self._gathering = True
             self.after(wait, _Reconcile(), key="soon")
+
+    def _may_decide(self) -> bool:
+        return not self._probes or self._admission is not None
+
+    def _being_probed(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
+        if not self._probes or self._admission is None or snapshot.version == self._reconciled_version:
+            return False
+        return self._admission.version < snapshot.version or self._admission.probing
 
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
@@ -158,9 +191,13 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or self._draining:
+        if self._snapshot is None or self._draining or not self._may_decide():
             return
-        wanted = desired(self._snapshot, self._options, self._certificates, self._callers)
+        if self._reconciled_version == self._snapshot.version:
+            self._admitted_s = time.monotonic()
+        self._reconciled_version = self._snapshot.version
+        admitted = self._admission.admitted if self._probes and self._admission else None
+        wanted = desired(self._snapshot, self._options, self._certificates, self._callers, admitted)
         problems = tuple(str(problem) for problem in wanted.problems)
         self._tell_problems(problems)
         try:
@@ -225,7 +262,8 @@ class ConfigReconciler(Actor):
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:
             self._metrics.reloads.inc()
-            self.tell(AUTHORISER, WorkerReplaced())
+            for hearer in (AUTHORISER, VERIFIER):
+                self.tell(hearer, WorkerReplaced())
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with."""

@@ -286,7 +286,7 @@ def _target_endpoints(
         for instance in instances or ()
     }
     ordered = tuple(sorted(endpoints, key=lambda item: (item.address, item.port, item.identity, item.health.value)))
-    return TargetEndpoints(target_id, ordered, known=instances is not None)
+    return TargetEndpoints(target_id, ordered, known=instances is not None, identity=identity)
 
 
 def _health(health: Health, only_passing: bool) -> Health:

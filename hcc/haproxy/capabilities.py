@@ -44,6 +44,7 @@ class Feature(Enum):
     SHA2 = auto()
     POOL_LOW_CONN = auto()
     IDLE_PURGE = auto()
+    SERVER_CERTIFICATE = auto()
     HTTP_RETURN = auto()
     MAP_TRANSACTION = auto()
     NORMALIZE_URI = auto()
@@ -66,6 +67,7 @@ SINCE: dict[Feature, Version] = {
     # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
     # maintenance (haproxy/haproxy issue 1236).
     Feature.IDLE_PURGE: Version(2, 2),
+    Feature.SERVER_CERTIFICATE: Version(2, 2),  # sample `ssl_s_der`: what a server showed; section 6.2
     # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
     Feature.HTTP_RETURN: Version(2, 2),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4

@@ -156,12 +156,26 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerCheck:
+    """Whose answers a backend lets through.
+
+    Args:
+        leaves: map file of leaf certificates that were seen before, by their digest.
+        identities: SPIFFE URIs, of one of which a server's certificate must be; sorted.
+    """
+
+    leaves: str
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """The servers of one upstream, or of one of its targets. Servers are sorted and come and go at run time.
 
     Args:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
+        check: None where answers are not looked at.
     """
 
     name: str
@@ -170,6 +184,7 @@ class Backend:
     tls: Tls | None
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
+    check: PeerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
