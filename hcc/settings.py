@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from ipaddress import ip_address
 
 from hcc.errors import SettingError
@@ -54,6 +54,25 @@ class Selection:
         return f"the sidecar of the service tagged {self.sidecar_for_tag}"
 
 
+class VerifyUpstream(StrEnum):
+    """How it is seen to that an upstream's instance is who it should be."""
+
+    PROBE = "probe"
+    """Before it gets traffic, and from time to time, by a handshake of ours."""
+    RESPONSE = "response"
+    """On every connection, before anything of an answer comes through."""
+    BOTH = "both"
+    OFF = "off"
+
+    @property
+    def probes(self) -> bool:
+        return self in (VerifyUpstream.PROBE, VerifyUpstream.BOTH)
+
+    @property
+    def checks_answers(self) -> bool:
+        return self in (VerifyUpstream.RESPONSE, VerifyUpstream.BOTH)
+
+
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """Everything `hcc run` is told, apart from how to reach Consul (`hcc.consul.environment`).
@@ -94,6 +113,7 @@ class RunSettings:
     log_level: str
     log_format: str = "auto"
     access_log: str = ""
+    verify_upstream: VerifyUpstream = VerifyUpstream.BOTH
 
 
 def parse_duration(text: str) -> float:
@@ -152,6 +172,19 @@ def parse_log_level(text: str) -> str:
         msg = f"expected one of trace, debug, info, warn, error, fatal, found {text!r}"
         raise SettingError(msg)
     return level
+
+
+def parse_verify_upstream(text: str) -> VerifyUpstream:
+    """One of probe, response, both, off.
+
+    Raises:
+        SettingError: anything else.
+    """
+    try:
+        return VerifyUpstream(text)
+    except ValueError as exc:
+        msg = f"expected probe, response, both or off, found {text!r}"
+        raise SettingError(msg) from exc
 
 
 def parse_access_log(text: str) -> str:

@@ -124,7 +124,9 @@ def upstream_state(
     if registered.key.type == UpstreamType.PREPARED_QUERY.value:
         return UpstreamState(registered, None, (TargetEndpoints(QUERY_TARGET, found),))
     compiled = chain_ or chain(registered.key.name, protocol=protocol, datacenter=registered.key.datacenter or "dc1")
-    return UpstreamState(registered, compiled, (TargetEndpoints(compiled.targets[0].id, found),))
+    target = compiled.targets[0]
+    identity = service_uri(target.service, target.datacenter)
+    return UpstreamState(registered, compiled, (TargetEndpoints(target.id, found, identity=identity),))
 
 
 def proxy(
@@ -234,6 +236,7 @@ def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcemen
         verdicts=f"{directory}/verdicts.map",
         rules=f"{directory}/rules.map",
         intentions=intentions,
+        leaves=f"{directory}/leaves.map",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -33,6 +33,8 @@ from hcc.haproxy.plan import (
 from hcc.haproxy.process import Exit, LaunchError
 from hcc.haproxy.render import Rendered, agent_name
 from hcc.mesh.intentions import Policy
+from hcc.mesh.peer_book import Outcome, Peer
+from hcc.peers.prober import Probed
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, WorkerState
 from tests.builders import V2_6
 
@@ -426,3 +428,84 @@ class FakeMaps:
         self.loaded[name].update(dict(change.added) | dict(change.changed))
         for key in change.removed:
             self.loaded[name].pop(key, None)
+
+
+class FakeLeaves:
+    """HAProxy's map of leaves in memory.
+
+    Args:
+        running: whether a HAProxy with this map runs.
+    """
+
+    looks = True
+
+    def __init__(self, *, running: bool = True) -> None:
+        self.running = running
+        self.silent = False
+        self.loaded: dict[str, str] = {}
+        self.stored: dict[str, str] = {}
+        self.taken_out: list[tuple[str, int]] = []
+
+    def store(self, entries: Mapping[str, str]) -> None:
+        self.stored = dict(entries)
+
+    def entries(self) -> dict[str, str] | None:
+        self._answer()
+        return dict(self.loaded) if self.running else None
+
+    def change(self, change: MapChange) -> bool:
+        self._answer()
+        if self.running:
+            self.loaded |= dict(change.added) | dict(change.changed)
+            self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
+        return self.running
+
+    def take_out(self, address: str, port: int) -> None:
+        self._answer()
+        self.taken_out.append((address, port))
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
+
+
+class FakeProber:
+    """Probes that end as a test says. `FakeProbers.make` makes them."""
+
+    def __init__(self, deliver: Callable[[tuple[Probed, ...]], None]) -> None:
+        self.asked: list[Peer] = []
+        self.running = False
+        self._deliver = deliver
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    def ask(self, peers: Iterable[Peer], context: object) -> None:
+        self.asked.extend(peers)
+
+    def answer(self, outcomes: Mapping[str, Outcome]) -> None:
+        """End the probes of these addresses."""
+        ended = [peer for peer in self.asked if peer.address in outcomes]
+        self.asked = [peer for peer in self.asked if peer.address not in outcomes]
+        self._deliver(tuple(Probed(peer, outcomes[peer.address]) for peer in ended))
+
+    def fail(self) -> None:
+        self._deliver(())
+
+
+class FakeProbers:
+    """All probers that were made."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeProber] = []
+
+    def make(self, deliver: Callable[[tuple[Probed, ...]], None]) -> FakeProber:
+        self.made.append(FakeProber(deliver))
+        return self.made[-1]
+
+    @property
+    def now(self) -> FakeProber:
+        return self.made[-1]

@@ -26,6 +26,7 @@ from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import private_directory, write_private
 from hcc.haproxy.layout import layout
+from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.plan import Actual, Install, Plan, plan
 from hcc.haproxy.process import HAProxyProcess
@@ -61,7 +62,9 @@ class Server:
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
+        self.accepted = 0
         self.caller_serials: list[str] = []
+        self.resumed: list[bool] = []
         self.open: list[socket.socket] = []
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -86,6 +89,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -97,6 +101,7 @@ class Server:
                 connection = self._tls.wrap_socket(connection, server_side=True)
                 stack.callback(connection.close)
                 assert isinstance(connection, ssl.SSLSocket)
+                self.resumed.append(bool(connection.session_reused))
                 self.caller_serials.append(str((connection.getpeercert() or {}).get("serialNumber")))
             self.open.append(connection)
             stack.callback(self.open.remove, connection)
@@ -134,6 +139,7 @@ class Stage:
         self.leaf = self.authority.leaf(service_uri("server"))
         self.capabilities = capabilities(probe(binary).version)
         CallerMaps(self.layout, self.capabilities).prepare(running=False)
+        LeafMap(self.layout, self.capabilities).prepare(running=False)
         self.control: SocketControl = DirectControl(binary, self.layout, self.capabilities)
         self.process = HAProxyProcess(binary, self.layout)
         self.servers: list[Server] = []
@@ -207,6 +213,7 @@ class Stage:
             identities=self.layout.identities,
             verdicts=self.layout.verdicts,
             rules=self.layout.rules,
+            leaves=self.layout.leaves,
             intentions=intentions,
         )
         wanted = desired_of(snapshot, options, self.certificates(), callers).desired

@@ -26,6 +26,7 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
     SPOE_POOL,
+    VERIFIER,
     Drain,
     FactsReported,
     Preview,
@@ -43,12 +44,14 @@ from hcc.errors import HccError, SettingError
 from hcc.haproxy.review import review_json
 from hcc.log import set_level
 from hcc.metrics import Metrics
-from hcc.settings import Enforcement, ListenAddress, parse_log_level
+from hcc.settings import Enforcement, ListenAddress, VerifyUpstream, parse_log_level
 
 RESTART_TIMEOUT_S = 20.0
 PREVIEW_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
 DEREGISTER_TIMEOUT_S = 2.0
+# Who reports facts.
+SOURCES = (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER, VERIFIER)
 VERSION_S = 3600.0
 VERSION_UNKNOWN_S = 30.0
 
@@ -81,6 +84,7 @@ class Admin(Actor):
         stats_addr: ListenAddress | None,
         stats_service: StatsService | None,
         intentions: Enforcement,
+        verify: VerifyUpstream,
         metrics: Metrics,
         sources: Sources,
         on_readiness: Callable[[tuple[str, ...]], None],
@@ -92,13 +96,13 @@ class Admin(Actor):
         self._metrics = metrics
         self._sources = sources
         self._on_readiness = on_readiness
-        self._facts = readiness.Facts(intentions=intentions)
+        self._facts = readiness.Facts(intentions=intentions, verify=verify)
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER):
+            for source in SOURCES:
                 self.tell(source, Publish())
         self._servers.append(serve_unix(self._control_socket, self._answer_operator))
         self._listen()
@@ -258,21 +262,20 @@ def _set_log_level(text: str) -> Response:
     return _json({"level": level})
 
 
+# Where in `Facts` each kind goes.
+_PLACES: dict[type[object], str] = {
+    readiness.ReconcilerFacts: "reconciler",
+    readiness.CredentialFacts: "credentials",
+    readiness.PolicyFacts: "policy",
+    readiness.HAProxyFacts: "haproxy",
+    readiness.ConsulFacts: "consul",
+    readiness.CallerFacts: "callers",
+    readiness.PeerFacts: "peers",
+}
+
+
 def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
-    match news:
-        case readiness.ReconcilerFacts():
-            return replace(facts, reconciler=news)
-        case readiness.CredentialFacts():
-            return replace(facts, credentials=news)
-        case readiness.PolicyFacts():
-            return replace(facts, policy=news)
-        case readiness.HAProxyFacts():
-            return replace(facts, haproxy=news)
-        case readiness.ConsulFacts():
-            return replace(facts, consul=news)
-        case readiness.CallerFacts():
-            return replace(facts, callers=news)
-    raise TypeError(f"no facts: {type(news).__name__}")
+    return replace(facts, **{_PLACES[type(news)]: news})  # type: ignore[arg-type]  # the table says that it fits
 
 
 def _in_background(name: str, call: Callable[[], None]) -> threading.Thread:

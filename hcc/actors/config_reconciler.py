@@ -20,6 +20,8 @@ from hcc.actors.messages import (
     CERT_MANAGER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
+    AdmissionChanged,
     CallersChanged,
     ConfigurationInstalled,
     CredentialsReady,
@@ -38,7 +40,7 @@ from hcc.actors.status import PlanStatus
 from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
-from hcc.haproxy.desired import Certificates, Options, desired
+from hcc.haproxy.desired import Certificates, Options, Result, desired
 from hcc.haproxy.model import Desired
 from hcc.haproxy.origin import origin
 from hcc.haproxy.plan import (
@@ -55,6 +57,7 @@ from hcc.haproxy.plan import (
 )
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review
+from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
@@ -65,6 +68,8 @@ SHORT_WINDOW_S = 0.005
 # So soon after a change at run time all is read back, and the file written; and at most this part of the time.
 SETTLE_S, MAX_SETTLE_S = 0.25, 5.0
 SETTLE_SHARE = 0.1
+# Endpoints that are new are probed before they get traffic; what comes of it within this is applied together with them.
+PROBE_S = 0.01
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
@@ -108,7 +113,7 @@ class _Resync:
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
-    def init(self, *, control: Control, options: Options, metrics: Metrics, resync_s: float) -> None:
+    def init(self, *, control: Control, options: Options, probes: bool, metrics: Metrics, resync_s: float) -> None:
         self._control = control
         self._resync_s = resync_s
         self._options = options
@@ -117,6 +122,10 @@ class ConfigReconciler(Actor):
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
         self._callers: tuple[str, ...] = ()
+        # Where endpoints are probed, nothing is done before it is known who may get traffic: what runs goes on.
+        self._probes = probes
+        self._admission: Admission | None = None
+        self._reconciled_version = 0
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -124,7 +133,8 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        self._last_s = self._reloaded_s = float("-inf")
+        # When something was applied last, when because of who may serve, and when by a reload.
+        self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
         self._window_s = WINDOW_S
         self._settle_s = SETTLE_S
         # Whether this actor has read anything back; whether it did something since that is not written down either.
@@ -137,7 +147,7 @@ class ConfigReconciler(Actor):
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER):
+            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER, VERIFIER):
                 self.tell(source, Publish())
         self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
         self._arm_resync()
@@ -148,16 +158,17 @@ class ConfigReconciler(Actor):
                 return self._previewed()
             case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
-                self._soon()
+                self._soon(self._last_s)
+            case AdmissionChanged(admission):
+                self._admit(admission)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
             case _Reconcile(retry, thorough):
                 if retry:
                     self._refused_structure = ""
                 self._reconcile(thorough=thorough)
-            case _Settle():
-                self._look()
-            case _Resync():
+            case _Settle() | _Resync():
+                # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
                 self._look()
             case Publish():
@@ -181,22 +192,44 @@ class ConfigReconciler(Actor):
         if self._unsettled and reason is not StopReason.FAILURE:
             self._look()
 
-    def _soon(self) -> None:
-        """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or self._draining:
+    def _admit(self, admission: Admission) -> None:
+        before, self._admission = self._admission, admission
+        if self._snapshot is None or admission.version > self._snapshot.version:
+            # The snapshot that it is about comes next.
             return
-        wait = max(self._last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
+        if self._gathering or before is None or admission.admitted != before.admitted:
+            # Who may serve now waits for others of its kind, not for the change that named it.
+            applied = self._snapshot.version == self._reconciled_version
+            self._news = True
+            self._soon(self._admitted_s if applied else self._last_s)
+
+    def _soon(self, last_s: float) -> None:
+        """Reconcile now, or at the end of the window in which changes are gathered."""
+        if self._snapshot is None or self._draining or not self._may_decide():
+            return
+        wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
         elif not self._waited:
             wait = self._grace_s
+        if self._being_probed(self._snapshot):
+            wait = max(wait, PROBE_S)
         if wait <= 0:
             self._reconcile()
         elif not self._gathering:
             self._gathering = True
             self.after(wait, _Reconcile(), key="soon")
+
+    def _may_decide(self) -> bool:
+        return not self._probes or self._admission is not None
+
+    def _being_probed(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
+        if not self._probes or self._admission is None or snapshot.version == self._reconciled_version:
+            return False
+        return self._admission.version < snapshot.version or self._admission.probing
 
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
@@ -213,13 +246,16 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or self._draining:
+        if self._snapshot is None or self._draining or not self._may_decide():
             return
         # Without news whatever is to be done was not asked for.
         self._drift = not self._news and self._facts.applied
         self._news = False
         began_s = time.monotonic()
-        wanted = desired(self._snapshot, self._options, self._certificates, self._callers)
+        if self._reconciled_version == self._snapshot.version:
+            self._admitted_s = began_s
+        self._reconciled_version = self._snapshot.version
+        wanted = self._wanted(self._snapshot)
         problems = tuple(str(problem) for problem in wanted.problems)
         self._tell_problems(problems)
         try:
@@ -291,12 +327,19 @@ class ConfigReconciler(Actor):
         Raises:
             ControlError: nothing is known yet, or HAProxy does not answer.
         """
-        if self._snapshot is None:
+        if self._snapshot is None or not self._may_decide():
             raise ControlError("Consul has not told of this proxy yet; ask again")
-        wanted = desired(self._snapshot, self._options, self._certificates, self._callers).desired
-        rendered, _, steps, _ = self._planned(wanted)
-        review = Review(self._options, self._callers, self._snapshot)
+        rendered, _, steps, _ = self._planned(self._wanted(self._snapshot).desired)
+        review = Review(self._options, self._callers, self._snapshot, self._admitted)
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
+
+    def _wanted(self, snapshot: Snapshot) -> Result:
+        return desired(snapshot, self._options, self._certificates, self._callers, self._admitted)
+
+    @property
+    def _admitted(self) -> frozenset[Peer] | None:
+        """Who may get traffic; None where that is not looked at."""
+        return self._admission.admitted if self._probes and self._admission else None
 
     def _settle_soon(self) -> None:
         if not self._unsettled:
@@ -359,7 +402,8 @@ class ConfigReconciler(Actor):
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:
             self._metrics.reloads.inc()
-            self.tell(AUTHORISER, WorkerReplaced())
+            for hearer in (AUTHORISER, VERIFIER):
+                self.tell(hearer, WorkerReplaced())
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with."""

@@ -23,6 +23,7 @@ from hcc.haproxy.origin import origin
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review, ReviewError
 from hcc.haproxy.side_files import write_side_files
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Roots
 
@@ -36,7 +37,8 @@ def made_offline(review: Review) -> Result:
         ReviewError: a certificate in it is none.
     """
     directory = Layout(str(PurePosixPath(review.options.process.stats_socket).parent))
-    return desired(review.snapshot, review.options, _certificates(review, directory), review.callers)
+    admitted = None if review.admitted is None else frozenset(Peer(*one) for one in review.admitted)
+    return desired(review.snapshot, review.options, _certificates(review, directory), review.callers, admitted)
 
 
 def checked_offline(review: Review, binary: str, capabilities: Capabilities) -> Rendered:
@@ -79,6 +81,7 @@ def _moved(options: Options, place: Layout) -> Options:
         identities=place.identities,
         verdicts=place.verdicts,
         rules=place.rules,
+        leaves=place.leaves if options.leaves else "",
     )
 
 
@@ -128,5 +131,5 @@ def _write_stand_ins(place: Layout) -> None:
     )
     write_private(place.leaf, pem + private.decode())
     write_private(place.roots, pem)
-    for path in (place.identities, place.verdicts, place.rules):
+    for path in (place.identities, place.verdicts, place.rules, place.leaves):
         Path(path).touch(mode=0o600)

@@ -29,6 +29,7 @@ from hcc.actors.messages import (
     PROCESS_SUPERVISOR,
     SPOE_GROUP,
     SPOE_POOL,
+    VERIFIER,
     Drain,
     ReloadToken,
 )
@@ -39,10 +40,12 @@ from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
+from hcc.actors.verifier import Verifier
 from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
+from hcc.app.peers_file import PeersFile, register_of
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
 from hcc.app.signals import Signals
@@ -63,11 +66,13 @@ from hcc.haproxy.binary import Found, find_haproxy, probe
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
+from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
-from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
+from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
 from hcc.metrics import Metrics
-from hcc.settings import Enforcement, RunSettings
+from hcc.peers.prober import Prober
+from hcc.settings import Enforcement, RunSettings, VerifyUpstream
 from hcc.spoe.pool import WorkerPool
 from hcc.version import VERSION
 
@@ -190,9 +195,21 @@ class Sidecar:
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
         process = _global_options(directory, settings.access_log)
-        options = Options(process, sockets, layout.identities, layout.verdicts, layout.rules, settings.intentions)
+        verify = settings.verify_upstream
+        options = Options(
+            process,
+            sockets,
+            layout.identities,
+            layout.verdicts,
+            layout.rules,
+            settings.intentions,
+            layout.leaves if verify.checks_answers else "",
+        )
+        running = haproxy.control.running()
         maps = CallerMaps(layout, haproxy.control.capabilities)
-        maps.prepare(running=haproxy.control.running())
+        leaves = LeafMap(layout, haproxy.control.capabilities)
+        for prepared in (maps, leaves):
+            prepared.prepare(running=running)
         version = str(build.version)
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         ledger = Ledger(State(chosen.proxy_id))
@@ -228,6 +245,7 @@ class Sidecar:
                     "stats_addr": settings.stats_addr,
                     "stats_service": _stats_service(settings, chosen, agent.make_client),
                     "intentions": settings.intentions,
+                    "verify": verify,
                     "metrics": self._metrics,
                     "sources": Sources(
                         tree=self.tree,
@@ -252,11 +270,24 @@ class Sidecar:
                 {"maps": maps, "metrics": self._metrics, "resync_s": settings.resync_s, "cuts": enforced},
             ),
             ChildSpec(
+                VERIFIER,
+                Verifier,
+                {
+                    "mode": verify,
+                    "register": register_of(PeersFile(directory.path), running=running),
+                    "make_prober": Prober,
+                    "leaves": leaves,
+                    "stats": StatsReader(layout.stats_socket, BACKENDS).read,
+                    "metrics": self._metrics,
+                },
+            ),
+            ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
                 {
                     "control": haproxy.control,
                     "options": options,
+                    "probes": verify.probes,
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,
                 },
@@ -371,7 +402,7 @@ class Sidecar:
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
-        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
+        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER, PROCESS_SUPERVISOR):
             self.tree().tell(name, Drain(timeout_s))
         deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
         for _ in range(deadline_steps):
@@ -452,5 +483,14 @@ def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Ch
     _log.info("control: %s", choice.reason)
     if not choice.capabilities.has(Feature.LOOKAHEAD):
         _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")
+    _say_what_is_verified(settings.verify_upstream, choice)
     if settings.intentions in UNENFORCED:
         _log.warning("%s", UNENFORCED[settings.intentions])
+
+
+def _say_what_is_verified(verify: VerifyUpstream, choice: Choice) -> None:
+    looks = choice.capabilities.has(Feature.SERVER_CERTIFICATE)
+    if verify is VerifyUpstream.OFF or (verify is VerifyUpstream.RESPONSE and not looks):
+        _log.warning("it is not verified who upstreams' instances are: any service of the mesh could pose as one")
+    elif verify.checks_answers and not looks:
+        _log.warning("this HAProxy cannot look at what servers show: instances are verified by probes alone")

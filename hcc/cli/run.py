@@ -55,6 +55,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         log_level=options.log_level,
         log_format=options.log_format,
         access_log=options.access_log,
+        verify_upstream=options.verify_upstream,
     )
 
 

@@ -18,6 +18,7 @@ from hcc.settings import (
     parse_duration,
     parse_listen_address,
     parse_log_level,
+    parse_verify_upstream,
 )
 
 MAX_SPOE_WORKERS = 64
@@ -205,6 +206,14 @@ ALL = (
         "what Consul's intentions decide: who gets in; only what is logged and counted; nothing",
         parse=lambda text: Enforcement(one_of(*(each.value for each in Enforcement))(text)),
         default="enforce",
+    ),
+    Setting(
+        "verify_upstream",
+        Group.HAPROXY,
+        "probe|response|both|off",
+        "see that upstreams' instances are who they should be: before they get traffic, on every answer, or both",
+        parse=parse_verify_upstream,
+        default="both",
     ),
     Setting("spoe_workers", Group.HAPROXY, "N", "processes that decide", parse=_worker_count, default="2"),
     Setting(

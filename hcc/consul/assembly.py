@@ -279,7 +279,7 @@ def _target_endpoints(
 ) -> TargetEndpoints:
     endpoints = (_endpoint(instance, trust_domain, identity, only_passing) for instance in instances or ())
     ordered = tuple(sorted(dict.fromkeys(endpoints), key=_in_order))
-    return TargetEndpoints(target_id, ordered, known=instances is not None)
+    return TargetEndpoints(target_id, ordered, known=instances is not None, identity=identity)
 
 
 _in_order = attrgetter("address", "port", "identity", "health")

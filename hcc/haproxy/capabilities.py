@@ -44,6 +44,7 @@ class Feature(Enum):
     SHA2 = auto()
     POOL_LOW_CONN = auto()
     IDLE_PURGE = auto()
+    SERVER_CERTIFICATE = auto()
     HTTP_RETURN = auto()
     SHUT_IS_LISTED = auto()
     MAP_TRANSACTION = auto()
@@ -67,6 +68,7 @@ SINCE: dict[Feature, Version] = {
     # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
     # maintenance (haproxy/haproxy issue 1236).
     Feature.IDLE_PURGE: Version(2, 2),
+    Feature.SERVER_CERTIFICATE: Version(2, 2),  # sample `ssl_s_der`: what a server showed; section 6.2
     # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
     Feature.HTTP_RETURN: Version(2, 2),
     # A frontend that was shut is gone from `show stat` in 2.2.9, and `STOP` in 2.6.12 and newer, where one that is

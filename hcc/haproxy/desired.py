@@ -7,8 +7,8 @@ people. Leaves to others: the words of the file (`hcc.haproxy.render`), servers'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from hcc.haproxy import words
@@ -22,6 +22,7 @@ from hcc.haproxy.model import (
     Desired,
     GlobalOptions,
     Mode,
+    PeerCheck,
     PublicListener,
     TcpBind,
     Timeouts,
@@ -34,13 +35,14 @@ from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
 from hcc.mesh.intentions import Policy
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
-    Endpoint,
     Protocol,
     Proxy,
     Snapshot,
+    TargetEndpoints,
     Upstream,
     UpstreamState,
     UpstreamType,
@@ -50,6 +52,8 @@ from hcc.settings import Enforcement
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_MS = 5_000
+# A line of HAProxy's configuration has at most 64 words, and each identity takes two.
+MAX_IDENTITIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Options:
         agent_sockets: unix sockets of the SPOE workers.
         identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
         intentions: what is done about callers whom they deny.
+        leaves: map file of upstreams' leaf certificates; empty where their answers are not looked at.
     """
 
     process: GlobalOptions
@@ -68,6 +73,7 @@ class Options:
     verdicts: str
     rules: str
     intentions: Enforcement = Enforcement.ENFORCE
+    leaves: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,13 @@ class _Part:
     backend: Backend
 
 
-def desired(snapshot: Snapshot, options: Options, certificates: Certificates, callers: tuple[str, ...] = ()) -> Result:
+def desired(
+    snapshot: Snapshot,
+    options: Options,
+    certificates: Certificates,
+    callers: tuple[str, ...] = (),
+    admitted: Container[Peer] | None = None,
+) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
 
     Args:
@@ -112,13 +124,14 @@ def desired(snapshot: Snapshot, options: Options, certificates: Certificates, ca
         options: what the operator chose.
         certificates: what has been checked and written.
         callers: names of the services that call and are let in.
+        admitted: endpoints that may get traffic; None where their identity is not looked at.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
     chain is.
     """
     problems: list[Problem] = []
     public = _public(snapshot, options, certificates, problems)
-    parts = _upstreams(snapshot, certificates, problems)
+    parts = _upstreams(snapshot, options, certificates, admitted, problems)
     wanted = Desired(
         options=options.process,
         public=public,
@@ -224,7 +237,13 @@ def _authorisation(public: PublicListener | None, options: Options, policy: Poli
     )
 
 
-def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Problem]) -> tuple[_Part, ...]:
+def _upstreams(
+    snapshot: Snapshot,
+    options: Options,
+    certificates: Certificates,
+    admitted: Container[Peer] | None,
+    problems: list[Problem],
+) -> tuple[_Part, ...]:
     taken: list[tuple[Bind, str]] = []
     public = _public_bind(snapshot.proxy)
     if public:
@@ -234,7 +253,9 @@ def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Pr
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            parts.append(_upstream(state, bind, certificates, problems))
+            part = _upstream(state, bind, certificates, admitted, problems)
+            check = _check(state, options, problems)
+            parts.append(replace(part, backend=replace(part.backend, check=check)) if check else part)
     return tuple(parts)
 
 
@@ -276,7 +297,13 @@ def _upstream_bind(upstream: Upstream) -> Bind:
     return bind
 
 
-def _upstream(state: UpstreamState, bind: Bind, certificates: Certificates, problems: list[Problem]) -> _Part:
+def _upstream(
+    state: UpstreamState,
+    bind: Bind,
+    certificates: Certificates,
+    admitted: Container[Peer] | None,
+    problems: list[Problem],
+) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
     protocol = _protocol(state)
     tls = _tls(certificates, _upstream_alpn(protocol))
@@ -286,7 +313,7 @@ def _upstream(state: UpstreamState, bind: Bind, certificates: Certificates, prob
         mode=_mode(protocol),
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
-        servers=servers(_endpoints(state)) if tls else (),
+        servers=servers(_target(state).endpoints, admitted) if tls else (),
         known=all(target.known for target in state.targets),
     )
     listener = UpstreamListener(
@@ -310,8 +337,21 @@ def _chain_problems(label: str, chain: Chain | None) -> Iterator[Problem]:
         yield Problem(f"upstream {label}", text)
 
 
-def _endpoints(state: UpstreamState) -> tuple[Endpoint, ...]:
-    return state.endpoints(start_target(state.chain).id if state.chain else QUERY_TARGET)
+def _check(state: UpstreamState, options: Options, problems: list[Problem]) -> PeerCheck | None:
+    identities = _target(state).identities
+    if not options.leaves or not identities:
+        return None
+    if len(identities) > MAX_IDENTITIES:
+        text = (
+            f"its instances are of {len(identities)} services; with more than {MAX_IDENTITIES} answers are not checked"
+        )
+        problems.append(Problem(f"upstream {state.upstream.key.label()}", text))
+        return None
+    return PeerCheck(options.leaves, identities)
+
+
+def _target(state: UpstreamState) -> TargetEndpoints:
+    return state.target(start_target(state.chain).id if state.chain else QUERY_TARGET)
 
 
 def _protocol(state: UpstreamState) -> Protocol:

@@ -167,6 +167,19 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerCheck:
+    """Whose answers a backend lets through.
+
+    Args:
+        leaves: map file of leaf certificates that were seen before, by their digest.
+        identities: SPIFFE URIs, of one of which a server's certificate must be; sorted.
+    """
+
+    leaves: str
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """The servers of one upstream, or of one of its targets. Servers are sorted and come and go at run time.
 
@@ -174,6 +187,7 @@ class Backend:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
         known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
+        check: None where answers are not looked at.
     """
 
     name: str
@@ -183,6 +197,7 @@ class Backend:
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
     known: bool = True
+    check: PeerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from hcc.haproxy.model import (
     Desired,
     GlobalOptions,
     Mode,
+    PeerCheck,
     PublicListener,
     Server,
     TcpBind,
@@ -64,6 +65,8 @@ SIDE_FILE = ".side.cfg"
 CERTIFICATE_NAME = "hcc.invalid"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+# Longer than any answer is waited for.
+INSPECT_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +470,48 @@ def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield "  balance roundrobin"
     yield from _timeouts(backend.timeouts)
+    if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):
+        yield from _check_answers(backend.mode, backend.check)
+
+
+def _check_answers(mode: Mode, check: PeerCheck) -> Iterator[str]:
+    """The rules that let nothing come back from a server that is not who it should be.
+
+    A leaf that was seen before is known by its digest. One that was renewed since names itself. HAProxy has no word for
+    that but the bytes of the certificate: they are those of a list of names with the one URI and nothing else, and of a
+    key in which they cannot be hidden.
+    """
+    uris = " ".join(words.pattern(identity) for identity in check.identities)
+    names = " ".join(name_list(identity) for identity in check.identities)
+    seen = f"{{ ssl_s_der,sha2(256),hex,map({words.path(check.leaves)}) -m str {uris} }}"
+    plain_key, named = "{ ssl_s_key_alg -m str id-ecPublicKey }", f"{{ ssl_s_der,hex -m sub {names} }}"
+    if mode is Mode.TCP:
+        yield f"  tcp-response content reject unless {seen} || {plain_key} {named}"
+        return
+    # No http-response rule sees an interim answer (100, 103), which goes to the client at once. The certificate is only
+    # looked at when there is one, as each look takes 1 to 2 us.
+    interim = "{ status lt 200 }"
+    yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
+    yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
+    # Without a status of its own: 502 is what it answers, and older Data Plane APIs do not know the word.
+    yield f"  http-response deny unless {seen} || {plain_key} {named}"
+
+
+def name_list(uri: str) -> str:
+    """The subject alternative names of a certificate that names this URI alone, as HAProxy's `hex` has their bytes.
+
+    An OCTET STRING of a SEQUENCE of one GeneralName, uniformResourceIdentifier [6]. Source: RFC 5280 section 4.2.1.6.
+    """
+    return _tagged(0x04, _tagged(0x30, _tagged(0x86, uri.encode()))).hex().upper()
+
+
+def _tagged(tag: int, content: bytes) -> bytes:
+    """Tag, length and content in DER. Source: X.690 sections 8.1.3 and 10.1."""
+    size = len(content)
+    if size < 0x80:  # noqa: PLR2004 (the short form)
+        return bytes((tag, size)) + content
+    digits = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(digits))) + digits + content
 
 
 # Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.

@@ -32,11 +32,13 @@ class Review:
         options: what the operator chose.
         callers: names of the services that call and are let in; each has a server line.
         snapshot: what Consul said.
+        admitted: address, port and SPIFFE URI of the endpoints that may get traffic; None where that is not looked at.
     """
 
     options: Options
     callers: tuple[str, ...]
     snapshot: Snapshot
+    admitted: frozenset[tuple[str, int, str]] | None = None
 
 
 def review_json(review: Review, haproxy: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _URI = re.compile(r"[A-Za-z0-9_./:@&+=~-]+")
+_PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.
@@ -59,6 +60,11 @@ def socket_path(text: str) -> str:
 def uri(text: str) -> str:
     """A URI in a value that HAProxy computes; `%` and `$`, which it would read, are refused."""
     return _checked(_URI, text, "a URI without %, $ and blanks")
+
+
+def pattern(text: str) -> str:
+    """A URI as a pattern to compare with, in which HAProxy reads nothing but itself."""
+    return _checked(_PATTERN, text, "a URI without blanks, quotes, \\ and #")
 
 
 def mode(text: str) -> str:

@@ -23,7 +23,7 @@ from hcc.errors import SettingError
 from hcc.haproxy.stats import Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.metrics import Metrics
-from hcc.settings import Enforcement, ListenAddress
+from hcc.settings import Enforcement, ListenAddress, VerifyUpstream
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.builders import endpoint, snapshot, upstream_state
@@ -67,6 +67,7 @@ class AdminScene(Scene):
                 "stats_addr": ListenAddress("127.0.0.1", self.port),
                 "stats_service": None,
                 "intentions": Enforcement.ENFORCE,
+                "verify": VerifyUpstream.BOTH,
                 "metrics": Metrics(),
                 "sources": Sources(lambda: self.tree, self.ledger, self.give_stats, AgentVersion(no_consul)),
                 "on_readiness": self.readiness.append,

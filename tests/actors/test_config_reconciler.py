@@ -11,6 +11,8 @@ from hcc.actors.messages import (
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
+    AdmissionChanged,
     ConfigurationInstalled,
     CredentialsReady,
     Drain,
@@ -22,7 +24,8 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy.model import Listening, TcpBind
 from hcc.haproxy.plan import AddServer, EnableListener, Install, Reload, SetServerState, WriteConfig
-from hcc.mesh.snapshot import Health, Snapshot
+from hcc.mesh.peer_book import Admission, Peer
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -33,14 +36,20 @@ from tests.fakes import FakeControl
 class ReconcilerScene(Scene):
     """ConfigReconciler between a HAProxy in memory and neighbours that listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, probes: bool = False) -> None:
         self.control = FakeControl()
         self.metrics = Metrics()
         super().__init__(
             CONFIG_RECONCILER,
             ConfigReconciler,
-            {"control": self.control, "options": options(), "metrics": self.metrics, "resync_s": 300.0},
-            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR),
+            {
+                "control": self.control,
+                "options": options(),
+                "probes": probes,
+                "metrics": self.metrics,
+                "resync_s": 300.0,
+            },
+            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
         )
 
     def give_credentials(self) -> None:
@@ -317,3 +326,87 @@ def test_a_listener_that_somebody_paused_or_shut_takes_connections_again(
     eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
     assert scene.kinds() == ([EnableListener] if state is Listening.PAUSED else [Reload])
     assert scene.reported().plans[0].drift
+
+
+@pytest.fixture
+def probing() -> Iterator[ReconcilerScene]:
+    made = ReconcilerScene(probes=True)
+    with playing(made):
+        yield made
+
+
+def admitting(*endpoints: Endpoint, version: int = 2, probing: bool = False) -> AdmissionChanged:
+    peers = frozenset(Peer(one.address, one.port, one.identity) for one in endpoints)
+    return AdmissionChanged(Admission(version, peers, probing))
+
+
+def running(scene: ReconcilerScene) -> dict[str, bool]:
+    """Address of each endpoint's server, and whether it gets traffic."""
+    upstreams = (found for name, found in scene.control.actual.servers if name.endswith(":to"))
+    return {one.address: one.enabled for found in upstreams for one in found}
+
+
+def test_nothing_is_done_before_it_is_known_who_may_get_traffic(probing: ReconcilerScene) -> None:
+    probing.give_credentials()
+    probing.tell(SnapshotChanged(with_endpoints(ONE, version=1)))
+    probing.tell(_Resync())
+    eventually(lambda: probing.tree.actors(1.0)[-1].mailbox_depth == 0, "all to be heard")
+    assert probing.control.plans == []
+
+    probing.tell(admitting(version=1, probing=True))
+
+    probing.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    probing.control.start()
+    assert running(probing) == {"10.0.0.1": False}
+
+
+def test_an_endpoint_waits_in_maintenance_until_it_is_admitted(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    assert running(probing) == {"10.0.0.1": False}
+
+    probing.tell(admitting(ONE, version=1))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": True}, "the endpoint gets traffic")
+    assert probing.kinds() == [SetServerState]
+
+
+def test_an_endpoint_that_is_probed_quickly_comes_into_service_by_one_plan(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    before = len(probing.control.plans)
+
+    probing.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    probing.tell(admitting(ONE, probing=True))
+    probing.tell(admitting(ONE, TWO))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": True, "10.0.0.2": True}, "both get traffic")
+    assert len(probing.control.plans) == before + 1
+    assert probing.kinds() == [AddServer]
+
+
+def test_who_is_refused_goes_to_maintenance_at_once(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, TWO, version=1))
+    probing.run(with_endpoints(ONE, TWO, version=1))
+
+    probing.tell(admitting(TWO, version=1))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": False, "10.0.0.2": True}, "the impostor is out")
+
+
+def test_a_restarted_reconciler_asks_who_may_get_traffic_and_takes_nobody_out_meanwhile(
+    probing: ReconcilerScene,
+) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    before = len(probing.control.plans)
+
+    probing.restart()
+    probing.expect(VERIFIER, Publish)
+    probing.give_credentials()
+    probing.tell(SnapshotChanged(with_endpoints(ONE, version=1)))
+    probing.tell(admitting(ONE, version=1))
+
+    eventually(lambda: probing.reported().snapshot_version == 1, "it has seen all again")
+    assert len(probing.control.plans) == before
+    assert running(probing) == {"10.0.0.1": True}

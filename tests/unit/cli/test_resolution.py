@@ -47,6 +47,7 @@ def test_every_setting_can_come_from_our_variable_and_from_the_file() -> None:
     samples = {"true|false": "true", "N": "3", "TIME": "3s", "HOST:PORT": ":1", "LEVEL": "warn"}
     samples |= {"direct|dataplane": "direct", "text|json|auto": "json", "TARGET": "stdout", "drain|leave": "leave"}
     samples |= {"enforce|audit|off": "audit"}
+    samples |= {"probe|response|both|off": "probe"}
     for setting in ALL:
         text = samples.get(setting.metavar, "x")
         by_variable = found(environ={setting.own_variable: text})[setting.key]

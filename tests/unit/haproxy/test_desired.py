@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.haproxy.desired import Certificates, desired
-from hcc.haproxy.model import Mode, TcpBind, Timeouts, UnixBind
+from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, desired
+from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind
 from hcc.mesh.snapshot import Health, Protocol, Proxy, Upstream, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import (
@@ -15,6 +15,7 @@ from tests.builders import (
     options,
     proxy,
     result,
+    service_uri,
     snapshot,
     upstream,
     upstream_state,
@@ -206,3 +207,33 @@ def test_a_header_name_that_haproxy_would_misread_is_reported_and_left_out() -> 
 def test_a_critical_endpoint_stays_as_a_server_in_maintenance() -> None:
     found = result(upstream_state(endpoints=[endpoint(health=Health.CRITICAL)])).desired
     assert [server.enabled for server in found.backends[0].servers] == [False]
+
+
+def test_answers_of_a_query_may_come_from_any_service_that_it_finds() -> None:
+    found = result(
+        upstream_state(upstream("q", query=True), [endpoint(), endpoint("10.0.0.2", identity=service_uri("db"))])
+    )
+
+    (backend,) = found.desired.backends
+    assert backend.check == PeerCheck("/run/hcc/leaves.map", (service_uri("db"), service_uri("web")))
+
+
+def test_a_service_without_instances_still_says_whose_answers_it_takes() -> None:
+    (backend,) = result(upstream_state(upstream("db"))).desired.backends
+    assert backend.check == PeerCheck("/run/hcc/leaves.map", (service_uri("db"),))
+
+
+def test_without_a_map_of_leaves_answers_are_not_looked_at() -> None:
+    found = result(upstream_state(), options_=replace(options(), leaves=""))
+    assert [backend.check for backend in found.desired.backends] == [None]
+
+
+def test_more_services_than_a_line_takes_are_a_problem() -> None:
+    many = [endpoint(f"10.0.0.{number}", identity=service_uri(f"s{number}")) for number in range(MAX_IDENTITIES + 1)]
+
+    found = result(upstream_state(upstream("q", query=True), many))
+
+    assert [backend.check for backend in found.desired.backends] == [None]
+    assert [str(problem) for problem in found.problems] == [
+        "upstream query:q: its instances are of 21 services; with more than 20 answers are not checked"
+    ]
