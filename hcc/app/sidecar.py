@@ -41,6 +41,7 @@ from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
 from hcc.actors.verifier import Verifier
+from hcc.app.allocator import keep_few_arenas
 from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
@@ -103,6 +104,7 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     Raises:
         HccError: it could not be started.
     """
+    keep_few_arenas()
     set_up_logging(settings.log_level, settings.log_format)
     signals = Signals()
     signals.install()
