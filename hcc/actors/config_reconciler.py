@@ -126,6 +126,8 @@ class ConfigReconciler(Actor):
         self._probes = probes
         self._admission: Admission | None = None
         self._reconciled_version = 0
+        # What was wanted last, and done.
+        self._applied: Desired | None = None
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -197,7 +199,7 @@ class ConfigReconciler(Actor):
         if self._snapshot is None or admission.version > self._snapshot.version:
             # The snapshot that it is about comes next.
             return
-        if self._gathering or before is None or admission.admitted != before.admitted:
+        if self._gathering or before is None or admission != replace(before, version=admission.version):
             # Who may serve now waits for others of its kind, not for the change that named it.
             applied = self._snapshot.version == self._reconciled_version
             self._news = True
@@ -229,7 +231,7 @@ class ConfigReconciler(Actor):
         """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
         if not self._probes or self._admission is None or snapshot.version == self._reconciled_version:
             return False
-        return self._admission.version < snapshot.version or self._admission.probing
+        return self._awaits(self._admission, snapshot)
 
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
@@ -277,7 +279,7 @@ class ConfigReconciler(Actor):
         actual = self._control.glance() if self._looked else None
         if actual is None:
             return None
-        free = braked(wanted.without(taken.bind for taken in self._taken), actual.servers)
+        free = braked(wanted.without(taken.bind for taken in self._taken), actual.servers, self._applied)
         rendered = render(free, self._control.capabilities, actual.servers)
         if not fits_what_runs(rendered, actual):
             return None
@@ -317,7 +319,7 @@ class ConfigReconciler(Actor):
     def _compared(self, wanted: Desired) -> tuple[Rendered, Actual, Plan]:
         able = self._control.capabilities
         running = self._control.servers() if is_guessed(wanted) or not able.has(Feature.DYNAMIC_SERVERS) else ()
-        rendered = render(braked(wanted, running), able, running)
+        rendered = render(braked(wanted, running, self._applied), able, running)
         actual = self._control.read_actual(rendered)
         return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
 
@@ -334,7 +336,13 @@ class ConfigReconciler(Actor):
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
-        return desired(snapshot, self._options, self._certificates, self._callers, self._admitted)
+        probing = self._probes and self._admission is not None and self._awaits(self._admission, snapshot)
+        return desired(snapshot, self._options, self._certificates, self._callers, self._admitted, probing=probing)
+
+    @staticmethod
+    def _awaits(admission: Admission, snapshot: Snapshot) -> bool:
+        """Whether it is not known of all endpoints yet who they are."""
+        return admission.version < snapshot.version or admission.probing
 
     @property
     def _admitted(self) -> frozenset[Peer] | None:
@@ -408,6 +416,7 @@ class ConfigReconciler(Actor):
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with."""
         self._failures = 0
+        self._applied = rendered.desired
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:

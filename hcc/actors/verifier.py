@@ -50,7 +50,6 @@ MOST_PROBES = 64
 STORE_S = 1.0
 STORED_PER_S = 5_000
 EXPIRY_S = 60.0
-RESYNC_S = 300.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # A session that began just before its endpoint went into maintenance may not have been there to be cut.
@@ -139,8 +138,10 @@ class Verifier(Actor):
         leaves: LeafMap,
         stats: Callable[[], Stats],
         metrics: Metrics,
+        resync_s: float,
     ) -> None:
         self._mode = mode
+        self._resync_s = resync_s
         self._register = register
         self._book = register.book
         self._make_prober = make_prober
@@ -392,7 +393,7 @@ class Verifier(Actor):
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
     # ---- others
 

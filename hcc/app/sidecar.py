@@ -281,6 +281,7 @@ class Sidecar:
                     "leaves": leaves,
                     "stats": StatsReader(layout.stats_socket, BACKENDS).read,
                     "metrics": self._metrics,
+                    "resync_s": settings.resync_s,
                 },
             ),
             ChildSpec(

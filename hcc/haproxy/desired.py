@@ -116,6 +116,8 @@ def desired(
     certificates: Certificates,
     callers: tuple[str, ...] = (),
     admitted: Container[Peer] | None = None,
+    *,
+    probing: bool = False,
 ) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
 
@@ -125,6 +127,7 @@ def desired(
         certificates: what has been checked and written.
         callers: names of the services that call and are let in.
         admitted: endpoints that may get traffic; None where their identity is not looked at.
+        probing: there may be more of them soon.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
     chain is.
@@ -137,12 +140,18 @@ def desired(
         public=public,
         app=_app(snapshot.proxy, callers) if public else None,
         upstreams=tuple(part.listener for part in parts),
-        backends=tuple(part.backend for part in parts),
+        backends=tuple(_unless_awaited(part.backend, probing=probing) for part in parts),
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
     )
     return Result(wanted, tuple(problems))
+
+
+def _unless_awaited(backend: Backend, *, probing: bool) -> Backend:
+    """The same; with nobody in service while probes are under way, it is not known yet who is to serve."""
+    awaited = probing and bool(backend.servers) and not any(server.enabled for server in backend.servers)
+    return replace(backend, known=backend.known and not awaited)
 
 
 def _public(

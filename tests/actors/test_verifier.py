@@ -75,6 +75,7 @@ class VerifierScene(Scene):
                 "leaves": self.leaves,
                 "stats": self.stats,
                 "metrics": self.metrics,
+                "resync_s": 300.0,
             },
             (ADMIN, CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER),
         )

@@ -71,7 +71,7 @@ class Gate:
             (
                 *(ChildSpec(name, Ear, {"heard": []}) for name in ears),
                 ChildSpec(SPOE_POOL, SPOEPool, {"pool": pool, "metrics": self.metrics}),
-                ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self.metrics}),
+                ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self.metrics, "resync_s": 300.0}),
             ),
             intensity=Intensity(100, 60.0),
             on_exit=lambda _: None,

@@ -6,10 +6,20 @@ import pytest
 
 from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Version, capabilities
-from hcc.haproxy.desired import Certificates
+from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import ActualServers, Desired, Server
 from hcc.haproxy.render import render
-from tests.builders import endpoint, result, upstream, upstream_state
+from hcc.mesh.snapshot import TargetEndpoints
+from tests.builders import (
+    certificates,
+    endpoint,
+    options,
+    result,
+    service_uri,
+    snapshot,
+    upstream,
+    upstream_state,
+)
 
 WEB, API = upstream("web", 9191), upstream("api", 9292)
 NAME = "up:web:9191:to"
@@ -46,6 +56,22 @@ def test_where_nothing_runs_there_is_nothing_to_stay() -> None:
         .servers
         == ()
     )
+
+
+def test_while_nobody_who_is_new_was_probed_those_that_run_stay_with_the_check_of_their_answers() -> None:
+    def led_to(service: str, *, probing: bool) -> Desired:
+        state = upstream_state(WEB)
+        target = TargetEndpoints(state.targets[0].target_id, (endpoint("10.0.0.2"),), identity=service_uri(service))
+        state = replace(state, targets=(target,))
+        return desired(snapshot(state), options(), certificates(), (), frozenset(), probing=probing).desired
+
+    one, before = Server("10.0.0.1:80", "10.0.0.1", 80), led_to("old", probing=False)
+    new = led_to("new", probing=True)
+    assert new.backend(NAME).check != before.backend(NAME).check
+    kept = braked(new, running(one), before).backend(NAME)
+    assert (kept.servers, kept.check) == ((one,), before.backend(NAME).check)
+    assert braked(new, (), before).backend(NAME).servers == new.backend(NAME).servers
+    assert not is_guessed(led_to("new", probing=False))
 
 
 @pytest.mark.parametrize("version", [Version(2, 2), Version(2, 8)])
