@@ -79,7 +79,10 @@ DRAIN_SLACK_S = 5.0
 HARD_STOP_AFTER_MS = 600_000
 # A page with 10,000 endpoints may take HAProxy longer than a scrape, which asks for a summary.
 PAGE_TIMEOUT_S = 3.0
+# A second thread makes each request dearer by a tenth, and the application needs processors, too; one does 20,000 http
+# requests or 1,000 new TLS connections a second.
 MAX_THREADS = 4
+CORES_PER_THREAD = 2
 MAX_CONNECTIONS = 10_000
 # What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides.
 FDS_PER_CONNECTION = 2
@@ -428,7 +431,7 @@ def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions
         stats_socket=directory.layout.stats_socket,
         spoe_directory=directory.layout.directory,
         hard_stop_after_ms=HARD_STOP_AFTER_MS,
-        threads=min(MAX_THREADS, len(os.sched_getaffinity(0))),
+        threads=max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // CORES_PER_THREAD)),
         max_connections=max(100, min(MAX_CONNECTIONS, room // FDS_PER_CONNECTION)),
         access_log=access_log,
     )

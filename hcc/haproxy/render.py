@@ -42,7 +42,9 @@ ENGINE = "hcc"
 ALLOWED = f"txn.{ENGINE}.allowed"
 CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
-# Ours: what the agent or the map of identities says of the caller (`NAME|URI|SOURCE`), its first part, and the verdict.
+# Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
+# the first part of that, and the verdict.
+DIGEST = "sess.hcc_digest"
 IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
 VERDICT = "txn.hcc_verdict"
@@ -61,6 +63,10 @@ SIDE_FILE = ".side.cfg"
 CERTIFICATE_NAME = "hcc.invalid"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+KEEP_ALIVE_MS = 3_600_000
+_CERTIFICATE_DIGEST = "ssl_c_der,sha2(256),hex"
+# What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
+_SAFE_METHODS = "GET HEAD OPTIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         log = access_log.public(desired.public.mode, f"var({IDENTITY}),field(3,|)", errors=errors) if logs else ()
         yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
-        yield from _app(desired.app, capabilities)
+        yield from _app(desired.app, desired.public, capabilities)
     if desired.authorisation:
         yield from _agents(desired.authorisation, capabilities)
     yield from _keeper(desired, capabilities)
@@ -266,7 +272,10 @@ def _public(
     else:
         yield from log
     if public.mode is Mode.HTTP:
-        yield from _public_headers(public, capabilities)
+        # Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
+        yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
+        if public.forward_for:
+            yield "  option forwardfor"
     yield f"  default_backend {words.name(public.backend)}"
 
 
@@ -288,11 +297,16 @@ def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities, 
     """The same for each request. What a connection's certificate says is looked up once, the verdict each time."""
     if maps:
         # These run before the agent is asked.
-        yield f"  tcp-request content set-var({IDENTITY}) {_identity(maps)} unless {{ var({IDENTITY}) -m found }}"
-        verdict = f"var({IDENTITY}),field(1,|),map({words.path(maps.verdicts)})"
-        yield f"  tcp-request content set-var({VERDICT}) {verdict}"
+        identity = f"var({DIGEST}),map({words.path(maps.identities)})"
+        yield f"  tcp-request content set-var({DIGEST}) {_CERTIFICATE_DIGEST} unless {{ var({DIGEST}) -m found }}"
+        yield f"  tcp-request content set-var({IDENTITY}) {identity} unless {{ var({IDENTITY}) -m found }}"
+        yield f"  tcp-request content set-var({NAME}) var({IDENTITY}),field(1,|) unless {{ var({NAME}) -m found }}"
+        yield f"  tcp-request content set-var({VERDICT}) var({NAME}),map({words.path(maps.verdicts)})"
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
+    if maps:
+        # Most requests end here, before all that concerns strangers and layer-7 rules.
+        yield f"  http-request allow if {{ var({VERDICT}) -m str {ALLOW} }}"
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
     if maps:
@@ -318,18 +332,16 @@ def _decides(capabilities: Capabilities) -> str:
 
 
 def _identity(maps: Authorisation) -> str:
-    return f"ssl_c_der,sha2(256),hex,map({words.path(maps.identities)})"
+    return f"{_CERTIFICATE_DIGEST},map({words.path(maps.identities)})"
 
 
-def _public_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
-    if public.forward_for:
-        yield "  option forwardfor"
+def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
     # What a caller claims about itself must not pass for what its certificate says.
     known = f"if {{ var({IDENTITY}) -m found }}"
     yield f"  http-request del-header {CLIENT_CERT_HEADER}"
     if public.client_cert_by:
         by = words.uri(public.client_cert_by)
-        digest = "Hash=%[ssl_c_der,sha2(256),hex,lower];" if capabilities.has(Feature.SHA2) else ""
+        digest = f"Hash=%[var({DIGEST}),lower];" if capabilities.has(Feature.SHA2) else ""
         value = f"By={by};{digest}URI=%[var({IDENTITY}),field(2,|)]"
         yield f"  http-request set-header {CLIENT_CERT_HEADER} {value} {known}"
     if public.appname_header:
@@ -339,13 +351,16 @@ def _public_headers(public: PublicListener, capabilities: Capabilities) -> Itera
         yield f"  http-request set-header {header} {service} {known}"
 
 
-def _app(app: AppBackend, capabilities: Capabilities) -> Iterator[str]:
+def _app(app: AppBackend, public: PublicListener | None, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(app.name)}"
     yield f"  mode {app.mode.value}"
     # Another line is the same application: a call must not be counted, and cut, as somebody else's.
     yield "  no option redispatch"
     yield from _timeouts(app.timeouts)
+    if public and public.mode is Mode.HTTP:
+        # Here, as the listener's rules on requests end with the first that allows.
+        yield from _caller_headers(public, capabilities)
     if capabilities.has(Feature.DYNAMIC_SERVERS):
         yield f"  use-server %[var({NAME})] if {{ var({NAME}) -m found }}"
     yield f"  server {words.name(app.name)} {_app_address(app)}{_app_protocol(app)}"
@@ -428,7 +443,20 @@ def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield "  balance roundrobin"
+    if backend.mode is Mode.HTTP:
+        yield from _pooled()
     yield from _timeouts(backend.timeouts)
+
+
+def _pooled() -> Iterator[str]:
+    """Any request may go over a connection that is there already, of whichever client's request it was opened for.
+
+    The other side may close it just then. What may be asked again is, of another instance at last; what may not
+    fails, as it does on any kept-alive connection.
+    """
+    yield "  http-reuse always"
+    yield "  retry-on conn-failure empty-response"
+    yield f"  http-request disable-l7-retry unless {{ method {_SAFE_METHODS} }}"
 
 
 # Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.

@@ -181,9 +181,7 @@ class _Bench:
             total = sum(cpu.values()), sum(memory.values())
             rows.append((name, "sum", *total, *latency, load.per_second, load.failed))
         columns = ("way", "process", "vCPU", "PSS MiB", "p50 ms", "p99 ms", "per s", "failed")
-        note = (
-            "Of the server's sidecar; kept-alive requests of 1 KiB at even intervals. PSS right after, alone."
-        )
+        note = "Of the server's sidecar; kept-alive requests of 1 KiB at even intervals. PSS right after, alone."
         return Table(f"At a steady {STEADY_RATE:g} http requests/s", columns, tuple(rows), note)
 
     def _steady_load(self, one: Pair, kind: Kind, server: Side) -> tuple[dict[Member, float], Load]:
