@@ -231,6 +231,8 @@ def options(*, directory: str = "/run/hcc", intentions: bool = True, workers: in
         identities=f"{directory}/identities.map",
         verdicts=f"{directory}/verdicts.map",
         rules=f"{directory}/rules.map",
+        ticket_keys=f"{directory}/tickets.keys",
+        ticket_secret=Secret("of a test"),
         intentions=intentions,
     )
 

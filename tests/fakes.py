@@ -34,6 +34,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
     WriteConfig,
 )
 from hcc.haproxy.process import Exit, LaunchError
@@ -109,6 +110,8 @@ def changed(actual: Actual, operation: Operation) -> Actual:
         case SetCertificate(file):
             leaves = dict(actual.certificates) | {file.name: file.fingerprint}
             return replace(actual, certificates=tuple(leaves.items()))
+        case SetTicketKeys(file):
+            return replace(actual, ticket_keys=file.digest)
         case Install(rendered) | WriteConfig(rendered):
             return replace(actual, config=rendered.config, files=rendered.files)
         case Reload(rendered):
@@ -135,6 +138,7 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
         + _app(rendered),
         certificates=tuple((file.name, file.fingerprint) for file in desired.certificates),
         ca_files=tuple((file.name, file.fingerprints) for file in desired.ca_files),
+        ticket_keys=desired.ticket_keys.digest if desired.ticket_keys else "",
         config=rendered.config,
         files=rendered.files,
     )

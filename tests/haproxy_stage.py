@@ -204,6 +204,8 @@ class Stage:
             identities=self.layout.identities,
             verdicts=self.layout.verdicts,
             rules=self.layout.rules,
+            ticket_keys=self.layout.ticket_keys,
+            ticket_secret=Secret("of a test"),
             intentions=intentions,
         )
         wanted = desired_of(snapshot, options, self.certificates(), callers).desired

@@ -65,6 +65,7 @@ from hcc.haproxy.desired import Options
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
+from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings
 from hcc.spoe.pool import WorkerPool
@@ -192,7 +193,16 @@ class Sidecar:
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
         process = _global_options(directory, settings.access_log)
-        options = Options(process, sockets, layout.identities, layout.verdicts, layout.rules, settings.intentions)
+        options = Options(
+            process=process,
+            agent_sockets=sockets,
+            identities=layout.identities,
+            verdicts=layout.verdicts,
+            rules=layout.rules,
+            ticket_keys=layout.ticket_keys,
+            ticket_secret=Secret(os.urandom(32).hex()),
+            intentions=settings.intentions,
+        )
         maps = CallerMaps(layout, haproxy.control.capabilities)
         maps.prepare(running=haproxy.control.running())
         version = str(build.version)

@@ -7,6 +7,8 @@ people. Leaves to others: the words of the file (`hcc.haproxy.render`), servers'
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -24,6 +26,7 @@ from hcc.haproxy.model import (
     Mode,
     PublicListener,
     TcpBind,
+    TicketKeys,
     Timeouts,
     Tls,
     UnixBind,
@@ -35,6 +38,7 @@ from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
 from hcc.mesh.intentions import Policy
 from hcc.mesh.request import CONSULS_DEFAULT
+from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
@@ -49,6 +53,8 @@ from hcc.mesh.snapshot import (
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_MS = 5_000
+# As many as HAProxy keeps for each listener (TLS_TICKETS_NO), of 48 bytes each; configuration.txt, `tls-ticket-keys`.
+TICKET_KEYS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class Options:
     Args:
         agent_sockets: unix sockets of the SPOE workers.
         identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
+        ticket_keys: file of the keys of TLS sessions.
+        ticket_secret: from it, the leaf and the CAs these keys are derived; random, new with each hcc.
         intentions: whether callers are authorised; off only when the operator says so.
     """
 
@@ -66,6 +74,8 @@ class Options:
     identities: str
     verdicts: str
     rules: str
+    ticket_keys: str
+    ticket_secret: Secret
     intentions: bool = True
 
 
@@ -127,6 +137,7 @@ def desired(snapshot: Snapshot, options: Options, certificates: Certificates, ca
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
+        ticket_keys=_ticket_keys(options, certificates) if public else None,
     )
     return Result(wanted, tuple(problems))
 
@@ -147,6 +158,7 @@ def _public(
         name=PUBLIC,
         bind=bind,
         tls=tls,
+        ticket_keys=options.ticket_keys,
         mode=_mode(proxy.protocol),
         backend=APP,
         client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
@@ -156,6 +168,15 @@ def _public(
         appname_header=_header(proxy.appname_header, problems),
         client_cert_by=_client_cert_by(proxy.protocol, options, certificates),
     )
+
+
+def _ticket_keys(options: Options, certificates: Certificates) -> TicketKeys:
+    """New ones with every new leaf or CA: a session that began with another must not be resumed."""
+    leaf, ca = certificates.leaf, certificates.ca
+    bound = "".join((leaf.fingerprint if leaf else "", *sorted(ca.fingerprints if ca else ())))
+    secret = options.ticket_secret.reveal().encode()
+    digests = (hmac.digest(secret, f"{number}{bound}".encode(), "sha384") for number in range(TICKET_KEYS))
+    return TicketKeys(options.ticket_keys, tuple(Secret(base64.b64encode(digest).decode()) for digest in digests))
 
 
 def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:

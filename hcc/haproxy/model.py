@@ -7,6 +7,7 @@ Durations are milliseconds; a limit of 0 means none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -83,6 +84,7 @@ class PublicListener:
     """Where other sidecars come in.
 
     Args:
+        ticket_keys: name of the file of `TicketKeys`.
         authorised: whether SPOE is asked and a refusal enforced.
         max_connections: connections beyond it are closed at once.
         appname_header: request header that carries the caller's service name (http), empty for none.
@@ -92,6 +94,7 @@ class PublicListener:
     name: str
     bind: TcpBind
     tls: Tls
+    ticket_keys: str
     mode: Mode
     backend: str
     client_timeout_ms: int
@@ -242,6 +245,27 @@ class CaFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TicketKeys:
+    """What TLS sessions of the public listener are sealed with, under one file name: base64, the newest last.
+
+    Other keys end every session: it is not resumed. So they change with the leaf and the CAs.
+    """
+
+    name: str
+    keys: tuple[Secret, ...]
+
+    @property
+    def digest(self) -> str:
+        """By which what HAProxy has loaded is compared with these; tells nothing of them."""
+        return hashlib.sha256(self.text.reveal().encode()).hexdigest()
+
+    @property
+    def text(self) -> Secret:
+        """Of the file."""
+        return Secret("".join(f"{key.reveal()}\n" for key in self.keys))
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalOptions:
     """What concerns the HAProxy process as a whole.
 
@@ -274,6 +298,7 @@ class Desired:
     authorisation: Authorisation | None = None
     certificates: tuple[CertificateFile, ...] = ()
     ca_files: tuple[CaFile, ...] = ()
+    ticket_keys: TicketKeys | None = None
 
     def binds(self) -> tuple[Bind, ...]:
         """Every address that is listened on, the public one first."""
@@ -291,6 +316,7 @@ class Desired:
             public=public,
             app=self.app if public else None,
             authorisation=self.authorisation if public else None,
+            ticket_keys=self.ticket_keys if public else None,
             upstreams=upstreams,
             backends=tuple(backend for backend in self.backends if backend.name in used),
         )
@@ -347,6 +373,8 @@ def _public_complaints(desired: Desired) -> Iterator[str]:
         return
     if desired.app is None or desired.app.name != public.backend:
         yield f"listener {public.name} leads to the unknown backend {public.backend}"
+    if desired.ticket_keys is None or public.ticket_keys != desired.ticket_keys.name:
+        yield f"listener {public.name} uses the unknown ticket keys {public.ticket_keys}"
     if public.authorised and (desired.authorisation is None or not desired.authorisation.sockets):
         yield f"listener {public.name} is to be authorised but there is no agent to ask"
 

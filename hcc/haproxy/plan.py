@@ -1,7 +1,7 @@
 """What must be done to HAProxy so that it does what is wanted: an ordered tuple of operations.
 
-The order: CAs, certificates, then servers (added, moved, weighted, switched, freed, deleted), then at most one of
-install, reload, write. Planning again after everything was applied gives an empty plan. Leaves to others:
+The order: CAs, certificates, ticket keys, then servers (added, moved, weighted, switched, freed, deleted), then at
+most one of install, reload, write. Planning again after everything was applied gives an empty plan. Leaves to others:
 reading the actual state and doing the operations (`hcc.haproxy.control`).
 """
 
@@ -18,6 +18,7 @@ from hcc.haproxy.model import (
     CaFile,
     CertificateFile,
     Server,
+    TicketKeys,
     Tls,
 )
 from hcc.haproxy.render import Rendered, SideFile
@@ -45,6 +46,16 @@ class SetCertificate:
 
     def describe(self) -> str:
         return f"set certificate {self.file.name} to {self.file.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetTicketKeys:
+    """Replace the keys of TLS sessions, in memory and on disk: no session goes on that began before."""
+
+    file: TicketKeys
+
+    def describe(self) -> str:
+        return f"set ticket keys {self.file.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ class WriteConfig:
 
 
 ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | FreeSlot | DeleteServer
-Operation = SetCa | SetCertificate | ServerOperation | Install | Reload | WriteConfig
+Operation = SetCa | SetCertificate | SetTicketKeys | ServerOperation | Install | Reload | WriteConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +186,7 @@ class Actual:
         servers: those of all backends.
         certificates: fingerprint per certificate name that the process has loaded.
         ca_files: fingerprints per CA file name that the process has loaded.
+        ticket_keys: digest of those that the process has loaded; empty when it has none.
         config: text of the configuration file, None when there is none.
         files: those of `Rendered.files` that are on disk with their content.
     """
@@ -185,6 +197,7 @@ class Actual:
     servers: ActualServers = ()
     certificates: tuple[tuple[str, str], ...] = ()
     ca_files: tuple[tuple[str, frozenset[str]], ...] = ()
+    ticket_keys: str = ""
     config: str | None = None
     files: tuple[SideFile, ...] = ()
 
@@ -246,12 +259,15 @@ def _install(rendered: Rendered, actual: Actual) -> Plan:
 def _in_place(
     rendered: Rendered, actual: Actual, certificates: tuple[Operation, ...], reasons: tuple[str, ...]
 ) -> Plan:
+    # After all certificates and CAs, which may come by a reload: else a session could begin with what is about to go.
+    tickets = tuple(_ticket_operations(rendered, actual))
     servers = tuple(_server_operations(rendered, actual))
     files: tuple[Operation, ...] = () if _on_disk(rendered, actual) else (WriteConfig(rendered),)
     return Plan(
-        (*certificates, *servers, *files),
+        (*certificates, *tickets, *servers, *files),
         (
             *reasons,
+            *(("TLS sessions of other certificates could go on",) if tickets else ()),
             *(("servers differ from what runs",) if servers else ()),
             *(("the file on disk differs",) if files else ()),
         ),
@@ -273,6 +289,12 @@ def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[Oper
         return iter(())
     stale = _stale_certificates(rendered, actual)
     return (SetCertificate(file) for file in stale if _fits(file.pem.reveal(), rendered))
+
+
+def _ticket_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
+    wanted = rendered.desired.ticket_keys
+    if wanted is not None and actual.ticket_keys not in ("", wanted.digest):
+        yield SetTicketKeys(wanted)
 
 
 def _too_long(rendered: Rendered, actual: Actual) -> bool:

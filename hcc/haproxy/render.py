@@ -255,7 +255,7 @@ def _public(
     yield ""
     yield f"frontend {words.name(public.name)}"
     yield f"  mode {public.mode.value}"
-    yield f"  bind {_bind(public.bind)} {_bind_tls(public.tls, files[CERTIFICATE_LIST])}"
+    yield f"  bind {_bind(public.bind)} {_bind_tls(public, files[CERTIFICATE_LIST])}"
     yield from _client_timeout(public.client_timeout_ms)
     if public.max_connections:
         yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
@@ -482,8 +482,9 @@ def _bind(bind: Bind) -> str:
     return f"unix@{words.path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"
 
 
-def _bind_tls(tls: Tls, certificate_list: SideFile) -> str:
-    return f"ssl crt-list {words.path(certificate_list.path)} {_verified(tls)}"
+def _bind_tls(public: PublicListener, certificate_list: SideFile) -> str:
+    keys = words.path(public.ticket_keys)
+    return f"ssl crt-list {words.path(certificate_list.path)} {_verified(public.tls)} tls-ticket-keys {keys}"
 
 
 def _verified(tls: Tls) -> str:
