@@ -229,6 +229,8 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
     yield f"  nbthread {words.number(options.threads)}"
     yield f"  maxconn {words.number(options.max_connections)}"
+    # Sessions in the cache would outlive a leaf or CA that was replaced; those in tickets end with their keys.
+    yield "  tune.ssl.cachesize 0"
     yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"
     yield "  ssl-default-server-options ssl-min-ver TLSv1.2"
     yield from access_log.target(options.access_log)

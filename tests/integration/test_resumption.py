@@ -74,6 +74,14 @@ def test_not_after_a_new_leaf(made: Stage, caller: Caller) -> None:
     assert caller.resumed()
 
 
+def test_nor_by_who_has_no_ticket(made: Stage) -> None:
+    """A cache of sessions would outlive all certificates."""
+    caller = Caller(made, ssl.TLSVersion.TLSv1_2)
+    caller.context.options |= ssl.OP_NO_TICKET
+    caller.serve()
+    assert [caller.resumed(), caller.resumed()] == [False, False]
+
+
 def test_not_after_the_ca_of_the_caller_has_gone(made: Stage, caller: Caller) -> None:
     made.authorities.remove(made.authority)
     caller.serve()
