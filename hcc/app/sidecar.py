@@ -43,6 +43,7 @@ from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
+from hcc.app.head_start import HeadStart
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
 from hcc.app.signals import Signals
@@ -58,7 +59,7 @@ from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.access_log import STDOUT
-from hcc.haproxy.binary import Found, find_haproxy, probe
+from hcc.haproxy.binary import Found
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
@@ -69,6 +70,7 @@ from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings
 from hcc.spoe.pool import WorkerPool
+from hcc.spoe.spawner import Spawner
 from hcc.version import VERSION
 
 # Restarts of one group before it fails upwards; at the root hcc then exits.
@@ -95,8 +97,10 @@ MAINTENANCE_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, consul: ConsulSettings) -> int:
+def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) -> int:
     """Run one sidecar until it is told to stop; the exit code: 0 stopped, 1 given up.
+
+    The zygote of `head_start` sees our end when it comes to nothing.
 
     Raises:
         HccError: it could not be started.
@@ -107,8 +111,7 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     manager = ServiceManager(os.environ)
     metrics = Metrics()
     agent = consul_agent(consul, metrics)
-    found = find_haproxy(settings.haproxy)
-    build = probe(found.binary)
+    found, build = head_start.found, head_start.build()
     choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
 
@@ -124,7 +127,8 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     try:
         shares_stdout = settings.access_log == STDOUT
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
-        sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, Watchers(manager, metrics))
+        parts = Parts(build, head_start.zygote, haproxy, directory)
+        sidecar = Sidecar(settings, agent, chosen, parts, Watchers(manager, metrics))
         end = sidecar.run(signals)
     except BaseException:
         directory.release()
@@ -142,6 +146,16 @@ class Agent:
 
     make_client: Callable[[], ConsulClient]
     tokens: TokenSource
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a sidecar is made of outside this process, and where it is kept."""
+
+    build: Build
+    zygote: Spawner
+    haproxy: Driven
+    directory: StateDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +187,11 @@ class Sidecar:
         self,
         settings: RunSettings,
         agent: Agent,
-        build: Build,
         chosen: Chosen,
-        directory: StateDirectory,
-        haproxy: Driven,
+        parts: Parts,
         watchers: Watchers,
     ) -> None:
+        build, haproxy, directory = parts.build, parts.haproxy, parts.directory
         self._settings = settings
         self._agent = agent
         self._chosen = chosen
@@ -189,7 +202,7 @@ class Sidecar:
         self._tree: Tree | None = None
         layout = directory.layout
         sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
-        self._pool = WorkerPool(sockets)
+        self._pool = WorkerPool(sockets, zygote=parts.zygote)
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
         process = _global_options(directory, settings.access_log)
