@@ -29,6 +29,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 PEM = "-----BEGIN CERTIFICATE-----\nbWFkZSB1cA==\n-----END CERTIFICATE-----\n"
@@ -191,9 +192,10 @@ def snapshot(
     leaf_: Leaf | None = None,
     roots_: Roots | None = None,
     policy_: Policy | None = None,
+    tls: MeshTls = LEFT_TO_PROXIES,
     version: int = 1,
 ) -> Snapshot:
-    """A whole one; for one without leaf, roots or policy use `dataclasses.replace`."""
+    """A whole one; for one without leaf, roots, policy or mesh entry use `dataclasses.replace`."""
     registered = proxy_ or proxy(upstreams=(state.upstream for state in upstreams))
     return Snapshot(
         version=version,
@@ -202,6 +204,7 @@ def snapshot(
         leaf=leaf_ or leaf(registered.service),
         roots=roots_ or roots(),
         policy=policy_ or policy(registered.service),
+        tls=tls,
         upstreams=upstreams,
     )
 

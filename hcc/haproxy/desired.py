@@ -49,6 +49,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.mesh.tls import LEFT_TO_PROXIES, TlsLimits
 
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
@@ -150,7 +151,7 @@ def _public(
     complaint = _public_complaint(proxy, bind)
     if complaint:
         problems.append(Problem("public listener", complaint))
-    tls = _tls(certificates, _public_alpn(proxy.protocol))
+    tls = _tls(certificates, _public_alpn(proxy.protocol), (snapshot.tls or LEFT_TO_PROXIES).incoming)
     undecided = options.intentions and snapshot.policy is None
     if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
         return None
@@ -249,11 +250,12 @@ def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Pr
     if public:
         taken.append((public, "the public listener"))
     names: set[str] = set()
+    limits = (snapshot.tls or LEFT_TO_PROXIES).outgoing
     parts = []
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            parts.append(_upstream(state, bind, certificates, problems))
+            parts.append(_upstream(state, bind, certificates, limits, problems))
     return tuple(parts)
 
 
@@ -295,10 +297,12 @@ def _upstream_bind(upstream: Upstream) -> Bind:
     return bind
 
 
-def _upstream(state: UpstreamState, bind: Bind, certificates: Certificates, problems: list[Problem]) -> _Part:
+def _upstream(
+    state: UpstreamState, bind: Bind, certificates: Certificates, limits: TlsLimits, problems: list[Problem]
+) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
     protocol = _protocol(state)
-    tls = _tls(certificates, _upstream_alpn(protocol))
+    tls = _tls(certificates, _upstream_alpn(protocol), limits)
     backend = Backend(
         name=backend_name(upstream),
         label=label,
@@ -344,10 +348,10 @@ def _connect_ms(state: UpstreamState) -> int:
     return state.upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
 
 
-def _tls(certificates: Certificates, alpn: tuple[str, ...]) -> Tls | None:
+def _tls(certificates: Certificates, alpn: tuple[str, ...], limits: TlsLimits) -> Tls | None:
     if certificates.leaf is None or certificates.ca is None:
         return None
-    return Tls(certificates.leaf.name, certificates.ca.name, alpn)
+    return Tls(certificates.leaf.name, certificates.ca.name, alpn, limits)
 
 
 def _public_alpn(protocol: Protocol) -> tuple[str, ...]:

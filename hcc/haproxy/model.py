@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from hcc.errors import HccError
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
+from hcc.mesh.tls import UNLIMITED, TlsLimits
 
 # Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
 MAX_WEIGHT = 256
@@ -77,6 +78,7 @@ class Tls:
     certificate: str
     ca_file: str
     alpn: tuple[str, ...] = ()
+    limits: TlsLimits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from hcc.haproxy.render_rules import REFUSED, needs_experimental, rule_lines
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
+from hcc.mesh.tls import TlsLimits, TlsVersion
 
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
@@ -63,6 +64,29 @@ SIDE_FILE = ".side.cfg"
 CERTIFICATE_NAME = "hcc.invalid"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+_TLS_VERSIONS = {
+    TlsVersion.TLS_1_0: "TLSv1.0",
+    TlsVersion.TLS_1_1: "TLSv1.1",
+    TlsVersion.TLS_1_2: "TLSv1.2",
+    TlsVersion.TLS_1_3: "TLSv1.3",
+}
+# All that Consul takes, by OpenSSL's names. Source: hashicorp/consul types/tls.go (1.20.1).
+_CIPHERS = {
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256": "AES128-GCM-SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384": "AES256-GCM-SHA384",
+    "TLS_RSA_WITH_AES_128_CBC_SHA": "AES128-SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA": "AES256-SHA",
+}
 KEEP_ALIVE_MS = 3_600_000
 _CERTIFICATE_DIGEST = "ssl_c_der,sha2(256),hex"
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
@@ -491,7 +515,17 @@ def _bind_tls(public: PublicListener, certificate_list: SideFile) -> str:
 
 def _verified(tls: Tls) -> str:
     alpn = f" alpn {words.word(','.join(tls.alpn))}" if tls.alpn else ""
-    return f"ca-file {words.path(tls.ca_file)} verify required{alpn}"
+    return f"ca-file {words.path(tls.ca_file)} verify required{alpn}{_limits(tls.limits)}"
+
+
+def _limits(limits: TlsLimits) -> str:
+    """What the mesh entry says. Else 1.2 at least, as Envoy's clients speak no newer by default; with us it is 1.3."""
+    lowest = f" ssl-min-ver {_TLS_VERSIONS[limits.min_version]}" if limits.min_version else ""
+    highest = f" ssl-max-ver {_TLS_VERSIONS[limits.max_version]}" if limits.max_version else ""
+    known = [_CIPHERS[name] for name in limits.ciphers if name in _CIPHERS]
+    # One that does not exist, so that a list of unknown ones allows none: HAProxy refuses the text and says so.
+    ciphers = f" ciphers {words.word(':'.join(known or ['none']))}" if limits.ciphers else ""
+    return f"{lowest}{highest}{ciphers}"
 
 
 def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
