@@ -103,9 +103,12 @@ class ConfigReconciler(Actor):
 
     def handle(self, message: object) -> None:
         match message:
-            case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
+            case SnapshotChanged() | CredentialsReady() | CallersChanged():
                 self._take(message)
                 self._soon()
+            case HAProxyUp():
+                # No change of Consul's that others may follow: nothing to gather.
+                self._soon(window_s=0.0)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
             case _Reconcile(retry):
@@ -120,7 +123,7 @@ class ConfigReconciler(Actor):
             case Drain():
                 self._draining = True
 
-    def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
+    def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged) -> None:
         match news:
             case SnapshotChanged(snapshot):
                 self._snapshot = snapshot
@@ -132,11 +135,11 @@ class ConfigReconciler(Actor):
     def teardown(self, reason: StopReason) -> None:
         """Nothing: what runs goes on, and the successor reads it back."""
 
-    def _soon(self) -> None:
+    def _soon(self, window_s: float = WINDOW_S) -> None:
         """Reconcile now, or at the end of the window in which changes are gathered."""
         if self._snapshot is None or self._draining:
             return
-        wait = self._last_s + WINDOW_S - time.monotonic()
+        wait = self._last_s + window_s - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
