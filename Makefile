@@ -7,7 +7,7 @@ MIN ?= 10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-path bench-authz bench-spoe lock clean
+.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-change bench-path bench-authz bench-spoe bench-churn bench-sizing lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -58,9 +58,21 @@ bench-spoe: ## questions/s, latency and memory of one SPOE worker, to build/benc
 	@deploy/bootstrap --tests
 	@exec $(BIN)/python -m tests.bench.spoe $(ARGS)
 
+bench-change: ## what one more endpoint costs, step by step, with 10 to 10,000 endpoints, to build/bench/ (2 min)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.change $(ARGS)
+
 bench-authz: ## what authorisation costs, and how soon a changed intention is enforced (4 min)
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m tests.bench.authz $(ARGS)
+
+bench-churn: ## endpoints, upstreams and certificates change under load, both controls (20 min; ARGS=--quick: 2)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.churn $(ARGS)
+
+bench-sizing: ## memory, connections and processor time by what a sidecar has to do, for docs/sizing.md (2 min)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.sizing $(ARGS)
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv on PATH)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -46,7 +46,7 @@ class Metrics:
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
         self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
-        self.drift = self._counter("hcc_drift_repairs", "Plans that nobody asked for: HAProxy had come to differ.")
+        self.drift = self._counter("hcc_drift_repairs", "Repairs that nobody asked for: HAProxy had come to differ.")
         self.plan_seconds = Histogram(
             "hcc_plan_seconds", "How long applying a plan took.", buckets=PLAN_BUCKETS_S, registry=self.registry
         )
@@ -80,6 +80,22 @@ class Metrics:
             "hcc_callers_remembered", "Certificates of callers that HAProxy knows by itself."
         )
         self.sessions_cut = self._counter("hcc_sessions_cut", "Sessions ended as their caller became denied.")
+        self.probes = self._counter(
+            "hcc_probes",
+            "Probes of upstreams' endpoints, by what was seen: `right`, `impostor`, `unverified` or `no_answer`.",
+            ("outcome",),
+        )
+        self.refused_endpoints = self._gauge(
+            "hcc_refused_endpoints",
+            "Endpoints that get no traffic: verified as another service, or with a certificate that is not.",
+            ("reason",),
+        )
+        self.waiting_endpoints = self._gauge(
+            "hcc_waiting_endpoints", "Healthy endpoints that get no traffic as no probe has seen yet who they are."
+        )
+        self.leaves_remembered = self._gauge(
+            "hcc_leaves_remembered", "Certificates of upstreams' endpoints that HAProxy knows by itself."
+        )
         self.ready = self._gauge("hcc_ready", "Whether /ready answers 200.")
 
     def collect_from(self, collect: Callable[[], Iterable[Metric]]) -> None:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum, StrEnum
 from ipaddress import ip_address
 
 from hcc.errors import SettingError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Enforcement(Enum):
+    """What is done about callers whom Consul's intentions deny."""
+
+    ENFORCE = "enforce"
+    """They are refused, and so is whoever is in doubt."""
+    AUDIT = "audit"
+    """They are let in, logged and counted."""
+    OFF = "off"
+    """Nobody asks."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether intentions are looked at."""
+        return self is not Enforcement.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,25 @@ class Selection:
         return f"the sidecar of the service tagged {self.sidecar_for_tag}"
 
 
+class VerifyUpstream(StrEnum):
+    """How it is seen to that an upstream's instance is who it should be."""
+
+    PROBE = "probe"
+    """Before it gets traffic, and from time to time, by a handshake of ours."""
+    RESPONSE = "response"
+    """On every connection, before anything of an answer comes through."""
+    BOTH = "both"
+    OFF = "off"
+
+    @property
+    def probes(self) -> bool:
+        return self in (VerifyUpstream.PROBE, VerifyUpstream.BOTH)
+
+    @property
+    def checks_answers(self) -> bool:
+        return self in (VerifyUpstream.RESPONSE, VerifyUpstream.BOTH)
+
+
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """Everything `hcc run` is told, apart from how to reach Consul (`hcc.consul.environment`).
@@ -50,6 +86,7 @@ class RunSettings:
         metrics_per_endpoint: whether /metrics has each endpoint of an upstream, by its address.
         access_log: where HAProxy logs each connection or request: `stdout`, a syslog socket's path, a syslog server's
             `address:port`; empty for nowhere.
+        resync_s: how often what HAProxy runs is compared with what is wanted.
         on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
         drain_delay_s: how long before that readiness is off and everything still served.
@@ -65,8 +102,9 @@ class RunSettings:
     stats_addr: ListenAddress | None
     stats_service_register: bool
     metrics_per_endpoint: bool
-    intentions: bool
+    intentions: Enforcement
     spoe_workers: int
+    resync_s: float
     on_exit: str
     drain_timeout_s: float
     drain_delay_s: float
@@ -75,6 +113,7 @@ class RunSettings:
     log_level: str
     log_format: str = "auto"
     access_log: str = ""
+    verify_upstream: VerifyUpstream = VerifyUpstream.BOTH
 
 
 def parse_duration(text: str) -> float:
@@ -133,6 +172,19 @@ def parse_log_level(text: str) -> str:
         msg = f"expected one of trace, debug, info, warn, error, fatal, found {text!r}"
         raise SettingError(msg)
     return level
+
+
+def parse_verify_upstream(text: str) -> VerifyUpstream:
+    """One of probe, response, both, off.
+
+    Raises:
+        SettingError: anything else.
+    """
+    try:
+        return VerifyUpstream(text)
+    except ValueError as exc:
+        msg = f"expected probe, response, both or off, found {text!r}"
+        raise SettingError(msg) from exc
 
 
 def parse_access_log(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hcc.haproxy.capabilities import Capabilities, Version
 from hcc.haproxy.desired import Certificates, Options, Result
@@ -30,6 +31,7 @@ from hcc.mesh.snapshot import (
     UpstreamType,
 )
 from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
+from hcc.settings import Enforcement
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 PEM = "-----BEGIN CERTIFICATE-----\nbWFkZSB1cA==\n-----END CERTIFICATE-----\n"
@@ -123,7 +125,9 @@ def upstream_state(
     if registered.key.type == UpstreamType.PREPARED_QUERY.value:
         return UpstreamState(registered, None, (TargetEndpoints(QUERY_TARGET, found),))
     compiled = chain_ or chain(registered.key.name, protocol=protocol, datacenter=registered.key.datacenter or "dc1")
-    return UpstreamState(registered, compiled, (TargetEndpoints(compiled.targets[0].id, found),))
+    target = compiled.targets[0]
+    identity = service_uri(target.service, target.datacenter)
+    return UpstreamState(registered, compiled, (TargetEndpoints(target.id, found, identity=identity),))
 
 
 def proxy(
@@ -227,7 +231,7 @@ def certificates(
     )
 
 
-def options(*, directory: str = "/run/hcc", intentions: bool = True, workers: int = 2) -> Options:
+def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcement.ENFORCE, workers: int = 2) -> Options:
     return Options(
         process=GlobalOptions(stats_socket=f"{directory}/stats.sock", spoe_directory=directory),
         agent_sockets=tuple(f"{directory}/spoe-{number}.sock" for number in range(1, workers + 1)),
@@ -237,6 +241,7 @@ def options(*, directory: str = "/run/hcc", intentions: bool = True, workers: in
         ticket_keys=f"{directory}/tickets.keys",
         ticket_secret=Secret("of a test"),
         intentions=intentions,
+        leaves=f"{directory}/leaves.map",
     )
 
 
@@ -248,6 +253,11 @@ def result(
 ) -> Result:
     """What `desired` makes of a snapshot with these upstreams."""
     return desired_of(snapshot(*upstreams, proxy_=proxy_), options_ or options(), certificates_ or certificates())
+
+
+def with_text(rendered_: Rendered, text: str, *, structure: str) -> Rendered:
+    """The same, but that it is written otherwise."""
+    return replace(rendered_, write=lambda: text, structure=structure)
 
 
 def rendered(*upstreams: UpstreamState, proxy_: Proxy | None = None, capabilities: Capabilities = V2_6) -> Rendered:

@@ -33,6 +33,7 @@ def stats_row(kind: RowKind, name: str, server: str = "", *, connect_s: float | 
         bytes_in=100,
         bytes_out=1000,
         denied=3,
+        denied_responses=1,
         connect_errors=2,
         response_errors=4,
         retries=5,
@@ -52,6 +53,8 @@ def everything() -> Metrics:
     metrics.watch_answers.labels("LeafWatch").inc()
     metrics.watch_failures.labels("LeafWatch").inc()
     metrics.consul_requests.labels("200").inc()
+    metrics.probes.labels("right").inc()
+    metrics.refused_endpoints.labels("impostor").set(1)
     metrics.decisions.labels("shop", "server", "deny").inc()
     web = upstream("web")
     mesh = snapshot(upstream_state(web, (endpoint(),), protocol="http"), proxy_=proxy(protocol=Protocol.HTTP))
@@ -69,6 +72,6 @@ def everything() -> Metrics:
     metrics.collect_from(lambda: actor_metrics_of((actor,)))
     metrics.collect_from(lambda: watch_metrics((WatchState(LeafWatch("web"), 1.0, answered=True),)))
     metrics.collect_from(lambda: pool_metrics((worker,)))
-    metrics.collect_from(lambda: worker_metrics(lambda: (counters,)))
+    metrics.collect_from(lambda: worker_metrics(lambda: (counters,), enforced=False))
     metrics.collect_from(lambda: haproxy_metrics(lambda: Stats(PROCESS, rows), lambda: mesh))
     return metrics

@@ -141,6 +141,10 @@ class FakeConsul(ConsulHttp):
         with self._changed:
             return sum(path_part in path for _, path, _ in self.requests)
 
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._server.connections)
+
     # One request.
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: Any) -> tuple[_Answer, Fault | None]:

@@ -7,40 +7,34 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
 from hcc.consul.answers import Answer
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
-from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.map_text import MapChange
-from hcc.haproxy.model import ActualServer, ActualServers, Bind, Desired
+from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, Listening, Server
+from hcc.haproxy.outcome import outcome
 from hcc.haproxy.plan import (
     Actual,
-    AddCaller,
-    AddServer,
     DeleteServer,
     FreeSlot,
     Install,
     Operation,
     Plan,
     Reload,
-    ServerOperation,
-    SetCa,
-    SetCertificate,
-    SetServerAddress,
     SetServerState,
-    SetServerWeight,
-    SetTicketKeys,
     WriteConfig,
 )
 from hcc.haproxy.process import Exit, LaunchError
-from hcc.haproxy.render import Rendered
-from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
+from hcc.haproxy.render import Rendered, agent_name
 from hcc.mesh.intentions import Policy
+from hcc.mesh.peer_book import Outcome, Peer
+from hcc.peers.prober import Probed
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, WorkerState
 from tests.builders import V2_6
 
@@ -51,16 +45,22 @@ class FakeControl:
 
     Args:
         refusing: reloads and installs fail with this text.
+        refused: what is in the line that they complain about.
         silent: nothing can be read.
         taken_binds: addresses that somebody else has.
+        busy: names of servers with connections, which keep them from being deleted or freed.
     """
 
     capabilities: Capabilities = V2_6
     actual: Actual = field(default_factory=Actual)
     refusing: str = ""
+    refused: str = ""
     silent: bool = False
     taken_binds: tuple[Bind, ...] = ()
+    busy: frozenset[str] = frozenset()
     plans: list[Plan] = field(default_factory=list)
+    # What is known of `actual`: a test that changes that by hand is found out by reading alone.
+    known: Actual | None = None
 
     def running(self) -> bool:
         return self.actual.running
@@ -68,11 +68,19 @@ class FakeControl:
     def servers(self) -> ActualServers:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
-        return () if self.capabilities.has(Feature.DYNAMIC_SERVERS) else self.actual.servers
+        return self.actual.servers
+
+    def glance(self) -> Actual | None:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
+        known, now = self.known, self.actual
+        same = known is not None and (known.pid, known.structure) == (now.pid, now.structure)
+        return known if same and now.running else None
 
     def read_actual(self, rendered: Rendered) -> Actual:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
+        self.known = self.actual
         return self.actual
 
     def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
@@ -81,13 +89,26 @@ class FakeControl:
     def apply(self, plan: Plan) -> Applied:
         self.plans.append(plan)
         done: list[Operation] = []
+        pending: list[Operation] = []
         for operation in plan.operations:
+            if isinstance(operation, DeleteServer | FreeSlot) and operation.server in self.busy:
+                pending.append(operation)
+                self._change(SetServerState(operation.backend, operation.server, False))
+                continue
             if self.refusing and isinstance(operation, Reload | Install):
-                failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe())
+                lines = operation.rendered.config.splitlines()
+                line = next((n for n, text in enumerate(lines, 1) if self.refused and self.refused in text), 0)
+                failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe(), line)
+                self.known = None
                 return Applied(tuple(done), failure=failure)
-            self.actual = changed(self.actual, operation)
+            self._change(operation)
             done.append(operation)
-        return Applied(tuple(done), reloaded=plan.reloads)
+        return Applied(tuple(done), tuple(pending), reloaded=plan.reloads)
+
+    def _change(self, operation: Operation) -> None:
+        self.actual = changed(self.actual, operation)
+        if self.known is not None:
+            self.known = None if isinstance(operation, Reload | Install) else changed(self.known, operation)
 
     def start(self) -> None:
         """What ProcessSupervisor does with an installed configuration."""
@@ -104,20 +125,12 @@ class FakeControl:
 def changed(actual: Actual, operation: Operation) -> Actual:
     """What runs and is on disk after one operation succeeded."""
     match operation:
-        case SetCa(file):
-            cas = dict(actual.ca_files) | {file.name: file.fingerprints}
-            return replace(actual, ca_files=tuple(cas.items()))
-        case SetCertificate(file):
-            leaves = dict(actual.certificates) | {file.name: file.fingerprint}
-            return replace(actual, certificates=tuple(leaves.items()))
-        case SetTicketKeys(file):
-            return replace(actual, ticket_keys=file.digest)
         case Install(rendered) | WriteConfig(rendered):
             return replace(actual, config=rendered.config, files=rendered.files)
         case Reload(rendered):
             return loaded(actual, rendered, pid=actual.pid + 1)
         case _:
-            return replace(actual, servers=tuple(_servers(actual, operation)))
+            return outcome(actual, (operation,))
 
 
 def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
@@ -128,14 +141,14 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
         running=True,
         pid=pid,
         structure=rendered.structure,
-        servers=tuple(
-            (
-                backend.name,
-                tuple(ActualServer(s.name, s.address, s.port, s.weight, s.enabled) for s in backend.servers),
-            )
-            for backend in desired.backends
-        )
-        + _app(rendered),
+        max_connections=desired.options.max_connections,
+        most_connections=desired.options.max_connections,
+        listeners=tuple(
+            ActualListener(name, Listening.OPEN, desired.options.max_connections) for name in desired.listener_names()
+        ),
+        servers=tuple((backend.name, tuple(sorted(backend.servers))) for backend in desired.backends)
+        + _app(rendered)
+        + _agents(rendered),
         certificates=tuple((file.name, file.fingerprint) for file in desired.certificates),
         ca_files=tuple((file.name, file.fingerprints) for file in desired.ca_files),
         ticket_keys=desired.ticket_keys.digest if desired.ticket_keys else "",
@@ -144,45 +157,20 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
     )
 
 
-def _app(rendered: Rendered) -> tuple[tuple[str, tuple[ActualServer, ...]], ...]:
+def _app(rendered: Rendered) -> ActualServers:
     app = rendered.desired.app
     if app is None:
         return ()
     callers = app.callers if rendered.caller_lines else ()
     lines = ((app.name, 1), *((caller, 0) for caller in callers))
-    return (
-        (app.name, tuple(sorted(ActualServer(name, app.address, app.port, weight, True) for name, weight in lines))),
-    )
+    return ((app.name, tuple(sorted(Server(name, app.address, app.port, weight, True) for name, weight in lines))),)
 
 
-def _servers(actual: Actual, operation: Operation) -> list[tuple[str, tuple[ActualServer, ...]]]:
-    if isinstance(operation, AddCaller):
-        app = operation.app
-        line = ActualServer(operation.caller, app.address, app.port, 0, True)
-        return [(name, tuple(sorted((*found, line))) if name == app.name else found) for name, found in actual.servers]
-    assert isinstance(operation, ServerOperation)
-    return [
-        (name, _backend(servers, operation) if name == operation.backend else servers)
-        for name, servers in actual.servers
-    ]
-
-
-def _backend(servers: tuple[ActualServer, ...], operation: Operation) -> tuple[ActualServer, ...]:
-    by_name = {server.name: server for server in servers}
-    match operation:
-        case AddServer(_, server, _):
-            by_name[server.name] = ActualServer(server.name, server.address, server.port, server.weight, server.enabled)
-        case DeleteServer(_, name):
-            del by_name[name]
-        case SetServerAddress(_, name, address, port):
-            by_name[name] = replace(by_name[name], address=address, port=port)
-        case SetServerWeight(_, name, weight):
-            by_name[name] = replace(by_name[name], weight=weight)
-        case SetServerState(_, name, ready):
-            by_name[name] = replace(by_name[name], enabled=ready)
-        case FreeSlot(_, name):
-            by_name[name] = replace(by_name[name], address=SPARE_ADDRESS, port=SPARE_PORT, enabled=False)
-    return tuple(sorted(by_name.values()))
+def _agents(rendered: Rendered) -> ActualServers:
+    asked = rendered.desired.authorisation
+    if asked is None:
+        return ()
+    return ((asked.backend, tuple(Server(agent_name(n), "", 0) for n in range(1, len(asked.sockets) + 1))),)
 
 
 class Ear(Actor):
@@ -441,3 +429,84 @@ class FakeMaps:
         self.loaded[name].update(dict(change.added) | dict(change.changed))
         for key in change.removed:
             self.loaded[name].pop(key, None)
+
+
+class FakeLeaves:
+    """HAProxy's map of leaves in memory.
+
+    Args:
+        running: whether a HAProxy with this map runs.
+    """
+
+    looks = True
+
+    def __init__(self, *, running: bool = True) -> None:
+        self.running = running
+        self.silent = False
+        self.loaded: dict[str, str] = {}
+        self.stored: dict[str, str] = {}
+        self.taken_out: list[tuple[str, int]] = []
+
+    def store(self, entries: Mapping[str, str]) -> None:
+        self.stored = dict(entries)
+
+    def entries(self) -> dict[str, str] | None:
+        self._answer()
+        return dict(self.loaded) if self.running else None
+
+    def change(self, change: MapChange) -> bool:
+        self._answer()
+        if self.running:
+            self.loaded |= dict(change.added) | dict(change.changed)
+            self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
+        return self.running
+
+    def take_out(self, address: str, port: int) -> None:
+        self._answer()
+        self.taken_out.append((address, port))
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
+
+
+class FakeProber:
+    """Probes that end as a test says. `FakeProbers.make` makes them."""
+
+    def __init__(self, deliver: Callable[[tuple[Probed, ...]], None]) -> None:
+        self.asked: list[Peer] = []
+        self.running = False
+        self._deliver = deliver
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    def ask(self, peers: Iterable[Peer], context: object) -> None:
+        self.asked.extend(peers)
+
+    def answer(self, outcomes: Mapping[str, Outcome]) -> None:
+        """End the probes of these addresses."""
+        ended = [peer for peer in self.asked if peer.address in outcomes]
+        self.asked = [peer for peer in self.asked if peer.address not in outcomes]
+        self._deliver(tuple(Probed(peer, outcomes[peer.address]) for peer in ended))
+
+    def fail(self) -> None:
+        self._deliver(())
+
+
+class FakeProbers:
+    """All probers that were made."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeProber] = []
+
+    def make(self, deliver: Callable[[tuple[Probed, ...]], None]) -> FakeProber:
+        self.made.append(FakeProber(deliver))
+        return self.made[-1]
+
+    @property
+    def now(self) -> FakeProber:
+        return self.made[-1]

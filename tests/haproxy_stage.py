@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,12 +26,14 @@ from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import private_directory, write_private
 from hcc.haproxy.layout import layout
+from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.plan import Actual, Install, Plan, plan
 from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
+from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES, haproxy
 from tests.pki import Authority, IssuedLeaf, service_uri
 
@@ -39,9 +42,12 @@ DEADLINE_S = 15.0
 
 
 def free_port() -> int:
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        return int(probe_socket.getsockname()[1])
+    """A port that is free, below those that the kernel gives to clients: one of many could take it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe_socket, contextlib.suppress(OSError):
+            probe_socket.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
@@ -56,7 +62,9 @@ class Server:
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
+        self.accepted = 0
         self.caller_serials: list[str] = []
+        self.resumed: list[bool] = []
         self.open: list[socket.socket] = []
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -81,6 +89,7 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -92,6 +101,7 @@ class Server:
                 connection = self._tls.wrap_socket(connection, server_side=True)
                 stack.callback(connection.close)
                 assert isinstance(connection, ssl.SSLSocket)
+                self.resumed.append(bool(connection.session_reused))
                 self.caller_serials.append(str((connection.getpeercert() or {}).get("serialNumber")))
             self.open.append(connection)
             stack.callback(self.open.remove, connection)
@@ -129,6 +139,7 @@ class Stage:
         self.leaf = self.authority.leaf(service_uri("server"))
         self.capabilities = capabilities(probe(binary).version)
         CallerMaps(self.layout, self.capabilities).prepare(running=False)
+        LeafMap(self.layout, self.capabilities).prepare(running=False)
         self.control: SocketControl = DirectControl(binary, self.layout, self.capabilities)
         self.process = HAProxyProcess(binary, self.layout)
         self.servers: list[Server] = []
@@ -187,7 +198,7 @@ class Stage:
         snapshot: Snapshot,
         control: Control | None = None,
         *,
-        intentions: bool = False,
+        intentions: Enforcement = Enforcement.OFF,
         callers: tuple[str, ...] = (),
         access_log: str = "",
     ) -> Rendered:
@@ -206,6 +217,7 @@ class Stage:
             rules=self.layout.rules,
             ticket_keys=self.layout.ticket_keys,
             ticket_secret=Secret("of a test"),
+            leaves=self.layout.leaves,
             intentions=intentions,
         )
         wanted = desired_of(snapshot, options, self.certificates(), callers).desired

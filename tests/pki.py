@@ -8,9 +8,10 @@ from functools import cached_property
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 
 
@@ -24,6 +25,10 @@ class IssuedLeaf:
 
     certificate: x509.Certificate
     key_pem: str
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.DER)
 
     @property
     def cert_pem(self) -> str:
@@ -61,15 +66,22 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     @property
+    def certificate_der(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
     def fingerprint(self) -> str:
         return sha1(self.certificate)
 
-    def leaf(self, uri: str) -> IssuedLeaf:
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(x509.Name([]), self._name, key.public_key())
-        usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH])
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
-        builder = builder.add_extension(usages, critical=False).add_extension(names, critical=True)
+    def leaf(self, *uris: str, days: int = 1, key: Key | None = None, server: bool = True) -> IssuedLeaf:
+        """A leaf with these names that is valid from a minute ago, or was until so many days ago if negative."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(x509.Name([]), self._name, key.public_key(), days)
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if server else [])]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        if uris:
+            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+            builder = builder.add_extension(names, critical=True)
         pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.TraditionalOpenSSL,
@@ -78,14 +90,22 @@ class Authority:
         return IssuedLeaf(builder.sign(self._key, hashes.SHA256()), pem.decode())
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def rsa_leaf(authority: Authority, *uris: str) -> IssuedLeaf:
+    """A leaf with an RSA key."""
+    return authority.leaf(*uris, key=rsa.generate_private_key(65537, 2048))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, days: int = 1
+) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
+    start = now - dt.timedelta(minutes=1) if days > 0 else now + dt.timedelta(days=days - 1)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(start)
+        .not_valid_after(now + dt.timedelta(days=days))
     )

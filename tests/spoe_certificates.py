@@ -18,6 +18,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from hcc.spoe.der import Certificate
+from tests.pki import sha1
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 _X509_ERRORS = (x509.UnsupportedGeneralNameType, x509.InvalidVersion, x509.DuplicateExtension)
@@ -36,7 +37,7 @@ def uri_names(*uris: str) -> tuple[x509.GeneralName, ...]:
 @dataclass(frozen=True)
 class Leaf:
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def der(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.DER)
@@ -68,14 +69,11 @@ class Authority:
         serial: int = 0x1234,
         subject: x509.Name | None = None,
         extensions: tuple[x509.ExtensionType, ...] = (),
-        public_key: rsa.RSAPublicKey | None = None,
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     ) -> Leaf:
-        """A leaf with these alternative names; without any, without the extension.
-
-        One with a foreign public key cannot be used in a handshake.
-        """
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(subject or x509.Name([]), self._name, public_key or key.public_key(), serial).add_extension(
+        """A leaf with these alternative names; without any, without the extension."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(subject or x509.Name([]), self._name, key.public_key(), serial).add_extension(
             x509.BasicConstraints(ca=False, path_length=None), critical=True
         )
         if names:
@@ -84,8 +82,21 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         return Leaf(builder.sign(self._key, hashes.SHA256()), key)
 
+    def itself(self) -> Leaf:
+        """The authority's own certificate."""
+        return Leaf(self.certificate, self._key)
+
     def service(self, service: str, serial: int = 0x1234) -> Leaf:
         return self.leaf(*uri_names(service_uri(service)), serial=serial)
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-1 in upper-case hex, as HAProxy's `show ssl cert` prints it."""
+        return sha1(self.certificate)
 
     def write_pem(self, path: Path) -> Path:
         path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))

@@ -8,6 +8,7 @@ from hcc.actors.status import (
     CertificateStatus,
     EndpointStatus,
     HAProxyStatus,
+    IdentityState,
     PlanStatus,
     ReadinessStatus,
     ServerState,
@@ -23,7 +24,9 @@ DAY_S = 86_400.0
 
 
 def endpoint_status(number: int = 1, state: ServerState = ServerState.UP, health: str = "passing") -> EndpointStatus:
-    return EndpointStatus(f"10.0.{number // 250}.{number % 250}", 21000, health, 1, state, 3, NOW - 61.5)
+    return EndpointStatus(
+        f"10.0.{number // 250}.{number % 250}", 21000, health, 1, state, 3, NOW - 61.5, IdentityState.VERIFIED, ""
+    )
 
 
 def upstream_status(name: str = "api", endpoints: tuple[EndpointStatus, ...] | None = None) -> UpstreamStatus:

@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
+from urllib.parse import parse_qs
 
 from hcc.actors import readiness
 from hcc.actors.actor import Actor
-from hcc.actors.lifecycle import ActorError, StopReason, UnknownActorError
+from hcc.actors.explanation import explained, parse_question
+from hcc.actors.lifecycle import StopReason, UnknownActorError
 from hcc.actors.messages import (
     AUTHORISER,
     CERT_MANAGER,
@@ -23,8 +26,11 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
     SPOE_POOL,
+    VERIFIER,
     Drain,
     FactsReported,
+    Preview,
+    Previewed,
     Publish,
 )
 from hcc.actors.picture import Identity, picture
@@ -34,14 +40,18 @@ from hcc.actors.status import Status, to_json
 from hcc.actors.web import ListenError, Response, WebServer, serve_tcp, serve_unix
 from hcc.consul.errors import ConsulError
 from hcc.consul.stats_service import RENEW_S, StatsService
-from hcc.errors import SettingError
+from hcc.errors import HccError, SettingError
+from hcc.haproxy.review import review_json
 from hcc.log import set_level
 from hcc.metrics import Metrics
-from hcc.settings import ListenAddress, parse_log_level
+from hcc.settings import Enforcement, ListenAddress, VerifyUpstream, parse_log_level
 
 RESTART_TIMEOUT_S = 20.0
+PREVIEW_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
 DEREGISTER_TIMEOUT_S = 2.0
+# Who reports facts.
+SOURCES = (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER, VERIFIER)
 VERSION_S = 3600.0
 VERSION_UNKNOWN_S = 30.0
 
@@ -73,7 +83,8 @@ class Admin(Actor):
         control_socket: Path,
         stats_addr: ListenAddress | None,
         stats_service: StatsService | None,
-        intentions: bool,
+        intentions: Enforcement,
+        verify: VerifyUpstream,
         metrics: Metrics,
         sources: Sources,
         on_readiness: Callable[[tuple[str, ...]], None],
@@ -85,13 +96,13 @@ class Admin(Actor):
         self._metrics = metrics
         self._sources = sources
         self._on_readiness = on_readiness
-        self._facts = readiness.Facts(intentions=intentions)
+        self._facts = readiness.Facts(intentions=intentions, verify=verify)
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER):
+            for source in SOURCES:
                 self.tell(source, Publish())
         self._servers.append(serve_unix(self._control_socket, self._answer_operator))
         self._listen()
@@ -154,7 +165,7 @@ class Admin(Actor):
 
     # ------------------------------------------------------------ the servers' threads
 
-    def _answer_anyone(self, method: str, path: str, accept: str) -> Response:
+    def _answer_anyone(self, method: str, path: str, query: str, accept: str) -> Response:  # noqa: ARG002 (Answer)
         if method not in ("GET", "HEAD"):
             return Response(405, b"expected GET\n")
         shown = {
@@ -181,29 +192,59 @@ class Admin(Actor):
     def _status(self) -> Status:
         return picture(self._identity, self._facts, self._sources.observed())
 
-    def _answer_operator(self, method: str, path: str, accept: str) -> Response:
+    def _answer_operator(self, method: str, path: str, query: str, accept: str) -> Response:
         try:
-            ordered = self._ordered(method, tuple(part for part in path.split("/") if part))
+            ordered = self._ordered(method, tuple(part for part in path.split("/") if part), query)
         except SettingError as exc:
             return Response(400, f"{exc}\n".encode())
         except UnknownActorError as exc:
             return Response(404, f"{exc}\n".encode())
-        except ActorError as exc:
+        except HccError as exc:
             return Response(503, f"{exc}\n".encode())
-        return ordered or self._answer_anyone(method, path, accept)
+        return ordered or self._answer_anyone(method, path, query, accept)
 
-    def _ordered(self, method: str, parts: tuple[str, ...]) -> Response | None:
+    def _ordered(self, method: str, parts: tuple[str, ...], query: str) -> Response | None:
         """The answer to what only operators may ask; None for all else."""
         match method, parts:
-            case "GET", ("v1", "about"):
-                return _json(asdict(self._identity))
-            case "GET", ("v1", "actors"):
-                return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
+            case "GET", ("v1", *words):
+                return self._told(tuple(words), query)
             case "POST", ("v1", "actors", name, "restart"):
                 return self._restart(name)
             case "POST", ("v1", "log-level", level):
                 return _set_log_level(level)
         return None
+
+    def _told(self, words: tuple[str, ...], query: str) -> Response | None:
+        match words:
+            case ("about",):
+                return _json(asdict(self._identity))
+            case ("actors",):
+                return _json([asdict(status) for status in self._sources.tree().actors(ASK_TIMEOUT_S)])
+            case ("explain",):
+                return self._explain(query)
+            case ("plan" | "config" | "snapshot" as what,):
+                return self._foreseen(what)
+        return None
+
+    def _explain(self, query: str) -> Response:
+        question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.snapshot
+        if snapshot is None or snapshot.policy is None:
+            return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
+        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question, self._facts.intentions)))
+
+    def _foreseen(self, what: str) -> Response:
+        """What would be done, the text of it, or what that is made of."""
+        found = self._previewed()
+        if what == "config":
+            return Response(200, found.config.encode())
+        if what == "snapshot":
+            return _json(review_json(found.review, self._identity.haproxy))
+        callers = self._sources.tree().ask_actor(AUTHORISER, Preview(), PREVIEW_TIMEOUT_S)
+        operations = (*found.operations, *cast("tuple[str, ...]", callers))
+        return _json({"operations": operations, "reasons": found.reasons, "reloads": found.reloads})
+
+    def _previewed(self) -> Previewed:
+        return cast("Previewed", self._sources.tree().ask_actor(CONFIG_RECONCILER, Preview(), PREVIEW_TIMEOUT_S))
 
     def _restart(self, name: str) -> Response:
         _log.info("the operator restarts actor %s", name)
@@ -221,21 +262,20 @@ def _set_log_level(text: str) -> Response:
     return _json({"level": level})
 
 
+# Where in `Facts` each kind goes.
+_PLACES: dict[type[object], str] = {
+    readiness.ReconcilerFacts: "reconciler",
+    readiness.CredentialFacts: "credentials",
+    readiness.PolicyFacts: "policy",
+    readiness.HAProxyFacts: "haproxy",
+    readiness.ConsulFacts: "consul",
+    readiness.CallerFacts: "callers",
+    readiness.PeerFacts: "peers",
+}
+
+
 def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
-    match news:
-        case readiness.ReconcilerFacts():
-            return replace(facts, reconciler=news)
-        case readiness.CredentialFacts():
-            return replace(facts, credentials=news)
-        case readiness.PolicyFacts():
-            return replace(facts, policy=news)
-        case readiness.HAProxyFacts():
-            return replace(facts, haproxy=news)
-        case readiness.ConsulFacts():
-            return replace(facts, consul=news)
-        case readiness.CallerFacts():
-            return replace(facts, callers=news)
-    raise TypeError(f"no facts: {type(news).__name__}")
+    return replace(facts, **{_PLACES[type(news)]: news})  # type: ignore[arg-type]  # the table says that it fits
 
 
 def _in_background(name: str, call: Callable[[], None]) -> threading.Thread:

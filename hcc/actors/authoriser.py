@@ -25,6 +25,7 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyUp,
     PolicyChanged,
+    Preview,
     Publish,
     WorkerReplaced,
 )
@@ -43,7 +44,6 @@ from hcc.metrics import Metrics
 GATHER_S = 0.005
 STORE_S = 2.0
 EXPIRY_S = 60.0
-RESYNC_S = 300.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # A call that was let in just before its caller was denied may not have been there to be cut.
@@ -86,9 +86,12 @@ class _CutAgain:
 class Authoriser(Actor):
     """Owns HAProxy's maps of callers and rules."""
 
-    def init(self, *, maps: CallerMaps, metrics: Metrics) -> None:
+    def init(self, *, maps: CallerMaps, metrics: Metrics, resync_s: float, cuts: bool = True) -> None:
         self._maps = maps
+        self._resync_s = resync_s
         self._metrics = metrics
+        # Whether sessions of callers end that become denied.
+        self._cuts = cuts
         self._book = CallerBook()
         self._labels = Labels()
         self._policy: Policy | None = None
@@ -111,9 +114,14 @@ class Authoriser(Actor):
         self.after(EXPIRY_S, _Expire(), key="expire")
         self._arm_resync()
 
-    def handle(self, message: object) -> None:
-        if not self._maps.remembers:
-            return
+    def handle(self, message: object) -> object | None:
+        if isinstance(message, Preview):
+            return self._differences() if self._maps.remembers else ()
+        if self._maps.remembers:
+            self._deal_with(message)
+        return None
+
+    def _deal_with(self, message: object) -> None:
         match message:
             case PolicyChanged(policy):
                 self._policy = policy
@@ -127,7 +135,8 @@ class Authoriser(Actor):
                 if not isinstance(message, _Resync):
                     self._headers = rule_headers(self._policy)
                 self._arm_resync()
-                self._resync()
+                # After a failure, or with callers just met, there is something to be done that was asked for.
+                self._resync(drift=isinstance(message, _Resync) and not self._failures and not self._met)
             case Publish():
                 self._publish()
             case _:
@@ -231,7 +240,7 @@ class Authoriser(Actor):
             self._maps.replace_rules(wanted)
 
     def _cut(self, callers: tuple[str, ...]) -> None:
-        cut = self._maps.cut(callers, self._book.owner) if callers else 0
+        cut = self._maps.cut(callers, self._book.owner) if callers and self._cuts else 0
         if cut:
             self._metrics.sessions_cut.inc(cut)
             _log.warning("cut %d sessions of callers that are denied now: %s", cut, ", ".join(callers))
@@ -250,32 +259,60 @@ class Authoriser(Actor):
         self._book.take_news()
         self._book.forget_expired(time.time())
 
-    def _resync(self) -> None:
-        """Make HAProxy remember what it should, whatever it remembers: it may be a new one."""
+    def _resync(self, *, drift: bool) -> None:
+        """Make HAProxy remember what it should, whatever it remembers: it may be a new one.
+
+        With `drift` it should be so already, and what is repaired is counted.
+        """
         if self._policy is None:
             return
-        self._try(self._repair)
+        self._try(lambda: self._repaired(drift=drift))
         self._report()
 
-    def _repair(self) -> None:
+    def _differences(self) -> tuple[str, ...]:
+        """How HAProxy's memory differs from what it should be; raises ControlError."""
         policy = self._policy
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if policy is None or verdicts is None or identities is None:
-            return
+            return ()
+        changes = {
+            "verdicts": map_change(verdicts, self._book.verdicts(policy)),
+            "identities": map_change(identities, self._book.identities()),
+            "rules": map_change(rules or {}, self._wanted_rules(policy)),
+        }
+        return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
+
+    def _repaired(self, *, drift: bool) -> None:
+        repaired = self._repair()
+        if drift and repaired:
+            self._metrics.drift.inc()
+            _log.warning("HAProxy remembered otherwise than it should: %s", "; ".join(repaired))
+
+    def _repair(self) -> tuple[str, ...]:
+        """What was repaired, in words."""
+        repaired: list[str] = []
+        policy = self._policy
+        verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
+        if policy is None or verdicts is None or identities is None:
+            return ()
         self._rules = self._wanted_rules(policy)
         if rules is not None and list(rules.items()) != list(self._rules.items()):
             self._maps.store_rules(self._rules)
             self._maps.replace_rules(self._rules)
+            repaired.append("rules")
         self._book.take_news()
         wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
         change = map_change(verdicts, wanted_verdicts)
         if change:
+            repaired.append(f"{len(change)} verdicts")
             self._maps.change_verdicts(change, wanted_verdicts)
             self._cut(newly_denied(verdicts, wanted_verdicts))
         self._verdicts = wanted_verdicts
         change = map_change(identities, wanted_identities)
         if change:
+            repaired.append(f"{len(change)} identities")
             self._maps.change_identities(change)
+        return tuple(repaired)
 
     def _try(self, act: Callable[[], object]) -> bool:
         """Whether it was done; if not, all is compared again soon."""
@@ -301,7 +338,7 @@ class Authoriser(Actor):
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
     # ---- others
 

@@ -12,6 +12,7 @@ from hcc.actors.messages import (
     ADMIN,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
+    VERIFIER,
     CredentialsOffered,
     CredentialsReady,
     FactsReported,
@@ -114,7 +115,8 @@ class CertManager(Actor):
         if self._held is not None:
             certificate = CertificateFile(self._leaf_path, self._held.leaf_sha1, self._held.leaf_pem, self._held.uri)
             ca = CaFile(self._roots_path, self._held.roots_sha1, self._held.roots_pem)
-            self.tell(CONFIG_RECONCILER, CredentialsReady(certificate, ca))
+            for hearer in (VERIFIER, CONFIG_RECONCILER):
+                self.tell(hearer, CredentialsReady(certificate, ca))
         self._report()
 
     def _report(self) -> None:

@@ -31,13 +31,13 @@ def noted(changes: Changes, old: Snapshot | None, new: Snapshot, now: float) -> 
 
 
 def _changed(earlier: Mapping[Place, float], old: UpstreamState, new: UpstreamState, now: float) -> dict[Place, float]:
-    was = _endpoints(old)
-    return {
-        place: earlier[place] if was.get(place) == endpoint else now
-        for place, endpoint in _endpoints(new).items()
-        if was.get(place) != endpoint or place in earlier
-    }
+    was, are = _endpoints(old), _endpoints(new)
+    gone, came = was - are, are - was
+    after = dict(earlier)
+    for one in gone:
+        after.pop((one.address, one.port), None)
+    return after | {(one.address, one.port): now for one in came}
 
 
-def _endpoints(state: UpstreamState) -> dict[Place, Endpoint]:
-    return {(one.address, one.port): one for target in state.targets for one in target.endpoints}
+def _endpoints(state: UpstreamState) -> set[Endpoint]:
+    return {one for target in state.targets for one in target.endpoints}

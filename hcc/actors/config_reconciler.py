@@ -20,6 +20,8 @@ from hcc.actors.messages import (
     CERT_MANAGER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
+    AdmissionChanged,
     CallersChanged,
     ConfigurationInstalled,
     CredentialsReady,
@@ -27,22 +29,47 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyDown,
     HAProxyUp,
+    Preview,
+    Previewed,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
-from hcc.haproxy.control import Applied, Control, ControlError, Taken
-from hcc.haproxy.desired import Certificates, Options, desired
+from hcc.haproxy.brake import braked, is_guessed
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
+from hcc.haproxy.desired import Certificates, Options, Result, desired
 from hcc.haproxy.model import Desired
-from hcc.haproxy.plan import Actual, Install, Plan, Reload, plan
+from hcc.haproxy.origin import origin
+from hcc.haproxy.plan import (
+    Actual,
+    Install,
+    Operation,
+    Plan,
+    Reload,
+    WriteConfig,
+    are_too_many,
+    changes,
+    fits_what_runs,
+    plan,
+)
 from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.review import Review
+from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
-# A change is applied at once when the last one is this long ago; changes in between are applied together.
+# A change is applied at once when the last one is this long ago; changes in between are applied together. After a
+# reload it is the longer time; else as long as the last change took, so that half of the time is left for others.
 WINDOW_S = 0.05
+SHORT_WINDOW_S = 0.005
+# So soon after a change at run time all is read back, and the file written; and at most this part of the time.
+SETTLE_S, MAX_SETTLE_S = 0.25, 5.0
+SETTLE_SHARE = 0.1
+# Endpoints that are new are probed before they get traffic; what comes of it within this is applied together with them.
+PROBE_S = 0.01
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
@@ -51,7 +78,6 @@ RETRY_S = 1.0
 MAX_RETRY_S = 30.0
 TAKEN_RETRY_S = 5.0
 PENDING_RETRY_S = 2.0
-RESYNC_S = 300.0
 # More operations than this are counted in the log, not listed.
 MAX_LISTED = 8
 # Plans that are told to whoever wants to see the last ones.
@@ -62,10 +88,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Reconcile:
-    """To itself, from timers; `retry` allows what failed before to be tried again."""
+    """To itself, from timers.
+
+    Args:
+        retry: what failed before may be tried again.
+        thorough: with all read back.
+    """
 
     retry: bool = False
+    thorough: bool = False
     coalesce_key: ClassVar[str] = "reconcile"
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    """To itself: time to see whether what was done at run time took effect, and to write it down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +113,19 @@ class _Resync:
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
-    def init(self, *, control: Control, options: Options, metrics: Metrics) -> None:
+    def init(self, *, control: Control, options: Options, probes: bool, metrics: Metrics, resync_s: float) -> None:
         self._control = control
+        self._resync_s = resync_s
         self._options = options
         self._metrics = metrics
         self._draining = False
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
         self._callers: tuple[str, ...] = ()
+        # Where endpoints are probed, nothing is done before it is known who may get traffic: what runs goes on.
+        self._probes = probes
+        self._admission: Admission | None = None
+        self._reconciled_version = 0
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -91,39 +133,53 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        self._last_s = float("-inf")
+        # When something was applied last, when because of who may serve, and when by a reload.
+        self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
+        self._window_s = WINDOW_S
+        self._settle_s = SETTLE_S
+        # Whether this actor has read anything back; whether it did something since that is not written down either.
+        self._looked = False
+        self._unsettled = False
+        # Whether there are news that nothing was done about.
+        self._news = False
+        self._late: frozenset[Operation] = frozenset()
         self._drift = False
 
     def setup(self) -> None:
         if self.context.generation > 1:
-            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER):
+            for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER, VERIFIER):
                 self.tell(source, Publish())
         self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
         self._arm_resync()
 
-    def handle(self, message: object) -> None:
+    def handle(self, message: object) -> object | None:
         match message:
-            case SnapshotChanged() | CredentialsReady() | CallersChanged():
+            case Preview():
+                return self._previewed()
+            case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
-                self._soon()
-            case HAProxyUp():
-                # No change of Consul's that others may follow: nothing to gather.
-                self._soon(window_s=0.0)
+                # That HAProxy has come up is no change of Consul's that others may follow: nothing to gather.
+                self._soon(0.0 if isinstance(message, HAProxyUp) else self._last_s)
+            case AdmissionChanged(admission):
+                self._admit(admission)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
-            case _Reconcile(retry):
+            case _Reconcile(retry, thorough):
                 if retry:
                     self._refused_structure = ""
-                self._reconcile()
-            case _Resync():
+                self._reconcile(thorough=thorough)
+            case _Settle() | _Resync():
+                # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
-                self._reconcile(drift=self._facts.applied and not self._gathering)
+                self._look()
             case Publish():
                 self._report(self._facts)
             case Drain():
                 self._draining = True
+        return None
 
-    def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged) -> None:
+    def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
+        self._news = True
         match news:
             case SnapshotChanged(snapshot):
                 self._snapshot = snapshot
@@ -133,72 +189,178 @@ class ConfigReconciler(Actor):
                 self._callers = callers
 
     def teardown(self, reason: StopReason) -> None:
-        """Nothing: what runs goes on, and the successor reads it back."""
+        """Write down what was done; what runs goes on, and the successor reads it back."""
+        if self._unsettled and reason is not StopReason.FAILURE:
+            self._look()
 
-    def _soon(self, window_s: float = WINDOW_S) -> None:
-        """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or self._draining:
+    def _admit(self, admission: Admission) -> None:
+        before, self._admission = self._admission, admission
+        if self._snapshot is None or admission.version > self._snapshot.version:
+            # The snapshot that it is about comes next.
             return
-        wait = self._last_s + window_s - time.monotonic()
+        if self._gathering or before is None or admission.admitted != before.admitted:
+            # Who may serve now waits for others of its kind, not for the change that named it.
+            applied = self._snapshot.version == self._reconciled_version
+            self._news = True
+            self._soon(self._admitted_s if applied else self._last_s)
+
+    def _soon(self, last_s: float) -> None:
+        """Reconcile now, or at the end of the window in which changes are gathered."""
+        if self._snapshot is None or self._draining or not self._may_decide():
+            return
+        wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
         elif not self._waited:
             wait = self._grace_s
+        if self._being_probed(self._snapshot):
+            wait = max(wait, PROBE_S)
         if wait <= 0:
             self._reconcile()
         elif not self._gathering:
             self._gathering = True
             self.after(wait, _Reconcile(), key="soon")
 
-    def _complete(self, snapshot: Snapshot) -> bool:
-        return snapshot.complete(intentions=self._options.intentions) and self._certificates.leaf is not None
+    def _may_decide(self) -> bool:
+        return not self._probes or self._admission is not None
 
-    def _reconcile(self, *, drift: bool = False) -> None:
-        """Plan and apply; `drift` when there is no news, so that whatever is to be done was not asked for."""
-        self._drift = drift
+    def _being_probed(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
+        if not self._probes or self._admission is None or snapshot.version == self._reconciled_version:
+            return False
+        return self._admission.version < snapshot.version or self._admission.probing
+
+    def _complete(self, snapshot: Snapshot) -> bool:
+        return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
+
+    def _look(self) -> None:
+        """Compare all of what runs and what is on disk with what is wanted, and repair it."""
+        if self._facts.applied and not self._gathering:
+            self._reconcile(thorough=True)
+        elif self._unsettled:
+            self._settle_soon()
+
+    def _reconcile(self, *, thorough: bool = False) -> None:
+        """Do what is to be done; what only concerns run time at once, the rest with all read back."""
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or self._draining:
+        if self._snapshot is None or self._draining or not self._may_decide():
             return
-        wanted = desired(self._snapshot, self._options, self._certificates, self._callers)
+        # Without news whatever is to be done was not asked for.
+        self._drift = not self._news and self._facts.applied
+        self._news = False
+        began_s = time.monotonic()
+        if self._reconciled_version == self._snapshot.version:
+            self._admitted_s = began_s
+        self._reconciled_version = self._snapshot.version
+        wanted = self._wanted(self._snapshot)
         problems = tuple(str(problem) for problem in wanted.problems)
         self._tell_problems(problems)
         try:
-            rendered, actual = self._brought_about(wanted.desired)
+            done = None if thorough else self._done_at_run_time(wanted.desired)
+            rendered, actual = done or self._brought_about(wanted.desired)
         except ControlError as exc:
             self._failed(exc)
             return
         finally:
             self._last_s = time.monotonic()
+        self._pace(self._last_s - began_s, thorough=done is None)
         self._settled(self._snapshot.version, rendered, actual)
 
-    def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
-        """Do what has to be done for `wanted`; what was rendered, and what ran before."""
-        rendered = render(wanted, self._control.capabilities, self._control.servers())
-        actual = self._control.read_actual(rendered)
-        steps = self._plan(rendered, actual)
-        if any(isinstance(operation, Install | Reload) for operation in steps.operations):
-            self._note_taken(self._control.taken(wanted, actual))
-            if self._taken:
-                free = wanted.without(taken.bind for taken in self._taken)
-                rendered = render(free, self._control.capabilities, self._control.servers())
-                actual = self._control.read_actual(rendered)
-                steps = self._plan(rendered, actual)
+    def _done_at_run_time(self, wanted: Desired) -> tuple[Rendered, Actual] | None:
+        """As `_brought_about`; None when files or a reload are needed for it, or nothing is known of what runs.
+
+        What was done is believed for a moment: then all is read back, and written down.
+        """
+        actual = self._control.glance() if self._looked else None
+        if actual is None:
+            return None
+        free = braked(wanted.without(taken.bind for taken in self._taken), actual.servers)
+        rendered = render(free, self._control.capabilities, actual.servers)
+        if not fits_what_runs(rendered, actual):
+            return None
+        steps = changes(rendered, actual)
+        if are_too_many(steps):
+            return None
         if steps:
+            self._settle_soon()
             self._apply(steps)
         return rendered, actual
 
-    def _plan(self, rendered: Rendered, actual: Actual) -> Plan:
-        return plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
+    def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
+        """Do what has to be done for `wanted`; what was rendered, and what ran before."""
+        rendered, actual, steps, taken = self._planned(wanted)
+        if taken is not None:
+            self._note_taken(taken)
+        self._looked, self._unsettled = True, False
+        self.cancel("settle")
+        if steps:
+            self._apply(steps)
+        if steps.reloads:
+            # A new worker: seen before it is believed.
+            self._settle_soon()
+            self._reloaded_s = time.monotonic()
+        return rendered, actual
+
+    def _planned(self, wanted: Desired) -> tuple[Rendered, Actual, Plan, tuple[Taken, ...] | None]:
+        """What is to be done, with all read back; and the addresses that others have, None when that matters not."""
+        rendered, actual, steps = self._compared(wanted)
+        if not any(isinstance(operation, Install | Reload) for operation in steps.operations):
+            return rendered, actual, steps, None
+        taken = self._control.taken(wanted, actual)
+        if taken:
+            rendered, actual, steps = self._compared(wanted.without(one.bind for one in taken))
+        return rendered, actual, steps, taken
+
+    def _compared(self, wanted: Desired) -> tuple[Rendered, Actual, Plan]:
+        able = self._control.capabilities
+        running = self._control.servers() if is_guessed(wanted) or not able.has(Feature.DYNAMIC_SERVERS) else ()
+        rendered = render(braked(wanted, running), able, running)
+        actual = self._control.read_actual(rendered)
+        return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
+
+    def _previewed(self) -> Previewed:
+        """What would be done now.
+
+        Raises:
+            ControlError: nothing is known yet, or HAProxy does not answer.
+        """
+        if self._snapshot is None or not self._may_decide():
+            raise ControlError("Consul has not told of this proxy yet; ask again")
+        rendered, _, steps, _ = self._planned(self._wanted(self._snapshot).desired)
+        review = Review(self._options, self._callers, self._snapshot, self._admitted)
+        return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
+
+    def _wanted(self, snapshot: Snapshot) -> Result:
+        return desired(snapshot, self._options, self._certificates, self._callers, self._admitted)
+
+    @property
+    def _admitted(self) -> frozenset[Peer] | None:
+        """Who may get traffic; None where that is not looked at."""
+        return self._admission.admitted if self._probes and self._admission else None
+
+    def _settle_soon(self) -> None:
+        if not self._unsettled:
+            self._unsettled = True
+            self.after(self._settle_s, _Settle(), key="settle")
+
+    def _pace(self, took_s: float, *, thorough: bool) -> None:
+        self._window_s = min(max(took_s, SHORT_WINDOW_S), WINDOW_S)
+        if thorough:
+            self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
 
     def _apply(self, steps: Plan) -> None:
         began_s = time.monotonic()
-        applied = self._control.apply(steps)
+        applied = self._with_origin(self._control.apply(steps), steps)
+        # To wait for connections is no drift, nor to write down what was done.
+        self._drift = self._drift and any(one not in self._late for one in _shown(steps))
+        self._late = frozenset(applied.pending)
         self._note(steps, applied, time.monotonic() - began_s)
-        _log.info("%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
+        level = logging.INFO if _shown(steps) else logging.DEBUG
+        _log.log(level, "%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
         if applied.failure is not None:
             for operation in steps.operations:
                 if isinstance(operation, Reload | Install) and operation not in applied.done:
@@ -206,6 +368,18 @@ class ConfigReconciler(Actor):
             raise applied.failure
         if applied.pending:
             self.after(PENDING_RETRY_S, _Reconcile(), key="pending")
+
+    def _with_origin(self, applied: Applied, steps: Plan) -> Applied:
+        """The same; a failure says what in Consul is behind the line that HAProxy names, if there is something."""
+        failure = applied.failure
+        if failure is None or not failure.line or self._snapshot is None:
+            return applied
+        texts = (one.rendered.config for one in steps.operations if isinstance(one, Reload | Install))
+        found = next((origin(text, failure.line, self._snapshot) for text in texts), "")
+        if not found:
+            return applied
+        told = ApplyError(f"{failure}; it comes from {found}", failure.operation, failure.line, failure.excerpt)
+        return replace(applied, failure=told)
 
     def _note(self, steps: Plan, applied: Applied, took_s: float) -> None:
         outcome = "failed" if applied.failure else "applied"
@@ -220,7 +394,8 @@ class ConfigReconciler(Actor):
             drift=self._drift,
             failure=str(applied.failure or ""),
         )
-        self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
+        if _shown(steps) or applied.failure:
+            self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
         self._metrics.plans.labels(outcome).inc()
         self._metrics.plan_seconds.observe(took_s)
         self._metrics.drift.inc(self._drift)
@@ -228,7 +403,8 @@ class ConfigReconciler(Actor):
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:
             self._metrics.reloads.inc()
-            self.tell(AUTHORISER, WorkerReplaced())
+            for hearer in (AUTHORISER, VERIFIER):
+                self.tell(hearer, WorkerReplaced())
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with."""
@@ -236,7 +412,7 @@ class ConfigReconciler(Actor):
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:
-            self.after(TAKEN_RETRY_S, _Reconcile(), key="taken")
+            self.after(TAKEN_RETRY_S, _Reconcile(thorough=True), key="taken")
         if not actual.running:
             self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
         self._metrics.applied_version.set(version)
@@ -256,7 +432,7 @@ class ConfigReconciler(Actor):
         self._failures += 1
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)
         self._report(replace(self._facts, applied=False, failure=str(error)))
-        self.after(delay, _Reconcile(retry=True), key="retry")
+        self.after(delay, _Reconcile(retry=True, thorough=True), key="retry")
 
     def _note_taken(self, taken: tuple[Taken, ...]) -> None:
         for one in taken:
@@ -281,7 +457,12 @@ class ConfigReconciler(Actor):
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+
+
+def _shown(steps: Plan) -> tuple[Operation, ...]:
+    """What changes HAProxy; to write down a moment later what was done is part of having done it."""
+    return tuple(operation for operation in steps.operations if not isinstance(operation, WriteConfig))
 
 
 def _listed(lines: tuple[str, ...]) -> str:

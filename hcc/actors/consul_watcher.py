@@ -20,6 +20,7 @@ from hcc.actors.messages import (
     CERT_MANAGER,
     CONFIG_RECONCILER,
     SPOE_POOL,
+    VERIFIER,
     CredentialsOffered,
     Drain,
     FactsReported,
@@ -247,7 +248,7 @@ class ConsulWatcher(Actor):
         if new.policy and (old is None or new.policy != old.policy):
             self._metrics.policy_version.set(new.policy.version)
             self._tell_policy(new.policy)
-        self.tell(CONFIG_RECONCILER, SnapshotChanged(new))
+        self._tell_snapshot(new)
         if old is None:
             self._report()
 
@@ -260,7 +261,11 @@ class ConsulWatcher(Actor):
             self.tell(CERT_MANAGER, CredentialsOffered(told.leaf, told.roots))
         if told.policy:
             self._tell_policy(told.policy)
-        self.tell(CONFIG_RECONCILER, SnapshotChanged(told))
+        self._tell_snapshot(told)
+
+    def _tell_snapshot(self, told: Snapshot) -> None:
+        for hearer in (VERIFIER, CONFIG_RECONCILER):
+            self.tell(hearer, SnapshotChanged(told))
 
     def _tell_policy(self, policy: Policy) -> None:
         for hearer in (AUTHORISER, SPOE_POOL):

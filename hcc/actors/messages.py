@@ -8,9 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.actors.readiness import (
+    CallerFacts,
+    ConsulFacts,
+    CredentialFacts,
+    HAProxyFacts,
+    PeerFacts,
+    PolicyFacts,
+    ReconcilerFacts,
+)
 from hcc.haproxy.model import CaFile, CertificateFile
+from hcc.haproxy.review import Review
 from hcc.mesh.intentions import Policy
+from hcc.mesh.peer_book import Admission
 from hcc.mesh.snapshot import Leaf, Roots, Snapshot
 
 CONSUL_WATCHER = "ConsulWatcher"
@@ -20,6 +30,7 @@ PROCESS_SUPERVISOR = "ProcessSupervisor"
 SPOE_GROUP = "SPOE"
 SPOE_POOL = "SPOEPool"
 AUTHORISER = "Authoriser"
+VERIFIER = "Verifier"
 ADMIN = "Admin"
 
 
@@ -39,7 +50,7 @@ class ReloadToken:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotChanged:
-    """ConsulWatcher to ConfigReconciler."""
+    """ConsulWatcher to ConfigReconciler and Verifier."""
 
     snapshot: Snapshot
     coalesce_key: ClassVar[str] = "snapshot"
@@ -56,7 +67,7 @@ class CredentialsOffered:
 
 @dataclass(frozen=True, slots=True)
 class CredentialsReady:
-    """CertManager to ConfigReconciler: checked, and on disk."""
+    """CertManager to ConfigReconciler and Verifier: checked, and on disk."""
 
     certificate: CertificateFile
     ca: CaFile
@@ -91,8 +102,16 @@ class CallersChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionChanged:
+    """Verifier to ConfigReconciler: which endpoints are who they should be."""
+
+    admission: Admission
+    coalesce_key: ClassVar[str] = "admission"
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReplaced:
-    """ConfigReconciler to Authoriser: HAProxy was reloaded; its maps are those of the files."""
+    """ConfigReconciler to Authoriser and Verifier: HAProxy was reloaded; its maps are those of the files."""
 
     coalesce_key: ClassVar[str] = "haproxy"
 
@@ -106,7 +125,7 @@ class ConfigurationInstalled:
 
 @dataclass(frozen=True, slots=True)
 class HAProxyUp:
-    """ProcessSupervisor to ConfigReconciler and Authoriser: a worker answers; `pid` is the master's."""
+    """ProcessSupervisor to ConfigReconciler, Authoriser and Verifier: a worker answers; `pid` is the master's."""
 
     pid: int
     coalesce_key: ClassVar[str] = "haproxy"
@@ -121,6 +140,29 @@ class HAProxyDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """Admin to ConfigReconciler (answer: `Previewed`) and Authoriser (a phrase for each difference): do nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """What ConfigReconciler would do now, with all read back.
+
+    Args:
+        reasons, operations: of the plan, in words.
+        reloads: whether a new worker would take over.
+        config: haproxy.cfg as it is wanted.
+        review: what all that is made of.
+    """
+
+    reasons: tuple[str, ...]
+    operations: tuple[str, ...]
+    reloads: bool
+    config: str
+    review: Review
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """To everyone concerned with stopping: no more changes; open connections have `timeout_s` to finish."""
 
@@ -128,7 +170,7 @@ class Drain:
     coalesce_key: ClassVar[str] = "drain"
 
 
-Facts = CallerFacts | ReconcilerFacts | CredentialFacts | PolicyFacts | HAProxyFacts | ConsulFacts
+Facts = CallerFacts | PeerFacts | ReconcilerFacts | CredentialFacts | PolicyFacts | HAProxyFacts | ConsulFacts
 
 
 @dataclass(frozen=True, slots=True)

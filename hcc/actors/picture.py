@@ -14,6 +14,7 @@ from hcc.actors.status import (
     CertificateStatus,
     EndpointStatus,
     HAProxyStatus,
+    IdentityState,
     ReadinessStatus,
     ServerState,
     SidecarStatus,
@@ -28,10 +29,20 @@ from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.naming import parts
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
+from hcc.settings import Enforcement, VerifyUpstream
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
 RENEWED_BY = 0.9
+
+# Said at the start and in the status.
+UNENFORCED = {
+    Enforcement.AUDIT: "intentions are only audited: every service of the mesh may call this one, denials are logged",
+    Enforcement.OFF: "intentions are switched off: every service of the mesh may call this one",
+}
+# Of the endpoints that are refused, those that are warned of one by one.
+MOST_REFUSED = 20
 
 _STATES = {"MAINT": ServerState.MAINTENANCE, "DRAIN": ServerState.DRAINING}
 
@@ -89,7 +100,7 @@ def picture(identity: Identity, facts: Facts, observed: Observed) -> Status:
             consul=observed.consul,
         ),
         haproxy=_haproxy(facts, observed),
-        upstreams=_upstreams(observed, rows),
+        upstreams=_upstreams(facts, observed, rows),
         callers=_callers(facts, observed, rows),
         certificates=tuple(_certificate(one, observed.now) for one in facts.credentials.certificates),
         watches=tuple(_watch(one, observed.now) for one in observed.watches),
@@ -115,16 +126,21 @@ def _sidecar(identity: Identity, snapshot: Snapshot | None) -> SidecarStatus:
 
 def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
     reconciler, credentials, policy = facts.reconciler, facts.credentials, facts.policy
-    behind = facts.intentions and policy.version is not None and policy.current < policy.deciding
+    behind = facts.intentions.asks and policy.version is not None and policy.current < policy.deciding
     parts = (
         (reconciler.failure, f"configuration: {reconciler.failure}"),
         (credentials.problem, f"certificate not used: {credentials.problem}"),
         (facts.haproxy.running and observed.stats_problem, f"haproxy: {observed.stats_problem}"),
         (behind, "policy: not every SPOE worker has the newest yet"),
-        (not facts.intentions, "intentions are switched off: every service of the mesh may call this one"),
+        (facts.verify is VerifyUpstream.OFF, "it is not verified who upstreams' instances are"),
+        (facts.intentions is not Enforcement.ENFORCE, UNENFORCED.get(facts.intentions, "")),
     )
     yield from (text for applies, text in parts if applies)
     yield from reconciler.problems
+    refused = facts.peers.refused
+    yield from (f"endpoint {peer.where} gets no traffic: {reason}" for peer, reason in refused[:MOST_REFUSED])
+    if len(refused) > MOST_REFUSED:
+        yield f"{len(refused) - MOST_REFUSED} more endpoints are refused, too"
     if observed.snapshot is not None:
         yield from (f"registration: {warning}" for warning in observed.snapshot.proxy.warnings)
     yield from _certificate_warnings(credentials.certificates, observed.now)
@@ -156,7 +172,7 @@ def _haproxy(facts: Facts, observed: Observed) -> HAProxyStatus:
     )
 
 
-def _upstreams(observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatus, ...]:
+def _upstreams(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatus, ...]:
     snapshot = observed.snapshot
     if snapshot is None:
         return ()
@@ -168,6 +184,7 @@ def _upstreams(observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatu
         if owner is not None:
             servers[upstream_name(owner.upstream), row.address] = row
     asked = observed.stats is not None
+    seen = _Seen(facts)
     return tuple(
         UpstreamStatus(
             name=state.upstream.key.label(),
@@ -176,19 +193,20 @@ def _upstreams(observed: Observed, rows: tuple[Row, ...]) -> tuple[UpstreamStatu
             listens=_listens(state.upstream),
             known=state.known,
             sessions=fronts.get(upstream_name(state.upstream)),
-            endpoints=tuple(_endpoints(state, observed.changes, servers, asked=asked)),
+            endpoints=tuple(_endpoints(state, observed.changes, servers, seen, asked=asked)),
         )
         for state in snapshot.upstreams
     )
 
 
 def _endpoints(
-    state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], *, asked: bool
+    state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], seen: _Seen, *, asked: bool
 ) -> Iterator[EndpointStatus]:
     name, changed = upstream_name(state.upstream), changes.get(state.upstream.key, {})
     for target in state.targets:
         for endpoint in target.endpoints:
             row = servers.get((name, _joined(endpoint.address, endpoint.port)))
+            identity, problem = seen.of(endpoint)
             yield EndpointStatus(
                 address=endpoint.address,
                 port=endpoint.port,
@@ -197,7 +215,28 @@ def _endpoints(
                 state=_state(row) if asked else ServerState.UNKNOWN,
                 sessions=row.open_sessions if row else None,
                 changed_at=changed.get(_place(endpoint)),
+                identity=identity,
+                identity_problem=problem,
             )
+
+
+class _Seen:
+    """What is known of who endpoints are."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._probes = facts.verify.probes
+        self._admitted = facts.peers.admitted
+        self._refused = dict(facts.peers.refused)
+
+    def of(self, endpoint: Endpoint) -> tuple[IdentityState, str]:
+        """That, and why it is refused."""
+        peer = Peer(endpoint.address, endpoint.port, endpoint.identity)
+        if not self._probes:
+            return IdentityState.UNCHECKED, ""
+        if peer in self._admitted:
+            return IdentityState.VERIFIED, ""
+        problem = self._refused.get(peer)
+        return (IdentityState.WAITING, "") if problem is None else (IdentityState.REFUSED, problem)
 
 
 def _place(endpoint: Endpoint) -> tuple[str, int]:

@@ -21,6 +21,7 @@ from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
     CONFIG_RECONCILER,
+    VERIFIER,
     ConfigurationInstalled,
     Drain,
     FactsReported,
@@ -331,7 +332,7 @@ class ProcessSupervisor(Actor):
 
     def _publish(self) -> None:
         if self._process.pid:
-            for listener in (CONFIG_RECONCILER, AUTHORISER):
+            for listener in (CONFIG_RECONCILER, AUTHORISER, VERIFIER):
                 self.tell(listener, HAProxyUp(self._process.pid))
         self._report()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hcc.actors.status import CallerStatus, PlanStatus
+from hcc.mesh.peer_book import Peer
+from hcc.settings import Enforcement, VerifyUpstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,24 @@ class CallerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """What Verifier knows of upstreams' endpoints.
+
+    Args:
+        admitted: those that were seen to be who they should be.
+        refused: those that were seen to be somebody else, or with a certificate that is not to be trusted, and why.
+    """
+
+    admitted: frozenset[Peer] = frozenset()
+    refused: tuple[tuple[Peer, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All of it; Admin keeps the newest of each kind."""
 
-    intentions: bool = True
+    intentions: Enforcement = Enforcement.ENFORCE
+    verify: VerifyUpstream = VerifyUpstream.BOTH
     draining: bool = False
     reconciler: ReconcilerFacts = field(default_factory=ReconcilerFacts)
     credentials: CredentialFacts = field(default_factory=CredentialFacts)
@@ -112,6 +128,7 @@ class Facts:
     haproxy: HAProxyFacts = field(default_factory=HAProxyFacts)
     consul: ConsulFacts = field(default_factory=ConsulFacts)
     callers: CallerFacts = field(default_factory=CallerFacts)
+    peers: PeerFacts = field(default_factory=PeerFacts)
 
 
 def missing_parts(facts: Facts) -> tuple[str, ...]:
@@ -122,9 +139,9 @@ def missing_parts(facts: Facts) -> tuple[str, ...]:
         (not facts.consul.proxy_known, "proxy: its registration was not read from Consul yet"),
         (not facts.credentials.leaf, "leaf: no usable certificate yet"),
         (not facts.credentials.roots, "roots: no CA certificates yet"),
-        (facts.intentions and facts.policy.version is None, "policy: intentions are not known yet"),
+        (facts.intentions.asks and facts.policy.version is None, "policy: intentions are not known yet"),
         (
-            facts.intentions and facts.policy.version is not None and not facts.policy.deciding,
+            facts.intentions.asks and facts.policy.version is not None and not facts.policy.deciding,
             "policy: no SPOE worker has it",
         ),
         (not facts.haproxy.running, "haproxy: not running"),

@@ -102,9 +102,10 @@ class _ReportCallers:
 class SPOEPool(Actor):
     """Owns the policy that the workers hold."""
 
-    def init(self, *, pool: WorkerPool, metrics: Metrics) -> None:
+    def init(self, *, pool: WorkerPool, metrics: Metrics, enforced: bool = True) -> None:
         self._pool = pool
         self._metrics = metrics
+        self._denied = "denied" if enforced else "let in, would be denied"
         self._policy_version: int | None = None
         self._held: dict[int, int] = {}
         self._deaths = 0
@@ -223,7 +224,7 @@ class SPOEPool(Actor):
         if self._denials == 1:
             self.after(DENIALS_EVERY_S, _DenialsAgain(), key="denials")
         if self._denials <= DENIALS_LOGGED:
-            _log.warning("denied: source=%s reason=%r", event.source or "unknown", event.reason)
+            _log.warning("%s: source=%s reason=%r", self._denied, event.source or "unknown", event.reason)
 
     def _end_of_denials(self) -> None:
         left = self._denials - DENIALS_LOGGED

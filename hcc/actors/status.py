@@ -38,6 +38,18 @@ class ServerState(StrEnum):
     """HAProxy did not say."""
 
 
+class IdentityState(StrEnum):
+    """Whether an endpoint was seen to be who it should be."""
+
+    VERIFIED = "verified"
+    REFUSED = "refused"
+    """It is somebody else, or its certificate is not to be trusted: it gets no traffic."""
+    WAITING = "waiting"
+    """No probe has seen it yet: it gets no traffic."""
+    UNCHECKED = "unchecked"
+    """Endpoints are not probed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SidecarStatus:
     """Who this is.
@@ -112,6 +124,7 @@ class EndpointStatus:
         state: HAProxy's.
         sessions: open now.
         changed_at: when Consul last told otherwise about it; None when it did not since hcc runs.
+        identity_problem: why it is refused, empty when it is not.
     """
 
     address: str
@@ -121,6 +134,8 @@ class EndpointStatus:
     state: ServerState
     sessions: int | None
     changed_at: float | None
+    identity: IdentityState
+    identity_problem: str
 
 
 @dataclass(frozen=True, slots=True)

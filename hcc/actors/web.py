@@ -1,7 +1,7 @@
 """A small HTTP server for /metrics, health and the control verbs, on TCP and on a unix socket.
 
 Not prometheus_client's own: that has neither a limit on connections nor a timeout. Answers come from a function
-of method and path, so that its owner (`hcc.actors.admin`) decides what may be asked on which socket.
+of method, path and query, so that its owner (`hcc.actors.admin`) decides what may be asked on which socket.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Answer = Callable[[str, str, str], Response]
-"""Method, path without query, Accept header -> response."""
+Answer = Callable[[str, str, str, str], Response]
+"""Method, path, query, Accept header -> response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(Response(413, b"expected no body\n"))
             return
         self.rfile.read(int(length))
-        self._send(self.server.answered(self.command, self.path.partition("?")[0], self.headers.get("Accept", "")))
+        path, _, query = self.path.partition("?")
+        self._send(self.server.answered(self.command, path, query, self.headers.get("Accept", "")))
 
     def _send(self, response: Response) -> None:
         self.send_response(response.status)
@@ -105,9 +106,9 @@ class _Server(ThreadingHTTPServer):
         self._answer = answer
         super().__init__(address, _Handler)  # type: ignore[arg-type]  # a path, for a unix socket
 
-    def answered(self, method: str, path: str, accept: str) -> Response:
+    def answered(self, method: str, path: str, query: str, accept: str) -> Response:
         try:
-            return self._answer(method, path, accept)
+            return self._answer(method, path, query, accept)
         except Exception:  # noqa: BLE001 (where a connection ends)
             # A connection ends here; the server must go on.
             _log.exception("answering %s %s failed", method, path)

@@ -67,13 +67,16 @@ def pool_metrics(workers: Iterable[WorkerState]) -> Iterator[Metric]:
     yield family
 
 
-def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]]) -> Iterator[Metric]:
+def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]], *, enforced: bool = True) -> Iterator[Metric]:
     """What the SPOE workers counted, over all their restarts, summed over the workers."""
     workers = counters()
     verdicts = CounterMetricFamily("hcc_spoe_verdicts", "Answers to HAProxy.", labels=("verdict",))
     verdicts.add_metric(("allow",), sum(one.allowed for one in workers))
     verdicts.add_metric(("deny",), sum(one.denied for one in workers))
     yield verdicts
+    if not enforced:
+        text = "Let in though denied, with `--intentions audit` only."
+        yield _sum("hcc_audit_denials", text, [one.denied for one in workers])
     yield _sum("hcc_spoe_unreadable_certificates", "Denied as unreadable.", [one.errors for one in workers])
     yield _sum("hcc_spoe_connections", "Connections from HAProxy.", [one.connections_total for one in workers])
     yield _sum("hcc_spoe_bad_frames", "Connections ended for a bad frame.", [one.frames_bad for one in workers])

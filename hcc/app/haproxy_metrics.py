@@ -55,6 +55,12 @@ _FRONT_HTTP = (_Family(CounterMetricFamily, "requests", "Requests of clients.", 
 _BACK = (
     _Family(CounterMetricFamily, "connect_errors", "Failed connections to servers.", lambda row: row.connect_errors),
     _Family(CounterMetricFamily, "response_errors", "Failed answers of servers.", lambda row: row.response_errors),
+    _Family(
+        CounterMetricFamily,
+        "denied_responses",
+        "Answers that were not let through, as the server is not who it should be.",
+        lambda row: row.denied_responses,
+    ),
     _Family(CounterMetricFamily, "retries", "Connections to servers that were tried again.", lambda row: row.retries),
     _Family(CounterMetricFamily, "redispatches", "Retries that took another server.", lambda row: row.redispatches),
     _Family(GaugeMetricFamily, "serving_endpoints", "Servers that get traffic.", lambda row: row.active_servers),

@@ -29,21 +29,25 @@ from hcc.actors.messages import (
     PROCESS_SUPERVISOR,
     SPOE_GROUP,
     SPOE_POOL,
+    VERIFIER,
     Drain,
     ReloadToken,
 )
-from hcc.actors.picture import Identity
+from hcc.actors.picture import UNENFORCED, Identity
 from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.restart import Intensity
 from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
 from hcc.actors.tree import Tree, TreeExit, start_tree
+from hcc.actors.verifier import Verifier
+from hcc.app.allocator import keep_few_arenas
 from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.app.head_start import HeadStart
+from hcc.app.peers_file import PeersFile, register_of
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
 from hcc.app.signals import Signals
@@ -54,6 +58,7 @@ from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.errors import ConsulError
+from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
@@ -63,12 +68,14 @@ from hcc.haproxy.binary import Found
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
+from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
-from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
+from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
 from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
-from hcc.settings import RunSettings
+from hcc.peers.prober import Prober
+from hcc.settings import Enforcement, RunSettings, VerifyUpstream
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.spawner import Spawner
 from hcc.version import VERSION
@@ -105,6 +112,7 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) ->
     Raises:
         HccError: it could not be started.
     """
+    keep_few_arenas()
     set_up_logging(settings.log_level, settings.log_format)
     signals = Signals()
     signals.install()
@@ -206,6 +214,7 @@ class Sidecar:
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
         process = _global_options(directory, settings.access_log)
+        verify = settings.verify_upstream
         options = Options(
             process=process,
             agent_sockets=sockets,
@@ -215,12 +224,18 @@ class Sidecar:
             ticket_keys=layout.ticket_keys,
             ticket_secret=Secret(os.urandom(32).hex()),
             intentions=settings.intentions,
+            leaves=layout.leaves if verify.checks_answers else "",
         )
+        running = haproxy.control.running()
         maps = CallerMaps(layout, haproxy.control.capabilities)
-        maps.prepare(running=haproxy.control.running())
+        leaves = LeafMap(layout, haproxy.control.capabilities)
+        for prepared in (maps, leaves):
+            prepared.prepare(running=running)
         version = str(build.version)
         self._metrics.haproxy_info.labels(version, build.openssl, settings.control).set(1)
         ledger = Ledger(State(chosen.proxy_id))
+        enforced = settings.intentions is not Enforcement.AUDIT
+        pool = {"pool": self._pool, "metrics": self._metrics, "enforced": enforced}
         identity = Identity(
             proxy_id=chosen.proxy_id,
             service_id=chosen.service_id,
@@ -235,7 +250,7 @@ class Sidecar:
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: watch_metrics(one.state() for one in ledger.watchers))
         self._metrics.collect_from(lambda: pool_metrics(self._pool.workers()))
-        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters))
+        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters, enforced=enforced))
         everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
         scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
         self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
@@ -251,6 +266,7 @@ class Sidecar:
                     "stats_addr": settings.stats_addr,
                     "stats_service": _stats_service(settings, chosen, agent.make_client),
                     "intentions": settings.intentions,
+                    "verify": verify,
                     "metrics": self._metrics,
                     "sources": Sources(
                         tree=self.tree,
@@ -265,18 +281,36 @@ class Sidecar:
                 SPOE_GROUP,
                 Supervisor,
                 {
-                    "children": (ChildSpec(SPOE_POOL, SPOEPool, {"pool": self._pool, "metrics": self._metrics}),),
+                    "children": (ChildSpec(SPOE_POOL, SPOEPool, pool),),
                     "intensity": INTENSITY,
                 },
             ),
-            ChildSpec(AUTHORISER, Authoriser, {"maps": maps, "metrics": self._metrics}),
+            ChildSpec(
+                AUTHORISER,
+                Authoriser,
+                {"maps": maps, "metrics": self._metrics, "resync_s": settings.resync_s, "cuts": enforced},
+            ),
+            ChildSpec(
+                VERIFIER,
+                Verifier,
+                {
+                    "mode": verify,
+                    "register": register_of(PeersFile(directory.path), running=running),
+                    "make_prober": Prober,
+                    "leaves": leaves,
+                    "stats": StatsReader(layout.stats_socket, BACKENDS).read,
+                    "metrics": self._metrics,
+                },
+            ),
             ChildSpec(
                 CONFIG_RECONCILER,
                 ConfigReconciler,
                 {
                     "control": haproxy.control,
                     "options": options,
+                    "probes": verify.probes,
                     "metrics": self._metrics,
+                    "resync_s": settings.resync_s,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
                 heartbeat_s=300.0,
@@ -389,7 +423,7 @@ class Sidecar:
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
-        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR):
+        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER, PROCESS_SUPERVISOR):
             self.tree().tell(name, Drain(timeout_s))
         deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
         for _ in range(deadline_steps):
@@ -434,7 +468,10 @@ def _in_background(call: Callable[[], None]) -> threading.Thread:
 
 
 def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:
-    return lambda key, deliver: Watcher(key, agent.make_client, deliver, refresh_token=agent.tokens.reload)
+    chains = HeldChains()
+    return lambda key, deliver: Watcher(
+        key, agent.make_client, deliver, refresh_token=agent.tokens.reload, chains=chains
+    )
 
 
 def _stats_service(
@@ -467,5 +504,14 @@ def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Ch
     _log.info("control: %s", choice.reason)
     if not choice.capabilities.has(Feature.LOOKAHEAD):
         _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")
-    if not settings.intentions:
-        _log.warning("intentions are switched off: every service of the mesh may call this one")
+    _say_what_is_verified(settings.verify_upstream, choice)
+    if settings.intentions in UNENFORCED:
+        _log.warning("%s", UNENFORCED[settings.intentions])
+
+
+def _say_what_is_verified(verify: VerifyUpstream, choice: Choice) -> None:
+    looks = choice.capabilities.has(Feature.SERVER_CERTIFICATE)
+    if verify is VerifyUpstream.OFF or (verify is VerifyUpstream.RESPONSE and not looks):
+        _log.warning("it is not verified who upstreams' instances are: any service of the mesh could pose as one")
+    elif verify.checks_answers and not looks:
+        _log.warning("this HAProxy cannot look at what servers show: instances are verified by probes alone")

@@ -1,4 +1,4 @@
-"""`hcc actors` and `hcc restart`: the actors of a running sidecar."""
+"""`hcc actors`: the actors of a running sidecar."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ def _actors_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def _restart_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME", help="an actor as `hcc actors` names it")
-    add_instance(command)
-
-
 def _actors(options: argparse.Namespace) -> int:
     rows = cast("list[dict[str, object]]", asked(options, "GET", "/v1/actors"))
     if options.json:
@@ -31,12 +26,6 @@ def _actors(options: argparse.Namespace) -> int:
         from hcc.cli.terminal import show_table
 
         show_table(_COLUMNS, [_row(row, parents) for row in rows])
-    return 0
-
-
-def _restart(options: argparse.Namespace) -> int:
-    row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{options.name}/restart"))
-    print(f"{row['name']} restarted, generation {row['generation']}")
     return 0
 
 
@@ -58,11 +47,4 @@ def _depth(parent: object, parents: dict[str, object]) -> int:
 
 COMMANDS = (
     Command("actors", "list the actors of a running sidecar", _actors_arguments, _actors, ("hcc actors --json",)),
-    Command(
-        "restart",
-        "restart one actor of a running sidecar",
-        _restart_arguments,
-        _restart,
-        ("hcc restart ConsulWatcher",),
-    ),
 )

@@ -1,6 +1,6 @@
 """The entry points: `hcc COMMAND ...` and `haproxy-consul-connect -flag ...`.
 
-Exit codes: 0 done, 1 failed (the reason is one line on stderr), 2 wrong flag or value.
+Exit codes: 0 done, 1 failed (the reason is one line on stderr), 2 wrong flag or value; `hcc explain` has more.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from hcc.cli import (
     arguments,
     completion,
     doctor,
+    explain,
     go_flags,
     instance,
     log_level,
+    restart,
+    review,
     run,
     settings,
     status,
@@ -31,8 +34,8 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As `hcc --help` shows them.
 GROUPS = {
     "run a sidecar": (run, doctor, settings),
-    "ask a running sidecar": (status, actors, troubleshoot),
-    "tell a running sidecar": (log_level,),
+    "ask a running sidecar": (status, explain, actors, troubleshoot, review),
+    "tell a running sidecar": (restart, log_level),
     "help": (completion,),
 }
 COMMANDS = {title: [command for module in those for command in module.COMMANDS] for title, those in GROUPS.items()}

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from hcc.app.state_directory import CONTROL_SOCKET
-from hcc.errors import HccError
+from hcc.errors import HccError, SettingError
 
 TIMEOUT_S = 30.0
 
@@ -59,11 +59,19 @@ def ask(path: Path, method: str, target: str) -> object:
 
     Raises:
         ControlError: nobody listens, or the answer is an error (its text is the sidecar's).
+        SettingError: the sidecar does not understand what it is asked.
     """
+    return json.loads(fetch_text(path, target, method))
+
+
+def fetch_text(path: Path, target: str, method: str = "GET") -> str:
+    """The text that the sidecar behind the control socket `path` answers; errors as for `ask`."""
     status, text = fetch(path, method, target)
+    if status == http.client.BAD_REQUEST:
+        raise SettingError(text.strip())
     if status != http.client.OK:
         raise ControlError(text.strip())
-    return json.loads(text)
+    return text
 
 
 def fetch(path: Path, method: str, target: str) -> tuple[int, str]:

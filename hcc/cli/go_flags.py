@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hcc.errors import SettingError
+from hcc.settings import Enforcement, parse_boolean
 
 _WITH_VALUE = {
     "sidecar-for": "--sidecar-for",
@@ -23,9 +24,9 @@ _WITH_VALUE = {
 }
 _BOOLEAN = {
     "stats-service-register": "--stats-service-register",
-    "enable-intentions": "--enable-intentions",
     "version": "--version",
 }
+_INTENTIONS = "enable-intentions"
 _HELP = ("h", "help")
 
 HELP = """\
@@ -67,13 +68,22 @@ def _translate(words: Iterator[str]) -> Iterator[str]:
         name, has_value, value = word.lstrip("-").partition("=")
         if not word.startswith("-") or word.startswith("---") or not name:
             raise SettingError(f"expected a flag such as -sidecar-for, found {word!r}")
-        if name in _BOOLEAN:
+        if name == _INTENTIONS:
+            yield f"--intentions={_intentions(value if has_value else 'true').value}"
+        elif name in _BOOLEAN:
             yield f"{_BOOLEAN[name]}={value}" if has_value else _BOOLEAN[name]
         elif name in _WITH_VALUE:
             yield f"{_WITH_VALUE[name]}={value if has_value else _next(words, name)}"
         else:
-            known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, *_BOOLEAN)))
+            known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, *_BOOLEAN, _INTENTIONS)))
             raise SettingError(f"unknown flag -{name}; expected one of {known}")
+
+
+def _intentions(text: str) -> Enforcement:
+    try:
+        return Enforcement.ENFORCE if parse_boolean(text) else Enforcement.OFF
+    except SettingError as exc:
+        raise SettingError(f"flag -{_INTENTIONS}: {exc}") from exc
 
 
 def _next(words: Iterator[str], name: str) -> str:

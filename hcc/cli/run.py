@@ -44,8 +44,9 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         stats_addr=options.stats_addr,
         stats_service_register=options.stats_service_register,
         metrics_per_endpoint=options.metrics_per_endpoint,
-        intentions=options.enable_intentions,
+        intentions=options.intentions,
         spoe_workers=options.spoe_workers,
+        resync_s=options.resync,
         on_exit=options.on_exit,
         drain_timeout_s=options.drain_timeout,
         drain_delay_s=options.drain_delay,
@@ -54,6 +55,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
         log_level=options.log_level,
         log_format=options.log_format,
         access_log=options.access_log,
+        verify_upstream=options.verify_upstream,
     )
 
 

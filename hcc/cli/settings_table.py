@@ -11,9 +11,18 @@ from enum import Enum
 from typing import Any
 
 from hcc.errors import SettingError
-from hcc.settings import parse_access_log, parse_boolean, parse_duration, parse_listen_address, parse_log_level
+from hcc.settings import (
+    Enforcement,
+    parse_access_log,
+    parse_boolean,
+    parse_duration,
+    parse_listen_address,
+    parse_log_level,
+    parse_verify_upstream,
+)
 
 MAX_SPOE_WORKERS = 64
+MIN_INTERVAL_S = 1.0
 DEFAULT_CONFIG_FILE = "/etc/hcc/hcc.toml"
 CONFIG_FILE_VARIABLE = "HCC_CONFIG_FILE"
 
@@ -72,6 +81,13 @@ def _worker_count(text: str) -> int:
     return int(text)
 
 
+def _interval(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds < MIN_INTERVAL_S:
+        raise SettingError(f"expected a duration of at least {MIN_INTERVAL_S:g}s, found {text!r}")
+    return seconds
+
+
 def _optional_address(text: str) -> object:
     # The Go program's default is the empty string, so scripts pass it to mean "none".
     return parse_listen_address(text) if text else None
@@ -114,6 +130,7 @@ STATE_DIR = Setting(
     "base directory; each proxy gets one of mode 0700 below it",
     default_text="`$XDG_RUNTIME_DIR/hcc`, as root `/run/hcc`",
 )
+HAPROXY = Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package")
 
 # What a command needs to find a running sidecar.
 INSTANCE = (SIDECAR_FOR, PROXY_ID, STATE_DIR)
@@ -166,7 +183,7 @@ ALL = (
     _consul("tls_server_name", "NAME", "name expected in the agent's certificate", "CONSUL_TLS_SERVER_NAME"),
     _consul("namespace", "NAME", "Consul Enterprise namespace", "CONSUL_NAMESPACE"),
     _consul("partition", "NAME", "Consul Enterprise partition", "CONSUL_PARTITION"),
-    Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package"),
+    HAPROXY,
     Setting(
         "control",
         Group.HAPROXY,
@@ -182,7 +199,22 @@ ALL = (
         "Data Plane API program; to name one means to use it",
         default_text="`DATAPLANEAPI_BIN`, then PATH",
     ),
-    _switch("enable_intentions", Group.HAPROXY, "check callers against Consul's intentions", "true"),
+    Setting(
+        "intentions",
+        Group.HAPROXY,
+        "enforce|audit|off",
+        "what Consul's intentions decide: who gets in; only what is logged and counted; nothing",
+        parse=lambda text: Enforcement(one_of(*(each.value for each in Enforcement))(text)),
+        default="enforce",
+    ),
+    Setting(
+        "verify_upstream",
+        Group.HAPROXY,
+        "probe|response|both|off",
+        "see that upstreams' instances are who they should be: before they get traffic, on every answer, or both",
+        parse=parse_verify_upstream,
+        default="both",
+    ),
     Setting("spoe_workers", Group.HAPROXY, "N", "processes that decide", parse=_worker_count, default="2"),
     Setting(
         "access_log",
@@ -203,6 +235,14 @@ ALL = (
     ),
     _switch("stats_service_register", Group.OPERATION, "register that address in Consul", "false"),
     _switch("metrics_per_endpoint", Group.OPERATION, "show each endpoint in /metrics, by its address", "false"),
+    Setting(
+        "resync",
+        Group.OPERATION,
+        "TIME",
+        "compare all that HAProxy runs with what is wanted, and repair it, this often",
+        parse=_interval,
+        default="5m",
+    ),
     Setting(
         "drain_timeout",
         Group.OPERATION,

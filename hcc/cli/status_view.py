@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hcc.actors.lifecycle import ActorState
-from hcc.actors.status import EndpointStatus, ServerState, Status, UpstreamStatus
+from hcc.actors.status import EndpointStatus, IdentityState, ServerState, Status, UpstreamStatus
 from hcc.cli.terminal import Cell, Row, styled, table
 
 MAX_ENDPOINTS = 20
@@ -107,10 +107,12 @@ def _upstream(upstream: UpstreamStatus, now: float) -> Iterator[Row]:
 
 def _endpoint(one: EndpointStatus, now: float) -> Row:
     host = f"[{one.address}]" if ":" in one.address else one.address
+    # Why an endpoint that Consul likes gets no traffic.
+    unseen = f", {one.identity.value}" if one.identity in (IdentityState.REFUSED, IdentityState.WAITING) else ""
     return (
         f"  {host}:{one.port}",
         "",
-        Cell(one.state.value, _STATE_STYLES.get(one.state, _SO_SO)),
+        Cell(one.state.value + unseen, _BAD if unseen else _STATE_STYLES.get(one.state, _SO_SO)),
         Cell(one.health, _GOOD if one.health == "passing" else _SO_SO if one.health == "warning" else _BAD),
         str(one.weight),
         _number(one.sessions),

@@ -80,6 +80,10 @@ class Instance:
     partition: str = DEFAULT_PARTITION
     identity: str = ""
 
+    def __hash__(self) -> int:
+        """By what seldom is the same twice: there are thousands, looked up again and again."""
+        return hash((self.address, self.port, self.service))
+
 
 @dataclass(frozen=True, slots=True)
 class MeshEntry:

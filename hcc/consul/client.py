@@ -27,6 +27,7 @@ ANSWER_TIMEOUT_S = 15.0
 DEFAULT_WAIT_S = 60.0
 _OK = 200
 _NOT_NAMED = ("", "default")
+_FLAGS = ("stale", "cached")
 _Callback = Callable[[object], object]
 Parameters = list[tuple[str, str]]
 
@@ -128,22 +129,23 @@ class ConsulClient:
         self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=json.dumps(asked))
         return self._http.last
 
-    def chain(self, key: ChainWatch, index: int = 0) -> Result:
-        """The compiled discovery chain, from any server."""
-        params = [("stale", ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
+    def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
+        """The compiled discovery chain, from any server, or from the agent's cache, which follows a server."""
+        source = "cached" if cached else "stale"
+        params = [(source, ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
         override = _chain_override(key)
         path = f"/v1/discovery-chain/{_segment(key.service)}"
         return self._blocking(path, params, index, body=override if len(override) else None)
 
-    def endpoints(self, key: EndpointsWatch, index: int = 0) -> Result:
-        """The Connect-capable instances of a service with their checks, from any server."""
+    def endpoints(self, key: EndpointsWatch, index: int = 0, parse: Callable[[bytes], object] = json.loads) -> Result:
+        """The Connect-capable instances of a service with their checks, from any server; `parse` makes the data."""
         params = [
             ("stale", ""),
             ("dc", key.datacenter),
             ("filter", key.filter),
             *_tenancy(key.namespace, key.partition),
         ]
-        return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index)
+        return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index, parse=parse)
 
     def execute_query(self, name: str, datacenter: str = "") -> Result:
         """What a prepared query finds now, sidecars instead of applications. Cannot block."""
@@ -166,9 +168,16 @@ class ConsulClient:
         """Put a service of this agent into maintenance mode, or out of it."""
         self._agent.service.maintenance(_segment(service_id), "true" if on else "false", reason)
 
-    def _blocking(self, path: str, params: Parameters, index: int, body: Mapping[str, object] | None = None) -> Result:
+    def _blocking(
+        self,
+        path: str,
+        params: Parameters,
+        index: int,
+        body: Mapping[str, object] | None = None,
+        parse: Callable[[bytes], object] = json.loads,
+    ) -> Result:
         held = [("index", str(index)), ("wait", self._wait())] if index else []
-        return self._get(path, [*params, *held], blocks=bool(index), body=body)
+        return self._get(path, [*params, *held], blocks=bool(index), body=body, parse=parse)
 
     def _get(
         self,
@@ -177,8 +186,10 @@ class ConsulClient:
         *,
         blocks: bool = False,
         body: Mapping[str, object] | None = None,
+        parse: Callable[[bytes], object] = json.loads,
     ) -> Result:
         self._http.timeout = _read_timeout_s(self._wait_s) if blocks else ANSWER_TIMEOUT_S
+        self._http.parse = parse
         try:
             if body is None:
                 self._http.get(_ignored, path, self._own(params))
@@ -186,12 +197,13 @@ class ConsulClient:
                 self._http.post(_ignored, path, self._own(params), data=json.dumps(body))
         finally:
             self._http.timeout = ANSWER_TIMEOUT_S
+            self._http.parse = json.loads
         return self._http.last
 
     def _own(self, params: Parameters) -> Parameters:
         given = {name for name, _ in params}
         ours = [(name, value) for name, value in self._namespace if value and name not in given]
-        return [(name, value) for name, value in params if value or name == "stale"] + ours
+        return [(name, value) for name, value in params if value or name in _FLAGS] + ours
 
     def _wait(self) -> str:
         return f"{round(self._wait_s * 1000)}ms"
@@ -203,6 +215,7 @@ class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no type
     def __init__(self, exchange: Exchange, count: Callable[[str], None]) -> None:
         # Not the parent's: it knows neither unix sockets nor IPv6.
         self.timeout = ANSWER_TIMEOUT_S
+        self.parse: Callable[[bytes], object] = json.loads
         self.last = Result(None)
         self._exchange = exchange
         self._count = count
@@ -256,8 +269,10 @@ class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no type
         self._count(str(code))
         if code != _OK:
             raise status_error(code, f"{method} {path}", body.decode("utf-8", "replace"), headers)
-        self.last = result_of(path, headers, body)
-        return callback(base.Response(code, headers, body.decode("utf-8", "replace"), body))
+        self.last = result_of(path, headers, body, self.parse)
+        # Only the library's own callbacks want a text; of many instances it is long.
+        text = "" if callback is _ignored else body.decode("utf-8", "replace")
+        return callback(base.Response(code, headers, text, body))
 
 
 class _Groups(base.Consul):  # type: ignore[misc] # python-consul2 has no types

@@ -9,7 +9,7 @@ from hcc.consul.answers import Answer, Application
 from hcc.consul.chains import chain
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import Fields, fields, items
-from hcc.consul.instances import instances, query_instances
+from hcc.consul.instances import query_instances
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -37,6 +37,8 @@ _ACTIONS = {"allow": Action.ALLOW, "deny": Action.DENY}
 def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return for each kind of key
     """What the answer to a watch means; that of an `IntentionsWatch` has two parts, see `intentions`.
 
+    That of an `EndpointsWatch` is read by `hcc.consul.entries`.
+
     Raises:
         ConsulAnswerError: another shape than documented; names the place.
     """
@@ -53,12 +55,10 @@ def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return
             return mesh_entry(data)
         case ChainWatch():
             return chain(data)
-        case EndpointsWatch():
-            return instances(data, wan=key.wan)
         case QueryWatch():
             return query_instances(data, key.home)
-        case IntentionsWatch():
-            msg = "the list and its default travel together: use intentions()"
+        case IntentionsWatch() | EndpointsWatch():
+            msg = "read in other ways: intentions(), hcc.consul.entries"
             raise TypeError(msg)
 
 

@@ -39,6 +39,8 @@ class Exchange:
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.auth = _basic_auth(settings.auth)
+        # The agent is near: to compress and expand the many instances of a service takes longer than to send them.
+        self._session.headers["Accept-Encoding"] = "identity"
         adapter = AgentAdapter(settings.address, self._switch, tls, settings.tls_server_name)
         self._session.mount(self._base_url, adapter)
 

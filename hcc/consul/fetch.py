@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hcc.consul.abilities import Lack, is_unknown_kind, lacks_of_agent
 from hcc.consul.answers import Answer, IntentionList
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, intentions, probe
+from hcc.consul.entries import Reading, read
 from hcc.consul.errors import ConsulAnswerError, ConsulPermissionError, ConsulStatusError
+from hcc.consul.fields import fields
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -45,11 +47,13 @@ class Position:
     Args:
         index, hash: for the next blocking question.
         lacks: of the agent, None before it was asked; of intentions only.
+        reading: of instances only.
     """
 
     index: int = 0
     hash: str = ""
     lacks: frozenset[Lack] | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,9 @@ class Fetched:
     poll_s: float = 0.0
 
 
-def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callable[[float], object]) -> Fetched:
+def fetch(
+    client: ConsulClient, key: WatchKey, position: Position, pause: Callable[[float], object], *, cached: bool = False
+) -> Fetched:
     """Ask Consul once, blocking where the position allows it.
 
     Args:
@@ -69,20 +75,22 @@ def fetch(client: ConsulClient, key: WatchKey, position: Position, pause: Callab
         key: what to ask.
         position: of the last good answer.
         pause: waits for some seconds; used between probes of the default policy.
+        cached: let the agent answer from its cache; of chains only.
 
     Raises:
         ConsulError: no answer, a bad one, or one that the token's rights made empty.
     """
     if isinstance(key, IntentionsWatch):
         return _fetch_intentions(client, key, position, pause)
-    result = _ask(client, key, position)
-    value = answer(key, result.data)
+    result = client.chain(key, cached=True) if cached and isinstance(key, ChainWatch) else _ask(client, key, position)
+    value = _value(key, result)
     if isinstance(value, tuple) and not value and _is_filtered(result):
         msg = f"{key.label()}: expected all instances, found an empty list that the token's rights made so; "
         raise ConsulPermissionError(f"{msg}give it service:read and node:read", 403)
-    if isinstance(key, EndpointsWatch) and not value:
+    asked = _service_behind(key, result) if not value else None
+    if asked is not None:
         # Consul 1.8.7 and 1.14.4 do not mark what ACLs emptied (tried), but refuse this to the same token.
-        client.chain(ChainWatch(key.service, namespace=key.namespace, partition=key.partition))
+        client.chain(asked)
     return _fetched(key, value, result, position)
 
 
@@ -103,11 +111,29 @@ def _ask(  # noqa: PLR0911 - one return for each kind of key
         case ChainWatch():
             return client.chain(key, position.index)
         case EndpointsWatch():
-            return client.endpoints(key, position.index)
+            before, wan = position.reading, key.wan
+            return client.endpoints(key, position.index, lambda body: read(body, before, wan=wan))
         case IntentionsWatch():
             return client.intentions(key.service, position.index)
         case QueryWatch():
             return client.execute_query(key.name, key.datacenter)
+
+
+def _service_behind(key: WatchKey, result: Result) -> ChainWatch | None:
+    """The chain of the service that instances were asked for; None where it was something else."""
+    if isinstance(key, EndpointsWatch):
+        return ChainWatch(key.service, namespace=key.namespace, partition=key.partition)
+    # What a prepared query finds is of the service that it names.
+    service = fields(result.data, "").text("Service") if isinstance(key, QueryWatch) else ""
+    return ChainWatch(service) if service else None
+
+
+def _value(key: WatchKey, result: Result) -> Answer:
+    if not isinstance(key, EndpointsWatch):
+        return answer(key, result.data)
+    if not isinstance(result.data, Reading):
+        raise ConsulAnswerError("answer", "a list", "nothing")
+    return result.data.instances
 
 
 def _mesh(client: ConsulClient, position: Position) -> Result:
@@ -127,9 +153,10 @@ def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -
         case ProxyWatch() | ServiceWatch():
             return Fetched(value, Position(hash=result.hash), 0.0 if result.hash else POLL_S)
         case _:
+            read_so_far = result.data if isinstance(result.data, Reading) else Reading()
             if result.index is None:
-                return Fetched(value, Position(), POLL_S)
-            return Fetched(value, Position(next_index(position.index, result.index)))
+                return Fetched(value, Position(reading=read_so_far), POLL_S)
+            return Fetched(value, Position(next_index(position.index, result.index), reading=read_so_far))
 
 
 def _fetch_intentions(

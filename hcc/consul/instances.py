@@ -5,6 +5,8 @@ Source: GET /v1/health/connect/:service, GET /v1/query/:id/execute; reference/co
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from hcc.consul.answers import Instance
 from hcc.consul.fields import Fields, fields, fields_list
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
@@ -12,6 +14,10 @@ from hcc.mesh.snapshot import Health
 
 _PROXY = "connect-proxy"
 _MAX_PORT = 65_535
+# Every field, so that equal instances and no others are neighbours.
+in_order = attrgetter(
+    "address", "port", "service", "datacenter", "namespace", "partition", "identity", "weight", "health"
+)
 
 
 def instances(data: object, *, wan: bool) -> tuple[Instance, ...]:
@@ -26,7 +32,7 @@ def instances(data: object, *, wan: bool) -> tuple[Instance, ...]:
     Raises:
         ConsulAnswerError: another shape.
     """
-    return _sorted(tuple(_instance(entry, wan) for entry in fields_list(data, "")))
+    return _sorted(tuple(instance(entry, wan) for entry in fields_list(data, "")))
 
 
 def query_instances(data: object, home: str) -> tuple[Instance, ...]:
@@ -37,7 +43,7 @@ def query_instances(data: object, home: str) -> tuple[Instance, ...]:
         home: our datacenter; instances of another one are reached by their WAN address.
     """
     entries = fields(data, "").children("Nodes")
-    return _sorted(tuple(_instance(entry, _is_elsewhere(entry, home)) for entry in entries))
+    return _sorted(tuple(instance(entry, _is_elsewhere(entry, home)) for entry in entries))
 
 
 def _is_elsewhere(entry: Fields, home: str) -> bool:
@@ -46,11 +52,11 @@ def _is_elsewhere(entry: Fields, home: str) -> bool:
 
 
 def _sorted(found: tuple[Instance | None, ...]) -> tuple[Instance, ...]:
-    usable = {instance for instance in found if instance is not None}
-    return tuple(sorted(usable, key=lambda one: (one.address, one.port, one.service, one.datacenter, repr(one))))
+    return tuple(sorted({one for one in found if one is not None}, key=in_order))
 
 
-def _instance(entry: Fields, wan: bool) -> Instance | None:
+def instance(entry: Fields, wan: bool) -> Instance | None:
+    """The instance of one entry, None when it is left out."""
     node, service = entry.child("Node"), entry.child("Service")
     address, port = _address(node, service, wan)
     if not address or not 0 < port <= _MAX_PORT or not _speaks_connect(service):

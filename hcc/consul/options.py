@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from hcc.consul.fields import go_duration_ms, shown
@@ -126,6 +127,7 @@ class Options:
         return used
 
 
+@lru_cache(maxsize=65_536)
 def is_ip(text: str) -> bool:
     """Whether a text is an IP address, of version 4 or 6."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Result:
     """One good answer (status 200).
 
     Args:
-        data: parsed JSON; None for an empty body.
+        data: parsed JSON, or what else it was to be parsed to; None for an empty body.
         index: for the next blocking query; None when Consul gave none.
         hash: for the next hash-based blocking query; empty when Consul gave none.
         filtered_by_acls: entries are missing because the token may not see them.
@@ -88,13 +88,16 @@ _RIGHTS = (
 )
 
 
-def result_of(path: str, headers: Mapping[str, str], body: bytes) -> Result:
+def result_of(
+    path: str, headers: Mapping[str, str], body: bytes, parse: Callable[[bytes], object] = json.loads
+) -> Result:
     """The result that an answer with status 200 holds.
 
     Args:
         path: of the request, for the error.
         headers: looked up in the spelling used here; give a mapping that ignores case.
         body: JSON, or nothing.
+        parse: makes `Result.data` of the body; raises ValueError when that is not JSON.
 
     Raises:
         ConsulAnswerError: the body is not JSON.
@@ -102,7 +105,7 @@ def result_of(path: str, headers: Mapping[str, str], body: bytes) -> Result:
     data: Any = None
     if body.strip():
         try:
-            data = json.loads(body)
+            data = parse(body)
         except ValueError as exc:
             raise ConsulAnswerError(path, "JSON", f"{body[:40]!r} ({exc})") from exc
     return Result(

@@ -21,7 +21,8 @@ from hcc.consul.errors import (
     InterruptedPollError,
 )
 from hcc.consul.fetch import Fetched, Position, fetch
-from hcc.consul.keys import IntentionsWatch, WatchKey
+from hcc.consul.held_chains import HeldChains
+from hcc.consul.keys import ChainWatch, IntentionsWatch, WatchKey
 from hcc.consul.names import Names, look_up
 from hcc.consul.pacing import (
     MAX_IDLE_PAUSE_S,
@@ -78,15 +79,16 @@ class Watcher:
 
     Args:
         key: what to watch.
-        client_factory: called once, in the thread; the client is ours alone and closed at the end.
+        client_factory: called in the thread, once for as long as it waits at the agent; the client is ours alone.
         deliver: called in the thread with every event; must not block.
         clock: monotonic seconds.
         jitter: a new number 0 <= x < 1 on each call.
         lookup: the address of a host name, OSError when it has none.
         refresh_token: called when the token was refused; says whether there is a new one to try at once.
+        chains: where the watch of a discovery chain takes a place before it waits at the agent; None: all wait.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the edges are given by name
         self,
         key: WatchKey,
         client_factory: Callable[[], ConsulClient],
@@ -96,6 +98,7 @@ class Watcher:
         jitter: Callable[[], float] = random.random,
         lookup: Callable[[str], str] = look_up,
         refresh_token: Callable[[], bool] = lambda: False,
+        chains: HeldChains | None = None,
     ) -> None:
         self.key = key
         self.last_answer_at: float | None = None
@@ -105,6 +108,8 @@ class Watcher:
         self._jitter = jitter
         self._refresh_token = refresh_token
         self._names = Names(lookup)
+        self._chains = chains if isinstance(key, ChainWatch) else None
+        self._has_place = False
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._client: ConsulClient | None = None
@@ -147,15 +152,16 @@ class Watcher:
                 if self._stopped.wait(self._turn()):
                     return
         finally:
-            if self._client is not None:
-                self._client.close()
+            self._hang_up()
+            if self._chains is not None and self._has_place:
+                self._chains.give_back()
 
     def _turn(self) -> float:
         """Ask once; the seconds to wait before the next time."""
         try:
             client = self._connected()
             asked_at = self._clock()
-            fetched = fetch(client, self.key, self._position, self._stopped.wait)
+            fetched = self._fetched(client)
             return self._arrived(fetched, self._clock() - asked_at)
         except InterruptedPollError:
             return 0.0
@@ -166,6 +172,18 @@ class Watcher:
             log.exception("watch of %s", self.key.label())
             return self._failed(exc)
 
+    def _fetched(self, client: ConsulClient) -> Fetched:
+        if self._chains is None or self._has_place or self._chains.take():
+            self._has_place = self._chains is not None
+            return fetch(client, self.key, self._position, self._stopped.wait)
+        with self._chains.turn():
+            try:
+                found = fetch(client, self.key, Position(), self._stopped.wait, cached=True)
+            finally:
+                self._hang_up()
+        # Spread, so that those who began together do not go on asking together.
+        return Fetched(found.value, Position(), self._chains.poll_s * (0.5 + self._jitter()))
+
     def _connected(self) -> ConsulClient:
         if self._client is None:
             client = self._client_factory()
@@ -175,6 +193,12 @@ class Watcher:
                     client.interrupt()
         return self._client
 
+    def _hang_up(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def _arrived(self, fetched: Fetched, held_s: float) -> float:
         now = self._clock()
         value = fetched.value
@@ -183,7 +207,9 @@ class Watcher:
         recovered, self._failing = self._failing is not None, None
         self._position = fetched.position
         self.last_answer_at = now
-        if value == self._value:
+        if fetched.poll_s:
+            pause = fetched.poll_s
+        elif value == self._value:
             limit_s = MAX_INTENTIONS_PAUSE_S if isinstance(self.key, IntentionsWatch) else MAX_IDLE_PAUSE_S
             self._pace, pause = after_wakeup(self._pace, held_s, limit_s)
         else:
@@ -191,7 +217,7 @@ class Watcher:
         if value != self._value or recovered:
             self._value = value
             self._tell(WatchValue(value, fetched.position.index, now, recovered))
-        return max(pause, fetched.poll_s)
+        return pause
 
     def _failed(self, error: Exception) -> float:
         now = self._clock()

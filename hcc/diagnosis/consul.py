@@ -151,7 +151,8 @@ def _proxy(client: ConsulClient, services: object, selection: Selection, known: 
     assert isinstance(registration, Registration)  # noqa: S101 (what a ProxyWatch answers)
     known.registration = registration
     proxy = registration.proxy
-    yield ok("proxy", f"{proxy.id}: service {proxy.service}, {len(proxy.upstreams)} upstreams")
+    count = len(proxy.upstreams)
+    yield ok("proxy", f"{proxy.id}: service {proxy.service}, {count} upstream{'' if count == 1 else 's'}")
     for text in proxy.warnings:
         yield warning("registration", text, "correct the sidecar's registration")
 

@@ -8,33 +8,30 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from hcc.diagnosis.finding import Finding, failed, ok
+from hcc.mesh.peer_book import Seen
 from hcc.mesh.snapshot import Endpoint, Leaf, Roots
+from hcc.peers.handshake import reason, seen
+from hcc.peers.tls import client_context
 
 CONNECT_TIMEOUT_S = 3.0
 # A refusal comes right after the handshake; an application that waits for us says nothing.
 REFUSAL_WITHIN_S = 0.5
 
 
-def client_context(leaf: Leaf, roots: Roots) -> ssl.SSLContext:
-    """What our HAProxy uses to call: our leaf, and Consul's roots to verify with.
+def context_of(leaf: Leaf, roots: Roots) -> ssl.SSLContext:
+    """As `hcc.peers.tls.client_context`, with a leaf that is in no file.
 
     Raises:
-        ssl.SSLError: they cannot be used.
+        OSError: they cannot be used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Sidecars are known by their SPIFFE URI, not by a host name.
-    context.check_hostname = False
-    context.load_verify_locations(cadata="\n".join(root.cert_pem for root in roots.roots))
-    # The library takes a key only from a file: in a private directory, gone when it is loaded.
+    # In a private directory, gone when the key is loaded.
     with tempfile.TemporaryDirectory(prefix="hcc-") as directory:
         path = Path(directory) / "leaf.pem"
         path.touch(mode=0o600)
         path.write_text(f"{leaf.cert_pem}\n{leaf.key_pem.reveal()}", encoding="ascii")
-        context.load_cert_chain(path)
-    return context
+        return client_context(str(path), "\n".join(root.cert_pem for root in roots.roots))
 
 
 def check_endpoint(endpoint: Endpoint, context: ssl.SSLContext) -> Iterator[Finding]:
@@ -60,21 +57,17 @@ def _check_tls(plain: socket.socket, where: str, endpoint: Endpoint, context: ss
         return
     except OSError as exc:
         remedy = "something else than a sidecar listens there, or it refuses our certificate"
-        yield failed(f"handshake {where}", _reason(exc), remedy)
+        yield failed(f"handshake {where}", reason(exc), remedy)
         return
     with contextlib.closing(tls):
-        found = _uris(tls)
-        if endpoint.identity and endpoint.identity not in found:
-            text = f"expected {endpoint.identity}, found {', '.join(found) or 'no SPIFFE URI'}"
+        found = seen(tls)
+        uris = found.certificate.uris if isinstance(found, Seen) else ()
+        if endpoint.identity and uris != (endpoint.identity,):
+            text = f"expected {endpoint.identity}, found {', '.join(uris) or 'no SPIFFE URI'}"
             yield failed(f"identity {where}", text, "another service has this address: correct its registration")
             return
-        yield ok(f"handshake {where}", f"{tls.version()}, {', '.join(found)}")
+        yield ok(f"handshake {where}", f"{tls.version()}, {', '.join(uris)}")
         yield _let_in(tls, where)
-
-
-def _uris(tls: ssl.SSLSocket) -> tuple[str, ...]:
-    names = cast("dict[str, tuple[tuple[str, str], ...]]", tls.getpeercert() or {}).get("subjectAltName", ())
-    return tuple(value for kind, value in names if kind == "URI")
 
 
 def _let_in(tls: ssl.SSLSocket, where: str) -> Finding:
@@ -86,12 +79,8 @@ def _let_in(tls: ssl.SSLSocket, where: str) -> Finding:
         closed = False
     except OSError as exc:
         # With TLS 1.3 the refusal of a client's certificate comes after the handshake.
-        return failed(subject, f"refuses our certificate: {_reason(exc)}", "look at the clocks and CAs of both sides")
+        return failed(subject, f"refuses our certificate: {reason(exc)}", "look at the clocks and CAs of both sides")
     if closed:
         remedy = "an intention denies us, or its application is down: look at its sidecar's log and `hcc status`"
         return failed(subject, "closed right after the handshake", remedy)
     return ok(subject, "stays open (a service of protocol http may still answer 403)")
-
-
-def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__

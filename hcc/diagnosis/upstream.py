@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hcc.actors.status import ServerState
+from hcc.actors.status import EndpointStatus, IdentityState, ServerState
 from hcc.consul.answers import Registration
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
@@ -29,7 +29,7 @@ from hcc.consul.keys import (
     WatchKey,
 )
 from hcc.diagnosis.finding import Finding, Level, failed, ok, skipped, warning
-from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, client_context
+from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, context_of
 from hcc.diagnosis.sidecar import Running
 from hcc.mesh.chain import start_target, unserved
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream, UpstreamState
@@ -180,7 +180,7 @@ def _try(seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
         yield failed("our leaf", "Consul gave none", "see `hcc doctor`")
         return
     try:
-        context = client_context(seen.leaf, seen.roots)
+        context = context_of(seen.leaf, seen.roots)
     except OSError as exc:
         yield failed("our leaf", f"cannot be used: {exc}", "look at Consul's CA configuration")
         return
@@ -202,17 +202,22 @@ def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Runni
         text = "the sidecar does not serve this upstream yet" + (f": {lacks}" if lacks else "")
         yield failed("HAProxy", text, "look at `hcc status` and its log")
         return
-    states = {(one.address, one.port): one.state for one in shown.endpoints}
+    known = {(one.address, one.port): one for one in shown.endpoints}
     for endpoint in endpoints:
         if endpoint.serves:
-            yield _state(endpoint, states.get((endpoint.address, endpoint.port), ServerState.ABSENT))
+            yield _state(endpoint, known.get((endpoint.address, endpoint.port)))
     yield _listening(upstream)
 
 
-def _state(endpoint: Endpoint, state: ServerState) -> Finding:
+def _state(endpoint: Endpoint, shown: EndpointStatus | None) -> Finding:
     subject = f"HAProxy: {endpoint.address}:{endpoint.port}"
+    state = shown.state if shown else ServerState.ABSENT
     if state is ServerState.UP:
         return ok(subject, "up")
+    if shown and shown.identity is IdentityState.REFUSED:
+        return failed(subject, f"refused: {shown.identity_problem}", "correct the registration of whoever is there")
+    if shown and shown.identity is IdentityState.WAITING:
+        return failed(subject, "no probe has seen yet who is there", "see what its handshake above says")
     remedy = "wait a moment; if it stays so, look at the plans in `hcc status` and at `hcc actors`"
     return failed(subject, state.value, remedy)
 

@@ -14,25 +14,14 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_text import (
-    MapChange,
-    map_change,
-    map_file,
-    parse_map,
-    parse_map_file,
-    parse_sessions,
-    payloads,
-)
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, map_loaded, read_map, silent
+from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions, payloads
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
 
 # A verdict must not wait for a HAProxy that hangs.
 TIMEOUT_S = 5.0
-# Room for `add map @N FILE <<` beside the entries.
-COMMAND_BYTES = 256
-# Commands joined into one line; each takes less than 300 bytes.
-JOINED = 40
 VERSION_CREATED = "New version created:"
 
 
@@ -53,7 +42,9 @@ class CallerMaps:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self._transactions = capabilities.has(Feature.MAP_TRANSACTION)
         self.remembers = capabilities.has(Feature.SHA2)
-        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S)
+        self._runtime = RuntimeSocket(
+            layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, master=layout.master_socket
+        )
         self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
 
     # ---- on disk
@@ -88,14 +79,11 @@ class CallerMaps:
 
     def identities_loaded(self) -> bool:
         """Whether a worker runs that has the map."""
-        try:
-            return "Unknown map identifier" not in self._runtime.send(f"get map {self._identities} none")
-        except NotListeningError:
-            return False
+        return map_loaded(self._runtime.send, self._identities)
 
     def change_identities(self, change: MapChange) -> None:
         """Change those of the current worker."""
-        _change(self._runtime.send, self._runtime.send_payload, self._identities, change, self._payload_bytes)
+        change_map(self._runtime, self._identities, change, self._payload_bytes)
 
     def rules(self) -> dict[str, str] | None:
         """As `identities`, in their order; None also when the listener speaks no http."""
@@ -107,14 +95,14 @@ class CallerMaps:
             self._swap(self._rules, wanted)
         else:
             change = map_change(self._read(self._rules) or {}, wanted)
-            _change(self._runtime.send, self._runtime.send_payload, self._rules, change, self._payload_bytes)
+            change_map(self._runtime, self._rules, change, self._payload_bytes)
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
         """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes."""
         if self._transactions and len(change) > 1:
             self._swap(self._verdicts, wanted)
         else:
-            _change(self._runtime.send, self._runtime.send_payload, self._verdicts, change, self._payload_bytes)
+            change_map(self._runtime, self._verdicts, change, self._payload_bytes)
         for send in self._stopping_workers():
             # Whom it does not know it does not find, and one that is gone decides nothing any more.
             with contextlib.suppress(RuntimeSocketError):
@@ -138,11 +126,7 @@ class CallerMaps:
         return cut
 
     def _read(self, path: str) -> dict[str, str] | None:
-        try:
-            answer = self._runtime.send(f"show map {path}")
-        except NotListeningError:
-            return None
-        return None if "Unknown map identifier" in answer else parse_map(answer)
+        return read_map(self._runtime.send, path)
 
     def _swap(self, path: str, wanted: Mapping[str, str]) -> None:
         answer = self._runtime.send(f"prepare map {path}")
@@ -151,8 +135,8 @@ class CallerMaps:
             raise ControlError(f"expected HAProxy to prepare a map, it answered: {answer.strip()[:200]}")
         at = f"@{version.strip()} {path}"
         for payload in payloads(wanted.items(), self._payload_bytes):
-            _silent(self._runtime.send_payload(f"add map {at}", payload), "add to a map")
-        _silent(self._runtime.send(f"commit map {at}"), "commit a map")
+            silent(self._runtime.send_payload(f"add map {at}", payload), "add to a map")
+        silent(self._runtime.send(f"commit map {at}"), "commit a map")
 
     def _stopping_workers(self) -> list[Callable[[str], str]]:
         try:
@@ -164,28 +148,6 @@ class CallerMaps:
 
     def _sender(self, pid: int) -> Callable[[str], str]:
         return lambda command: self._master.send(f"@!{pid} {command}")
-
-
-def _change(
-    send: Callable[..., str],
-    send_payload: Callable[[str, str], str],
-    path: str,
-    change: MapChange,
-    payload_bytes: int,
-) -> None:
-    for payload in payloads(change.added, payload_bytes):
-        _silent(send_payload(f"add map {path}", payload), "add to a map")
-    commands = [f"set map {path} {key} {value}" for key, value in change.changed]
-    commands += [f"del map {path} {key}" for key in change.removed]
-    for start in range(0, len(commands), JOINED):
-        _silent(send(*commands[start : start + JOINED]), "change a map")
-
-
-def _silent(answer: str, what: str) -> None:
-    # Nothing is there to be removed: as wanted.
-    said = answer.replace("Key not found.", "").strip()
-    if said:
-        raise ControlError(f"expected HAProxy to {what}, it answered: {said[:200]}")
 
 
 def _cut(send: Callable[[str], str], callers: Collection[str], owner: Callable[[str], str | None]) -> int:

@@ -44,7 +44,9 @@ class Feature(Enum):
     SHA2 = auto()
     POOL_LOW_CONN = auto()
     IDLE_PURGE = auto()
+    SERVER_CERTIFICATE = auto()
     HTTP_RETURN = auto()
+    SHUT_IS_LISTED = auto()
     MAP_TRANSACTION = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
@@ -66,8 +68,12 @@ SINCE: dict[Feature, Version] = {
     # A server's idle connections are closed when its address changes: 2.2.9 does (tried), 2.0 keeps them even in
     # maintenance (haproxy/haproxy issue 1236).
     Feature.IDLE_PURGE: Version(2, 2),
+    Feature.SERVER_CERTIFICATE: Version(2, 2),  # sample `ssl_s_der`: what a server showed; section 6.2
     # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
     Feature.HTTP_RETURN: Version(2, 2),
+    # A frontend that was shut is gone from `show stat` in 2.2.9, and `STOP` in 2.6.12 and newer, where one that is
+    # paused is `PAUSED` (tried). In between that is a guess: a paused one taken for shut is repaired, too.
+    Feature.SHUT_IS_LISTED: Version(2, 3),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
     # Regular expressions of PCRE: with every version, but not with every build.

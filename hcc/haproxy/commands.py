@@ -12,10 +12,13 @@ from hcc.haproxy.plan import (
     AddCaller,
     AddServer,
     DeleteServer,
+    EnableListener,
     FreeSlot,
     Operation,
     SetCa,
     SetCertificate,
+    SetListenerLimit,
+    SetProcessLimit,
     SetServerAddress,
     SetServerState,
     SetServerWeight,
@@ -27,6 +30,7 @@ from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 
 ADDED = "New server registered."
+THERE = "Already exists a server with the same name"
 DELETED = "Server deleted."
 BUSY = "still has connections"
 SUCCESS = "Success!"
@@ -34,7 +38,7 @@ KEY_TAKEN = "TLS ticket key updated"
 
 
 def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
-    """Carry out operations; several only when they are all states or all weights.
+    """Carry out operations; several only when they are all states, all weights or all new servers.
 
     Raises:
         ApplyError: HAProxy answered anything but success; the text is in the message.
@@ -43,13 +47,17 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
     first = operations[0]
     if isinstance(first, SetServerState | SetServerWeight):
         _silently(runtime, operations)
-    elif isinstance(first, AddServer):
-        arguments = server_arguments(first.server, first.tls, capabilities)
-        _add(runtime, first, _server(first.backend, first.server.name), arguments, ready=first.server.enabled)
-    elif isinstance(first, AddCaller):
-        _add(runtime, first, _server(first.app.name, first.caller), caller_arguments(first.app), ready=True)
+    elif isinstance(first, AddServer | AddCaller):
+        _add(runtime, operations, capabilities)
     elif isinstance(first, SetServerAddress):
         _move(runtime, first, first.address, first.port)
+    elif isinstance(first, EnableListener):
+        _enable(runtime, first)
+    elif isinstance(first, SetListenerLimit):
+        limit = words.number(first.connections)
+        _quietly(runtime, first, f"set maxconn frontend {words.name(first.listener)} {limit}")
+    elif isinstance(first, SetProcessLimit):
+        _quietly(runtime, first, f"set maxconn global {words.number(first.connections)}")
     elif isinstance(first, SetCertificate):
         _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
     elif isinstance(first, SetCa):
@@ -91,8 +99,20 @@ def free(runtime: RuntimeSocket, operation: FreeSlot) -> None:
     _move(runtime, operation, SPARE_ADDRESS, SPARE_PORT)
 
 
+def _enable(runtime: RuntimeSocket, operation: EnableListener) -> None:
+    answer = _lines(runtime.send(f"enable frontend {words.name(operation.listener)}"))
+    if answer and "already enabled" not in answer:
+        raise _failure(operation, answer)
+
+
+def _quietly(runtime: RuntimeSocket, operation: Operation, command: str) -> None:
+    answer = _lines(runtime.send(command))
+    if answer:
+        raise _failure(operation, answer)
+
+
 def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None:
-    answer = _lines(runtime.send(*(_command(operation) for operation in operations)))
+    answer = _lines(runtime.send(*(command for operation in operations for command in _commands(operation))))
     if not answer:
         return
     if len(operations) == 1:
@@ -102,22 +122,49 @@ def _silently(runtime: RuntimeSocket, operations: tuple[Operation, ...]) -> None
         _silently(runtime, (operation,))
 
 
-def _command(operation: Operation) -> str:
+def _commands(operation: Operation) -> tuple[str, ...]:
     if isinstance(operation, SetServerWeight):
         server, weight = _server(operation.backend, operation.server), words.number(operation.weight)
-        return f"set server {server} weight {weight}"
+        return (f"set server {server} weight {weight}",)
     if isinstance(operation, SetServerState):
-        state = "ready" if operation.ready else "maint"
-        return f"set server {_server(operation.backend, operation.server)} state {state}"
+        server = _server(operation.backend, operation.server)
+        if not operation.ready:
+            return (f"set server {server} state maint",)
+        # Nothing checks it, so that one that somebody marked down would stay so.
+        return f"set server {server} state ready", f"set server {server} health up"
     raise ApplyError(f"no silent command for {operation.describe()}", operation.describe())
 
 
-def _add(runtime: RuntimeSocket, operation: Operation, server: str, arguments: str, *, ready: bool) -> None:
+def _add(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
+    found = [_addition(operation, capabilities) for operation in operations]
+    answer = _lines(runtime.send(*(command for commands in found for command in commands)))
+    if answer.splitlines() == [ADDED] * len(operations):
+        return
+    if len(operations) == 1:
+        raise _failure(operations[0], answer)
+    # One by one tells which.
+    for operation, commands in zip(operations, found, strict=True):
+        answer = _lines(runtime.send(*commands))
+        if THERE in answer:
+            # Of this batch, or somebody else's, perhaps without TLS.
+            server = commands[0].split()[2]
+            runtime.send(f"set server {server} state maint", f"del server {server}")
+            answer = _lines(runtime.send(*commands))
+        if answer != ADDED:
+            raise _failure(operation, answer)
+
+
+def _addition(operation: Operation, capabilities: Capabilities) -> tuple[str, ...]:
+    if isinstance(operation, AddServer):
+        server, ready = _server(operation.backend, operation.server.name), operation.server.enabled
+        arguments = server_arguments(operation.server, operation.tls, capabilities)
+    elif isinstance(operation, AddCaller):
+        server, ready = _server(operation.app.name, operation.caller), True
+        arguments = caller_arguments(operation.app)
+    else:
+        raise ApplyError(f"no server is added by {operation.describe()}", operation.describe())
     # A server that is added starts in maintenance.
-    state = (f"set server {server} state ready",) if ready else ()
-    answer = _lines(runtime.send(f"add server {server} {arguments}", *state))
-    if answer != ADDED:
-        raise _failure(operation, answer)
+    return (f"add server {server} {arguments}", *((f"set server {server} state ready",) if ready else ()))
 
 
 def _move(runtime: RuntimeSocket, operation: SetServerAddress | FreeSlot, address: str, port: int) -> None:

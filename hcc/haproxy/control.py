@@ -73,7 +73,17 @@ class Control(Protocol):
         """Whether a worker answers now, ours or that of an earlier hcc."""
 
     def servers(self) -> ActualServers:
-        """The servers of what runs, for `render` to keep each in its slot; none where it needs no slots.
+        """The servers of what runs: for `render` to keep each in its slot, and where Consul's are not known.
+
+        Raises:
+            ControlError: as `read_actual`.
+        """
+
+    def glance(self) -> Actual | None:
+        """What runs by the last `read_actual` and what was done since, when the same worker is still there to run it.
+
+        One question, however many servers there are. What somebody else changed is not seen, nor what is on disk.
+        None when only `read_actual` can tell.
 
         Raises:
             ControlError: as `read_actual`.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from hcc.haproxy import words
@@ -24,6 +24,7 @@ from hcc.haproxy.model import (
     Desired,
     GlobalOptions,
     Mode,
+    PeerCheck,
     PublicListener,
     TcpBind,
     TicketKeys,
@@ -37,25 +38,29 @@ from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
 from hcc.mesh.intentions import Policy
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
-    Endpoint,
     Protocol,
     Proxy,
     Snapshot,
+    TargetEndpoints,
     Upstream,
     UpstreamState,
     UpstreamType,
 )
 from hcc.mesh.tls import LEFT_TO_PROXIES, TlsLimits
+from hcc.settings import Enforcement
 
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_MS = 5_000
 # As many as HAProxy keeps for each listener (TLS_TICKETS_NO), of 48 bytes each; configuration.txt, `tls-ticket-keys`.
 TICKET_KEYS = 3
+# A line of HAProxy's configuration has at most 64 words, and each identity takes two.
+MAX_IDENTITIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Options:
         identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
         ticket_keys: file of the keys of TLS sessions.
         ticket_secret: from it, the leaf and the CAs these keys are derived; random, new with each hcc.
-        intentions: whether callers are authorised; off only when the operator says so.
+        intentions: what is done about callers whom they deny.
+        leaves: map file of upstreams' leaf certificates; empty where their answers are not looked at.
     """
 
     process: GlobalOptions
@@ -77,7 +83,8 @@ class Options:
     rules: str
     ticket_keys: str
     ticket_secret: Secret
-    intentions: bool = True
+    intentions: Enforcement = Enforcement.ENFORCE
+    leaves: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,13 @@ class _Part:
     backend: Backend
 
 
-def desired(snapshot: Snapshot, options: Options, certificates: Certificates, callers: tuple[str, ...] = ()) -> Result:
+def desired(
+    snapshot: Snapshot,
+    options: Options,
+    certificates: Certificates,
+    callers: tuple[str, ...] = (),
+    admitted: Container[Peer] | None = None,
+) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
 
     Args:
@@ -122,13 +135,14 @@ def desired(snapshot: Snapshot, options: Options, certificates: Certificates, ca
         options: what the operator chose.
         certificates: what has been checked and written.
         callers: names of the services that call and are let in.
+        admitted: endpoints that may get traffic; None where their identity is not looked at.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
     chain is.
     """
     problems: list[Problem] = []
     public = _public(snapshot, options, certificates, problems)
-    parts = _upstreams(snapshot, certificates, problems)
+    parts = _upstreams(snapshot, options, certificates, admitted, problems)
     wanted = Desired(
         options=options.process,
         public=public,
@@ -152,7 +166,7 @@ def _public(
     if complaint:
         problems.append(Problem("public listener", complaint))
     tls = _tls(certificates, _public_alpn(proxy.protocol), (snapshot.tls or LEFT_TO_PROXIES).incoming)
-    undecided = options.intentions and snapshot.policy is None
+    undecided = options.intentions.asks and snapshot.policy is None
     if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
         return None
     return PublicListener(
@@ -163,7 +177,7 @@ def _public(
         mode=_mode(proxy.protocol),
         backend=APP,
         client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
-        authorised=options.intentions,
+        authorised=options.intentions.asks,
         max_connections=proxy.max_inbound_connections,
         forward_for=proxy.forward_for,
         appname_header=_header(proxy.appname_header, problems),
@@ -182,7 +196,7 @@ def _ticket_keys(options: Options, certificates: Certificates) -> TicketKeys:
 
 def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:
     """Our URI where callers' certificates are told to the application: with http and http2, as Consul's Envoy does."""
-    told = options.intentions and protocol in (Protocol.HTTP, Protocol.HTTP2)
+    told = options.intentions.asks and protocol in (Protocol.HTTP, Protocol.HTTP2)
     return certificates.leaf.uri if told and certificates.leaf else ""
 
 
@@ -241,10 +255,17 @@ def _authorisation(public: PublicListener | None, options: Options, policy: Poli
         options.rules,
         rule_headers(policy) if public.mode is Mode.HTTP else (),
         policy.normalization or CONSULS_DEFAULT,
+        enforced=options.intentions is Enforcement.ENFORCE,
     )
 
 
-def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Problem]) -> tuple[_Part, ...]:
+def _upstreams(
+    snapshot: Snapshot,
+    options: Options,
+    certificates: Certificates,
+    admitted: Container[Peer] | None,
+    problems: list[Problem],
+) -> tuple[_Part, ...]:
     taken: list[tuple[Bind, str]] = []
     public = _public_bind(snapshot.proxy)
     if public:
@@ -255,7 +276,9 @@ def _upstreams(snapshot: Snapshot, certificates: Certificates, problems: list[Pr
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            parts.append(_upstream(state, bind, certificates, limits, problems))
+            part = _upstream(state, bind, certificates, limits, admitted, problems)
+            check = _check(state, options, problems)
+            parts.append(replace(part, backend=replace(part.backend, check=check)) if check else part)
     return tuple(parts)
 
 
@@ -298,7 +321,12 @@ def _upstream_bind(upstream: Upstream) -> Bind:
 
 
 def _upstream(
-    state: UpstreamState, bind: Bind, certificates: Certificates, limits: TlsLimits, problems: list[Problem]
+    state: UpstreamState,
+    bind: Bind,
+    certificates: Certificates,
+    limits: TlsLimits,
+    admitted: Container[Peer] | None,
+    problems: list[Problem],
 ) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
     protocol = _protocol(state)
@@ -309,7 +337,8 @@ def _upstream(
         mode=_mode(protocol),
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
-        servers=servers(_endpoints(state)) if tls else (),
+        servers=servers(_target(state).endpoints, admitted) if tls else (),
+        known=all(target.known for target in state.targets),
     )
     listener = UpstreamListener(
         name=upstream_name(upstream),
@@ -332,8 +361,21 @@ def _chain_problems(label: str, chain: Chain | None) -> Iterator[Problem]:
         yield Problem(f"upstream {label}", text)
 
 
-def _endpoints(state: UpstreamState) -> tuple[Endpoint, ...]:
-    return state.endpoints(start_target(state.chain).id if state.chain else QUERY_TARGET)
+def _check(state: UpstreamState, options: Options, problems: list[Problem]) -> PeerCheck | None:
+    identities = _target(state).identities
+    if not options.leaves or not identities:
+        return None
+    if len(identities) > MAX_IDENTITIES:
+        text = (
+            f"its instances are of {len(identities)} services; with more than {MAX_IDENTITIES} answers are not checked"
+        )
+        problems.append(Problem(f"upstream {state.upstream.key.label()}", text))
+        return None
+    return PeerCheck(options.leaves, identities)
+
+
+def _target(state: UpstreamState) -> TargetEndpoints:
+    return state.target(start_target(state.chain).id if state.chain else QUERY_TARGET)
 
 
 def _protocol(state: UpstreamState) -> Protocol:

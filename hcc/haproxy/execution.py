@@ -17,9 +17,12 @@ from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.files import read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
-from hcc.haproxy.model import ActualServers, Desired
+from hcc.haproxy.model import ActualServers, Desired, Server
+from hcc.haproxy.outcome import outcome
 from hcc.haproxy.plan import (
     Actual,
+    AddCaller,
+    AddServer,
     DeleteServer,
     FreeSlot,
     Install,
@@ -33,20 +36,24 @@ from hcc.haproxy.plan import (
 )
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.replies import (
+    Info,
     ReplyError,
     parse_backends,
     parse_ca_file,
     parse_certificate,
+    parse_listeners,
     parse_servers,
     parse_ticket_keys,
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
 from hcc.haproxy.side_files import write_ticket_keys
 
-# How long deletions, or slots to be freed, wait together for last connections; what is left stays in maintenance and is
-# planned again.
-DELETE_BUDGET_S = 0.5
+# How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
+# it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
+DELETE_BUDGET_S = 0.05
 BATCH = 40
+# HAProxy makes a TLS context for each, half a millisecond in which a thread of it does nothing else.
+ADD_BATCH = 10
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +84,8 @@ class SocketControl:
         self._store = store
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
         self._told_through_master = False
+        # What runs as far as we know; None when something happened that we did not follow.
+        self._known: Actual | None = None
         # What the last plan left to wait for; the next one only looks whether it is time.
         self._pending: frozenset[Operation] = frozenset()
 
@@ -92,8 +101,6 @@ class SocketControl:
         return True
 
     def servers(self) -> ActualServers:
-        if self._capabilities.has(Feature.DYNAMIC_SERVERS):
-            return ()
         try:
             return parse_servers(self._runtime.send("show servers state"))
         except NotListeningError:
@@ -101,7 +108,19 @@ class SocketControl:
         except ReplyError as exc:
             raise ControlError(str(exc)) from exc
 
+    def glance(self) -> Actual | None:
+        known = self._known
+        if known is None:
+            return None
+        try:
+            info = self._runtime.info()
+        except NotListeningError:
+            return None
+        same = (info.pid, info.structure) == (known.pid, known.structure)
+        return known if same else None
+
     def read_actual(self, rendered: Rendered) -> Actual:
+        self._known = None
         config = self._store.config(rendered)
         files = tuple(file for file in rendered.files if read_text(file.path) == file.text)
         try:
@@ -110,14 +129,16 @@ class SocketControl:
             return Actual(config=config, files=files)
         self._tell_the_way()
         try:
-            return self._running(rendered, info.pid, info.structure, Actual(config=config, files=files))
+            self._known = self._running(rendered, info, Actual(config=config, files=files))
         except ReplyError as exc:
             raise ControlError(str(exc)) from exc
+        return self._known
 
     def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
         return taken_binds(desired.binds(), (actual.pid,) if actual.pid else ())
 
     def apply(self, plan: Plan) -> Applied:
+        known, self._known = self._known, None
         done: list[Operation] = []
         pending: list[Operation] = []
         batch = plan.operations[:1]
@@ -131,6 +152,7 @@ class SocketControl:
             return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
         finally:
             self._pending = frozenset(pending)
+        self._known = _followed(known, done, pending)
         return Applied(tuple(done), tuple(pending), _reloaded(done))
 
     def _tell_the_way(self) -> None:
@@ -143,10 +165,13 @@ class SocketControl:
             else:
                 _log.info("HAProxy listens on its runtime socket again")
 
-    def _running(self, rendered: Rendered, pid: int, structure: str, on_disk: Actual) -> Actual:
+    def _running(self, rendered: Rendered, info: Info, on_disk: Actual) -> Actual:
         ask = self._runtime.send
         servers = dict(parse_servers(ask("show servers state")))
         desired = rendered.desired
+        for backend in desired.backends:
+            servers[backend.name] = _same_objects(servers.get(backend.name, ()), backend.servers)
+        shut_are_listed = self._capabilities.has(Feature.SHUT_IS_LISTED)
         # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
         ca_files = desired.ca_files if rendered.replaces_cas else ()
         certificates = desired.certificates if rendered.replaces_certificates else ()
@@ -156,8 +181,11 @@ class SocketControl:
         return replace(
             on_disk,
             running=True,
-            pid=pid,
-            structure=structure,
+            pid=info.pid,
+            structure=info.structure,
+            max_connections=info.max_connections,
+            most_connections=info.most_connections,
+            listeners=parse_listeners(ask("show stat -1 1 -1"), shut_are_listed=shut_are_listed),
             servers=tuple((name, servers.get(name, ())) for name in parse_backends(ask("show backend"))),
             certificates=tuple((name, found) for name, found in leaves if found is not None),
             ca_files=tuple((name, loaded) for name, loaded in cas if loaded is not None),
@@ -213,8 +241,28 @@ class SocketControl:
         return [slot for slot in batch if slot.server in busy[slot.backend]]
 
 
+def _followed(known: Actual | None, done: list[Operation], pending: list[Operation]) -> Actual | None:
+    """What runs after these; None where that has to be seen."""
+    if known is None or any(isinstance(operation, Reload | Install) for operation in done):
+        return None
+    at_run_time = [operation for operation in done if not isinstance(operation, Reload | Install | WriteConfig)]
+    # Those that wait are in maintenance.
+    waiting = [
+        SetServerState(operation.backend, operation.server, False)
+        for operation in pending
+        if isinstance(operation, DeleteServer | FreeSlot)
+    ]
+    return outcome(known, (*at_run_time, *waiting))
+
+
+def _same_objects(found: tuple[Server, ...], wanted: tuple[Server, ...]) -> tuple[Server, ...]:
+    """Those found, by the objects that are wanted where they are equal: the next plan compares identities."""
+    by_name = {server.name: server for server in wanted}
+    return tuple(one if (other := by_name.get(one.name)) is None or other != one else other for one in found)
+
+
 def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...]]:
-    """Operations of one kind that HAProxy answers with silence go together, as do deletions, and slots to be freed."""
+    """Operations of one kind whose answers can be told apart go together: an exchange costs more than a command."""
     batch: list[Operation] = []
     for operation in operations:
         if batch and not (_joins(batch[0], operation) and len(batch) < _room(operation)):
@@ -226,10 +274,13 @@ def _batches(operations: tuple[Operation, ...]) -> Iterator[tuple[Operation, ...
 
 
 def _joins(first: Operation, second: Operation) -> bool:
-    return type(first) is type(second) and isinstance(first, SetServerState | SetServerWeight | FreeSlot | DeleteServer)
+    together = SetServerState | SetServerWeight | AddServer | AddCaller | FreeSlot | DeleteServer
+    return type(first) is type(second) and isinstance(first, together)
 
 
 def _room(operation: Operation) -> int:
+    if isinstance(operation, AddServer | AddCaller):
+        return ADD_BATCH
     return 1_000_000 if isinstance(operation, FreeSlot | DeleteServer) else BATCH
 
 

@@ -73,6 +73,11 @@ class Layout:
         return self._path("rules.map")
 
     @property
+    def leaves(self) -> str:
+        """HAProxy's map of upstreams' leaf certificates, by their digest."""
+        return self._path("leaves.map")
+
+    @property
     def dataplane_socket(self) -> str:
         return self._path("dataplane.sock")
 

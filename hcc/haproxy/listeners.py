@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -18,19 +19,24 @@ from hcc.haproxy.model import Bind, TcpBind, UnixBind
 
 _LISTEN = "0A"
 
+Listener = tuple[IPv4Address | IPv6Address, int, int]
+"""Address, port and inode."""
+
 
 def taken_binds(binds: Iterable[Bind], owners: Iterable[int]) -> tuple[Taken, ...]:
     """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free."""
     ours = frozenset(inode for pid in owners for inode in _socket_inodes(pid))
-    found = ((bind, _reason(bind, ours)) for bind in binds)
+    # Once for all, and only when a port is held: the kernel lists every connection of the machine, not only listeners.
+    listeners = cache(lambda: tuple(_tcp_listeners()))
+    found = ((bind, _reason(bind, ours, listeners)) for bind in binds)
     return tuple(Taken(bind, reason) for bind, reason in found if reason)
 
 
-def _reason(bind: Bind, ours: frozenset[int]) -> str:
-    return _tcp_reason(bind, ours) if isinstance(bind, TcpBind) else _unix_reason(bind, ours)
+def _reason(bind: Bind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
+    return _tcp_reason(bind, ours, listeners) if isinstance(bind, TcpBind) else _unix_reason(bind, ours)
 
 
-def _tcp_reason(bind: TcpBind, ours: frozenset[int]) -> str:
+def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
     family = socket.AF_INET6 if ":" in bind.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         # Not SO_REUSEPORT, which HAProxy uses: it would share the port with another sidecar's HAProxy.
@@ -40,14 +46,14 @@ def _tcp_reason(bind: TcpBind, ours: frozenset[int]) -> str:
         try:
             trial.bind((bind.address, bind.port))
         except OSError as exc:
-            if exc.errno == errno.EADDRINUSE and _all_ours(bind, ours):
+            if exc.errno == errno.EADDRINUSE and _all_ours(bind, ours, listeners()):
                 return ""
             return f"{exc.strerror} ({bind})"
     return ""
 
 
-def _all_ours(bind: TcpBind, ours: frozenset[int]) -> bool:
-    holders = [inode for address, port, inode in _tcp_listeners() if bind.clashes(TcpBind(str(address), port))]
+def _all_ours(bind: TcpBind, ours: frozenset[int], listeners: tuple[Listener, ...]) -> bool:
+    holders = [inode for address, port, inode in listeners if bind.clashes(TcpBind(str(address), port))]
     return bool(holders) and all(inode in ours for inode in holders)
 
 
@@ -82,8 +88,8 @@ def _socket_inodes(pid: int) -> Iterator[int]:
             yield int(target[8:-1])
 
 
-def _tcp_listeners() -> Iterator[tuple[IPv4Address | IPv6Address, int, int]]:
-    """Address, port and inode of every listening TCP socket. Source: proc(5), /proc/net/tcp."""
+def _tcp_listeners() -> Iterator[Listener]:
+    """Every listening TCP socket. Source: proc(5), /proc/net/tcp."""
     for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
         for line in _lines(table)[1:]:
             words = line.split()

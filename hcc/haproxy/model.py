@@ -135,20 +135,31 @@ class Server:
     weight: int = 1
     enabled: bool = True
 
+    def __hash__(self) -> int:
+        """By the name alone: there are thousands, looked up again and again."""
+        return hash(self.name)
 
-@dataclass(frozen=True, slots=True, order=True)
-class ActualServer:
-    """A server as the running process has it; `enabled` is false in maintenance and while draining."""
+
+# Those of the running process per backend, both sorted by name. There a weight may be 0, an address empty (a unix
+# socket), and not `enabled` is also one that drains or is marked down by hand.
+ActualServers = tuple[tuple[str, tuple[Server, ...]], ...]
+
+
+class Listening(Enum):
+    """Whether a listener takes connections."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    SHUT = "shut"  # until the next reload
+
+
+@dataclass(frozen=True, slots=True)
+class ActualListener:
+    """A listener as the running process has it; beyond `max_connections` others wait."""
 
     name: str
-    address: str
-    port: int
-    weight: int
-    enabled: bool
-
-
-# Per backend, both sorted by name.
-ActualServers = tuple[tuple[str, tuple[ActualServer, ...]], ...]
+    state: Listening
+    max_connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +172,27 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerCheck:
+    """Whose answers a backend lets through.
+
+    Args:
+        leaves: map file of leaf certificates that were seen before, by their digest.
+        identities: SPIFFE URIs, of one of which a server's certificate must be; sorted.
+    """
+
+    leaves: str
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """The servers of one upstream, or of one of its targets. Servers are sorted and come and go at run time.
 
     Args:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
+        known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
+        check: None where answers are not looked at.
     """
 
     name: str
@@ -175,6 +201,8 @@ class Backend:
     tls: Tls | None
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
+    known: bool = True
+    check: PeerCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +236,7 @@ class Authorisation:
         rules: map file of the rules of layer-7 intentions.
         headers: names of the request headers that rules look at, sorted.
         normalization: how a request under rules is brought into one form.
+        enforced: False to let everybody in, and every request through as it came, and only tell whom the answers deny.
     """
 
     backend: str
@@ -218,6 +247,7 @@ class Authorisation:
     rules: str
     headers: tuple[str, ...] = ()
     normalization: Normalization = CONSULS_DEFAULT
+    enforced: bool = True
     processing_timeout_ms: int = 500
 
 
@@ -306,6 +336,11 @@ class Desired:
         """Every address that is listened on, the public one first."""
         public: tuple[Bind, ...] = (self.public.bind,) if self.public else ()
         return public + tuple(listener.bind for listener in self.upstreams)
+
+    def listener_names(self) -> tuple[str, ...]:
+        """Of every listener, the public one first."""
+        public = (self.public.name,) if self.public else ()
+        return public + tuple(listener.name for listener in self.upstreams)
 
     def without(self, binds: Iterable[Bind]) -> Desired:
         """The same with the listeners on these addresses left out, and what only they used."""

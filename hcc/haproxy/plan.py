@@ -1,31 +1,37 @@
 """What must be done to HAProxy so that it does what is wanted: an ordered tuple of operations.
 
-The order: CAs, certificates, ticket keys, then servers (added, moved, weighted, switched, freed, deleted), then at
-most one of install, reload, write. Planning again after everything was applied gives an empty plan. Leaves to others:
-reading the actual state and doing the operations (`hcc.haproxy.control`).
+The order: CAs, certificates, ticket keys, listeners, then servers (added, moved, weighted, switched, freed, deleted),
+then at most one of install, reload, write. Planning again after everything was applied gives an empty plan. A change of
+one server of ten thousand costs comparing the identity of each, no more. Leaves to others: reading the actual state and
+doing the operations (`hcc.haproxy.control`), and what is there after an operation (`hcc.haproxy.outcome`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from hcc.haproxy.model import (
-    ActualServer,
+    ActualListener,
     ActualServers,
     AppBackend,
     Backend,
     CaFile,
     CertificateFile,
+    Listening,
     Server,
     TicketKeys,
     Tls,
 )
-from hcc.haproxy.render import Rendered, SideFile
+from hcc.haproxy.render import Rendered, SideFile, agent_name
 from hcc.haproxy.slots import is_spare
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
 COMMAND_BYTES = 256
+# More servers than these come sooner by a reload: for each, HAProxy halts all its threads and looks through the servers
+# that its backend has. Ten thousand took more than 20 s one by one, and 5 s in the file (2.8.25, busy machine).
+MOST_ADDED = 2_000
+CERTIFICATES_DIFFER = "certificates differ from what runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,37 @@ class SetTicketKeys:
 
     def describe(self) -> str:
         return f"set ticket keys {self.file.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnableListener:
+    """Let a paused listener take connections again."""
+
+    listener: str
+
+    def describe(self) -> str:
+        return f"enable listener {self.listener}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetListenerLimit:
+    """Set how many connections a listener takes at once."""
+
+    listener: str
+    connections: int
+
+    def describe(self) -> str:
+        return f"let listener {self.listener} take {self.connections} connections"
+
+
+@dataclass(frozen=True, slots=True)
+class SetProcessLimit:
+    """Set how many connections the process takes at once."""
+
+    connections: int
+
+    def describe(self) -> str:
+        return f"let HAProxy take {self.connections} connections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +209,9 @@ class WriteConfig:
 
 
 ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | FreeSlot | DeleteServer
-Operation = SetCa | SetCertificate | SetTicketKeys | ServerOperation | Install | Reload | WriteConfig
+ListenerOperation = EnableListener | SetListenerLimit | SetProcessLimit
+RunTimeOperation = SetCa | SetCertificate | SetTicketKeys | ListenerOperation | ServerOperation
+Operation = RunTimeOperation | Install | Reload | WriteConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +222,8 @@ class Actual:
         running: whether a worker answers.
         pid: of the current worker, 0 when none runs.
         structure: digest of the structure it runs; empty when it is not ours.
+        max_connections, most_connections: how many it takes at once, and what that was at its start.
+        listeners: every frontend.
         servers: those of all backends.
         certificates: fingerprint per certificate name that the process has loaded.
         ca_files: fingerprints per CA file name that the process has loaded.
@@ -194,6 +235,9 @@ class Actual:
     running: bool = False
     pid: int = 0
     structure: str = ""
+    max_connections: int = 0
+    most_connections: int = 0
+    listeners: tuple[ActualListener, ...] = ()
     servers: ActualServers = ()
     certificates: tuple[tuple[str, str], ...] = ()
     ca_files: tuple[tuple[str, frozenset[str]], ...] = ()
@@ -235,19 +279,53 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True) -> Plan
     """
     if not actual.running:
         return _install(rendered, actual) if may_reload else Plan()
-    certificates = (*_ca_operations(rendered, actual), *_certificate_operations(rendered, actual))
-    reasons = ("certificates differ from what runs",) if certificates else ()
-    if may_reload and _too_long(rendered, actual):
-        why = "a certificate file is too long to be replaced at run time"
+    why = _reason_to_reload(rendered, actual)
+    if why and may_reload:
+        certificates = tuple(_certificate_operations(rendered, actual))
+        reasons = (CERTIFICATES_DIFFER,) if certificates else ()
         return Plan((*certificates, Reload(rendered)), (*reasons, why))
-    if actual.structure == rendered.structure:
-        return _in_place(rendered, actual, certificates, reasons)
-    if not may_reload:
-        servers = _server_operations(rendered, actual)
-        return Plan((*certificates, *servers), (*reasons, "structure differs, but a reload is not to be tried now"))
-    found = actual.structure or "something that is not ours"
-    why = f"structure {rendered.structure} is wanted, {found} runs"
-    return Plan((*certificates, Reload(rendered)), (*reasons, why))
+    steps = changes(rendered, actual)
+    if may_reload and are_too_many(steps):
+        return Plan((Reload(rendered),), (f"more than {MOST_ADDED} servers come sooner by a reload",))
+    if why:
+        return Plan(steps.operations, (*steps.reasons, f"{why}, but a reload is not to be tried now"))
+    if _on_disk(rendered, actual):
+        return steps
+    return Plan((*steps.operations, WriteConfig(rendered)), (*steps.reasons, "the file on disk differs"))
+
+
+def changes(rendered: Rendered, actual: Actual) -> Plan:
+    """What of a plan is done in what runs: neither file nor reload. The text of `rendered` is not looked at."""
+    groups: tuple[tuple[str, tuple[RunTimeOperation, ...]], ...] = (
+        (CERTIFICATES_DIFFER, tuple(_certificate_operations(rendered, actual))),
+        ("TLS sessions of other certificates could go on", tuple(_ticket_operations(rendered, actual))),
+        ("listeners differ from what was started", tuple(_listener_operations(rendered, actual))),
+        ("servers differ from what runs", tuple(_server_operations(rendered, actual))),
+    )
+    operations = tuple(operation for _, those in groups for operation in those)
+    return Plan(operations, tuple(reason for reason, those in groups if those))
+
+
+def are_too_many(steps: Plan) -> bool:
+    """Whether a reload does sooner what these do at run time."""
+    return sum(isinstance(operation, AddServer) for operation in steps.operations) > MOST_ADDED
+
+
+def fits_what_runs(rendered: Rendered, actual: Actual) -> bool:
+    """Whether `changes` are all that is to be done, but for the files."""
+    return actual.running and not _reason_to_reload(rendered, actual)
+
+
+def _reason_to_reload(rendered: Rendered, actual: Actual) -> str:
+    """Empty when there is none."""
+    if actual.structure != rendered.structure:
+        found = actual.structure or "something that is not ours"
+        return f"structure {rendered.structure} is wanted, {found} runs"
+    open_or_paused = {one.name for one in actual.listeners if one.state is not Listening.SHUT}
+    shut = [name for name in rendered.desired.listener_names() if name not in open_or_paused]
+    if shut:
+        return f"shut for good: {', '.join(shut)}"
+    return "a certificate file is too long to be replaced at run time" if _too_long(rendered, actual) else ""
 
 
 def _install(rendered: Rendered, actual: Actual) -> Plan:
@@ -256,44 +334,25 @@ def _install(rendered: Rendered, actual: Actual) -> Plan:
     return Plan((Install(rendered),), ("nothing runs and the file on disk is not what is wanted",))
 
 
-def _in_place(
-    rendered: Rendered, actual: Actual, certificates: tuple[Operation, ...], reasons: tuple[str, ...]
-) -> Plan:
-    # After all certificates and CAs, which may come by a reload: else a session could begin with what is about to go.
-    tickets = tuple(_ticket_operations(rendered, actual))
-    servers = tuple(_server_operations(rendered, actual))
-    files: tuple[Operation, ...] = () if _on_disk(rendered, actual) else (WriteConfig(rendered),)
-    return Plan(
-        (*certificates, *tickets, *servers, *files),
-        (
-            *reasons,
-            *(("TLS sessions of other certificates could go on",) if tickets else ()),
-            *(("servers differ from what runs",) if servers else ()),
-            *(("the file on disk differs",) if files else ()),
-        ),
-    )
-
-
 def _on_disk(rendered: Rendered, actual: Actual) -> bool:
     return actual.config == rendered.config and actual.files == rendered.files
 
 
-def _ca_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
-    if not rendered.replaces_cas:
-        return iter(())
-    return (SetCa(file) for file in _stale_ca_files(rendered, actual) if _fits(file.pem, rendered))
+def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[SetCa | SetCertificate]:
+    """The roots first: a new leaf may come from a new one."""
+    if rendered.replaces_cas:
+        stale_cas = _stale_ca_files(rendered, actual)
+        yield from (SetCa(file) for file in stale_cas if _fits(file.pem, rendered))
+    if rendered.replaces_certificates:
+        stale = _stale_certificates(rendered, actual)
+        yield from (SetCertificate(file) for file in stale if _fits(file.pem.reveal(), rendered))
 
 
-def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
-    if not rendered.replaces_certificates:
-        return iter(())
-    stale = _stale_certificates(rendered, actual)
-    return (SetCertificate(file) for file in stale if _fits(file.pem.reveal(), rendered))
-
-
-def _ticket_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
+def _ticket_operations(rendered: Rendered, actual: Actual) -> Iterator[SetTicketKeys]:
+    """Not before a reload that brings a certificate or CA: a session could begin with what is about to go."""
     wanted = rendered.desired.ticket_keys
-    if wanted is not None and actual.ticket_keys not in ("", wanted.digest):
+    stale = wanted is not None and actual.ticket_keys not in ("", wanted.digest)
+    if wanted is not None and stale and not _reason_to_reload(rendered, actual):
         yield SetTicketKeys(wanted)
 
 
@@ -322,11 +381,26 @@ def _stale_certificates(rendered: Rendered, actual: Actual) -> tuple[Certificate
     return tuple(file for file in files if loaded.get(file.name, file.fingerprint) != file.fingerprint)
 
 
-def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[Operation]:
+def _listener_operations(rendered: Rendered, actual: Actual) -> Iterator[ListenerOperation]:
+    if actual.max_connections != actual.most_connections:
+        yield SetProcessLimit(actual.most_connections)
+    wanted = rendered.desired.options.max_connections
+    names = set(rendered.desired.listener_names())
+    for found in actual.listeners:
+        if found.name not in names:
+            continue
+        if found.state is Listening.PAUSED:
+            yield EnableListener(found.name)
+        # One that was given no limit has that of the process, which the system may have made smaller.
+        if found.max_connections not in (wanted, actual.most_connections):
+            yield SetListenerLimit(found.name, wanted)
+
+
+def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[ServerOperation]:
     """Added first, deleted last, so that no backend is without servers in between."""
     running = dict(actual.servers)
-    groups: dict[int, list[Operation]] = {}
-    for change in _caller_operations(rendered, running):
+    groups: dict[int, list[ServerOperation]] = {}
+    for change in (*_caller_operations(rendered, running), *_fixed_operations(rendered, running)):
         groups.setdefault(_turn(change), []).append(change)
     for backend in rendered.desired.backends:
         if backend.name in running:
@@ -346,7 +420,7 @@ def _turn(operation: ServerOperation) -> int:
 
 
 def _caller_operations(
-    rendered: Rendered, running: dict[str, tuple[ActualServer, ...]]
+    rendered: Rendered, running: dict[str, tuple[Server, ...]]
 ) -> Iterator[AddCaller | DeleteServer]:
     app = rendered.desired.app
     if app is None or app.name not in running or not rendered.caller_lines:
@@ -356,11 +430,28 @@ def _caller_operations(
     yield from (DeleteServer(app.name, caller) for caller in sorted(found - set(app.callers)))
 
 
-def _backend_operations(
-    backend: Backend, running: tuple[ActualServer, ...], rendered: Rendered
-) -> Iterator[ServerOperation]:
+def _fixed_operations(rendered: Rendered, running: dict[str, tuple[Server, ...]]) -> Iterator[ServerOperation]:
+    """For the servers that are part of the structure, and the callers' lines: they serve, and have their weight."""
+    for backend, weights in _fixed_weights(rendered):
+        for found in running.get(backend, ()):
+            weight = weights.get(found.name)
+            if weight is not None:
+                yield from _changes(backend, replace(found, weight=weight, enabled=True), found)
+
+
+def _fixed_weights(rendered: Rendered) -> Iterator[tuple[str, dict[str, int]]]:
+    desired = rendered.desired
+    if desired.app:
+        yield desired.app.name, dict.fromkeys(desired.app.callers, 0) | {desired.app.name: 1}
+    if desired.authorisation:
+        workers = len(desired.authorisation.sockets)
+        yield desired.authorisation.backend, {agent_name(number): 1 for number in range(1, workers + 1)}
+
+
+def _backend_operations(backend: Backend, running: tuple[Server, ...], rendered: Rendered) -> Iterator[ServerOperation]:
+    wanted, running = _differing(backend.servers, running)
     actual = {server.name: server for server in running}
-    for server in backend.servers:
+    for server in wanted:
         found = actual.pop(server.name, None)
         if found is not None and is_spare(server) and not is_spare(found):
             yield from _leaving(backend.name, found, rendered)
@@ -372,7 +463,30 @@ def _backend_operations(
         yield from (DeleteServer(backend.name, name) for name in sorted(actual))
 
 
-def _leaving(backend: str, found: ActualServer, rendered: Rendered) -> Iterator[ServerOperation]:
+def _differing(
+    wanted: tuple[Server, ...], running: tuple[Server, ...]
+) -> tuple[tuple[Server, ...], tuple[Server, ...]]:
+    """Both without what they have in common at their beginning and end."""
+    if wanted == running:
+        return (), ()
+    shorter = min(len(wanted), len(running))
+    start = _common(wanted, running)
+    end = min(_common(reversed(wanted), reversed(running)), shorter - start)
+    return wanted[start : len(wanted) - end], running[start : len(running) - end]
+
+
+def _common(some: Iterable[Server], others: Iterable[Server]) -> int:
+    """How many they have in common before they first differ."""
+    pairs = enumerate(zip(some, others, strict=False))
+    alike = 0
+    for place, (one, other) in pairs:
+        if one is not other and one != other:
+            return place
+        alike = place + 1
+    return alike
+
+
+def _leaving(backend: str, found: Server, rendered: Rendered) -> Iterator[ServerOperation]:
     """Of a slot whose endpoint is gone."""
     if rendered.frees_slots:
         yield FreeSlot(backend, found.name)
@@ -380,7 +494,7 @@ def _leaving(backend: str, found: ActualServer, rendered: Rendered) -> Iterator[
         yield SetServerState(backend, found.name, False)
 
 
-def _changes(backend: str, server: Server, found: ActualServer) -> Iterator[ServerOperation]:
+def _changes(backend: str, server: Server, found: Server) -> Iterator[ServerOperation]:
     if (server.address, server.port) != (found.address, found.port):
         yield SetServerAddress(backend, server.name, server.address, server.port)
     if server.weight != found.weight:

@@ -23,7 +23,7 @@ from hcc.haproxy.files import PRIVATE_FILE, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.names import APP, PUBLIC
 from hcc.haproxy.replies import Message, ReplyError, alerts, parse_current_sessions
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError, SilentError
 
 # The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES")
@@ -134,17 +134,17 @@ class HAProxyProcess:
     def silent(self, timeout_s: float) -> str:
         """Which of its processes takes a question and does not answer in time: `worker`, `master`, or empty for none.
 
-        One that does not listen just now is not silent: it starts, stops, or reloads.
+        One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads.
         """
         worker = RuntimeSocket(self._layout.stats_socket, timeout_s=timeout_s, master=self._layout.master_socket)
         master = MasterSocket(self._layout.master_socket, timeout_s)
         for name, ask in (("worker", worker.info), ("master", master.processes)):
             try:
                 ask()
-            except (NotListeningError, ReplyError):
-                continue
-            except RuntimeSocketError:
+            except SilentError:
                 return name
+            except (RuntimeSocketError, ReplyError):
+                continue
         return ""
 
     def reap(self) -> Exit | None:

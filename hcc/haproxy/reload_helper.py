@@ -46,7 +46,8 @@ def settle(layout: Layout) -> str:
         return "nothing runs, so nothing was reloaded"
     if purpose is Purpose.KEEP and running == structure:
         return f"{structure} runs already"
-    TakeOver(layout).run(structure, text, f"reload with configuration {structure}")
+    # What HAProxy complains about are lines of the file, which has a head.
+    TakeOver(layout).run(structure, read_text(layout.config) or text, f"reload with configuration {structure}")
     return f"reloaded with {structure}"
 
 

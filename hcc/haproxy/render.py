@@ -9,9 +9,9 @@ what it runs. No construct is used that the Data Plane API 1.2 rewrites (referen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache, partial
 
 from hcc.haproxy import access_log, words
 from hcc.haproxy.capabilities import Capabilities, Feature
@@ -24,6 +24,7 @@ from hcc.haproxy.model import (
     Desired,
     GlobalOptions,
     Mode,
+    PeerCheck,
     PublicListener,
     Server,
     TcpBind,
@@ -31,7 +32,7 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
-from hcc.haproxy.render_rules import REFUSED, needs_experimental, rule_lines
+from hcc.haproxy.render_rules import as_sent, needs_experimental, refused, rule_lines
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
@@ -40,9 +41,12 @@ from hcc.mesh.tls import TlsLimits, TlsVersion
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
 ENGINE = "hcc"
+# Asks another worker what the first could not answer: it was killed, hangs, or makes place for its successor.
+AGAIN = "hcc-again"
 ALLOWED = f"txn.{ENGINE}.allowed"
 CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
+ERROR = f"txn.{ENGINE}.error"
 # Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
 # the first part of that, and the verdict.
 DIGEST = "sess.hcc_digest"
@@ -54,8 +58,8 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
 # Kinds of files beside haproxy.cfg, and how their names end.
 SPOE = "spoe"
-# The group of messages that no event sends, but a rule.
-GROUP = "refusals"
+# Where requests end that rules refuse: on their way there the agent is told.
+REFUSALS = "refusals"
 CERTIFICATE_LIST = "certificates"
 SIDE_FILE = ".side.cfg"
 # Consul's leaves carry no DNS name. HAProxy (2.6.12, 2.8.25) then keeps a listener's certificate in its default context
@@ -91,6 +95,8 @@ KEEP_ALIVE_MS = 3_600_000
 _CERTIFICATE_DIGEST = "ssl_c_der,sha2(256),hex"
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
 _SAFE_METHODS = "GET HEAD OPTIONS"
+# Longer than any answer is waited for.
+INSPECT_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class Rendered:
     """A wanted configuration as text.
 
     Args:
-        config: of haproxy.cfg.
+        write: makes the text of haproxy.cfg, which `config` is; made when it is asked for, as it is long.
         files: those that `config` names and that are made here.
         structure: digest of all that only a reload can change.
         dynamic: whether servers may come and go at run time; otherwise they are in slots.
@@ -117,7 +123,7 @@ class Rendered:
     """
 
     desired: Desired
-    config: str
+    write: Callable[[], str] = field(compare=False, repr=False)
     files: tuple[SideFile, ...]
     structure: str
     dynamic: bool
@@ -126,6 +132,11 @@ class Rendered:
     replaces_certificates: bool
     replaces_cas: bool
     payload_bytes: int
+
+    @property
+    def config(self) -> str:
+        """The text of haproxy.cfg."""
+        return self.write()
 
 
 def render(desired: Desired, capabilities: Capabilities, running: ActualServers = ()) -> Rendered:
@@ -144,10 +155,9 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
     files = _files(desired, capabilities)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
-    text = _joined(_file(desired, capabilities, files, structure))
     return Rendered(
         desired=desired,
-        config=text,
+        write=cache(partial(_text, desired, capabilities, files, structure)),
         files=tuple(files.values()),
         structure=structure,
         dynamic=dynamic,
@@ -157,6 +167,10 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
         replaces_cas=capabilities.has(Feature.CA_UPDATE),
         payload_bytes=capabilities.payload_bytes,
     )
+
+
+def _text(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> str:
+    return _joined(_file(desired, capabilities, files, structure))
 
 
 def server_arguments(server: Server, tls: Tls, capabilities: Capabilities) -> str:
@@ -237,8 +251,10 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
         yield from _app(desired.app, desired.public, capabilities)
-    if desired.authorisation:
-        yield from _agents(desired.authorisation, capabilities)
+    if asked:
+        if _refuses_by_rules(asked, capabilities):
+            yield from _refusals()
+        yield from _agents(asked, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
         log = access_log.upstream(listener.mode, listener.label) if logs else ()
@@ -288,13 +304,14 @@ def _public(
     # The handshake demands a certificate already; should it ever not, this still does.
     yield "  tcp-request content reject unless { ssl_c_used }"
     if public.authorised and authorisation:
-        yield f"  filter spoe engine {ENGINE} config {words.path(files[SPOE].path)}"
-        maps = authorisation if capabilities.has(Feature.SHA2) else None
+        yield from (
+            f"  filter spoe engine {engine} config {words.path(files[SPOE].path)}" for engine in (ENGINE, AGAIN)
+        )
         if public.mode is Mode.HTTP:
-            yield from _authorise_requests(maps, capabilities, log)
+            yield from _authorise_requests(authorisation, capabilities, log)
         else:
             yield from log
-            yield from _authorise_connections(maps)
+            yield from _authorise_connections(authorisation, capabilities)
     else:
         yield from log
     if public.mode is Mode.HTTP:
@@ -302,53 +319,65 @@ def _public(
         yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
         if public.forward_for:
             yield "  option forwardfor"
+    if public.authorised and authorisation and _refuses_by_rules(authorisation, capabilities):
+        yield f"  use_backend {REFUSALS} if {refused(authorisation, VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
 
 
-def _authorise_connections(maps: Authorisation | None) -> Iterator[str]:
+def _authorise_connections(asked: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     """Rules that run after the agent was asked, which it is unless the verdict on the caller is known and allows."""
     rule = "  tcp-request content"
-    if maps:
-        yield f"{rule} set-var({IDENTITY}) {_identity(maps)}"
+    remembers = capabilities.has(Feature.SHA2)
+    if remembers:
+        yield f"{rule} set-var({IDENTITY}) {_identity(asked)}"
     yield f"{rule} set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"{rule} set-var({NAME}) var({IDENTITY}),field(1,|)"
-    if maps:
-        yield f"{rule} set-var({VERDICT}) var({NAME}),map({words.path(maps.verdicts)})"
+    if not asked.enforced:
+        # Whom the agent denied it has counted and told.
+        return
+    if remembers:
+        yield f"{rule} set-var({VERDICT}) var({NAME}),map({words.path(asked.verdicts)})"
         yield f"{rule} accept if {{ var({VERDICT}) -m str {ALLOW} }}"
         yield f"{rule} reject if {{ var({VERDICT}) -m found }}"
     yield f"{rule} reject unless {{ var({ALLOWED}) -m bool }}"
 
 
-def _authorise_requests(maps: Authorisation | None, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
+def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
     """The same for each request. What a connection's certificate says is looked up once, the verdict each time."""
-    if maps:
+    remembers, has_rules = capabilities.has(Feature.SHA2), _has_rules(asked, capabilities)
+    if remembers:
         # These run before the agent is asked.
-        identity = f"var({DIGEST}),map({words.path(maps.identities)})"
+        identity = f"var({DIGEST}),map({words.path(asked.identities)})"
         yield f"  tcp-request content set-var({DIGEST}) {_CERTIFICATE_DIGEST} unless {{ var({DIGEST}) -m found }}"
         yield f"  tcp-request content set-var({IDENTITY}) {identity} unless {{ var({IDENTITY}) -m found }}"
         yield f"  tcp-request content set-var({NAME}) var({IDENTITY}),field(1,|) unless {{ var({NAME}) -m found }}"
-        yield f"  tcp-request content set-var({VERDICT}) var({NAME}),map({words.path(maps.verdicts)})"
+        yield f"  tcp-request content set-var({VERDICT}) var({NAME}),map({words.path(asked.verdicts)})"
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
-    if maps:
+    if remembers:
         # Most requests end here, before all that concerns strangers and layer-7 rules.
         yield f"  http-request allow if {{ var({VERDICT}) -m str {ALLOW} }}"
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
-    if maps:
-        if capabilities.has(Feature.LOOKAHEAD):
-            # What the agent says of a stranger whom rules govern.
-            yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
-        known = f"{{ var({VERDICT}) -m found }}"
-        yield f"  http-request deny deny_status 403 if {known} ! {_decides(capabilities)}"
-        yield f"  http-request deny deny_status 403 unless {known} || {{ var({ALLOWED}) -m bool }}"
-        if capabilities.has(Feature.LOOKAHEAD):
-            yield from rule_lines(maps, VERDICT, capabilities)
-            # The agent counts and tells it; nothing that it answers changes anything.
-            yield f"  http-request send-spoe-group {ENGINE} {GROUP} if {REFUSED}"
-            yield f"  http-request deny deny_status 403 if {REFUSED}"
-    else:
-        yield f"  http-request deny deny_status 403 unless {{ var({ALLOWED}) -m bool }}"
+    if has_rules:
+        # What the agent says of a stranger whom rules govern.
+        yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
+    if asked.enforced:
+        yield from _refuse_requests(capabilities)
+    if has_rules:
+        yield from rule_lines(asked, VERDICT, capabilities)
+        yield from as_sent(asked, capabilities)
+
+
+def _refuse_requests(capabilities: Capabilities) -> Iterator[str]:
+    """The lines that refuse every request of a caller that is denied, and of one that nobody could tell anything of."""
+    allowed = f"{{ var({ALLOWED}) -m bool }}"
+    if not capabilities.has(Feature.SHA2):
+        yield f"  http-request deny deny_status 403 unless {allowed}"
+        return
+    known = f"{{ var({VERDICT}) -m found }}"
+    yield f"  http-request deny deny_status 403 if {known} ! {_decides(capabilities)}"
+    yield f"  http-request deny deny_status 403 unless {known} || {allowed}"
 
 
 def _decides(capabilities: Capabilities) -> str:
@@ -357,8 +386,8 @@ def _decides(capabilities: Capabilities) -> str:
     return f"{{ var({VERDICT}) -m beg {ALLOW}{rules} }}"
 
 
-def _identity(maps: Authorisation) -> str:
-    return f"{_CERTIFICATE_DIGEST},map({words.path(maps.identities)})"
+def _identity(asked: Authorisation) -> str:
+    return f"{_CERTIFICATE_DIGEST},map({words.path(asked.identities)})"
 
 
 def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
@@ -416,6 +445,13 @@ def _app_address(app: AppBackend) -> str:
     return where if words.is_ip(app.address) else f"{where} init-addr libc,none"
 
 
+def _refusals() -> Iterator[str]:
+    yield ""
+    yield f"backend {REFUSALS}"
+    yield "  mode http"
+    yield "  http-request deny deny_status 403"
+
+
 def _agents(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(authorisation.backend)}"
@@ -425,7 +461,12 @@ def _agents(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     yield "  option spop-check"
     pool = " pool-low-conn 64" if capabilities.has(Feature.POOL_LOW_CONN) else ""
     for number, path in enumerate(authorisation.sockets, start=1):
-        yield f"  server w{number} unix@{words.path(path)} check inter 1s{pool}"
+        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 1s{pool}"
+
+
+def agent_name(number: int) -> str:
+    """The server line of SPOE worker `number`, counted from 1."""
+    return f"w{number}"
 
 
 def _keeper(desired: Desired, capabilities: Capabilities) -> Iterator[str]:
@@ -472,6 +513,48 @@ def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
     if backend.mode is Mode.HTTP:
         yield from _pooled()
     yield from _timeouts(backend.timeouts)
+    if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):
+        yield from _check_answers(backend.mode, backend.check)
+
+
+def _check_answers(mode: Mode, check: PeerCheck) -> Iterator[str]:
+    """The rules that let nothing come back from a server that is not who it should be.
+
+    A leaf that was seen before is known by its digest. One that was renewed since names itself. HAProxy has no word for
+    that but the bytes of the certificate: they are those of a list of names with the one URI and nothing else, and of a
+    key in which they cannot be hidden.
+    """
+    uris = " ".join(words.pattern(identity) for identity in check.identities)
+    names = " ".join(name_list(identity) for identity in check.identities)
+    seen = f"{{ ssl_s_der,sha2(256),hex,map({words.path(check.leaves)}) -m str {uris} }}"
+    plain_key, named = "{ ssl_s_key_alg -m str id-ecPublicKey }", f"{{ ssl_s_der,hex -m sub {names} }}"
+    if mode is Mode.TCP:
+        yield f"  tcp-response content reject unless {seen} || {plain_key} {named}"
+        return
+    # No http-response rule sees an interim answer (100, 103), which goes to the client at once. The certificate is only
+    # looked at when there is one, as each look takes 1 to 2 us.
+    interim = "{ status lt 200 }"
+    yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
+    yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
+    # Without a status of its own: 502 is what it answers, and older Data Plane APIs do not know the word.
+    yield f"  http-response deny unless {seen} || {plain_key} {named}"
+
+
+def name_list(uri: str) -> str:
+    """The subject alternative names of a certificate that names this URI alone, as HAProxy's `hex` has their bytes.
+
+    An OCTET STRING of a SEQUENCE of one GeneralName, uniformResourceIdentifier [6]. Source: RFC 5280 section 4.2.1.6.
+    """
+    return _tagged(0x04, _tagged(0x30, _tagged(0x86, uri.encode()))).hex().upper()
+
+
+def _tagged(tag: int, content: bytes) -> bytes:
+    """Tag, length and content in DER. Source: X.690 sections 8.1.3 and 10.1."""
+    size = len(content)
+    if size < 0x80:  # noqa: PLR2004 (the short form)
+        return bytes((tag, size)) + content
+    digits = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(digits))) + digits + content
 
 
 def _pooled() -> Iterator[str]:
@@ -536,32 +619,53 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
 
 
 def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
-    remembers = capabilities.has(Feature.SHA2)
-    has_rules = remembers and authorisation.mode is Mode.HTTP and capabilities.has(Feature.LOOKAHEAD)
-    processing = words.milliseconds(authorisation.processing_timeout_ms)
-    yield f"[{ENGINE}]"
-    yield "spoe-agent agent"
-    yield "  messages caller"
-    if has_rules:
-        yield f"  groups {GROUP}"
-    yield f"  option var-prefix {ENGINE}"
-    yield "  option set-on-error error"
-    yield f"  timeout hello {processing}"
-    yield f"  timeout processing {processing}"
-    yield "  timeout idle 5m"
-    yield f"  use-backend {words.name(authorisation.backend)}"
-    yield "spoe-message caller"
-    yield f"  args der=ssl_c_der{' src=src src_port=src_port' if remembers else ''}"
-    yield f"  event {EVENTS[authorisation.mode]}{_unless_allowed(authorisation) if remembers else ''}"
-    if has_rules:
-        yield f"spoe-group {GROUP}"
-        yield "  messages refused"
+    rules = _has_rules(authorisation, capabilities)
+    yield from _agent(ENGINE, authorisation, "5m", " refused" if rules else "")
+    yield from _question(authorisation, capabilities, _unless_allowed(authorisation, capabilities))
+    if rules:
+        # The agent counts and tells it; nothing that it answers changes anything. Not by `send-spoe-group`: 2.2.9 sends
+        # that again and again, until the client gives up.
         yield "spoe-message refused"
         yield f"  args caller=var({IDENTITY}) method=method path=path"
+        yield f"  event on-backend-http-request if {refused(authorisation, VERDICT)}"
+    # Idle connections end soon, so that it asks on a new one: an old one may be of the worker that is gone.
+    yield from _agent(AGAIN, authorisation, "100ms")
+    yield from _question(authorisation, capabilities, f" if {{ var({ERROR}) -m found }}")
 
 
-def _unless_allowed(authorisation: Authorisation) -> str:
+def _agent(engine: str, authorisation: Authorisation, idle: str, more: str = "") -> Iterator[str]:
+    processing = words.milliseconds(authorisation.processing_timeout_ms)
+    yield f"[{engine}]"
+    yield "spoe-agent agent"
+    yield f"  messages caller{more}"
+    yield f"  option var-prefix {ENGINE}"
+    if engine == ENGINE:
+        yield f"  option set-on-error {ERROR.rpartition('.')[2]}"
+    yield f"  timeout hello {processing}"
+    yield f"  timeout processing {processing}"
+    yield f"  timeout idle {idle}"
+    yield f"  use-backend {words.name(authorisation.backend)}"
+
+
+def _question(authorisation: Authorisation, capabilities: Capabilities, when: str) -> Iterator[str]:
+    yield "spoe-message caller"
+    yield f"  args der=ssl_c_der{' src=src src_port=src_port' if capabilities.has(Feature.SHA2) else ''}"
+    yield f"  event {EVENTS[authorisation.mode]}{when}"
+
+
+def _has_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
+    able = capabilities.has(Feature.SHA2) and capabilities.has(Feature.LOOKAHEAD)
+    return able and authorisation.mode is Mode.HTTP
+
+
+def _refuses_by_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
+    return authorisation.enforced and _has_rules(authorisation, capabilities)
+
+
+def _unless_allowed(authorisation: Authorisation, capabilities: Capabilities) -> str:
     """Known callers are not asked about, but for those denied: the agent counts and tells them."""
+    if not capabilities.has(Feature.SHA2):
+        return ""
     if authorisation.mode is Mode.HTTP:
         return f" if ! {{ var({VERDICT}) -m beg {ALLOW} {NAME_PREFIX} }}"
     verdict = f"{_identity(authorisation)},field(1,|),map({words.path(authorisation.verdicts)})"

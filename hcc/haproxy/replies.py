@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hcc.errors import PeerError
-from hcc.haproxy.model import ActualServer, ActualServers, TicketKeys
+from hcc.haproxy.model import ActualListener, ActualServers, Listening, Server, TicketKeys
 from hcc.haproxy.render import DESCRIPTION
 from hcc.mesh.secret import Secret
 
@@ -21,13 +21,19 @@ class ReplyError(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """`show info` of a worker. `structure` is empty when the process does not run a configuration of ours."""
+    """`show info` of a worker. `structure` is empty when the process does not run a configuration of ours.
+
+    Args:
+        max_connections, most_connections: the limit in force, and what it was at the start.
+    """
 
     version: str
     pid: int
     structure: str
     uptime_s: int
     stopping: bool
+    max_connections: int = 0
+    most_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ def parse_info(text: str) -> Info:
             structure=digest if marker == DESCRIPTION else "",
             uptime_s=int(fields["Uptime_sec"]),
             stopping=fields.get("Stopping", "0") not in ("", "0"),
+            max_connections=int(fields.get("Maxconn", "0")),
+            most_connections=int(fields.get("Hard_maxconn", "0")),
         )
     except (KeyError, ValueError) as exc:
         raise _unexpected("show info", text) from exc
@@ -112,6 +120,9 @@ def parse_info(text: str) -> Info:
 # Bits of srv_admin_state: forced, inherited and resolver maintenance; forced and inherited drain.
 # Source: HAProxy include/haproxy/server-t.h, enum srv_admin.
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
+# srv_op_state: stopped, and soft-stopping. Where nothing checks a server, somebody set that by hand.
+_NOT_RUNNING = ("0", "3")
+_UNCHECKED = "0"
 
 
 def parse_servers(text: str) -> ActualServers:
@@ -128,20 +139,24 @@ def parse_servers(text: str) -> ActualServers:
         rows = [_row(line.split(), at) for line in lines[2:]]
     except (IndexError, ValueError) as exc:
         raise _unexpected("show servers state", text) from exc
-    backends: dict[str, list[ActualServer]] = {}
+    backends: dict[str, list[Server]] = {}
     for name, server in rows:
         backends.setdefault(name, []).append(server)
     return tuple((name, tuple(sorted(backends[name]))) for name in sorted(backends))
 
 
-_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_uweight", "srv_admin_state")
+_COLUMNS = (
+    *("be_name", "srv_name", "srv_addr", "srv_port", "srv_uweight"),
+    *("srv_admin_state", "srv_op_state", "srv_check_state"),
+)
 
 
-def _row(fields: list[str], at: list[int]) -> tuple[str, ActualServer]:
+def _row(fields: list[str], at: list[int]) -> tuple[str, Server]:
     """A backend's name and its server."""
-    backend, name, address, port, weight, state = (fields[column] for column in at)
-    enabled = not int(state) & _OUT_OF_SERVICE
-    return backend, ActualServer(name, "" if address == "-" else _canonical(address), int(port), int(weight), enabled)
+    backend, name, address, port, weight, state, running, checked = (fields[column] for column in at)
+    down_by_hand = running in _NOT_RUNNING and checked == _UNCHECKED
+    enabled = not int(state) & _OUT_OF_SERVICE and not down_by_hand
+    return backend, Server(name, "" if address == "-" else _canonical(address), int(port), int(weight), enabled)
 
 
 def _canonical(address: str) -> str:
@@ -156,6 +171,30 @@ def parse_session_counts(text: str) -> dict[str, int]:
     try:
         name, sessions = columns.index("svname"), columns.index("scur")
         return {fields[name]: int(fields[sessions]) for fields in (row.split(",") for row in rows)}
+    except (IndexError, ValueError) as exc:
+        raise _unexpected("show stat", text) from exc
+
+
+_PAUSED, _STOPPED = "PAUSED", "STOP"
+
+
+def parse_listeners(text: str, *, shut_are_listed: bool) -> tuple[ActualListener, ...]:
+    """The answer to `show stat -1 1 -1`: every frontend.
+
+    Args:
+        text: the answer.
+        shut_are_listed: whether those that were shut are; where not, `STOP` is a paused one.
+    """
+    header, *rows = [line for line in text.splitlines() if line.strip()] or [""]
+    columns = header.removeprefix("# ").split(",")
+    shut = Listening.SHUT if shut_are_listed else Listening.PAUSED
+    states = {_PAUSED: Listening.PAUSED, _STOPPED: shut}
+    try:
+        name, status, limit = (columns.index(column) for column in ("pxname", "status", "slim"))
+        found = [row.split(",") for row in rows]
+        return tuple(
+            ActualListener(row[name], states.get(row[status], Listening.OPEN), int(row[limit])) for row in found
+        )
     except (IndexError, ValueError) as exc:
         raise _unexpected("show stat", text) from exc
 

@@ -27,6 +27,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # To the master: pass the command on to the worker that serves; each of several on a line needs it. And its answer when
 # there is none.
 CURRENT_WORKER = "@1"
+LOST_FILE_TIMEOUT_S = 0.5
 NO_WORKER = ("Can't find the target", "Can't connect to the target")
 
 
@@ -36,6 +37,10 @@ class RuntimeSocketError(ControlError):
 
 class NotListeningError(RuntimeSocketError):
     """Nobody listens on a socket of HAProxy: it does not run."""
+
+
+class SilentError(RuntimeSocketError):
+    """Somebody took what was said on a socket of HAProxy, and did not answer in time."""
 
 
 class PayloadError(ControlError):
@@ -101,14 +106,24 @@ class RuntimeSocket:
         try:
             answer = exchange(self._path, self._line(commands), self._timeout_s)
         except NotListeningError:
-            # Without the file HAProxy is about to start, and its master would let us wait.
-            if not self._master or not Path(self._path).exists():
+            if not self._master or not (Path(self._path).exists() or self._file_is_lost()):
                 raise
             answer = self._by_master(commands)
             self._through_master = True
         else:
             self._through_master = False
         return answer
+
+    def _file_is_lost(self) -> bool:
+        """Whether a worker runs although its socket has no file: somebody removed it, and no reload brings it back.
+
+        Mostly HAProxy is about to start, and its master would let us wait.
+        """
+        try:
+            answer = exchange(self._master, f"{CURRENT_WORKER} show info\n".encode(), LOST_FILE_TIMEOUT_S)
+        except RuntimeSocketError:
+            return False
+        return not answer.startswith(NO_WORKER)
 
     def _by_master(self, commands: tuple[str, ...]) -> str:
         """The worker's answer, fetched by the master. Raises NotListeningError when there is no worker either."""
@@ -165,6 +180,8 @@ def exchange(path: str, data: bytes, timeout_s: float) -> str:
             return _read_all(client, deadline)
         except (FileNotFoundError, ConnectionRefusedError) as exc:
             raise NotListeningError(f"nobody listens on {path}") from exc
+        except TimeoutError as exc:
+            raise SilentError(f"HAProxy does not answer on {path} within {timeout_s:g} s") from exc
         except OSError as exc:
             raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
 

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from functools import lru_cache
 from ipaddress import ip_address
+from operator import attrgetter
 
 from hcc.haproxy.model import MAX_WEIGHT, Server
 from hcc.haproxy.names import server_name
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Endpoint
 
 
-def servers(endpoints: Iterable[Endpoint]) -> tuple[Server, ...]:
+def servers(endpoints: Iterable[Endpoint], admitted: Container[Peer] | None = None) -> tuple[Server, ...]:
     """One server per address and port, sorted by name.
 
-    An endpoint that does not serve now stays, in maintenance: its return is then one command. Of two
-    endpoints with one address and port the better one counts. An address that is no IP address is left out
+    Args:
+        endpoints: those of one upstream.
+        admitted: who was seen to be who it should be; None where that is not looked at.
+
+    An endpoint that does not serve now, or is not admitted, stays, in maintenance: its return is then one command.
+    Of two endpoints with one address and port the better one counts. An address that is no IP address is left out
     (they are resolved, and what cannot be is reported, where Consul is read).
     """
-    best: dict[tuple[str, int], Endpoint] = {}
+    best: dict[str, Endpoint] = {}
     for endpoint in endpoints:
-        address = _ip(endpoint.address)
-        if address and 0 < endpoint.port <= MAX_PORT:
-            key = (address, endpoint.port)
-            if key not in best or _worth(endpoint) > _worth(best[key]):
-                best[key] = endpoint
+        name = _name(endpoint.address, endpoint.port)
+        if name and (name not in best or _worth(endpoint, admitted) > _worth(best[name], admitted)):
+            best[name] = endpoint
     heaviest = max((endpoint.weight for endpoint in best.values() if endpoint.serves), default=1)
-    return tuple(
-        sorted(
-            Server(server_name(address, port), address, port, scaled(endpoint.weight, heaviest), endpoint.serves)
-            for (address, port), endpoint in best.items()
-        )
+    found = (
+        _server(name, endpoint, max(heaviest, MAX_WEIGHT), _enabled(endpoint, admitted))
+        for name, endpoint in best.items()
     )
+    return tuple(sorted(found, key=attrgetter("name")))
+
+
+@lru_cache(maxsize=65_536)
+def _name(address: str, port: int) -> str:
+    """Empty when it is no server."""
+    found = _ip(address)
+    return server_name(found, port) if found and 0 < port <= MAX_PORT else ""
+
+
+# The same object for the same endpoint: of ten thousand servers those that did not change are told by identity.
+@lru_cache(maxsize=65_536)
+def _server(name: str, endpoint: Endpoint, heaviest: int, enabled: bool) -> Server:
+    return Server(name, _ip(endpoint.address), endpoint.port, scaled(endpoint.weight, heaviest), enabled)
 
 
 def scaled(weight: int, heaviest: int) -> int:
@@ -43,8 +60,13 @@ def scaled(weight: int, heaviest: int) -> int:
 MAX_PORT = 65535
 
 
-def _worth(endpoint: Endpoint) -> tuple[bool, int]:
-    return endpoint.serves, endpoint.weight
+def _worth(endpoint: Endpoint, admitted: Container[Peer] | None) -> tuple[bool, int]:
+    return _enabled(endpoint, admitted), endpoint.weight
+
+
+def _enabled(endpoint: Endpoint, admitted: Container[Peer] | None) -> bool:
+    known = admitted is None or Peer(endpoint.address, endpoint.port, endpoint.identity) in admitted
+    return endpoint.serves and known
 
 
 def _ip(address: str) -> str:

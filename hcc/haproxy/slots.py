@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hcc.haproxy.model import MAX_WEIGHT, ActualServer, ActualServers, Backend, Mode, Server
+from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Mode, Server
 
 # Loopback, so that nothing leaves the machine, and no address that an instance would be registered with.
 SPARE_ADDRESS, SPARE_PORT = "127.127.127.127", 1
@@ -35,12 +35,12 @@ def capacity(endpoints: int) -> int:
     return slots
 
 
-def is_spare(server: Server | ActualServer) -> bool:
+def is_spare(server: Server) -> bool:
     """Whether a slot has no endpoint, nor the connections of one that left."""
     return (server.address, server.port) == (SPARE_ADDRESS, SPARE_PORT)
 
 
-def _slotted(backend: Backend, running: tuple[ActualServer, ...]) -> Backend:
+def _slotted(backend: Backend, running: tuple[Server, ...]) -> Backend:
     slots = _numbered(running)
     # Of two at one address, which only a hand-made change gives, the first one that serves keeps it.
     homes: dict[tuple[str, int], str] = {}
@@ -73,7 +73,7 @@ def _slotted(backend: Backend, running: tuple[ActualServer, ...]) -> Backend:
     )
 
 
-def _free(mode: Mode, slots: tuple[ActualServer, ...], taken: dict[str, Server]) -> list[str]:
+def _free(mode: Mode, slots: tuple[Server, ...], taken: dict[str, Server]) -> list[str]:
     """The slots that may be taken, the best first.
 
     One whose endpoint left may still have connections to it. In http a request would be sent on one of them
@@ -85,7 +85,7 @@ def _free(mode: Mode, slots: tuple[ActualServer, ...], taken: dict[str, Server])
     return spare + [slot.name for slot in slots if slot.name not in taken and not is_spare(slot)]
 
 
-def _numbered(running: tuple[ActualServer, ...]) -> tuple[ActualServer, ...]:
+def _numbered(running: tuple[Server, ...]) -> tuple[Server, ...]:
     """The slots in the order of their numbers; none when these servers are no slots of ours."""
     by_name = {server.name: server for server in running}
     names = [_name(number) for number in range(1, len(running) + 1)]

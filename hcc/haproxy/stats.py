@@ -16,7 +16,7 @@ from hcc.errors import PeerError
 _HEADER = "# pxname,"
 _NUMBERS = (
     "scur", "stot", "conn_tot", "req_tot", "bin", "bout", "dreq", "dcon", "dses",
-    "econ", "eresp", "wretr", "wredis", "act",
+    "dresp", "econ", "eresp", "wretr", "wredis", "act",
 )  # fmt: skip
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
 
@@ -47,6 +47,7 @@ class Row:
         responses: of http, by class of their status code (`2xx`, .., `other`).
         bytes_in, bytes_out: from and to the client.
         denied: connections and requests that our rules refused (frontend).
+        denied_responses: answers that our rules did not let through.
         connect_errors, response_errors: on the way to servers.
         active_servers: those that get traffic (backend).
         *_average_s: over the last 1024 sessions; None where HAProxy does not measure.
@@ -64,6 +65,7 @@ class Row:
     bytes_in: int
     bytes_out: int
     denied: int
+    denied_responses: int
     connect_errors: int
     response_errors: int
     retries: int
@@ -167,6 +169,7 @@ class _Table:
             bytes_in=numbers["bin"],
             bytes_out=numbers["bout"],
             denied=numbers["dreq"] + numbers["dcon"] + numbers["dses"],
+            denied_responses=numbers["dresp"],
             connect_errors=numbers["econ"],
             response_errors=numbers["eresp"],
             retries=numbers["wretr"],

@@ -20,6 +20,8 @@ KEPT_S = 1.0
 _INFO = "show info"
 SUMMARY = (_INFO, "show stat -1 3 -1", f"show stat {APP} 4 -1")
 """Frontends, backends, and the callers' lines of the local backend: short whatever the number of endpoints."""
+BACKENDS = (_INFO, "show stat -1 2 -1")
+"""Backends alone."""
 EVERYTHING = (_INFO, "show stat -1 7 -1")
 """Every endpoint as well: about 400 bytes each."""
 

@@ -7,6 +7,7 @@ Source: HAProxy configuration.txt section 2.2, quoting and escaping.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 from hcc.errors import HccError
@@ -22,6 +23,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _URI = re.compile(r"[A-Za-z0-9_./:@&+=~-]+")
+_PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.
@@ -60,6 +62,11 @@ def uri(text: str) -> str:
     return _checked(_URI, text, "a URI without %, $ and blanks")
 
 
+def pattern(text: str) -> str:
+    """A URI as a pattern to compare with, in which HAProxy reads nothing but itself."""
+    return _checked(_PATTERN, text, "a URI without blanks, quotes, \\ and #")
+
+
 def mode(text: str) -> str:
     """The octal mode of a file."""
     return _checked(_MODE, text, "an octal file mode such as 0600")
@@ -82,6 +89,8 @@ def address(host: str, port: int) -> str:
     return f"{ip(host)}:{number(port, MAX_PORT)}"
 
 
+# Those of all servers are looked at for every snapshot.
+@lru_cache(maxsize=65_536)
 def ip(host: str) -> str:
     """An IP address as it stands before `:port`, brackets around IPv6."""
     try:

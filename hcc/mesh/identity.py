@@ -81,6 +81,27 @@ def parse_service_uri(uri: str) -> ServiceIdentity:
     )
 
 
+def parse_source(text: str, trust_domain: str, datacenter: str) -> ServiceIdentity:
+    """The service that a person names: `web`, `ap/default/ns/team/svc/web` as `source` has it, or a whole SPIFFE URI.
+
+    One that is not named by its URI is of this trust domain and datacenter.
+
+    Raises:
+        IdentityError: it is none of these.
+    """
+    if "://" in text:
+        return parse_service_uri(text)
+    match text.split("/"):
+        case [name]:
+            place = f"ns/{DEFAULT_NAMESPACE}"
+        case ["ap", partition, "ns", namespace, "svc", name]:
+            place = f"ap/{partition}/ns/{namespace}"
+        case _:
+            msg = f"expected a service's name, ap/PARTITION/ns/NAMESPACE/svc/NAME or a SPIFFE URI, found {text!r}"
+            raise IdentityError(msg)
+    return parse_service_uri(f"spiffe://{trust_domain}/{place}/dc/{_encode(datacenter)}/svc/{name}")
+
+
 def _named_segments(uri: str, segments: list[str]) -> dict[str, str]:
     keys, values = tuple(segments[0::2]), segments[1::2]
     if len(segments) % 2 or keys not in (("ns", "dc", "svc"), ("ap", "ns", "dc", "svc")):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
-from hcc.mesh.permissions import JwtProvider, Permission, speaks_of
+from hcc.mesh.permissions import JwtProvider, Permission, speaks_of, token_label
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization, NormalRequest, Request, RequestError, normalised
 from hcc.mesh.rules import RuleSet, compiled_rules
 
@@ -146,7 +146,7 @@ def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
 def _by_intention(intention: Intention, policy: Policy) -> Verdict:
     label = f"intention {intention.label()}"
     if intention.jwt is not None:
-        return Verdict(False, f"{label} demands {_token(intention.jwt)}", intention)
+        return Verdict(False, f"{label} demands {token_label(intention.jwt)}", intention)
     if intention.action is not Action.PERMISSIONS:
         return Verdict(intention.action is Action.ALLOW, label, intention)
     if not policy.http:
@@ -179,13 +179,8 @@ def _by_permission(permission: Permission) -> tuple[bool, str]:
     if permission.fault:
         return False, f"denied, as it is not understood: {permission.fault}"
     if permission.jwt is not None:
-        return False, f"demands {_token(permission.jwt)}"
+        return False, f"demands {token_label(permission.jwt)}"
     return permission.allow, _word(permission.allow)
-
-
-def _token(providers: tuple[JwtProvider, ...]) -> str:
-    names = ", ".join(provider.name for provider in providers) or "nobody"
-    return f"a JWT (of {names}), which is not supported yet"
 
 
 def _default(policy: Policy) -> str:

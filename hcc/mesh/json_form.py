@@ -170,8 +170,8 @@ def _only(annotation: Any, kind: type) -> Any:  # noqa: ANN401 (a type)
     return next((one for one in _alternatives(annotation) if get_origin(one) is kind), annotation)
 
 
-@cache
 def _item_annotations(annotation: Any, count: int) -> tuple[Any, ...]:  # noqa: ANN401 (a type)
+    # Not in a cache: there would be one entry, as long as the tuple, for every number of instances there ever was.
     arguments = get_args(annotation)
     if get_origin(annotation) is frozenset or (len(arguments) == 2 and arguments[1] is Ellipsis):  # noqa: PLR2004
         return (arguments[0],) * count

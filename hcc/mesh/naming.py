@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 import string
+from functools import lru_cache
 
 _TOKEN = re.compile(r"::(?:--|([0-9A-F]{2}))|([^:]+|:)")
 _PLAIN = frozenset((string.ascii_letters + string.digits + "_.-").encode())
 
 
+# The same few names are made for every snapshot.
+@lru_cache(maxsize=16_384)
 def joined(*parts: str) -> str:
     """One name of several parts; no two different tuples of parts give the same name."""
     return ":".join(_escaped(part) for part in parts)

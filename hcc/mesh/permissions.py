@@ -60,6 +60,12 @@ class HeaderRule:
     invert: bool = False
     ignore_case: bool = False
 
+    def label(self) -> str:
+        """The condition in one phrase, for people."""
+        word = f"{'not ' if self.invert else ''}{self.kind.value}"
+        value = "" if self.kind is HeaderMatch.PRESENT else f" {self.value!r}"
+        return f"header {self.name} {word}{value}{' in any case' if self.ignore_case else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class JwtProvider:
@@ -90,10 +96,27 @@ class Permission:
     jwt: tuple[JwtProvider, ...] | None = None
     fault: str = ""
 
+    def label(self) -> str:
+        """The permission in one phrase, for people."""
+        if self.fault:
+            return f"not understood: {self.fault}"
+        parts = [] if self.path is None else [f"path {self.path.kind.value} {self.path.value!r}"]
+        parts += [header.label() for header in self.headers]
+        parts += [f"method {' or '.join(self.methods)}"] if self.methods else []
+        if self.jwt is not None:
+            parts.append(f"demands {token_label(self.jwt)}")
+        return f"{'allow' if self.allow else 'deny'} {', '.join(parts) or 'every request'}"
+
     @property
     def unconditional(self) -> bool:
         """Whether it speaks of every request."""
         return self.path is None and not self.headers and not self.methods
+
+
+def token_label(providers: tuple[JwtProvider, ...]) -> str:
+    """A token that one of these has signed, and that nobody looks at, in one phrase."""
+    names = ", ".join(provider.name for provider in providers) or "nobody"
+    return f"a JWT (of {names}), which is not supported yet"
 
 
 def speaks_of(permission: Permission, request: NormalRequest) -> bool:

@@ -170,6 +170,10 @@ class Endpoint:
     health: Health
     identity: str = ""
 
+    def __hash__(self) -> int:
+        """By what seldom is the same twice: there are thousands, looked up again and again."""
+        return hash((self.address, self.port, self.identity))
+
     @property
     def serves(self) -> bool:
         """Whether it may get traffic now."""
@@ -178,11 +182,22 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class TargetEndpoints:
-    """The instances of one chain target, sorted; `known` is false until Consul answered once."""
+    """The instances of one chain target, sorted.
+
+    Args:
+        known: false until Consul answered once.
+        identity: the SPIFFE URI of the target's service; empty for a prepared query, whose instances may be of several.
+    """
 
     target_id: str
     endpoints: tuple[Endpoint, ...]
     known: bool = True
+    identity: str = ""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """All that its instances may have, sorted. The target's is among them when there is no instance now."""
+        return tuple(sorted({self.identity, *(one.identity for one in self.endpoints)} - {""}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +219,9 @@ class UpstreamState:
         is_service = self.upstream.key.type == UpstreamType.SERVICE.value and not self.upstream.key.peer
         return (self.chain is not None or not is_service) and all(target.known for target in self.targets)
 
-    def endpoints(self, target_id: str) -> tuple[Endpoint, ...]:
-        """The endpoints of one target, empty while unknown."""
-        for target in self.targets:
-            if target.target_id == target_id:
-                return target.endpoints
-        return ()
+    def target(self, target_id: str) -> TargetEndpoints:
+        """That target, without instances while unknown."""
+        return next((one for one in self.targets if one.target_id == target_id), TargetEndpoints(target_id, (), False))
 
 
 QUERY_TARGET = "query"

@@ -33,6 +33,11 @@ class Channel:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    @property
+    def receiving(self) -> bool:
+        """Whether the beginning of a message has come, and not its end."""
+        return self._reader.waits
+
     def send(self, sent: ControlMessage) -> None:
         """Send as much as goes out now; the rest waits for `flush`."""
         data = encode_control(sent)

@@ -82,6 +82,11 @@ class ControlReader:
         self._rest = bytearray()
         self._max_message_bytes = max_message_bytes
 
+    @property
+    def waits(self) -> bool:
+        """Whether a message has begun that is not complete."""
+        return bool(self._rest)
+
     def receive_data(self, data: bytes) -> list[ControlMessage]:
         """The messages that these bytes complete.
 

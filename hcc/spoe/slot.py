@@ -75,20 +75,23 @@ class WorkerSlot:
             SpawnError: the zygote is gone.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel = Channel(ours, MAX_NEWS_BYTES)
+        if policy is not None:
+            # Before there is a process: it must find the policy before the first question.
+            channel.send(policy)
         with theirs:
             try:
                 descriptors = (self._listener.sock.fileno(), theirs.fileno(), counters_fd)
                 spawner.spawn(self.index, self.starts + 1, descriptors)
             except BaseException:
-                ours.close()
+                channel.close()
                 raise
         self.phase = WorkerPhase.STARTING
         self._unanswered = 0
         self.starts += 1
-        self._channel = Channel(ours, MAX_NEWS_BYTES)
-        self._readiness.watch(ours.fileno(), self.hear)
-        if policy is not None:
-            self.order(policy)
+        self._channel = channel
+        self._readiness.watch(channel.fileno(), self.hear)
+        self._settle(channel)
 
     def adopt(self, forked: Forked, *, wanted: bool) -> None:
         """Take the process that the zygote made; one that came too late to be wanted has no channel, and exits."""

@@ -95,8 +95,13 @@ class Worker:
         self._slots.set(Slot.CONNECTIONS_OPEN, 0)
         self._slots.set(Slot.CACHED, 0)
         self._epoll.register(self._channel, self._control_mask)
-        self._accept_more()
         self._channel.send(message(Topic.READY, pid=os.getpid()))
+        self._serve_control()
+        while self._channel.receiving and not self._channel.ended:
+            # A policy that was left to be read first. Without it a caller would be refused who may come in.
+            self._epoll.poll(_TICK_S)
+            self._serve_control()
+        self._accept_more()
         while not self._drained() and (not self._channel.ended or self._alone()):
             for fd, mask in self._epoll.poll(self._timeout_s(), _EVENTS_AT_ONCE):
                 self._serve(fd, mask)

@@ -19,10 +19,11 @@ from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import ConsulUnavailableError
+from hcc.errors import SettingError
 from hcc.haproxy.stats import Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.metrics import Metrics
-from hcc.settings import ListenAddress
+from hcc.settings import Enforcement, ListenAddress, VerifyUpstream
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.builders import endpoint, snapshot, upstream_state
@@ -65,7 +66,8 @@ class AdminScene(Scene):
                 "control_socket": self.socket,
                 "stats_addr": ListenAddress("127.0.0.1", self.port),
                 "stats_service": None,
-                "intentions": True,
+                "intentions": Enforcement.ENFORCE,
+                "verify": VerifyUpstream.BOTH,
                 "metrics": Metrics(),
                 "sources": Sources(lambda: self.tree, self.ledger, self.give_stats, AgentVersion(no_consul)),
                 "on_readiness": self.readiness.append,
@@ -217,3 +219,15 @@ def test_the_status_says_what_could_not_be_found_out(scene: AdminScene) -> None:
     assert shown.haproxy.problem == "nobody listens"
     assert shown.versions.consul == ""
     assert shown.upstreams == ()
+
+
+def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene: AdminScene) -> None:
+    with pytest.raises(ControlError, match="no policy yet"):
+        ask(scene.socket, "GET", "/v1/explain?source=web")
+    scene.ledger.snapshot = snapshot()
+    answer = ask(scene.socket, "GET", "/v1/explain?source=web&path=%2Fx")
+    assert isinstance(answer, dict)
+    assert answer["source"].endswith("/ns/default/dc/dc1/svc/web")
+    with pytest.raises(SettingError, match="expected a source"):
+        ask(scene.socket, "GET", "/v1/explain")
+    assert scene.get("/v1/explain?source=web")[0] == 404

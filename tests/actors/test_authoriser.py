@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.actors.authoriser import Authoriser
+from hcc.actors.authoriser import Authoriser, _Resync
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -41,10 +41,11 @@ def policy(version: int = 1, default: bool = True, **actions: Action) -> Policy:
 
 
 class AuthoriserScene(Scene):
-    def __init__(self, maps: FakeMaps | None = None) -> None:
+    def __init__(self, maps: FakeMaps | None = None, *, cuts: bool = True) -> None:
         self.maps = maps or FakeMaps()
         self.metrics = Metrics()
-        super().__init__(AUTHORISER, Authoriser, {"maps": self.maps, "metrics": self.metrics}, NAMES)
+        kwargs = {"maps": self.maps, "metrics": self.metrics, "resync_s": 300.0, "cuts": cuts}
+        super().__init__(AUTHORISER, Authoriser, kwargs, NAMES)
 
     def verdicts(self, **expected: str) -> None:
         wanted = {f"{name}:dc1": verdict for name, verdict in expected.items()}
@@ -97,6 +98,17 @@ def test_a_caller_that_becomes_denied_is_denied_first_and_cut_then(scene: Author
     eventually(lambda: scene.maps.cut_callers == [("web:dc1",)] * 2, "a cut, and one more for who just came in")
     assert scene.maps.done[:3] == ["store verdicts", "change verdicts", "cut"]
     assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: len(told.callers) == 1).callers == ("db:dc1",)
+
+
+def test_where_nothing_is_enforced_nobody_is_cut() -> None:
+    scene = AuthoriserScene(cuts=False)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+        scene.verdicts(web="deny")
+    assert scene.maps.cut_callers == []
 
 
 def test_a_caller_allowed_again_is_not_cut(scene: AuthoriserScene) -> None:
@@ -261,3 +273,20 @@ def test_a_changed_trust_domain_denies_the_callers_of_the_old_one(scene: Authori
     scene.tell(PolicyChanged(replace(policy(2), trust_domain="other.consul")))
 
     scene.verdicts(web="deny")
+
+
+def test_what_somebody_changed_in_the_maps_is_put_right_and_counted(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy(db=Action.DENY)))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    scene.knows(WEB, DB)
+    scene.tell(_Resync())
+    scene.maps.loaded["verdicts"]["db:dc1"] = "allow"
+    scene.maps.loaded["identities"] = {"00": "forged:dc1|spiffe://x|forged"}
+
+    scene.tell(_Resync())
+
+    scene.knows(WEB, DB)
+    scene.verdicts(web="allow", db="deny")
+    eventually(
+        lambda: scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0, "one repair is counted"
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hcc.actors import cert_manager
 from hcc.actors.cert_manager import CertManager
 from hcc.actors.messages import (
     ADMIN,
@@ -17,6 +18,7 @@ from hcc.actors.messages import (
     Publish,
 )
 from hcc.actors.readiness import CredentialFacts
+from hcc.haproxy.files import write_private
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Root, Roots
 from hcc.metrics import Metrics
@@ -54,6 +56,25 @@ def test_good_credentials_are_on_disk_and_private_before_anybody_hears_of_them(s
     assert (tmp_path / "leaf.pem").read_text() == ready.certificate.pem.reveal()
     assert (tmp_path / "roots.pem").read_text() == ready.ca.pem
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_new_roots_are_on_disk_before_the_leaf(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def noted(path: str, text: str) -> None:
+        written.append(Path(path).name)
+        write_private(path, text)
+
+    monkeypatch.setattr(cert_manager, "write_private", noted)
+    newer = Authority("Newer CA")
+    roots = Roots(TRUST_DOMAIN, "2", (*ROOTS.roots, Root("2", newer.pem, active=True)))
+
+    scene.tell(offered(newer.leaf(service_uri("web")), roots))
+
+    ready = scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    assert written == ["roots.pem", "leaf.pem"]
+    # The old one stays trusted while Consul lists it.
+    assert len(ready.ca.fingerprints) == 2
 
 
 def test_bad_credentials_are_refused_and_the_last_good_ones_stay(scene: Scene, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,8 @@ from hcc.actors.messages import (
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
+    AdmissionChanged,
     ConfigurationInstalled,
     CredentialsReady,
     Drain,
@@ -19,9 +22,10 @@ from hcc.actors.messages import (
     SnapshotChanged,
 )
 from hcc.actors.readiness import ReconcilerFacts
-from hcc.haproxy.model import TcpBind
-from hcc.haproxy.plan import AddServer, Install, Reload, SetServerState, WriteConfig
-from hcc.mesh.snapshot import Health, Snapshot
+from hcc.haproxy.model import Listening, TcpBind
+from hcc.haproxy.plan import AddServer, EnableListener, Install, Reload, SetServerState, WriteConfig
+from hcc.mesh.peer_book import Admission, Peer
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -32,14 +36,20 @@ from tests.fakes import FakeControl
 class ReconcilerScene(Scene):
     """ConfigReconciler between a HAProxy in memory and neighbours that listen."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, probes: bool = False) -> None:
         self.control = FakeControl()
         self.metrics = Metrics()
         super().__init__(
             CONFIG_RECONCILER,
             ConfigReconciler,
-            {"control": self.control, "options": options(), "metrics": self.metrics},
-            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR),
+            {
+                "control": self.control,
+                "options": options(),
+                "probes": probes,
+                "metrics": self.metrics,
+                "resync_s": 300.0,
+            },
+            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
         )
 
     def give_credentials(self) -> None:
@@ -60,9 +70,9 @@ class ReconcilerScene(Scene):
         self.tell(HAProxyUp(1))
         eventually(lambda: self.reported().applied, "the first configuration runs")
 
-    def kinds(self) -> list[type[object]]:
-        """Of the operations of the last plan."""
-        return [type(operation) for operation in self.control.plans[-1].operations]
+    def kinds(self, plan: int = -1) -> list[type[object]]:
+        """Of the operations of a plan, the last one unless told otherwise."""
+        return [type(operation) for operation in self.control.plans[plan].operations]
 
 
 @pytest.fixture
@@ -93,8 +103,9 @@ def test_an_endpoint_that_comes_is_added_at_run_time_and_written_down(scene: Rec
 
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
 
-    eventually(lambda: len(scene.control.plans) == 2, "a second plan")
-    assert scene.kinds() == [AddServer, WriteConfig]
+    eventually(lambda: scene.kinds() == [WriteConfig], "what was done is written down")
+    assert scene.kinds(-2) == [AddServer]
+    assert "10.0.0.2" in (scene.control.actual.config or "")
 
 
 def test_an_endpoint_that_fails_goes_to_maintenance_without_a_reload(scene: ReconcilerScene) -> None:
@@ -102,8 +113,8 @@ def test_an_endpoint_that_fails_goes_to_maintenance_without_a_reload(scene: Reco
 
     scene.tell(SnapshotChanged(with_endpoints(ONE, replace(TWO, health=Health.CRITICAL))))
 
-    eventually(lambda: len(scene.control.plans) == 2, "a second plan")
-    assert scene.kinds() == [SetServerState, WriteConfig]
+    eventually(lambda: scene.kinds() == [WriteConfig], "what was done is written down")
+    assert scene.kinds(-2) == [SetServerState]
 
 
 def test_the_same_news_again_changes_nothing(scene: ReconcilerScene) -> None:
@@ -132,6 +143,17 @@ def test_a_refused_configuration_leaves_the_old_one_and_is_reported_and_the_next
     assert scene.kinds() == [Reload]
 
 
+def test_a_refused_line_is_told_with_the_words_of_consul_that_it_comes_from(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing, scene.control.refused = "no such port", "bind 127.0.0.1:9999"
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("api", 9999)), version=2)))
+
+    eventually(lambda: "no such port" in scene.reported().failure, "the failure is reported")
+    assert "; it comes from upstream api in the registration of server-sidecar-proxy, " in scene.reported().failure
+    assert "LocalBindPort" in scene.reported().plans[0].failure
+
+
 def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.control.refusing = "no"
@@ -156,6 +178,29 @@ def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene
     assert "127.0.0.1:9191" not in config
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_until_consul_has_said_which_servers_there_are_those_that_run_stay(
+    scene: ReconcilerScene, restarted: bool
+) -> None:
+    scene.run(with_endpoints(ONE, TWO, version=1))
+    if restarted:
+        scene.restart()
+        scene.give_credentials()
+    state = upstream_state(upstream("web"), [])
+    asking = replace(state, targets=tuple(replace(target, known=False) for target in state.targets))
+    limited = replace(asking, upstream=replace(asking.upstream, max_connections=7))
+
+    # A restarted one waits for the rest of the answers first.
+    for version, told in ((2, asking), (3, limited)):
+        scene.tell(SnapshotChanged(snapshot(told, version=version)))
+        if not restarted:
+            scene.expect(ADMIN, FactsReported, partial(_is_about, version))
+        assert [server.address for server in scene.control.actual.servers[0][1]] == [ONE.address, TWO.address]
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(limited.upstream, []), version=4)))
+    eventually(lambda: scene.control.actual.servers[0][1] == (), "those that Consul does not list are gone")
+
+
 def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwhile(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.restart()
@@ -168,7 +213,7 @@ def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwh
     scene.give_credentials()
 
     eventually(lambda: scene.reported().snapshot_version == 3, "the complete snapshot is applied")
-    assert scene.kinds() == [AddServer, WriteConfig]
+    assert [kind for kind in scene.kinds() if kind is not WriteConfig] == [AddServer]
 
 
 def test_a_silent_haproxy_is_reported_and_tried_again(scene: ReconcilerScene) -> None:
@@ -199,9 +244,9 @@ def test_the_last_plans_are_told_the_newest_first_with_why_and_what(scene: Recon
 
     newest, first = scene.reported().plans
 
-    assert newest.reasons == ("servers differ from what runs", "the file on disk differs")
+    assert newest.reasons == ("servers differ from what runs",)
     assert newest.operations[0].startswith("add server up:web:9191:to/10.0.0.2:21000")
-    assert (newest.outcome, newest.operation_count, newest.reloaded, newest.drift) == ("applied", 2, False, False)
+    assert (newest.outcome, newest.operation_count, newest.reloaded, newest.drift) == ("applied", 1, False, False)
     assert first.operations[0].startswith("install configuration")
     assert newest.at >= first.at
 
@@ -227,3 +272,141 @@ def test_what_is_repaired_without_any_news_is_drift(scene: ReconcilerScene) -> N
     eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
     assert scene.reported().plans[0].drift
     assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0
+
+
+def test_changes_in_a_row_are_done_before_anything_is_written_down(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    for version in range(2, 12):
+        endpoints = [endpoint(f"10.0.0.{n}") for n in range(1, version)]
+        scene.tell(SnapshotChanged(with_endpoints(*endpoints, version=version)))
+        scene.expect(ADMIN, FactsReported, partial(_is_about, version))
+
+    eventually(lambda: "10.0.0.10" in (scene.control.actual.config or ""), "all is written down")
+    for plan in range(len(scene.control.plans)):
+        assert not {AddServer, WriteConfig} <= set(scene.kinds(plan))
+
+
+def _is_about(version: int, told: FactsReported) -> bool:
+    return isinstance(told.facts, ReconcilerFacts) and told.facts.snapshot_version == version
+
+
+def test_what_did_not_take_effect_is_found_out_soon_and_counts_as_drift(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: scene.kinds() == [AddServer], "the server is added")
+    name, servers = scene.control.actual.servers[0]
+    lost = (name, tuple(server for server in servers if server.address != TWO.address))
+    scene.control.actual = replace(scene.control.actual, servers=(lost, *scene.control.actual.servers[1:]))
+
+    eventually(lambda: scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0, "it is repaired")
+    assert scene.kinds() == [AddServer, WriteConfig]
+    assert len(scene.control.actual.servers[0][1]) == 2
+
+
+def test_what_is_not_written_down_yet_is_at_the_end(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: AddServer in scene.kinds(), "the server is added")
+
+    scene.tree.stop(10.0)
+
+    assert "10.0.0.2" in (scene.control.actual.config or "")
+
+
+@pytest.mark.parametrize("state", [Listening.PAUSED, Listening.SHUT])
+def test_a_listener_that_somebody_paused_or_shut_takes_connections_again(
+    scene: ReconcilerScene, state: Listening
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    first, *others = scene.control.actual.listeners
+    scene.control.actual = replace(scene.control.actual, listeners=(replace(first, state=state), *others))
+
+    scene.tell(_Resync())
+
+    eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
+    assert scene.kinds() == ([EnableListener] if state is Listening.PAUSED else [Reload])
+    assert scene.reported().plans[0].drift
+
+
+@pytest.fixture
+def probing() -> Iterator[ReconcilerScene]:
+    made = ReconcilerScene(probes=True)
+    with playing(made):
+        yield made
+
+
+def admitting(*endpoints: Endpoint, version: int = 2, probing: bool = False) -> AdmissionChanged:
+    peers = frozenset(Peer(one.address, one.port, one.identity) for one in endpoints)
+    return AdmissionChanged(Admission(version, peers, probing))
+
+
+def running(scene: ReconcilerScene) -> dict[str, bool]:
+    """Address of each endpoint's server, and whether it gets traffic."""
+    upstreams = (found for name, found in scene.control.actual.servers if name.endswith(":to"))
+    return {one.address: one.enabled for found in upstreams for one in found}
+
+
+def test_nothing_is_done_before_it_is_known_who_may_get_traffic(probing: ReconcilerScene) -> None:
+    probing.give_credentials()
+    probing.tell(SnapshotChanged(with_endpoints(ONE, version=1)))
+    probing.tell(_Resync())
+    eventually(lambda: probing.tree.actors(1.0)[-1].mailbox_depth == 0, "all to be heard")
+    assert probing.control.plans == []
+
+    probing.tell(admitting(version=1, probing=True))
+
+    probing.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    probing.control.start()
+    assert running(probing) == {"10.0.0.1": False}
+
+
+def test_an_endpoint_waits_in_maintenance_until_it_is_admitted(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    assert running(probing) == {"10.0.0.1": False}
+
+    probing.tell(admitting(ONE, version=1))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": True}, "the endpoint gets traffic")
+    assert probing.kinds() == [SetServerState]
+
+
+def test_an_endpoint_that_is_probed_quickly_comes_into_service_by_one_plan(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    before = len(probing.control.plans)
+
+    probing.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    probing.tell(admitting(ONE, probing=True))
+    probing.tell(admitting(ONE, TWO))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": True, "10.0.0.2": True}, "both get traffic")
+    assert len(probing.control.plans) == before + 1
+    assert probing.kinds() == [AddServer]
+
+
+def test_who_is_refused_goes_to_maintenance_at_once(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, TWO, version=1))
+    probing.run(with_endpoints(ONE, TWO, version=1))
+
+    probing.tell(admitting(TWO, version=1))
+
+    eventually(lambda: running(probing) == {"10.0.0.1": False, "10.0.0.2": True}, "the impostor is out")
+
+
+def test_a_restarted_reconciler_asks_who_may_get_traffic_and_takes_nobody_out_meanwhile(
+    probing: ReconcilerScene,
+) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+    before = len(probing.control.plans)
+
+    probing.restart()
+    probing.expect(VERIFIER, Publish)
+    probing.give_credentials()
+    probing.tell(SnapshotChanged(with_endpoints(ONE, version=1)))
+    probing.tell(admitting(ONE, version=1))
+
+    eventually(lambda: probing.reported().snapshot_version == 1, "it has seen all again")
+    assert len(probing.control.plans) == before
+    assert running(probing) == {"10.0.0.1": True}

@@ -15,10 +15,11 @@ from tests.fakes import FakePool
 
 
 class PoolScene(Scene):
-    def __init__(self) -> None:
+    def __init__(self, *, enforced: bool = True) -> None:
         self.pool = FakePool()
         self.metrics = Metrics()
-        super().__init__(SPOE_POOL, SPOEPool, {"pool": self.pool, "metrics": self.metrics}, (ADMIN, CONSUL_WATCHER))
+        edges = {"pool": self.pool, "metrics": self.metrics, "enforced": enforced}
+        super().__init__(SPOE_POOL, SPOEPool, edges, (ADMIN, CONSUL_WATCHER))
 
     def callers(self) -> list[tuple[str, bool]]:
         facts = self.facts(ADMIN, PolicyFacts) or PolicyFacts()
@@ -88,6 +89,13 @@ def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog:
 
     denials = [record for record in caplog.records if record.getMessage().startswith("denied: source=web")]
     assert len(denials) == DENIALS_LOGGED
+
+
+def test_where_nothing_is_enforced_the_log_says_that_the_caller_was_let_in(caplog: pytest.LogCaptureFixture) -> None:
+    scene = PoolScene(enforced=False)
+    with playing(scene), caplog.at_level(logging.WARNING):
+        scene.pool.happen(Denied(0, "web", "no", "1"))
+        eventually(lambda: "let in, would be denied: source=web reason='no'" in caplog.text, "the line")
 
 
 def test_who_was_denied_is_told_and_counted_by_source_and_destination(scene: PoolScene) -> None:

@@ -1,7 +1,7 @@
 """`make bench-authz`: what authorisation costs, and how soon a changed intention is enforced; about three minutes.
 
 Two pairs of sidecars alike but for one thing: the server of one checks intentions, that of the other is run with
-`--enable-intentions=false`. Rounds of both take turns in random order, and ratios count: everything shares one
+`--intentions=off`. Rounds of both take turns in random order, and ratios count: everything shares one
 machine. Callers that are new come straight to the public listeners, each with a certificate of its own, signed here
 with the key that Consul's CA was given.
 """
@@ -98,7 +98,7 @@ def _ways(haproxy: str, agent: Agent, pairs: Mapping[str, Pair], folder: Path) -
     with ExitStack() as stack:
         ways = {}
         for name, one in pairs.items():
-            more = () if name == WITH else ("--enable-intentions=false",)
+            more = () if name == WITH else ("--intentions=off",)
             stack.enter_context(origin(haproxy, one.app, folder))
             server = stack.enter_context(sidecar(one.server, one.server_stats, agent, haproxy, folder, *more))
             stack.enter_context(sidecar(one.client, one.client_stats, agent, haproxy, folder))

@@ -37,11 +37,15 @@ def family(root: int, *directories: str) -> tuple[Member, ...]:
 
 
 def pss_kib(pid: int) -> int:
-    """Memory of a process, shared pages divided among those who share them; KiB.
+    """Memory of a process, shared pages divided among those who share them; KiB, 0 when it has ended.
 
     Source: Linux, Documentation/filesystems/proc.rst, smaps_rollup.
     """
-    found = re.search(r"^Pss:\s+(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB$", text, re.MULTILINE)
     assert found, f"no Pss for process {pid}"
     return int(found[1])
 
@@ -58,12 +62,27 @@ def cpu_s(members: Iterable[Member], *, ended: bool = False) -> float:
     return total / _TICKS_PER_S
 
 
+def connections(pid: int, port: int) -> int:
+    """Established TCP connections of a process to a port of this machine.
+
+    Source: proc(5), /proc/net/tcp: remote address, state 01 is ESTABLISHED, inode.
+    """
+    own = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            own.add(entry.readlink().name)
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" and f"socket:[{row[9]}]" in own for row in rows)
+
+
 def _role(pid: int, root: int, parents: dict[int, int], programs: dict[int, str]) -> str:
     parent = parents.get(pid, 0)
     if programs[pid] == "haproxy":
         return "HAProxy worker" if programs.get(parent) == "haproxy" else "HAProxy master"
     if pid == root:
         return "hcc"
+    if programs[pid] == "dataplaneapi":
+        return "Data Plane API"
     return "zygote" if parent == root else "SPOE worker"
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.memory import Member, family
 from tests.bench.programs import POLL_S, START_S, Program, free_ports, started
 
 HCC = Path(sys.executable).parent / "hcc"
-READY_S = 30.0
+READY_S = 300.0
 READY_POLL_S = 0.01
 
 
@@ -77,6 +78,11 @@ class Agent:
         assert status == 200, f"GET {path}: {status} {body!r}"
         return json.loads(body)
 
+    def put(self, path: str, body: object) -> None:
+        """Write something; the answer is not looked at."""
+        status, answer = ask(self.port, path, "PUT", json.dumps(body))
+        assert status == 200, f"PUT {path}: {status} {answer!r}"
+
     def _has_roots(self) -> bool:
         with suppress(OSError, AssertionError):
             return bool(self.get("/v1/agent/connect/ca/roots")["Roots"])
@@ -99,6 +105,11 @@ class Sidecar:
     program: Program
     directory: Path
     seconds: float
+    stats_port: int
+
+    def members(self) -> tuple[Member, ...]:
+        """Its processes, as they are now."""
+        return family(self.program.pid, str(self.directory))
 
 
 @contextmanager
@@ -112,7 +123,9 @@ def sidecar(service: str, stats_port: int, agent: Agent, haproxy: str, folder: P
     begin = time.monotonic()
     with Program(f"hcc-{service}", [str(HCC), "run", *flags], folder) as program:
         seconds = _wait_ready(program, stats_port, begin)
-        yield Sidecar(program, directory / f"{service}-sidecar-proxy", seconds)
+        own = directory / f"{service}-sidecar-proxy"
+        assert own.exists(), f"{own} is too long for a socket below it: shorten the service's name"
+        yield Sidecar(program, own, seconds, stats_port)
 
 
 def wait_open(port: int) -> None:
@@ -128,11 +141,11 @@ def wait_open(port: int) -> None:
     raise AssertionError(f"port {port} lets nothing through within {READY_S:g} s; last answer: {answer!r}")
 
 
-def ask(port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of one GET."""
+def ask(port: int, path: str, method: str = "GET", body: str | None = None) -> tuple[int, bytes]:
+    """Status and body of one answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -11,8 +11,8 @@ LARGE_BYTES = 1024 * 1024
 LARGE = "/large"
 
 
-def origin(haproxy: str, port: int, folder: Path) -> Program:
-    """The running application: http/1.1, 200 with a body of BODY_BYTES, or of LARGE_BYTES for LARGE."""
+def origin(haproxy: str, port: int, folder: Path, body_bytes: int = BODY_BYTES) -> Program:
+    """The running application: http/1.1, 200 with a body of so many bytes, or of LARGE_BYTES for LARGE."""
     config, large = folder / "origin.cfg", folder / "large"
     large.write_bytes(b"x" * LARGE_BYTES)
     # An answer made by a rule must fit into one buffer.
@@ -28,7 +28,11 @@ defaults
 frontend origin
   bind 127.0.0.1:{port}
   http-request return status 200 content-type text/plain file {large} if {{ path {LARGE} }}
-  http-request return status 200 content-type text/plain string {"x" * BODY_BYTES}
+  http-request return status 200{_body(body_bytes)}
 """
     )
     return started("origin", [haproxy, "-db", "-f", str(config)], folder, port)
+
+
+def _body(size: int) -> str:
+    return f" content-type text/plain string {'x' * size}" if size else ""

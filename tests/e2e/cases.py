@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 
 from hcc.haproxy.capabilities import Feature
+from tests.e2e.agents import ConsulError
 from tests.e2e.certificates import mesh_certificate, served_certificate
 from tests.e2e.clients import fresh_requests, http_get, is_refused, tcp_ask, tcp_requests
 from tests.e2e.load import Load
@@ -47,6 +48,7 @@ class Cases:
     def run(self) -> None:
         """All cases, in an order in which each leaves the mesh as the next needs it."""
         self.allowed()
+        self.a_permission_decides_each_request()
         self.denied_and_allowed_again()
         self.an_endpoint_comes_and_goes()
         self.the_leaf_rotates()
@@ -56,6 +58,26 @@ class Cases:
     def allowed(self) -> None:
         assert http_get(self.client, API_PORT).text == "api"
         assert tcp_ask(self.client, DB_PORT) == "db"
+
+    def a_permission_decides_each_request(self) -> None:
+        server = self.mesh.site.server
+        rules = [{"Action": "deny", "HTTP": {"PathExact": "/seen"}}]
+        entry = {"Kind": "service-intentions", "Name": "api", "Sources": [{"Name": "caller", "Permissions": rules}]}
+        try:
+            server.put("/v1/config", entry)
+        except ConsulError as exc:
+            if "invalid config entry kind" in str(exc):
+                return
+            raise
+        try:
+            wait_until("a request to be refused", lambda: self._status("/seen") == 403, CHANGED_S)
+            assert [self._status(path) for path in ("/seen", "/who", "/seen")] == [403, 200, 403]
+        finally:
+            server.delete("/v1/config/service-intentions/api")
+        wait_until("a request to be allowed", lambda: self._status("/seen") == 200, CHANGED_S)
+
+    def _status(self, path: str) -> int:
+        return http_get(self.client, API_PORT, path).status
 
     def denied_and_allowed_again(self) -> None:
         for service in ("api", "db"):

@@ -29,6 +29,7 @@ ACTORS = (
     "SPOE",
     "SPOEPool",
     "Authoriser",
+    "Verifier",
     "Admin",
 )
 

@@ -15,6 +15,7 @@ from tests.e2e.agents import ConsulAgent, server_config
 from tests.e2e.clients import http_get, is_refused, tcp_ask
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import namespace
+from tests.e2e.test_ask import asked
 from tests.e2e.versions import on_2_6
 from tests.e2e.waiting import stays, wait_until
 
@@ -110,3 +111,35 @@ def _a_new_token_is_read_at_sighup(guarded: Guarded, caller: Member, accessor: s
     assert caller.sidecar.ready()[0] == 200
     secrets = (guarded.agent.token, file.read_text().strip())
     assert not [secret for secret in secrets if secret in caller.sidecar.log_text()]
+
+
+@pytest.mark.parametrize("consul_line", [CONSUL_LINES[-1]], indirect=True)
+@on_2_6
+def test_a_token_that_may_not_read_intentions_lets_nobody_in_and_every_place_says_so(guarded: Guarded) -> None:
+    rules = """
+        service "mute" { policy = "write" intentions = "deny" }
+        service "mute-sidecar-proxy" { policy = "write" }
+        service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"""
+    policy = guarded.agent.put("/v1/acl/policy", {"Name": "mute", "Rules": rules})
+    secret = guarded.agent.put("/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})["SecretID"]
+    file = guarded.directory / "mute.token"
+    file.touch(mode=0o600)
+    file.write_text(secret)
+    mute = guarded.mesh.add(Service("mute"), "--token-file", str(file))
+
+    def not_ready() -> bool:
+        status, missing = mute.sidecar.ready()
+        return status == 503 and "policy: intentions are not known yet" in missing and "leaf" not in missing
+
+    wait_until("the rest to be there", not_ready)
+    said = "intentions for mute: GET /v1/connect/intentions/match"
+    wait_until("the reason in the log", lambda: said in mute.sidecar.log_text())
+    assert mute.sidecar.log_text().count(said) == 1
+    assert "give it intentions:read" in mute.sidecar.log_text()
+    status = asked(mute, "status")
+    assert "give it intentions:read" in status.stdout, status.stdout
+    doctor = asked(mute, "doctor", "--token-file", str(file), "--haproxy", guarded.mesh.haproxy)
+    assert doctor.returncode == 1
+    assert "intention:read on mute" in doctor.stdout
+    explained = asked(mute, "explain", "--source", "clerk")
+    assert (explained.returncode, "no policy yet" in explained.stderr) == (1, True)

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
+from hcc.haproxy.runtime import RuntimeSocket
 from tests.e2e.clients import http_get
 from tests.e2e.mesh import Member, Mesh, Service, upstream
 from tests.e2e.sidecar import HCC
-from tests.e2e.standing import DB_PORT, Standing
+from tests.e2e.standing import DB_PORT, WEB_PORT, Standing
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
-NOTED_PORT = 9801
+NOTED_PORT, TRUE_PORT = 9801, 9802
 
 
 def asked(member: Member, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -213,3 +214,109 @@ def test_hcc_troubleshoot_without_a_running_sidecar_says_so(standing: Standing) 
 
     assert done.returncode == 1
     assert "it breaks at: sidecar" in done.stdout
+
+
+@on_2_8
+def test_hcc_explain_names_the_permission_that_decides_as_haproxy_does(standing: Standing) -> None:
+    sources = [
+        {"Name": "caller", "Permissions": [{"Action": "deny", "HTTP": {"PathPrefix": "/headers", "Methods": ["GET"]}}]},
+        {"Name": "evil", "Action": "deny"},
+    ]
+    server = standing.site.server
+    server.put("/v1/config", {"Kind": "service-intentions", "Name": "web", "Sources": sources})
+    try:
+        wait_until("the rules", lambda: http_get(standing.client, WEB_PORT, "/headers").status == 403)
+        refused = asked(standing.web, "explain", "--source", "caller", "--path", "/who/../headers")
+        assert refused.returncode == 3, refused.stderr
+        assert "permission 0  deny path prefix '/headers', method GET <- decides\n" in refused.stdout
+        put = asked(standing.web, "explain", "--source", "caller", "--path", "/headers", "--method", "PUT", "--json")
+        told = json.loads(put.stdout)
+        assert (put.returncode, told["verdict"], told["permission"]) == (0, "allow", None)
+        assert told["reason"].endswith("no permission matches; default allow")
+        assert asked(standing.web, "explain", "--source", "caller").returncode == 4
+        uri = told["source"].replace("/svc/caller", "/svc/evil")
+        by_uri = asked(standing.web, "explain", "--source", uri)
+        assert (by_uri.returncode, "evil -> deny (precedence 9)" in by_uri.stdout) == (3, True)
+    finally:
+        server.delete("/v1/config/service-intentions/web")
+        wait_until("no rules", lambda: asked(standing.web, "explain", "--source", "caller").returncode == 0)
+
+
+@on_2_8
+def test_hcc_explain_says_what_is_wrong_with_the_question_or_that_nobody_answers(standing: Standing) -> None:
+    bad = asked(standing.web, "explain", "--source", "caller", "--header", "x-role")
+    assert (bad.returncode, bad.stderr) == (2, "hcc: expected a header such as x-role:admin, found 'x-role'\n")
+    nowhere = asked(standing.web, "explain", "--source", "caller", HCC_STATE_DIR="/nowhere")
+    assert nowhere.returncode == 1
+    assert "expected a running sidecar below /nowhere" in nowhere.stderr
+
+
+def test_hcc_plan_says_what_would_be_done_now_and_that_there_is_nothing(standing: Standing) -> None:
+    # What is applied is written down a moment later.
+    wait_until("rest", lambda: asked(standing.db, "plan").stdout == "nothing to do: HAProxy runs what is wanted\n")
+    by_hand(standing.db, "disable frontend public")
+
+    done = asked(standing.db, "plan")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "# listeners differ from what was started\nenable listener public\n"
+    assert json.loads(asked(standing.db, "plan", "--json").stdout) == {
+        "operations": ["enable listener public"],
+        "reasons": ["listeners differ from what was started"],
+        "reloads": False,
+    }
+    standing.db.sidecar.restart("ConfigReconciler")
+    wait_until("the repair", lambda: asked(standing.db, "plan").stdout.startswith("nothing to do"))
+
+
+@on_2_8
+def test_hcc_config_prints_what_runs_and_the_same_is_made_of_hcc_snapshot(standing: Standing, tmp_path: Any) -> None:
+    config = asked(standing.web, "config")
+    snapshot = asked(standing.web, "snapshot")
+
+    assert (config.returncode, snapshot.returncode) == (0, 0), config.stderr + snapshot.stderr
+    on_disk = (standing.web.sidecar.state_dir / "haproxy.cfg").read_text()
+    assert config.stdout == on_disk
+    assert "PRIVATE KEY" not in snapshot.stdout
+    assert json.loads(snapshot.stdout)["review"]["snapshot"]["leaf"]["key_pem"] == "(hidden)"
+    file = tmp_path / "web.json"
+    file.write_text(snapshot.stdout)
+    made = asked(standing.web, "config", "--from", str(file), "--haproxy", standing.mesh.haproxy)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == on_disk
+    nobody = asked(standing.web, "plan", HCC_SIDECAR_FOR="nobody")
+    assert (nobody.returncode, len(nobody.stderr.splitlines())) == (1, 1)
+    assert "expected one running sidecar" in nobody.stderr
+
+
+@on_2_8
+def test_what_somebody_changes_by_hand_is_repaired_every_resync_and_counted(mesh: Mesh) -> None:
+    itself = Service("true", "http", upstreams=(upstream("true", TRUE_PORT),))
+    member = mesh.add(itself, "--resync", "1s")
+    member.wait_ready()
+    member.wait_healthy(mesh.site.server)
+
+    def answers() -> bool:
+        return http_get(member.namespace, TRUE_PORT).text == "true"
+
+    def repaired_since(before: float) -> bool:
+        return repairs() > before
+
+    def repairs() -> float:
+        return member.sidecar.metrics()["hcc_drift_repairs_total"]
+
+    wait_until("an answer", answers, 20)
+    listener, verdicts = f"up:true:{TRUE_PORT}", member.sidecar.state_dir / "verdicts.map"
+    for command in (f"disable frontend {listener}", "disable server app/app", f"set map {verdicts} true:dc1 deny"):
+        before = repairs()
+        by_hand(member, command)
+        wait_until(f"the repair of: {command}", partial(repaired_since, before), 10)
+        wait_until("an answer", answers)
+    plans = json.loads(asked(member, "status", "--json").stdout)["plans"]
+    assert any(plan["drift"] for plan in plans)
+
+
+def by_hand(member: Member, command: str) -> None:
+    """Say it on HAProxy's runtime socket, as an operator with socat."""
+    answer = RuntimeSocket(str(member.sidecar.state_dir / "stats.sock")).send(command)
+    assert not answer.strip(), answer

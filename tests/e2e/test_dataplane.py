@@ -46,9 +46,14 @@ def dataplane_pid(member: Member) -> int:
     return int((member.sidecar.state_dir / "dataplane.pid").read_text().split()[0])
 
 
-def is_denied(caller: Member) -> bool:
+def _servers(config: Path, service: str) -> str:
+    """The part of haproxy.cfg that lists an upstream's servers."""
+    return config.read_text().partition(f"\nbackend up:{service}:")[2].partition("\n\n")[0] + "\n"
+
+
+def is_denied(caller: Member, port: int) -> bool:
     try:
-        tcp_ask(caller.namespace, OTHER_PORT)
+        tcp_ask(caller.namespace, port)
     except ConnectionError:
         return True
     return False
@@ -79,6 +84,17 @@ def test_it_serves_survives_kills_and_ends_without_a_trace(pair: Pair) -> None:
     assert any('control="dataplane"' in name for name in sidecar.metrics())
     assert "put right" not in sidecar.log_text() + pair.called.sidecar.log_text()
 
+    # At run time first; what is posted then is what runs, and our reload command leaves it alone.
+    pair.called.set_health("critical")
+    wait_until("no answer", lambda: is_denied(caller, PORT), MENDED_S)
+    config = sidecar.state_dir / "haproxy.cfg"
+    wait_until("its maintenance on disk", lambda: " disabled" in _servers(config, "dpdb"), MENDED_S)
+    pair.called.set_health("passing")
+    wait_until("an answer", lambda: tcp_ask(caller.namespace, PORT) == "dpdb", MENDED_S)
+    wait_until("its return on disk", lambda: " disabled" not in _servers(config, "dpdb"), MENDED_S)
+    assert sidecar.worker_pid() == worker
+    assert sidecar.metrics()["hcc_reloads_total"] == 0
+
     first = dataplane_pid(caller)
     os.kill(first, signal.SIGKILL)
     wait_until("another Data Plane API", lambda: dataplane_pid(caller) != first, MENDED_S)
@@ -99,7 +115,7 @@ def test_it_serves_survives_kills_and_ends_without_a_trace(pair: Pair) -> None:
     assert tcp_ask(caller.namespace, OTHER_PORT) == "dpdb"
 
     pair.mesh.intend("dpcaller", "dpdb", "deny")
-    wait_until("the denial", lambda: is_denied(caller), MENDED_S)
+    wait_until("the denial", lambda: is_denied(caller, OTHER_PORT), MENDED_S)
     last = dataplane_pid(caller)
     assert sidecar.stop() == 0
     assert not is_running(last)

@@ -162,6 +162,23 @@ def test_a_third_instance_joins_and_leaves_under_load_without_a_failed_request_o
     assert shop.buyer.sidecar.worker_pid() == worker
 
 
+def test_a_redirect_to_another_service_and_back_costs_no_request_and_no_reload(shop: Shop) -> None:
+    worker = shop.buyer.sidecar.worker_pid()
+    boutique = shop.mesh.join(Service("boutique", "http"))[0]
+    server = shop.mesh.site.server
+    redirect = {"Kind": "service-resolver", "Name": "shop", "Redirect": {"Service": "boutique"}}
+    with Load(kept_requests(shop.client, PORT, "shop-1", "shop-2", "boutique")) as load:
+        server.put("/v1/config", redirect)
+        try:
+            shop.wait_shares("the other service", {"boutique": 1.0})
+        finally:
+            server.delete("/v1/config/service-resolver/shop")
+        shop.wait_usual()
+    load.assert_clean()
+    assert shop.buyer.sidecar.worker_pid() == worker
+    boutique.remove()
+
+
 def test_a_prepared_query_upstream_reaches_what_the_query_finds(shop: Shop) -> None:
     server = shop.mesh.site.server
     query = server.ask("POST", "/v1/query", {"Name": "find-shop", "Service": {"Service": "shop", "OnlyPassing": True}})

@@ -34,8 +34,6 @@ SETTLE_S = 30.0
 MEMORY_SLACK = 1.15
 MEMORY_SLACK_KB = 6_000
 FEW = 3
-# One kill of a SPOE worker refuses what it was just asked.
-LOST_BY_A_KILL = 10
 
 
 @dataclass(frozen=True)
@@ -159,8 +157,7 @@ def test_nothing_is_lost_and_nothing_grows(town: Town) -> None:
     report = f"{rounds} pieces of work; {[load.report() for load in loads]}; before {before}; after {after}\n"
     sys.stderr.write(report)
     assert rounds
-    kills = rounds // 4 + 1
-    assert sum(sum(load.failed.values()) for load in loads) <= kills * LOST_BY_A_KILL, [load.report() for load in loads]
+    assert not any(load.failed for load in loads), [load.report() for load in loads]
     for old, new in zip(before, after, strict=True):
         assert new.memory_kb <= old.memory_kb * MEMORY_SLACK + MEMORY_SLACK_KB, (old, new)
         assert new.descriptors <= old.descriptors + FEW, (old, new)

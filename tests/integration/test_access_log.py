@@ -13,6 +13,7 @@ import pytest
 
 from hcc.haproxy.capabilities import Feature
 from hcc.mesh.snapshot import Endpoint, Protocol
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import DEADLINE_S, Server, Stage, free_port, greeting, http_answer, stage
@@ -128,7 +129,9 @@ def test_callers_are_logged_and_so_is_a_handshake_that_fails(there: Stage, syslo
 
 @pytest.mark.parametrize("target", ["stdout", "/dev/log", "127.0.0.1:514", "[::1]:514"])
 def test_haproxy_accepts_each_target_without_a_warning(there: Stage, target: str) -> None:
-    applied = there.control.apply(there.plan(there.rendered(examples()["http2"], intentions=True, access_log=target)))
+    applied = there.control.apply(
+        there.plan(there.rendered(examples()["http2"], intentions=Enforcement.ENFORCE, access_log=target))
+    )
     assert applied.failure is None
     said = subprocess.run(
         [there.binary, "-c", "-f", there.layout.config], capture_output=True, text=True, check=True, timeout=30

@@ -13,6 +13,7 @@ from hcc.haproxy.files import read_text
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
+from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
 from tests.fakes import FakeMaps
@@ -39,7 +40,7 @@ class Subject:
 
     def text(self, *callers: str) -> Rendered:
         here = snapshot(proxy_=proxy(bind_port=self.port))
-        return self.stage.rendered(here, intentions=True, callers=callers)
+        return self.stage.rendered(here, intentions=Enforcement.ENFORCE, callers=callers)
 
     def stop(self) -> None:
         if self._fake:

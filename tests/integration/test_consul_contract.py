@@ -249,6 +249,17 @@ def test_an_overridden_chain_is_held_too(client: ConsulClient) -> None:
     assert time.monotonic() - started >= 0.9
 
 
+def test_an_agent_keeps_the_chains_in_its_cache_up_to_date(agent: ConsulHttp, client: ConsulClient) -> None:
+    for key in (ChainWatch("cached"), ChainWatch("cached", mesh_gateway="local")):
+        assert client.chain(key, cached=True).data["Chain"]["Protocol"] == "tcp"
+    agent.put_config({"Kind": "service-defaults", "Name": "cached", "Protocol": "http"})
+    end = time.monotonic() + 5.0
+    for key in (ChainWatch("cached"), ChainWatch("cached", mesh_gateway="local")):
+        while client.chain(key, cached=True).data["Chain"]["Protocol"] != "http":
+            assert time.monotonic() < end, "the cache stays as it was"
+            time.sleep(0.02)
+
+
 def endpoints(client: ConsulClient, name: str, index: int = 0) -> Result:
     return client.endpoints(EndpointsWatch(name, "dc1"), index)
 

@@ -23,6 +23,7 @@ from hcc.consul.errors import (
     ConsulStatusError,
     ConsulUnavailableError,
 )
+from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -167,6 +168,24 @@ def test_a_chain_follows_its_service_defaults(fake: FakeConsul, watch: Watch) ->
     assert observed.value(Chain).protocol == "tcp"
     fake.put_config({"Kind": "service-defaults", "Name": "db", "Protocol": "http"})
     assert observed.value(Chain).protocol == "http"
+
+
+def test_a_chain_without_a_place_is_asked_about_again_and_holds_no_connection(fake: FakeConsul, watch: Watch) -> None:
+    chains = HeldChains(places=1, poll_s=0.05)
+    held = watch(ChainWatch("db"), chains=chains)
+    assert held.value(Chain).protocol == "tcp"
+    until("the held question", lambda: fake.count("chain/db?stale=&index="))
+
+    asked = watch(ChainWatch("web"), chains=chains)
+    assert asked.value(Chain).protocol == "tcp"
+    until("more questions", lambda: fake.count("chain/web?cached=") > 2)
+    until("one connection", lambda: fake.connections() == 1)
+    fake.put_config({"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
+    assert asked.value(Chain).protocol == "http"
+    assert not fake.count("chain/web?stale=")
+
+    held.watcher.stop()
+    until("a question that waits, in the place that is free", lambda: fake.count("chain/web?stale=&index="))
 
 
 def test_endpoints_come_go_and_fall_ill(fake: FakeConsul, watch: Watch) -> None:
@@ -431,6 +450,16 @@ def test_an_empty_list_without_a_mark_is_believed_only_if_the_token_may_read(fak
     assert len(observed.recovery().value) == 1  # type: ignore[arg-type] # a tuple
     fake.deregister("db")
     assert observed.instances() == ()
+
+
+def test_nor_is_a_query_that_finds_nothing_believed_otherwise(fake: FakeConsul, watch: Watch) -> None:
+    fake.create_query("find-db", "db")
+    observed = watch(QueryWatch("find-db", "", "dc1", 20))
+    assert len(observed.instances()) == 1
+    fake.take_rights()
+    assert "service:read" in str(observed.failure(ConsulPermissionError).error)
+    fake.may_read_services = True
+    assert len(observed.recovery().value) == 1  # type: ignore[arg-type] # a tuple
 
 
 def test_a_refused_token_is_read_again_and_a_new_one_tried_at_once(fake: FakeConsul, watch: Watch) -> None:

@@ -101,6 +101,10 @@ def test_each_change_of_endpoints_is_done_and_read_back(
     assert kinds(steps) == expected
     assert applied.failure is None
     assert not applied.reloaded
+    believed, seen = subject.control.glance(), subject.actual(client(web, *after))
+    assert believed is not None
+    # What is on disk is not looked at.
+    assert replace(believed, config=None, files=()) == replace(seen, config=None, files=())
     assert not subject.converge(client(web, *after))[0]
 
 

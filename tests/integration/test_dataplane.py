@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ from hcc.haproxy.dataplane_process import end_left_over
 from hcc.haproxy.dataplane_text import version_of
 from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from hcc.settings import Enforcement
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
 from tests.dataplane_stage import DataplaneStage, dataplane_stage
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import Server, free_port, greeting, wait_until
@@ -95,7 +95,7 @@ def test_a_text_that_haproxy_refuses_changes_neither_what_runs_nor_the_file(ther
     good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
     there.converge(good)
     worker = there.worker()
-    bad = replace(good, config=f"{good.config}  nonsense\n", structure="0123456789abcdef")
+    bad = with_text(good, f"{good.config}  nonsense\n", structure="0123456789abcdef")
 
     applied = there.control.apply(Plan((Reload(bad),)))
 
@@ -113,11 +113,8 @@ def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) ->
     there.converge(good)
     worker = there.worker()
     # Passes the check; only binding fails.
-    bad = replace(
-        good,
-        config=f"{good.config}\nfrontend late\n  mode tcp\n  bind 192.0.2.1:{blocked}\n",
-        structure="0123456789abcdef",
-    )
+    text = f"{good.config}\nfrontend late\n  mode tcp\n  bind 192.0.2.1:{blocked}\n"
+    bad = with_text(good, text, structure="0123456789abcdef")
 
     applied = there.control.apply(Plan((Reload(bad),)))
 
@@ -132,7 +129,7 @@ def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) ->
 
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_every_construct_passes_unharmed(plain: DataplaneStage, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    rendered = plain.rendered(examples()[name], intentions=True)
+    rendered = plain.rendered(examples()[name], intentions=Enforcement.ENFORCE)
 
     applied = plain.control.apply(plain.plan(rendered))
 
@@ -161,7 +158,7 @@ def test_what_it_drops_is_put_right_before_haproxy_runs_it_and_said_once(
     worker = there.worker()
     dropped = "  server extra 127.0.0.1:1 pool-low-conn 7\n"
     config = good.config.replace("description hcc:", "description hcc:f")
-    harmed = replace(good, config=f"{config}{dropped}", structure=f"f{good.structure}")
+    harmed = with_text(good, f"{config}{dropped}", structure=f"f{good.structure}")
 
     for kind in (Reload, WriteConfig):
         with caplog.at_level(logging.WARNING):

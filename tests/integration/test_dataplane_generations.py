@@ -21,7 +21,8 @@ from hcc.haproxy.plan import Install, Plan, WriteConfig, plan
 from hcc.haproxy.reload_helper import settle
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.secret import Secret
-from tests.builders import proxy, snapshot, upstream, upstream_state
+from hcc.settings import Enforcement
+from tests.builders import proxy, snapshot, upstream, upstream_state, with_text
 from tests.fake_dataplane import FakeDataplane
 
 pytestmark = pytest.mark.integration
@@ -48,7 +49,7 @@ class Scene:
     def file(self) -> str:
         return self.path.read_text(encoding="utf-8")
 
-    def rendered(self, *ports: int, intentions: bool = False) -> Rendered:
+    def rendered(self, *ports: int, intentions: Enforcement = Enforcement.OFF) -> Rendered:
         wanted = snapshot(
             *(upstream_state(upstream("web", port)) for port in ports), proxy_=proxy(local_port=0 if ports else 8181)
         )
@@ -129,7 +130,7 @@ def test_a_refused_text_changes_nothing(there: Scene) -> None:
     good = there.rendered(9191)
     there.control.apply(Plan((Install(good),)))
     before = there.file
-    bad = replace(good, config="global\n  nonsense\n", files=(), structure="f")
+    bad = replace(with_text(good, "global\n  nonsense\n", structure="f"), files=())
 
     failure = there.control.apply(Plan((Install(bad),))).failure
 
@@ -167,7 +168,7 @@ def test_a_reload_put_off_is_followed_to_its_end(there: Scene) -> None:
 def test_what_a_generation_drops_is_put_right_and_said_once(there: Scene, caplog: pytest.LogCaptureFixture) -> None:
     base = there.rendered(9191)
     extra = "\nbackend extra\n  server w1 127.0.0.1:1 pool-low-conn 64\n"
-    rendered = replace(base, config=base.config + extra)
+    rendered = with_text(base, base.config + extra, structure=base.structure)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert there.control.apply(Plan((WriteConfig(rendered),))).failure is None

@@ -19,7 +19,7 @@ from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, 
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
-from hcc.settings import RunSettings, Selection, parse_listen_address
+from hcc.settings import Enforcement, RunSettings, Selection, parse_listen_address
 from tests import binaries
 from tests.consul_agent import DevAgent, free_ports
 from tests.consul_http import service_with_sidecar
@@ -53,8 +53,9 @@ def settings(state_dir: Path, **changes: object) -> RunSettings:
         stats_addr=None,
         stats_service_register=False,
         metrics_per_endpoint=False,
-        intentions=True,
+        intentions=Enforcement.ENFORCE,
         spoe_workers=2,
+        resync_s=300.0,
         on_exit="drain",
         drain_timeout_s=1.0,
         drain_delay_s=0.0,

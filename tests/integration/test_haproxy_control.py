@@ -4,12 +4,14 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.control import Applied
+from hcc.haproxy.control import Applied, ApplyError
 from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
@@ -26,8 +28,10 @@ from hcc.haproxy.plan import (
     SetTicketKeys,
     WriteConfig,
 )
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from hcc.settings import Enforcement
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
 from tests.haproxy_stage import (
     BINARIES,
     DEADLINE_S,
@@ -127,6 +131,26 @@ def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
         assert not there.plan(rendered)
         assert {greeting(port) for _ in range(12)} == names
     assert there.worker() == worker
+
+
+def test_many_endpoints_that_come_at_once_are_all_there_and_one_that_is_refused_is_named(there: Stage) -> None:
+    port = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    many = [endpoint("127.0.0.1", 20_000 + number) for number in range(50)]
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), many)))
+    additions = [one for one in there.plan(rendered).operations if isinstance(one, AddServer)]
+
+    there.converge(rendered)
+
+    assert not there.plan(rendered)
+    if not there.capabilities.has(Feature.DYNAMIC_SERVERS):
+        return
+    assert len(additions) == 50
+    new, lost = (replace(additions[3], backend=name) for name in (additions[3].backend, "nowhere"))
+    new = replace(new, server=replace(new.server, name="new"))
+    runtime = RuntimeSocket(there.layout.stats_socket, there.capabilities.payload_bytes)
+    with pytest.raises(ApplyError, match="add server nowhere/"):
+        commands.run(runtime, (new, lost), there.capabilities)
 
 
 def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
@@ -272,11 +296,8 @@ def test_a_refused_text_changes_nothing_and_the_error_names_the_line(there: Stag
     good = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)])))
     there.converge(good)
     worker = there.worker()
-    bad = replace(
-        good,
-        structure="ffffffffffffffff",
-        config=good.config.replace("balance roundrobin", "balance nonsense"),
-    )
+    text = good.config.replace("balance roundrobin", "balance nonsense")
+    bad = with_text(good, text, structure="ffffffffffffffff")
     applied = there.control.apply(there.plan(bad))
     assert applied.failure is not None
     assert applied.failure.excerpt == "balance nonsense"
@@ -345,6 +366,48 @@ def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_he
     assert _listens(there.layout.stats_socket)
     assert not there.plan(good)
     assert greeting(port) == "second"
+
+
+@pytest.mark.parametrize("there", ["2.6", "3.4"], indirect=True)
+def test_many_endpoints_at_once_are_added_together_also_when_some_are_there(there: Stage) -> None:
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web))))
+    addresses = [f"127.0.1.{number}" for number in range(1, 36)]
+    many = [endpoint(address, 21000, weight=5) for address in addresses[:-1]]
+    many.append(endpoint(addresses[-1], 21000, health=Health.CRITICAL))
+    rendered = there.rendered(client_snapshot(upstream_state(web, many)))
+    steps = there.plan(rendered)
+    # Somebody is quicker.
+    added = there.control._runtime.send(f"add server up:web:{port}:to/127.0.1.7:21000 127.0.1.7:21000")
+    assert "New server registered." in added
+
+    applied = there.control.apply(steps)
+
+    assert applied.failure is None, applied.failure
+    assert kinds(applied) == [*([AddServer] * 35), WriteConfig]
+    # That one had no TLS and another weight.
+    assert not there.plan(rendered)
+    (servers,) = [servers for name, servers in there.control.servers() if name.startswith("up:")]
+    assert [server.address for server in servers if not server.enabled] == [addresses[-1]]
+
+
+@pytest.mark.parametrize("there", ["2.2", "2.6", "3.2"], indirect=True)
+def test_a_socket_whose_file_somebody_removed_does_not_keep_changes_away(there: Stage) -> None:
+    first, second = there.peer("first"), there.peer("second")
+    port = free_port()
+    web = upstream("web", port)
+    there.converge(there.rendered(client_snapshot(upstream_state(web, [at(first)]))))
+    worker = there.worker()
+    Path(there.layout.stats_socket).unlink()
+
+    changed = there.rendered(client_snapshot(upstream_state(web, [at(first), at(second)])))
+    assert there.control.running()
+    assert not there.converge(changed).reloaded
+
+    assert {greeting(port) for _ in range(12)} == {"first", "second"}
+    assert there.actual(changed).pid == worker
+    assert not there.plan(changed)
 
 
 def _listens(path: str) -> bool:
@@ -437,7 +500,7 @@ def test_without_an_agent_nobody_comes_in(there: Stage, protocol: Protocol) -> N
     app = there.app(http=protocol.is_http)
     public = free_port()
     wanted = snapshot(proxy_=proxy(bind_port=public, local_port=app.port, protocol=protocol))
-    rendered = there.rendered(wanted, intentions=True)
+    rendered = there.rendered(wanted, intentions=Enforcement.ENFORCE)
     there.converge(rendered)
     assert all(exists(file.path) for file in rendered.files)
     context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("caller")))

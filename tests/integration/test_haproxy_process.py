@@ -15,6 +15,7 @@ from hcc.errors import SettingError
 from hcc.haproxy.binary import find_haproxy, probe
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import HAProxyProcess, LaunchError, children, recorded_pid, start_time
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, free_port, greeting, stage, wait_until
@@ -39,7 +40,7 @@ def serve(there: Stage) -> int:
 
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_haproxy_accepts_every_example_without_a_warning(there: Stage, name: str) -> None:
-    rendered = there.rendered(examples()[name], intentions=True)
+    rendered = there.rendered(examples()[name], intentions=Enforcement.ENFORCE)
     applied = there.control.apply(there.plan(rendered))
     assert applied.failure is None
     said = subprocess.run(

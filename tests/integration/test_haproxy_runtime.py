@@ -127,10 +127,11 @@ def test_a_master_without_a_worker_is_nobody_listening(fake: Fake, tmp_path: Pat
         RuntimeSocket(closed(tmp_path), master=fake.path).send("show info")
 
 
-def test_a_master_is_not_asked_while_its_worker_is_about_to_start(fake: Fake, tmp_path: Path) -> None:
+def test_without_the_socket_s_file_nothing_runs_if_the_master_has_no_worker(fake: Fake, tmp_path: Path) -> None:
+    fake.answer = lambda _: b"Can't find the target PID matching the prefix '@1'.\n"
     with pytest.raises(NotListeningError):
-        RuntimeSocket(str(tmp_path / "none"), master=fake.path).send("show info")
-    assert not fake.received
+        RuntimeSocket(str(tmp_path / "none"), master=fake.path).send("disable server b/s")
+    assert fake.received == ["@1 show info\n"]
 
 
 def test_a_worker_that_hangs_is_not_asked_twice(fake: Fake) -> None:

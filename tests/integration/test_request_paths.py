@@ -22,7 +22,7 @@ from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, Stre
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.model import Authorisation, Mode
-from hcc.haproxy.render_rules import needs_experimental, rule_lines
+from hcc.haproxy.render_rules import FORMLESS, PATH, as_sent, needs_experimental, rule_lines
 from hcc.haproxy.request_rules import headers_digest
 from hcc.mesh.request import (
     CONSULS_DEFAULT,
@@ -51,8 +51,11 @@ frontend public
   bind fd@{fd} {protocol}
   http-request set-var(txn.verdict) str(rules-x)
 {rules}
-  http-request return status 200 content-type text/plain lf-string "%[path]%[req.fhdr(x_role)]"
+  http-request return status 200 content-type text/plain lf-string "{answer}"
 """
+ANSWER = "%[path]%[req.fhdr(x_role)]"
+# What rules were looked at with, the verdict, and what is sent on.
+AUDITED = f"%[var({PATH})] %[var(txn.verdict)] %[url]"
 PIECES = (
     "/", ".", "..", "%2e", "%2E", "\\", "a", "%61", "%2f", "%5C", "%", "//", "/./", "/../", "%25", "{", "|", "?", "%3f",
 )  # fmt: skip
@@ -130,17 +133,20 @@ def _answer(sock: socket.socket, connection: H2Connection) -> str | None:
 
 
 @contextmanager
-def running(branch: str, directory: Path, *, h2: bool, how: Normalization = CONSULS_DEFAULT) -> Iterator[Front]:
+def running(
+    branch: str, directory: Path, *, h2: bool, how: Normalization = CONSULS_DEFAULT, enforced: bool = True
+) -> Iterator[Front]:
     able = capabilities(probe(binaries.haproxy(branch)).version)
     (directory / "rules.map").write_text(f"^rules-x\\n{headers_digest(())}\\n allow\n")
     rules = str(directory / "rules.map")
-    asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", rules, normalization=how)
+    asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", rules, normalization=how, enforced=enforced)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         text = CONFIGURATION.format(
             experimental="expose-experimental-directives" if needs_experimental(asked, able) else "",
             fd=listener.fileno(),
             protocol="proto h2" if h2 else "",
-            rules="\n".join(rule_lines(asked, "txn.verdict", able)),
+            rules="\n".join((*rule_lines(asked, "txn.verdict", able), *(() if enforced else as_sent(asked, able)))),
+            answer=ANSWER if enforced else AUDITED,
         )
         (directory / "haproxy.cfg").write_text(text)
         log = (directory / "haproxy.log").open("wb")
@@ -199,23 +205,23 @@ def test_a_path_over_the_limit_is_refused(front: Front, front2: Front) -> None:
     assert front2.http2_path(OVER_LONG) is None
 
 
-METHOD, SCHEME, AUTHORITY, PATH = (":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/a")
+METHOD, SCHEME, AUTHORITY, TARGET = (":method", "GET"), (":scheme", "https"), (":authority", "h"), (":path", "/a")
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        (METHOD, SCHEME, AUTHORITY, PATH, (":path", "/b")),
-        (METHOD, (":method", "POST"), SCHEME, AUTHORITY, PATH),
+        (METHOD, SCHEME, AUTHORITY, TARGET, (":path", "/b")),
+        (METHOD, (":method", "POST"), SCHEME, AUTHORITY, TARGET),
         (METHOD, SCHEME, AUTHORITY),
-        (METHOD, SCHEME, AUTHORITY, ("x", "y"), PATH),
-        (METHOD, SCHEME, AUTHORITY, PATH, (":x", "y")),
-        (METHOD, SCHEME, AUTHORITY, PATH, ("X-Upper", "y")),
-        (METHOD, SCHEME, AUTHORITY, PATH, ("x", "a\r\nx-role: admin")),
-        (METHOD, SCHEME, AUTHORITY, PATH, ("x", "a\x00b")),
-        ((":method", "GE T"), SCHEME, AUTHORITY, PATH),
+        (METHOD, SCHEME, AUTHORITY, ("x", "y"), TARGET),
+        (METHOD, SCHEME, AUTHORITY, TARGET, (":x", "y")),
+        (METHOD, SCHEME, AUTHORITY, TARGET, ("X-Upper", "y")),
+        (METHOD, SCHEME, AUTHORITY, TARGET, ("x", "a\r\nx-role: admin")),
+        (METHOD, SCHEME, AUTHORITY, TARGET, ("x", "a\x00b")),
+        ((":method", "GE T"), SCHEME, AUTHORITY, TARGET),
         ((":method", "CONNECT"), ("host", "h:1"), (":authority", "h:1")),
-        ((":method", "CONNECT"), SCHEME, AUTHORITY, PATH),
+        ((":method", "CONNECT"), SCHEME, AUTHORITY, TARGET),
     ],
 )
 def test_an_http2_request_with_odd_pseudo_headers_is_refused(
@@ -253,3 +259,26 @@ def test_headers_with_an_underscore_are_refused_or_dropped_as_the_mesh_says(
         assert front.http1("/a", "X-Role: admin") == "/a"
         dropped = underscores is Underscores.DROP and branch != "2.2"
         assert front.http1("/a", "X_Role: admin") == ("/a" if dropped else None)
+
+
+@pytest.mark.parametrize("h2", [False, True])
+@pytest.mark.parametrize(
+    "how", [CONSULS_DEFAULT, Normalization(escaped_slashes=EscapedSlashes.UNESCAPE, merge_slashes=True)]
+)
+def test_where_nothing_is_enforced_a_request_goes_on_as_it_was_sent_and_is_judged_by_its_normal_form(
+    branch: str, how: Normalization, h2: bool, tmp_path: Path
+) -> None:
+    with running(branch, tmp_path, h2=h2, how=how, enforced=False) as front:
+        for target in (*TARGETS, "/a%2f../b?c%zz", *generated(60)):
+            if h2 and target == "*":
+                # As above: HAProxy itself takes it for the root.
+                continue
+            found = front.http2_path(target) if h2 else front.http1(target)
+            if found is None:
+                # HAProxy itself takes it for no request.
+                assert expected(target, how) is None, target
+                continue
+            seen, verdict, sent = found.split(" ")
+            assert sent.removeprefix("https://h") == target, target
+            wanted = acceptable(branch, target, how)
+            assert (None if verdict == FORMLESS else seen) in wanted, f"{target!r}: {found!r}, expected {wanted}"

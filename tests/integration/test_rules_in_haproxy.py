@@ -15,7 +15,7 @@ from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.map_text import map_file
 from hcc.haproxy.model import Authorisation, Mode
-from hcc.haproxy.render_rules import MOST_LINES, REFUSED, needs_experimental, rule_lines
+from hcc.haproxy.render_rules import MOST_LINES, needs_experimental, refused, rule_lines
 from hcc.haproxy.request_rules import rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
@@ -133,7 +133,9 @@ def running(branch: str, sets: Sequence[RuleSet], directory: Path) -> Iterator[i
     rules = "\n".join(rule_lines(asked, "txn.verdict", able))
     experimental = "expose-experimental-directives" if needs_experimental(asked, able) else ""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        text = CONFIGURATION.format(fd=listener.fileno(), rules=rules, refused=REFUSED, experimental=experimental)
+        text = CONFIGURATION.format(
+            fd=listener.fileno(), rules=rules, refused=refused(asked, "txn.verdict"), experimental=experimental
+        )
         (directory / "haproxy.cfg").write_text(text)
         log = (directory / "haproxy.log").open("wb")
         command = [binaries.haproxy(branch), "-db", "-f", str(directory / "haproxy.cfg")]

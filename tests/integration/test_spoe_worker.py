@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -314,6 +318,35 @@ def test_a_connection_waits_for_the_successor_of_a_killed_worker(pool: WorkerPoo
     pool.respawn(0)
     assert clients[0].receive().kind == FrameType.AGENT_HELLO
     assert variables(clients[0].receive()) == {"allowed": True, "caller": told("web")}
+
+
+def test_a_successor_answers_nothing_before_it_has_the_policy(pool: WorkerPool, clients: list[Client]) -> None:
+    # More than a socket holds, so that it comes piece by piece.
+    others = tuple(Intention(f"s{number}", Action.DENY, 9) for number in range(20_000))
+    small = policy(7, "web")
+    apply(pool, replace(small, intentions=small.intentions + others))
+    for _ in range(3):
+        pid = pool.workers()[0].pid
+        os.kill(pid, signal.SIGKILL)
+        events_until(pool, partial(exited, pid))
+        # They wait in its socket, and are the first thing that it finds.
+        for _ in range(5):
+            clients.append(Client(pool.workers()[0].socket_path))
+            clients[-1].send(hello() + caller(WEB, 5, 1))
+        pool.respawn(0)
+        with ThreadPoolExecutor(1) as looking_after:
+            looking_after.submit(events_until, pool, partial(applied, 7))
+            for waiting in clients[-5:]:
+                assert waiting.receive().kind == FrameType.AGENT_HELLO
+                assert variables(waiting.receive())["allowed"] is True
+
+
+def exited(pid: int, seen: list[PoolEvent]) -> bool:
+    return any(isinstance(event, WorkerExited) and event.pid == pid for event in seen)
+
+
+def applied(version: int, seen: list[PoolEvent]) -> bool:
+    return PolicyApplied(0, version) in seen
 
 
 def test_denials_nobody_reads_are_dropped_and_counted(pool: WorkerPool, client: Client) -> None:

@@ -46,7 +46,7 @@ CONTRASTS = """
 """
 
 
-def answer(method: str, path: str, accept: str) -> Response:
+def answer(method: str, path: str, query: str, accept: str) -> Response:
     if path != "/":
         return Response(404, b"nothing\n")
     shown = status()

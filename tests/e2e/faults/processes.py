@@ -18,8 +18,8 @@ RESTARTED = "a gap until it is started again from the file on disk, below a seco
 # Longer than a busy HAProxy may be silent.
 HANGS = "a gap until hcc takes it for hung, about 16 s, and starts it again from the file on disk"
 ADOPTED = "no request lost; HAProxy is adopted"
-# On the called side a question to a SPOE worker may cross its farewell to HAProxy, and is refused then.
-RELIEVED = ADOPTED + ", the SPOE workers are relieved (a question that crosses the relief is refused)"
+# A question that crosses a SPOE worker's farewell is asked again.
+RELIEVED = ADOPTED + ", the SPOE workers are relieved"
 
 
 def _signal(scene: Scene, number: signal.Signals, *pids: int) -> None:
@@ -94,13 +94,12 @@ for _side in SIDES:
     fault(GROUP, f"SIGSTOP of the HAProxy master, {_side} side", HANGS, Lost.GAP, slow=True)(
         partial(_master, side=_side, number=signal.SIGSTOP)
     )
-    _promised, _lost = (RELIEVED, Lost.FEW) if _side == "called" else (ADOPTED, Lost.NONE)
-    fault(GROUP, f"SIGKILL of hcc and start, {_side} side", _promised, _lost)(partial(_hcc_killed, side=_side))
+    _promised = RELIEVED if _side == "called" else ADOPTED
+    fault(GROUP, f"SIGKILL of hcc and start, {_side} side", _promised)(partial(_hcc_killed, side=_side))
     fault(
         GROUP,
         f"upgrade: SIGTERM with --on-exit leave and start, {_side} side",
         _promised,
-        _lost,
         slow=_side == "calling",
     )(partial(_upgraded, side=_side))
     fault(
@@ -111,7 +110,7 @@ for _side in SIDES:
     )(partial(_restarted, side=_side))
 
 
-@fault(GROUP, "SIGKILL of one SPOE worker", "only what it was just asked is refused; respawned at once", Lost.FEW)
+@fault(GROUP, "SIGKILL of one SPOE worker", "no request lost: what it was asked is asked again; respawned at once")
 def _spoe_killed(scene: Scene) -> None:
     sidecar = scene.web.sidecar
     before = sidecar.spoe_workers()

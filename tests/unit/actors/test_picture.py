@@ -8,17 +8,20 @@ from hcc.actors.readiness import (
     CredentialFacts,
     Facts,
     HAProxyFacts,
+    PeerFacts,
     PolicyFacts,
     ReconcilerFacts,
     Validity,
 )
-from hcc.actors.status import CallerStatus, ServerState
+from hcc.actors.status import CallerStatus, IdentityState, ServerState
 from hcc.consul.keys import EndpointsWatch, LeafWatch
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.mesh.naming import joined
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Health, Protocol
+from hcc.settings import Enforcement, VerifyUpstream
 from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
 
 NOW = 1_000_000.0
@@ -27,7 +30,7 @@ API = upstream("api")
 
 
 def row(kind: RowKind, proxy_: str, server: str = "", address: str = "", status: str = "UP", sessions: int = 0) -> Row:
-    return Row(kind, proxy_, server, address, status, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, None, None)
+    return Row(kind, proxy_, server, address, status, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, None, None)
 
 
 def seen(*rows: Row, **changed: object) -> Observed:
@@ -118,7 +121,7 @@ def test_callers_have_their_live_sessions_and_the_verdict_that_haproxy_goes_by()
 
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
     facts = Facts(
-        intentions=False,
+        intentions=Enforcement.OFF,
         reconciler=ReconcilerFacts(failure="line 3", problems=("upstream db: twice",)),
         credentials=CredentialFacts(
             leaf=True, roots=True, problem="no key", certificates=(Validity("leaf", "web", NOW - 95, NOW + 5),)
@@ -158,3 +161,34 @@ def test_who_this_is_comes_from_the_registration() -> None:
     shown = picture(IDENTITY, Facts(), seen(snapshot=snapshot(proxy_=proxy(protocol=Protocol.HTTP)))).sidecar
     assert (shown.service, shown.protocol, shown.datacenter) == ("server", "http", "dc1")
     assert shown.listens.endswith(":21000")
+
+
+def test_who_an_endpoint_is_stands_beside_it_and_an_impostor_is_warned_of() -> None:
+    mesh = snapshot(upstream_state(API, [endpoint(f"10.0.0.{number}") for number in (1, 2, 3)]))
+    right, impostor, _ = (Peer(one.address, one.port, one.identity) for one in mesh.upstreams[0].targets[0].endpoints)
+    peers = PeerFacts(frozenset((right,)), ((impostor, "expected a, found b"),))
+
+    shown = picture(IDENTITY, Facts(peers=peers), seen(snapshot=mesh))
+
+    assert [(one.identity, one.identity_problem) for one in shown.upstreams[0].endpoints] == [
+        (IdentityState.VERIFIED, ""),
+        (IdentityState.REFUSED, "expected a, found b"),
+        (IdentityState.WAITING, ""),
+    ]
+    assert "endpoint 10.0.0.2:21000 gets no traffic: expected a, found b" in shown.readiness.warnings
+
+
+def test_many_impostors_are_counted_in_the_warnings_not_listed() -> None:
+    peers = PeerFacts(refused=tuple((Peer("10.0.0.1", number, "a"), "no") for number in range(25)))
+
+    warnings = picture(IDENTITY, Facts(peers=peers), seen()).readiness.warnings
+
+    assert "5 more endpoints are refused, too" in warnings
+
+
+@pytest.mark.parametrize(("verify", "warned"), [(VerifyUpstream.RESPONSE, False), (VerifyUpstream.OFF, True)])
+def test_without_probes_nothing_is_said_of_who_endpoints_are(verify: VerifyUpstream, warned: bool) -> None:
+    shown = picture(IDENTITY, Facts(verify=verify), seen())
+
+    assert {one.identity for one in shown.upstreams[0].endpoints} == {IdentityState.UNCHECKED}
+    assert ("it is not verified who upstreams' instances are" in shown.readiness.warnings) is warned

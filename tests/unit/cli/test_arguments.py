@@ -7,7 +7,7 @@ from hcc.cli.commands import COMMANDS
 from hcc.cli.instance import settle
 from hcc.cli.run import run_settings
 from hcc.errors import SettingError
-from hcc.settings import ListenAddress, RunSettings, Selection
+from hcc.settings import Enforcement, ListenAddress, RunSettings, Selection
 
 
 def settings(*words: str) -> RunSettings:
@@ -28,14 +28,14 @@ def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:
     chosen = settings("--sidecar-for", "web")
 
     assert chosen.selection == Selection(sidecar_for="web")
-    assert chosen.intentions
+    assert chosen.intentions is Enforcement.ENFORCE
     assert chosen.stats_addr is None
     assert chosen.spoe_workers == 2
 
 
-def test_intentions_are_switched_off_in_one_word_or_two() -> None:
-    assert not settings("--sidecar-for", "web", "--enable-intentions=false").intentions
-    assert settings("--sidecar-for", "web", "--enable-intentions").intentions
+def test_intentions_can_be_audited_or_switched_off() -> None:
+    assert settings("--sidecar-for", "web", "--intentions", "audit").intentions is Enforcement.AUDIT
+    assert settings("--sidecar-for", "web", "--intentions=off").intentions is Enforcement.OFF
 
 
 def test_the_stats_address_is_read_and_empty_means_none() -> None:
@@ -66,7 +66,7 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
         (("--sidecar-for", "a", "--spoe-workers", "0"), "expected a whole number from 1 to 64, found '0'"),
         (("--sidecar-for", "a", "--stats-addr", "x"), "expected HOST:PORT"),
         (("--sidecar-for", "a", "--stats-service-register"), "expects --stats-addr"),
-        (("--sidecar-for", "a", "--enable-intentions=maybe"), "expected true or false, found 'maybe'"),
+        (("--sidecar-for", "a", "--intentions=maybe"), "expected enforce, audit or off, found 'maybe'"),
         (("--sidecar-for",), "expected one argument"),
     ],
 )

@@ -25,13 +25,13 @@ def test_every_flag_of_the_go_program_is_taken() -> None:
         "--state-dir=/d",
         "--stats-addr=:1",
         "--stats-service-register",
-        "--enable-intentions",
+        "--intentions=enforce",
         "--version",
     )
 
 
 def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
-    assert translated(["-enable-intentions=false"]) == ("--enable-intentions=false",)
+    assert translated(["-enable-intentions=false"]) == ("--intentions=off",)
     with pytest.raises(SettingError, match="found 'false'"):
         translated(["-enable-intentions", "false"])
 
@@ -39,6 +39,7 @@ def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["-enable-intentions=maybe"], "flag -enable-intentions: expected true or false, found 'maybe'"),
         (["-nope"], "unknown flag -nope; expected one of -dataplane"),
         (["web"], "expected a flag such as -sidecar-for, found 'web'"),
         (["-token"], "flag -token expects a value, found none"),

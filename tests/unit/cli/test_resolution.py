@@ -46,6 +46,8 @@ def test_flags_beat_our_variables_beat_consul_s_beat_the_file_beat_the_default()
 def test_every_setting_can_come_from_our_variable_and_from_the_file() -> None:
     samples = {"true|false": "true", "N": "3", "TIME": "3s", "HOST:PORT": ":1", "LEVEL": "warn"}
     samples |= {"direct|dataplane": "direct", "text|json|auto": "json", "TARGET": "stdout", "drain|leave": "leave"}
+    samples |= {"enforce|audit|off": "audit"}
+    samples |= {"probe|response|both|off": "probe"}
     for setting in ALL:
         text = samples.get(setting.metavar, "x")
         by_variable = found(environ={setting.own_variable: text})[setting.key]
@@ -71,9 +73,9 @@ def test_variables_of_consul_s_own_programs_are_read() -> None:
 
 
 def test_the_file_takes_toml_s_own_numbers_and_booleans() -> None:
-    given = found(file={"spoe_workers": 4, "enable_intentions": False, "drain_timeout": 2.5})
+    given = found(file={"spoe_workers": 4, "drain_maintenance": True, "drain_timeout": 2.5})
 
-    assert [given[key].value for key in ("spoe_workers", "enable_intentions", "drain_timeout")] == [4, False, 2.5]
+    assert [given[key].value for key in ("spoe_workers", "drain_maintenance", "drain_timeout")] == [4, True, 2.5]
 
 
 def test_an_empty_variable_counts_as_missing_and_an_empty_flag_as_given() -> None:

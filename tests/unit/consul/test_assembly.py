@@ -130,7 +130,7 @@ def test_a_whole_state_makes_a_whole_snapshot() -> None:
     assert (found.policy.intentions, found.policy.default_allow) == (ALLOW_WEB.intentions, False)
     (upstream,) = found.upstreams
     assert upstream.chain == builders.chain("web")
-    (endpoint,) = upstream.endpoints(builders.target_id("web"))
+    (endpoint,) = upstream.target(builders.target_id("web")).endpoints
     assert endpoint == Endpoint("10.0.0.1", 21000, 1, Health.PASSING, builders.service_uri("web"))
 
 

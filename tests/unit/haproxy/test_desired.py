@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.haproxy.desired import Certificates, desired
-from hcc.haproxy.model import Mode, TcpBind, Timeouts, UnixBind
+from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, desired
+from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind
 from hcc.mesh.snapshot import Health, Protocol, Proxy, Upstream, UpstreamState
+from hcc.settings import Enforcement
 from tests.builders import (
     certificates,
     chain,
@@ -14,6 +15,7 @@ from tests.builders import (
     options,
     proxy,
     result,
+    service_uri,
     snapshot,
     upstream,
     upstream_state,
@@ -34,7 +36,7 @@ def test_a_service_with_everything_known_gets_its_public_listener() -> None:
 def test_without_policy_there_is_no_public_listener() -> None:
     unknown = replace(snapshot(), policy=None)
     assert desired(unknown, options(), certificates()).desired.public is None
-    assert desired(unknown, options(intentions=False), certificates()).desired.public is not None
+    assert desired(unknown, options(intentions=Enforcement.OFF), certificates()).desired.public is not None
 
 
 @pytest.mark.parametrize("missing", [replace(certificates(), leaf=None), replace(certificates(), ca=None)])
@@ -55,7 +57,7 @@ def test_without_an_application_only_upstreams_are_served() -> None:
 
 
 def test_with_intentions_off_nobody_is_asked() -> None:
-    found = result(options_=options(intentions=False)).desired
+    found = result(options_=options(intentions=Enforcement.OFF)).desired
     assert found.public is not None
     assert not found.public.authorised
     assert found.authorisation is None
@@ -205,3 +207,33 @@ def test_a_header_name_that_haproxy_would_misread_is_reported_and_left_out() -> 
 def test_a_critical_endpoint_stays_as_a_server_in_maintenance() -> None:
     found = result(upstream_state(endpoints=[endpoint(health=Health.CRITICAL)])).desired
     assert [server.enabled for server in found.backends[0].servers] == [False]
+
+
+def test_answers_of_a_query_may_come_from_any_service_that_it_finds() -> None:
+    found = result(
+        upstream_state(upstream("q", query=True), [endpoint(), endpoint("10.0.0.2", identity=service_uri("db"))])
+    )
+
+    (backend,) = found.desired.backends
+    assert backend.check == PeerCheck("/run/hcc/leaves.map", (service_uri("db"), service_uri("web")))
+
+
+def test_a_service_without_instances_still_says_whose_answers_it_takes() -> None:
+    (backend,) = result(upstream_state(upstream("db"))).desired.backends
+    assert backend.check == PeerCheck("/run/hcc/leaves.map", (service_uri("db"),))
+
+
+def test_without_a_map_of_leaves_answers_are_not_looked_at() -> None:
+    found = result(upstream_state(), options_=replace(options(), leaves=""))
+    assert [backend.check for backend in found.desired.backends] == [None]
+
+
+def test_more_services_than_a_line_takes_are_a_problem() -> None:
+    many = [endpoint(f"10.0.0.{number}", identity=service_uri(f"s{number}")) for number in range(MAX_IDENTITIES + 1)]
+
+    found = result(upstream_state(upstream("q", query=True), many))
+
+    assert [backend.check for backend in found.desired.backends] == [None]
+    assert [str(problem) for problem in found.problems] == [
+        "upstream query:q: its instances are of 21 services; with more than 20 answers are not checked"
+    ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hcc.haproxy.capabilities import Capabilities, Feature, Version, capabilities
 from hcc.haproxy.model import ActualServers, Desired
 from hcc.haproxy.plan import (
+    MOST_ADDED,
     Actual,
     AddServer,
     DeleteServer,
@@ -156,6 +157,18 @@ def test_a_moved_server_is_moved_back() -> None:
     moved = replace(actual.servers[0][1][0], address="10.9.9.9")
     steps = plan(wanted(endpoint()), replace(actual, servers=((actual.servers[0][0], (moved,)),)))
     assert kinds(steps) == [SetServerAddress]
+
+
+def test_very_many_new_servers_come_by_one_reload_and_not_so_many_at_run_time() -> None:
+    few = [endpoint(f"10.0.{n // 250}.{n % 250}") for n in range(MOST_ADDED)]
+    assert kinds(plan(wanted(*few), running(wanted()))) == [*([AddServer] * MOST_ADDED), WriteConfig]
+    more = wanted(*few, endpoint("10.9.9.9"))
+    steps = plan(more, running(wanted()))
+    assert kinds(steps) == [Reload]
+    assert not plan(more, applied(steps, running(wanted())))
+    assert len(plan(more, running(wanted()), may_reload=False).operations) > MOST_ADDED
+    # To leave takes no reload.
+    assert set(kinds(plan(wanted(), running(more)))) == {DeleteServer, WriteConfig}
 
 
 def slots(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hcc.haproxy.capabilities import Capabilities, Version, capabilities
 from hcc.haproxy.desired import desired
-from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.render import Rendered, name_list, render
 from hcc.haproxy.words import TokenError
 from hcc.mesh.snapshot import Endpoint, Health, UpstreamKey
 from tests.builders import (
@@ -25,6 +25,7 @@ from tests.builders import (
     upstream_state,
 )
 from tests.haproxy_examples import examples
+from tests.pki import Authority
 
 GOLDEN = Path(__file__).parent / "golden"
 V2_0 = capabilities(Version(2, 0))
@@ -54,8 +55,28 @@ def test_the_text_is_as_the_golden_file_has_it(name: str, version: Capabilities,
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_nothing_newer_than_2_0_is_written_for_2_0(name: str) -> None:
     found = shown(render(desired(examples()[name], options(), certificates()).desired, V2_0))
-    newer = ("http-request return", "http-error", "pool-low-conn", "no-sni-auto", "sha2", "mode spop")
+    newer = ("http-request return", "http-error", "pool-low-conn", "no-sni-auto", "sha2", "mode spop", "ssl_s_der")
     assert not [word for word in newer if word in found]
+
+
+@pytest.mark.parametrize("length", [1, 100, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 250, 256, 300])
+def test_the_bytes_looked_for_are_those_that_a_certificate_has(length: int) -> None:
+    uri = "spiffe://d/" + "s" * length
+    der = Authority().leaf(uri).der.hex().upper()
+
+    assert der.count(name_list(uri)) == 1
+    assert name_list(uri[:-1]) not in der
+    assert name_list(f"{uri}s") not in der
+
+
+def test_a_name_among_others_is_not_looked_for() -> None:
+    uri = "spiffe://d/web"
+    assert name_list(uri) not in Authority().leaf(uri, "spiffe://d/evil").der.hex().upper()
+    assert name_list(uri) not in Authority().leaf("spiffe://d/evil", uri).der.hex().upper()
+
+
+def test_when_all_instances_are_gone_the_same_answers_are_let_through_without_a_reload() -> None:
+    assert rendered(upstream_state(endpoints=[endpoint()])).structure == rendered(upstream_state()).structure
 
 
 def structure(weight: int = 1, **end: object) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.haproxy.model import ActualServer, TicketKeys
+from hcc.haproxy.model import Server, TicketKeys
 from hcc.haproxy.replies import (
     Message,
     ReplyError,
@@ -75,12 +75,12 @@ def test_a_process_that_is_not_ours_has_no_structure() -> None:
 
 def test_servers_are_grouped_by_backend() -> None:
     assert parse_servers(SERVERS) == (
-        ("app", (ActualServer("app", "", 0, 1, enabled=True),)),
+        ("app", (Server("app", "", 0, 1, enabled=True),)),
         (
             "up:web:9191",
             (
-                ActualServer("127.0.0.1:8000", "127.0.0.1", 8000, 3, enabled=True),
-                ActualServer("::1:8000", "::1", 8000, 7, enabled=False),
+                Server("127.0.0.1:8000", "127.0.0.1", 8000, 3, enabled=True),
+                Server("::1:8000", "::1", 8000, 7, enabled=False),
             ),
         ),
     )

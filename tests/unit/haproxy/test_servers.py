@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hcc.haproxy.model import Server
 from hcc.haproxy.servers import scaled, servers
+from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Endpoint, Health
 from tests.builders import endpoint
 
@@ -56,3 +57,29 @@ def test_scaled_weights_are_in_range_and_in_order(given_weights: list[int]) -> N
     found = [scaled(weight, heaviest) for weight in sorted(given_weights)]
     assert found == sorted(found)
     assert all(1 <= weight <= 256 for weight in found)
+
+
+def test_who_is_not_admitted_as_the_one_that_is_wanted_waits_in_maintenance() -> None:
+    one, two, three = (endpoint(f"10.0.0.{number}") for number in (1, 2, 3))
+    admitted = {Peer("10.0.0.1", 21000, one.identity), Peer("10.0.0.3", 21000, "spiffe://d/another")}
+
+    found = servers([one, two, three], admitted)
+
+    assert [server.enabled for server in found] == [True, False, False]
+
+
+def test_weights_do_not_change_as_endpoints_are_admitted() -> None:
+    heavy, light = endpoint("10.0.0.1", weight=65535), endpoint("10.0.0.2", weight=655)
+    light_only = {Peer("10.0.0.2", 21000, light.identity)}
+
+    assert [one.weight for one in servers([heavy, light], light_only)] == [
+        one.weight for one in servers([heavy, light])
+    ]
+
+
+def test_of_two_on_one_address_the_admitted_one_counts() -> None:
+    wanted, other = endpoint(), endpoint(weight=9, identity="spiffe://d/another")
+
+    (server,) = servers([other, wanted], {Peer("10.0.0.1", 21000, wanted.identity)})
+
+    assert (server.enabled, server.weight) == (True, 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.haproxy.model import ActualServer, Backend, Mode, Server, Timeouts, Tls
+from hcc.haproxy.model import Backend, Mode, Server, Timeouts, Tls
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT, capacity, is_spare, slotted
 
 TLS = Tls("/leaf.pem", "/roots.pem")
@@ -17,21 +17,21 @@ def backend(*addresses: str, mode: Mode = Mode.HTTP, off: str = "") -> Backend:
     return Backend("web", "web", mode, TLS, Timeouts(1, 1), tuple(servers))
 
 
-def placed(wanted: Backend, running: tuple[ActualServer, ...] = ()) -> tuple[Server, ...]:
+def placed(wanted: Backend, running: tuple[Server, ...] = ()) -> tuple[Server, ...]:
     (found,) = slotted((wanted,), (("web", running),))
     return found.servers
 
 
-def run(*slots: Server) -> tuple[ActualServer, ...]:
+def run(*slots: Server) -> tuple[Server, ...]:
     """What HAProxy runs after a start with these."""
-    return tuple(ActualServer(slot.name, slot.address, slot.port, slot.weight, slot.enabled) for slot in slots)
+    return tuple(Server(slot.name, slot.address, slot.port, slot.weight, slot.enabled) for slot in slots)
 
 
 def homes(slots: tuple[Server, ...]) -> dict[str, str]:
     return {slot.address: slot.name for slot in slots if not is_spare(slot)}
 
 
-def left(slots: tuple[ActualServer, ...], address: str) -> tuple[ActualServer, ...]:
+def left(slots: tuple[Server, ...], address: str) -> tuple[Server, ...]:
     """The same while connections to an endpoint that is gone go on."""
     return tuple(replace(slot, enabled=False) if slot.address == address else slot for slot in slots)
 
@@ -81,7 +81,7 @@ def test_an_endpoint_that_is_back_before_its_connections_ended_has_its_slot_back
 
 
 def test_servers_that_are_no_slots_are_replaced() -> None:
-    foreign = (ActualServer("10.0.0.1:80", "10.0.0.1", 80, 1, enabled=True),)
+    foreign = (Server("10.0.0.1:80", "10.0.0.1", 80, 1, enabled=True),)
     assert placed(backend("10.0.0.1"), foreign) == placed(backend("10.0.0.1"))
 
 
@@ -111,7 +111,7 @@ addresses = st.lists(st.integers(1, 40).map(lambda n: f"10.0.0.{n}"), unique=Tru
 
 @given(st.lists(addresses, min_size=1, max_size=6), st.sampled_from(Mode), st.data())
 def test_every_endpoint_has_one_slot_and_keeps_it(steps: list[list[str]], mode: Mode, data: st.DataObject) -> None:
-    running: tuple[ActualServer, ...] = ()
+    running: tuple[Server, ...] = ()
     before: dict[str, str] = {}
     for wanted in steps:
         slots = placed(backend(*wanted, mode=mode), running)

@@ -19,19 +19,19 @@ from tests import builders
 st.register_type_strategy(float, st.floats(allow_nan=False).filter(isfinite))
 
 
-@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow,))
+@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large))
 @given(st.from_type(Snapshot))
 def test_every_snapshot_comes_back_as_it_was(value: Snapshot) -> None:
     assert from_json(Snapshot, json.loads(json.dumps(to_json(value, secrets=True)))) == value
 
 
-@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow,))
+@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large))
 @given(st.from_type(State))
 def test_every_state_of_the_watches_comes_back_as_it_was(value: State) -> None:
     assert from_json(State, json.loads(json.dumps(to_json(value, secrets=True)))) == value
 
 
-@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow,))
+@settings(max_examples=25, suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large))
 @given(st.recursive(st.none() | st.text() | st.integers(), st.lists), st.data())
 def test_a_damaged_form_is_refused_or_read_and_never_another_error(junk: object, data: st.DataObject) -> None:
     form = to_json(builders.snapshot(builders.upstream_state()), secrets=True)

@@ -1,0 +1,436 @@
+"""Verifier: an upstream's endpoint gets traffic once it was seen to be who it should be, and its answers only as such.
+
+Thin: `PeerBook` decides, `Prober` and `LeafMap` act. The book outlives this actor, and by a file hcc itself, so that
+nothing goes out of service until it was probed anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from hcc.actors.actor import Actor
+from hcc.actors.lifecycle import StopReason
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    AdmissionChanged,
+    CredentialsReady,
+    Drain,
+    FactsReported,
+    HAProxyUp,
+    Publish,
+    SnapshotChanged,
+    WorkerReplaced,
+)
+from hcc.actors.readiness import PeerFacts
+from hcc.errors import HccError
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.leaf_map import LeafMap
+from hcc.haproxy.map_text import MapChange, MapTextError, map_change
+from hcc.haproxy.owners import Owners
+from hcc.haproxy.stats import RowKind, Stats
+from hcc.haproxy.stats_reader import StatsUnavailableError
+from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
+from hcc.mesh.snapshot import Snapshot
+from hcc.metrics import Metrics
+from hcc.peers.prober import Deliver, Probed
+from hcc.peers.tls import client_context
+from hcc.settings import VerifyUpstream
+
+# Probes under way at once. They are handshakes in one thread, which sleeps while endpoints do.
+MOST_PROBES = 64
+STORE_S = 1.0
+STORED_PER_S = 5_000
+EXPIRY_S = 60.0
+RESYNC_S = 300.0
+RETRY_S = 0.5
+MAX_RETRY_S = 10.0
+# A session that began just before its endpoint went into maintenance may not have been there to be cut.
+CUT_AGAIN_S = 0.5
+LOOK_S = 1.0
+# Cut answers of one upstream are told at most this often.
+TELL_CUTS_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class VerifierError(HccError):
+    """What probes has failed; a new Verifier begins with a new one."""
+
+
+class Probes(Protocol):
+    """What `hcc.peers.prober.Prober` does."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def ask(self, peers: Iterable[Peer], context: ssl.SSLContext) -> None: ...
+
+
+@dataclass(slots=True)
+class Register:
+    """What outlives the actor, used by one generation at a time.
+
+    Args:
+        keep: puts what is known where the next hcc finds it.
+    """
+
+    book: PeerBook = field(default_factory=PeerBook)
+    keep: Callable[[Kept], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """From the prober's thread; none at all when it has failed."""
+
+    probed: tuple[Probed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """To itself: somebody is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """To itself: write what is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Expire:
+    """To itself: forget certificates that have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Resync:
+    """To itself: compare what HAProxy knows with what it should."""
+
+    coalesce_key: ClassVar[str] = "resync"
+
+
+@dataclass(frozen=True, slots=True)
+class _CutAgain:
+    """To itself: cut what came in while these were being cut."""
+
+    peers: tuple[Peer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """To itself: look whether HAProxy has cut answers."""
+
+
+class Verifier(Actor):
+    """Owns the book of endpoints, the probes, and HAProxy's map of their leaves."""
+
+    def init(
+        self,
+        *,
+        mode: VerifyUpstream,
+        register: Register,
+        make_prober: Callable[[Deliver], Probes],
+        leaves: LeafMap,
+        stats: Callable[[], Stats],
+        metrics: Metrics,
+    ) -> None:
+        self._mode = mode
+        self._register = register
+        self._book = register.book
+        self._make_prober = make_prober
+        self._leaves = leaves
+        self._stats = stats
+        self._metrics = metrics
+        self._checks = mode.checks_answers and leaves.looks
+        self._snapshot: Snapshot | None = None
+        self._prober: Probes | None = None
+        self._context: ssl.SSLContext | None = None
+        self._roots: frozenset[str] | None = None
+        self._under_way = 0
+        self._stored = True
+        self._failures = 0
+        # Answers cut, by backend, as HAProxy counted them last; and when that was last told of an upstream.
+        self._cuts: dict[str, int] | None = None
+        self._began_s = 0.0
+        self._told_s: dict[str, float] = {}
+
+    def setup(self) -> None:
+        self._began_s = time.monotonic()
+        if self.context.generation > 1:
+            for source in (CONSUL_WATCHER, CERT_MANAGER):
+                self.tell(source, Publish())
+        if self._mode.probes:
+            self._book.forget_probes(time.monotonic())
+            self._prober = self._make_prober(self._deliver)
+            self._prober.start()
+            self.after(EXPIRY_S, _Expire(), key="expire")
+        if self._checks:
+            self._arm_resync()
+            self.after(LOOK_S, _Look(), key="look")
+
+    def handle(self, message: object) -> None:
+        match message:
+            case SnapshotChanged(snapshot):
+                self._follow(snapshot)
+            case CredentialsReady():
+                self._use(message)
+            case _Outcomes(probed):
+                self._hear(probed)
+            case HAProxyUp() | WorkerReplaced() | _Resync():
+                self._resync()
+            case Publish():
+                if self._snapshot is not None and self._mode.probes:
+                    self._publish()
+            case Drain():
+                self._stop_probing()
+            case _:
+                self._handle_timer(message)
+
+    def _handle_timer(self, message: object) -> None:
+        match message:
+            case _Probe():
+                self._probe()
+            case _Store():
+                self._store()
+            case _Expire():
+                self.after(EXPIRY_S, _Expire(), key="expire")
+                if self._book.forget_expired(time.time()):
+                    self._tell_leaves()
+            case _CutAgain(peers):
+                still = {peer for peer, _ in self._book.refused()}
+                self._cut(tuple(peer for peer in peers if peer in still))
+            case _Look():
+                self.after(LOOK_S, _Look(), key="look")
+                self._look()
+
+    def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
+        """End the probes, and leave on disk what is known."""
+        self._stop_probing()
+        if not self._stored:
+            self._store()
+
+    # ---- probes
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        if self._mode.probes:
+            self._book.follow(snapshot, time.monotonic(), _jitter())
+            self._probe()
+            self._publish()
+
+    def _use(self, credentials: CredentialsReady) -> None:
+        try:
+            self._context = client_context(credentials.certificate.name, credentials.ca.pem)
+        except OSError as exc:
+            _log.error("endpoints cannot be probed with the new certificate, the old one stays: %s", exc)
+            return
+        if self._roots is not None and credentials.ca.fingerprints != self._roots:
+            self._book.distrust(time.monotonic(), _jitter())
+        self._roots = credentials.ca.fingerprints
+        self._probe()
+
+    def _probe(self) -> None:
+        """Have those probed that are due, as many as may be under way."""
+        if self._prober is None or self._context is None:
+            return
+        now_s = time.monotonic()
+        due = self._book.take_due(now_s, MOST_PROBES - self._under_way)
+        if due:
+            self._under_way += len(due)
+            self._prober.ask(due, self._context)
+        next_s = self._book.next_due_s()
+        if next_s is not None and self._under_way < MOST_PROBES:
+            self.after(max(next_s - now_s, 0.05), _Probe(), key="probe")
+
+    def _deliver(self, probed: tuple[Probed, ...]) -> None:
+        # Called in the prober's thread; the address fences out threads of an earlier generation.
+        self.address.tell(_Outcomes(probed))
+
+    def _hear(self, probed: tuple[Probed, ...]) -> None:
+        if not probed:
+            raise VerifierError("the prober has failed")
+        self._under_way -= len(probed)
+        found = [self._noted(one) for one in probed]
+        news = [one for one in found if one is not None and (one.news or one.before is Standing.UNKNOWN)]
+        self._take_out(tuple(one.peer for one in news if one.impostor and one.before is Standing.ADMITTED))
+        # The leaf before its endpoint: HAProxy must know it when it answers.
+        self._tell_leaves()
+        if news:
+            self._publish()
+        for judgement in news:
+            self._say(judgement)
+        self._probe()
+
+    def _noted(self, one: Probed) -> Judgement | None:
+        judgement = self._book.note(one.peer, one.outcome, time.monotonic(), _jitter())
+        if judgement is not None:
+            self._metrics.probes.labels(_word(one, judgement)).inc()
+        return judgement
+
+    def _say(self, judgement: Judgement) -> None:
+        peer, name = judgement.peer, self._name(judgement.peer)
+        if judgement.now is Standing.REFUSED and judgement.news:
+            what = "is another service" if judgement.impostor else "is not to be trusted"
+            _log.error("%s: %s %s and gets no traffic: %s", name, peer.where, what, judgement.reason)
+        elif judgement.now is Standing.ADMITTED and judgement.before is Standing.REFUSED:
+            _log.info("%s: %s is who it should be, and gets traffic", name, peer.where)
+        elif judgement.now is Standing.UNKNOWN:
+            _log.debug("%s: %s is not known yet: %s", name, peer.where, judgement.reason)
+
+    def _name(self, peer: Peer) -> str:
+        """The upstreams that have this endpoint, for people."""
+        upstreams = self._snapshot.upstreams if self._snapshot else ()
+        place = (peer.address, peer.port, peer.identity)
+        found = [
+            state.upstream.key.label()
+            for state in upstreams
+            if any(
+                (one.address, one.port, one.identity) == place for target in state.targets for one in target.endpoints
+            )
+        ]
+        return f"upstream {', '.join(found)}"
+
+    def _stop_probing(self) -> None:
+        if self._prober is not None:
+            self._prober.stop()
+            self._prober = None
+
+    # ---- sessions
+
+    def _take_out(self, peers: tuple[Peer, ...]) -> None:
+        if peers:
+            self._cut(peers)
+            self.after(CUT_AGAIN_S, _CutAgain(peers))
+
+    def _cut(self, peers: tuple[Peer, ...]) -> None:
+        for peer in peers:
+            try:
+                self._leaves.take_out(peer.address, peer.port)
+            except ControlError as exc:
+                _log.error("%s cannot be taken out at once: %s", peer.where, exc)
+
+    # ---- answers
+
+    def _look(self) -> None:
+        """Tell of answers that HAProxy has cut since the last look, and have those endpoints probed."""
+        try:
+            stats = self._stats()
+        except StatsUnavailableError:
+            return
+        counts = {row.proxy: row.denied_responses for row in stats.rows if row.kind is RowKind.BACKEND}
+        # What one counted that is older than we are was told by whoever was there then.
+        older = stats.process.uptime_s > time.monotonic() - self._began_s
+        before, self._cuts = (counts if older else {}) if self._cuts is None else self._cuts, counts
+        if self._snapshot is None:
+            return
+        owners = Owners(self._snapshot.upstreams)
+        suspects: set[str] = set()
+        for proxy, count in counts.items():
+            known = before.get(proxy, 0)
+            # A new worker counts from nothing.
+            cut = count - known if count >= known else count
+            owner = owners.of(proxy)
+            if cut and owner is not None:
+                self._say_cut(owner.upstream.key.label(), cut)
+                suspects.update(identity for target in owner.targets for identity in target.identities)
+        if suspects and self._mode.probes:
+            self._book.suspect(frozenset(suspects), time.monotonic())
+            self._probe()
+
+    def _say_cut(self, label: str, cut: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(label, float("-inf")) >= TELL_CUTS_S:
+            self._told_s[label] = now_s
+            _log.error("upstream %s: %d answers were cut, as an endpoint is not who it should be", label, cut)
+
+    # ---- HAProxy's map
+
+    def _tell_leaves(self) -> None:
+        news = self._book.take_news()
+        if not news:
+            return
+        self._metrics.leaves_remembered.set(len(self._book.leaves()))
+        change = MapChange(
+            added=tuple((digest, identity) for digest, identity in news.items() if identity is not None),
+            removed=tuple(digest for digest, identity in news.items() if identity is None),
+        )
+        self._store_soon()
+        if self._checks and not self._try(lambda: self._leaves.change(change)):
+            self._store()
+
+    def _resync(self) -> None:
+        if self._checks:
+            self._arm_resync()
+            self._try(self._repair)
+
+    def _repair(self) -> bool:
+        found = self._leaves.entries()
+        if found is None:
+            return False
+        self._book.take_news()
+        change = map_change(found, self._book.leaves())
+        return self._leaves.change(change) if change else True
+
+    def _try(self, act: Callable[[], bool]) -> bool:
+        """Whether HAProxy knows it; if it could not be told, all is compared again soon."""
+        try:
+            known = act()
+        except (ControlError, MapTextError) as exc:
+            delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
+            self._failures += 1
+            _log.error("HAProxy's memory of leaves is not up to date; next try in %.1f s: %s", delay, exc)
+            self.after(delay, _Resync(), key="resync")
+            return False
+        self._failures = 0
+        return known
+
+    def _arm_resync(self) -> None:
+        # Spread, so that the sidecars of one host do not all look at the same moment.
+        self.after(RESYNC_S * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+
+    # ---- others
+
+    def _store_soon(self) -> None:
+        if self._stored:
+            self._stored = False
+            # Ten thousand endpoints take 0.1 s to write.
+            self.after(STORE_S + len(self._book) / STORED_PER_S, _Store(), key="store")
+
+    def _store(self) -> None:
+        """For the next start of HAProxy, and for the next hcc."""
+        self._stored = True
+        try:
+            self._leaves.store(self._book.leaves())
+        except OSError as exc:
+            _log.error("the map of leaves cannot be written: %s", exc)
+        self._register.keep(self._book.kept())
+
+    def _publish(self) -> None:
+        admission, refused, impostors = self._book.admission(), self._book.refused(), self._book.impostors()
+        self._metrics.refused_endpoints.labels("impostor").set(impostors)
+        self._metrics.refused_endpoints.labels("unverified").set(len(refused) - impostors)
+        self._metrics.waiting_endpoints.set(self._book.waiting())
+        self.tell(CONFIG_RECONCILER, AdmissionChanged(admission))
+        self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused)))
+        self._store_soon()
+
+
+def _word(one: Probed, judgement: Judgement) -> str:
+    match one.outcome:
+        case NoAnswer():
+            return "no_answer"
+        case Unverified():
+            return "unverified"
+        case Seen():
+            return "impostor" if judgement.impostor else "right"
+
+
+def _jitter() -> float:
+    # Spread, so that the sidecars of a mesh do not all probe at the same moment.
+    return random.random()  # noqa: S311

@@ -1,0 +1,31 @@
+"""`hcc restart`: one actor of a running sidecar begins anew."""
+
+from __future__ import annotations
+
+import argparse
+from typing import cast
+
+from hcc.cli.arguments import Command
+from hcc.cli.instance import add_instance, asked
+
+
+def _arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="an actor as `hcc actors` names it")
+    add_instance(command)
+
+
+def _restart(options: argparse.Namespace) -> int:
+    row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{options.name}/restart"))
+    print(f"{row['name']} restarted, generation {row['generation']}")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "restart",
+        "restart one actor of a running sidecar",
+        _arguments,
+        _restart,
+        ("hcc restart ConsulWatcher",),
+    ),
+)

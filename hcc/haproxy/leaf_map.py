@@ -1,0 +1,91 @@
+"""The map by which one HAProxy knows the leaf certificates of upstreams, on disk and in its memory.
+
+And the way to take an endpoint out at once that is not who it should be.
+
+A worker that stops after a reload still has a map and sessions of its own; it is told what matters, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.files import read_text, write_private
+from hcc.haproxy.layout import Layout
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, map_loaded, read_map
+from hcc.haproxy.map_text import MapChange, map_file
+from hcc.haproxy.replies import ReplyError, parse_servers
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+
+TIMEOUT_S = 5.0
+
+
+class LeafMap:
+    """SPIFFE URIs by the digest of a certificate.
+
+    Not safe to be called from two threads at once. Every method is bounded in time.
+
+    Args:
+        layout: where files and sockets are.
+        capabilities: of the HAProxy that reads the map.
+    """
+
+    def __init__(self, layout: Layout, capabilities: Capabilities) -> None:
+        self._path = layout.leaves
+        self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
+        self.looks = capabilities.has(Feature.SERVER_CERTIFICATE)
+        self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, layout.master_socket)
+        self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
+
+    def prepare(self, *, running: bool) -> None:
+        """Have the file: HAProxy does not start without it."""
+        if not running or not Path(self._path).exists():
+            write_private(self._path, "")
+
+    def store(self, entries: Mapping[str, str]) -> None:
+        """Write the file, unless it is so already."""
+        text = map_file(entries)
+        if read_text(self._path) != text:
+            write_private(self._path, text)
+
+    # ---- in HAProxy's memory; all raise ControlError
+
+    def entries(self) -> dict[str, str] | None:
+        """Those of the current worker; None when none runs, or one that looks at no answers."""
+        return read_map(self._runtime.send, self._path)
+
+    def change(self, change: MapChange) -> bool:
+        """Whether there is a worker with the map; its map is changed then."""
+        if not map_loaded(self._runtime.send, self._path):
+            return False
+        change_map(self._runtime, self._path, change, self._payload_bytes)
+        return True
+
+    def take_out(self, address: str, port: int) -> None:
+        """Put an endpoint into maintenance and end all sessions to it, in whatever backend.
+
+        Whoever plans what HAProxy does finds it so; until then it may be busy with something else.
+        """
+        for send in self._workers():
+            with contextlib.suppress(NotListeningError, ReplyError):
+                for backend, servers in parse_servers(send("show servers state")):
+                    for server in servers:
+                        if (server.address, server.port) == (address, port):
+                            name = f"{words.name(backend)}/{words.name(server.name)}"
+                            send(f"set server {name} state maint")
+                            send(f"shutdown sessions server {name}")
+
+    def _workers(self) -> Iterator[Callable[[str], str]]:
+        yield self._runtime.send
+        try:
+            processes = self._master.processes()
+        except (RuntimeSocketError, ReplyError):
+            # It starts anew during a reload; its old worker cuts nobody off, and lives for a bounded time.
+            return
+        yield from (self._through_master(worker.pid) for worker in processes.workers if not worker.current)
+
+    def _through_master(self, pid: int) -> Callable[[str], str]:
+        return lambda command: self._master.send(f"@!{pid} {command}")

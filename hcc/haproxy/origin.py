@@ -1,0 +1,70 @@
+"""Which of Consul's words a line of haproxy.cfg comes from, so that who wrote them can be told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hcc.haproxy.names import AGENTS, APP, PUBLIC
+from hcc.haproxy.owners import Owners
+from hcc.mesh.snapshot import Proxy, Snapshot, UpstreamState
+
+# By how a line begins; the longest beginning that fits counts.
+_OF_PUBLIC: Mapping[str, str] = {
+    "mode": "its protocol: Proxy.Config protocol, service-defaults or proxy-defaults of {service}",
+    "bind": "Address and Port, Proxy.Config bind_address and bind_port",
+    "timeout client": "Proxy.Config read_timeout",
+    "tcp-request connection reject if { fe_conn": "Proxy.Config max_inbound_connections",
+    "option forwardfor": "Proxy.Config enable_forwardfor",
+}
+_OF_APP: Mapping[str, str] = {
+    "mode": _OF_PUBLIC["mode"],
+    "server": "Proxy.LocalServiceAddress, LocalServicePort, LocalServiceSocketPath; Proxy.Config local_service_address",
+    "timeout connect": "Proxy.Config local_connect_timeout_ms",
+    "http-request set-header": "Proxy.Config appname_header",
+    "http-request del-header": "Proxy.Config appname_header",
+    "timeout server": "Proxy.Config read_timeout",
+}
+_OF_UPSTREAM: Mapping[str, str] = {
+    "mode": "its protocol: Config protocol, service-defaults or proxy-defaults of {service}",
+    "bind": "LocalBindAddress and LocalBindPort, LocalBindSocketPath and LocalBindSocketMode",
+    "timeout client": "Config read_timeout",
+    "timeout server": "Config read_timeout",
+    "timeout connect": "Config connect_timeout_ms, or the service-resolver of {service}",
+    "tcp-request": "Config limits.max_connections",
+    "http-request": "Config limits.max_connections",
+    "server": "an instance of {service} in the catalogue",
+}
+_SECTIONS = ("global", "defaults", "frontend", "backend")
+
+
+def origin(text: str, line: int, snapshot: Snapshot) -> str:
+    """What in Consul led to a line, in words; empty when nothing of Consul's stands in it.
+
+    Args:
+        text: of haproxy.cfg.
+        line: counted from 1.
+        snapshot: what it was made of.
+    """
+    lines = text.splitlines()
+    if not 0 < line <= len(lines):
+        return ""
+    name = next((one.partition(" ")[2] for one in reversed(lines[:line]) if one.startswith(_SECTIONS)), "")
+    words = lines[line - 1].strip()
+    if name in (PUBLIC, AGENTS, APP):
+        return _of_proxy(snapshot.proxy, _OF_APP if name == APP else _OF_PUBLIC, words)
+    state = Owners(snapshot.upstreams).of(name) if name else None
+    return _of_upstream(snapshot.proxy, state, words) if state is not None else ""
+
+
+def _of_proxy(proxy: Proxy, words_of: Mapping[str, str], words: str) -> str:
+    return _phrase(f"the registration of {proxy.id}", words_of, words, proxy.service)
+
+
+def _of_upstream(proxy: Proxy, state: UpstreamState, words: str) -> str:
+    key = state.upstream.key
+    return _phrase(f"upstream {key.label()} in the registration of {proxy.id}", _OF_UPSTREAM, words, key.name)
+
+
+def _phrase(owner: str, words_of: Mapping[str, str], words: str, service: str) -> str:
+    fitting = max((start for start in words_of if words.startswith(start)), key=len, default="")
+    return f"{owner}, {words_of[fitting].format(service=service)}" if fitting else owner

@@ -1,0 +1,67 @@
+"""What a sidecar makes haproxy.cfg of, as a file to look at and to render elsewhere (`hcc snapshot`). Pure.
+
+Secrets are left out; nothing in it lets anybody in. Read strictly: a file of another shape is refused, not guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hcc.errors import HccError
+from hcc.haproxy.desired import Options
+from hcc.mesh.json_form import JsonFormError, from_json, to_json
+from hcc.mesh.snapshot import Snapshot
+from hcc.version import VERSION
+
+KIND = "hcc snapshot"
+# Grows when a file of before can no longer be read.
+FORMAT = 1
+
+
+class ReviewError(HccError):
+    """What was read is no file of `hcc snapshot` that can be rendered; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """All that a configuration is made of, but for the secrets and the HAProxy it is for.
+
+    Args:
+        options: what the operator chose.
+        callers: names of the services that call and are let in; each has a server line.
+        snapshot: what Consul said.
+        admitted: address, port and SPIFFE URI of the endpoints that may get traffic; None where that is not looked at.
+    """
+
+    options: Options
+    callers: tuple[str, ...]
+    snapshot: Snapshot
+    admitted: frozenset[tuple[str, int, str]] | None = None
+
+
+def review_json(review: Review, haproxy: str) -> dict[str, Any]:
+    """The file, for `json.dumps`; `haproxy` is the version that runs."""
+    return {"kind": KIND, "format": FORMAT, "hcc": VERSION, "haproxy": haproxy, "review": to_json(review)}
+
+
+def read_review(data: object) -> Review:
+    """The review in a file, as `json.loads` gives it.
+
+    Raises:
+        ReviewError: it is another file, of another format, or of an hcc that knows other fields.
+    """
+    if not isinstance(data, Mapping) or data.get("kind") != KIND:
+        raise ReviewError(f"expected a file that `{KIND}` wrote, found another one")
+    if data.get("format") != FORMAT:
+        raise ReviewError(f"expected format {FORMAT} of `{KIND}`, found {data.get('format')!r}{_made_by(data)}")
+    try:
+        return from_json(Review, data.get("review"))
+    except JsonFormError as exc:
+        raise ReviewError(f"{exc}{_made_by(data)}") from exc
+
+
+def _made_by(data: Mapping[Any, Any]) -> str:
+    made_by = str(data.get("hcc", ""))[:40]
+    return "" if made_by in ("", VERSION) else f" (written by hcc {made_by}, this is {VERSION})"

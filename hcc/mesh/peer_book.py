@@ -1,0 +1,390 @@
+"""Which endpoints are who they should be: admitted, refused or not known yet, and when each is to be looked at again.
+
+An endpoint gets traffic once a probe has seen that its certificate is verified and names the wanted SPIFFE URI and no
+other. One that was admitted and does not answer stays so: Consul's health, and HAProxy, deal with that. One that shows
+another certificate is refused until it shows the right one.
+
+The book decides; probing is left to others (`hcc.peers`). It reads no clock: `now_s` are monotonic seconds, `jitter` is
+from 0 up to 1.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from hcc.mesh.peer_certificate import PeerCertificate
+from hcc.mesh.snapshot import Health, Snapshot
+
+# Of an admitted endpoint. Many endpoints are looked at less often: in all never more than so many a second.
+AGAIN_S = 300.0
+AGAIN_PER_S = 20.0
+# After a change of the CAs all are looked at, spread over this.
+DISTRUST_S = 30.0
+RETRY_S = 0.25
+MAX_RETRY_S = 30.0
+# Of the probes that may be under way, those that only first probes may use.
+FOR_FIRST = 16
+NEVER = float("inf")
+# The same endpoint is not suspected more often.
+SUSPECT_S = 1.0
+# Ten thousand endpoints, each with the leaf that it has and the one it had. About 8 MB in HAProxy's memory.
+MAX_LEAVES = 20_000
+
+
+class Peer(NamedTuple):
+    """An endpoint and the SPIFFE URI that it must have; a tuple, as ten thousand are looked up at each change."""
+
+    address: str
+    port: int
+    identity: str
+
+    @property
+    def where(self) -> str:
+        """Its address for people: `10.0.0.1:21000`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """It showed a certificate that chains to the roots, and that it has the key."""
+
+    certificate: PeerCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """It showed a certificate that is not to be trusted."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Nothing was seen of its certificate."""
+
+    reason: str
+
+
+Outcome = Seen | Unverified | NoAnswer
+
+
+class Standing(StrEnum):
+    """What is thought of an endpoint."""
+
+    UNKNOWN = "unknown"
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What came of one probe.
+
+    Args:
+        before, now: what was thought of the endpoint, and is.
+        reason: why it is not admitted, or not seen again; empty when all is well.
+        impostor: it is verified as somebody else.
+    """
+
+    peer: Peer
+    before: Standing
+    now: Standing
+    reason: str = ""
+    impostor: bool = False
+
+    @property
+    def news(self) -> bool:
+        """Whether anything changed."""
+        return self.before is not self.now
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may get traffic.
+
+    Args:
+        version: of the snapshot whose endpoints these are.
+        admitted: endpoints.
+        probing: whether there is an endpoint whose first probe has not ended.
+    """
+
+    version: int
+    admitted: frozenset[Peer]
+    probing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLeaf:
+    """A leaf certificate that a probe has seen."""
+
+    digest: str
+    identity: str
+    expires_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the next hcc needs so that nothing goes out of service until it has probed.
+
+    Args:
+        admitted: address, port and SPIFFE URI, as in `Peer`.
+    """
+
+    admitted: tuple[tuple[str, int, str], ...] = ()
+    leaves: tuple[KnownLeaf, ...] = ()
+
+
+@dataclass(slots=True)
+class _Record:
+    standing: Standing = Standing.UNKNOWN
+    reason: str = ""
+    impostor: bool = False
+    due_s: float = 0.0
+    failures: int = 0
+    probing: bool = False
+    asked_s: float = float("-inf")
+    look: tuple[Health, int] = (Health.CRITICAL, 0)
+
+    @property
+    def first(self) -> bool:
+        """Whether it waits for its first probe."""
+        return self.standing is Standing.UNKNOWN and not self.failures
+
+
+_Waiting = tuple[float, int, Peer]
+
+
+class PeerBook:
+    """Changes with snapshots and probes; one owner.
+
+    Args:
+        most_leaves: leaf certificates remembered.
+    """
+
+    def __init__(self, most_leaves: int = MAX_LEAVES) -> None:
+        self._records: dict[Peer, _Record] = {}
+        self._kept: frozenset[tuple[str, int, str]] = frozenset()
+        # Who waits for a probe, in three queues by how much it matters. What is no longer true in them is passed over.
+        self._first: list[_Waiting] = []
+        self._failing: list[_Waiting] = []
+        self._again: list[_Waiting] = []
+        self._serials = itertools.count()
+        # Oldest first, as dicts keep their order.
+        self._leaves: dict[str, KnownLeaf] = {}
+        self._news: dict[str, str | None] = {}
+        self._most_leaves = most_leaves
+        self._version = 0
+        self._admission: Admission | None = None
+
+    # ---- who is there
+
+    def follow(self, snapshot: Snapshot, now_s: float, jitter: float) -> None:
+        """Take over the endpoints of a snapshot: forget who is gone; who is new or changed is to be probed now.
+
+        Only who may get traffic is probed.
+        """
+        self._version, self._admission = snapshot.version, None
+        found = _looks(snapshot)
+        for peer in self._records.keys() - found.keys():
+            del self._records[peer]
+        for place, (peer, look) in enumerate(found.items()):
+            record = self._records.get(peer)
+            if record is None:
+                self._records[peer] = record = self._new(peer)
+                restored = record.standing is Standing.ADMITTED
+                # Spread, as they all come at once.
+                spread = self._interval_s * ((jitter + place / len(found)) % 1.0)
+                record.look = look
+                self._plan(peer, record, now_s + spread if restored else now_s)
+            elif record.look != look:
+                record.look = look
+                self._plan(peer, record, now_s)
+        if snapshot.roots is not None and all(state.known for state in snapshot.upstreams):
+            self._kept = frozenset()
+
+    def __len__(self) -> int:
+        """How many endpoints there are."""
+        return len(self._records)
+
+    def admission(self) -> Admission:
+        """Who may get traffic now."""
+        if self._admission is None:
+            records = self._records.items()
+            admitted = frozenset(peer for peer, one in records if one.standing is Standing.ADMITTED)
+            probing = any(one.first and _serves(one) for one in self._records.values())
+            self._admission = Admission(self._version, admitted, probing)
+        return self._admission
+
+    def waiting(self) -> int:
+        """How many endpoints would get traffic and have not been admitted, nor refused."""
+        return sum(one.standing is Standing.UNKNOWN and _serves(one) for one in self._records.values())
+
+    def refused(self) -> tuple[tuple[Peer, str], ...]:
+        """Those that are refused, and why, sorted."""
+        records = self._records.items()
+        return tuple(sorted((peer, one.reason) for peer, one in records if one.standing is Standing.REFUSED))
+
+    def impostors(self) -> int:
+        """How many of those are verified as somebody else."""
+        return sum(one.standing is Standing.REFUSED and one.impostor for one in self._records.values())
+
+    # ---- probes
+
+    def take_due(self, now_s: float, most: int) -> tuple[Peer, ...]:
+        """Those to be probed now, at most so many; each is under way until its outcome is noted.
+
+        First probes go first, and there is always room for some: those that do not answer take long.
+        """
+        taken: list[Peer] = []
+        for queue, left in ((self._first, 0), (self._failing, FOR_FIRST), (self._again, FOR_FIRST)):
+            while len(taken) < most - left and queue and queue[0][0] <= now_s:
+                due_s, _, peer = heapq.heappop(queue)
+                record = self._records.get(peer)
+                if record is not None and not record.probing and record.due_s == due_s and _serves(record):
+                    record.probing, record.asked_s, record.due_s = True, now_s, NEVER
+                    taken.append(peer)
+        return tuple(taken)
+
+    def next_due_s(self) -> float | None:
+        """When the next one may be due; None when nobody waits."""
+        return min((queue[0][0] for queue in (self._first, self._failing, self._again) if queue), default=None)
+
+    def note(self, peer: Peer, outcome: Outcome, now_s: float, jitter: float) -> Judgement | None:
+        """Take over what came of a probe; None when nobody wants to know any more."""
+        record = self._records.get(peer)
+        if record is None or not record.probing:
+            return None
+        before, was_first = record.standing, record.first
+        record.probing = False
+        self._judge(peer, record, outcome)
+        # It may have been asked for again meanwhile.
+        self._plan(peer, record, min(record.due_s, now_s + self._delay_s(record, jitter)))
+        if record.standing is not before or was_first:
+            self._admission = None
+        return Judgement(peer, before, record.standing, record.reason, record.impostor)
+
+    def suspect(self, identities: frozenset[str], now_s: float) -> None:
+        """Have everybody who should be one of these probed now, or as soon as that is not too often."""
+        for peer, record in self._records.items():
+            due_s = max(now_s, record.asked_s + SUSPECT_S)
+            if peer.identity in identities and record.due_s > due_s:
+                self._plan(peer, record, due_s)
+
+    def distrust(self, now_s: float, jitter: float) -> None:
+        """The CAs changed: have everybody probed again, who is not admitted at once."""
+        spread_s = max(DISTRUST_S, len(self._records) / AGAIN_PER_S)
+        for place, (peer, record) in enumerate(self._records.items()):
+            admitted = record.standing is Standing.ADMITTED
+            wait_s = spread_s * ((jitter + place / len(self._records)) % 1.0) if admitted else 0.0
+            self._plan(peer, record, now_s + wait_s)
+
+    def forget_probes(self, now_s: float) -> None:
+        """Whoever was probing is gone: what was under way is due again."""
+        for peer, record in self._records.items():
+            if record.probing:
+                record.probing = False
+                self._plan(peer, record, now_s)
+
+    # ---- leaves
+
+    def leaves(self) -> dict[str, str]:
+        """HAProxy's map: digest of a certificate, and whom it names."""
+        return {digest: leaf.identity for digest, leaf in self._leaves.items()}
+
+    def take_news(self) -> dict[str, str | None]:
+        """What changed in that map since the last call: an identity, or None where an entry went."""
+        news, self._news = self._news, {}
+        return news
+
+    def forget_expired(self, wall_s: float) -> bool:
+        """Whether leaves were forgotten that are not valid any more at that Unix time."""
+        expired = [digest for digest, leaf in self._leaves.items() if leaf.expires_s <= wall_s]
+        for digest in expired:
+            self._forget_leaf(digest)
+        return bool(expired)
+
+    # ---- from one hcc to the next
+
+    def kept(self) -> Kept:
+        """What is to be kept."""
+        return Kept(tuple(sorted(self.admission().admitted | self._kept)), tuple(self._leaves.values()))
+
+    def restore(self, kept: Kept) -> None:
+        """Take over what an earlier hcc kept; it counts for the endpoints that Consul still names once it told all."""
+        self._kept = frozenset(kept.admitted)
+        for leaf in kept.leaves:
+            self._remember(leaf)
+
+    # ----
+
+    @property
+    def _interval_s(self) -> float:
+        return max(AGAIN_S, len(self._records) / AGAIN_PER_S)
+
+    def _new(self, peer: Peer) -> _Record:
+        return _Record(Standing.ADMITTED if peer in self._kept else Standing.UNKNOWN)
+
+    def _plan(self, peer: Peer, record: _Record, due_s: float) -> None:
+        record.due_s = due_s
+        admitted = record.standing is Standing.ADMITTED
+        queue = self._again if admitted else self._first if record.first else self._failing
+        heapq.heappush(queue, (due_s, next(self._serials), peer))
+
+    def _judge(self, peer: Peer, record: _Record, outcome: Outcome) -> None:
+        match outcome:
+            case Seen(certificate) if certificate.names_only(peer.identity):
+                record.standing, record.reason, record.impostor, record.failures = Standing.ADMITTED, "", False, 0
+                self._remember(KnownLeaf(certificate.digest, peer.identity, certificate.expires_s))
+            case Seen(certificate):
+                found = ", ".join(certificate.uris) or "no URI"
+                record.standing, record.impostor = Standing.REFUSED, True
+                record.reason = f"expected {peer.identity}, found {found}"
+                record.failures += 1
+            case Unverified(reason):
+                record.standing, record.impostor = Standing.REFUSED, False
+                record.reason = f"its certificate is not verified: {reason}"
+                record.failures += 1
+            case NoAnswer(reason):
+                # What is known of it stays; so does why it is refused.
+                record.failures += 1
+                if record.standing is not Standing.REFUSED:
+                    record.reason = reason
+
+    def _delay_s(self, record: _Record, jitter: float) -> float:
+        if record.standing is Standing.ADMITTED and not record.failures:
+            return self._interval_s * (0.75 + jitter / 2)
+        most_s = self._interval_s if record.standing is Standing.ADMITTED else MAX_RETRY_S
+        return min(most_s, RETRY_S * 2.0 ** min(record.failures - 1, 20)) * (0.75 + jitter / 2)
+
+    def _remember(self, leaf: KnownLeaf) -> None:
+        known = self._leaves.pop(leaf.digest, None)
+        self._leaves[leaf.digest] = leaf
+        if known is None:
+            self._news[leaf.digest] = leaf.identity
+        if len(self._leaves) > self._most_leaves:
+            self._forget_leaf(next(iter(self._leaves)))
+
+    def _forget_leaf(self, digest: str) -> None:
+        del self._leaves[digest]
+        self._news[digest] = None
+
+
+def _looks(snapshot: Snapshot) -> Mapping[Peer, tuple[Health, int]]:
+    """The endpoints that can be probed, and how Consul sees each: its health and weight, the better of two."""
+    found: dict[Peer, tuple[Health, int]] = {}
+    endpoints = (one for state in snapshot.upstreams for target in state.targets for one in target.endpoints)
+    for one in endpoints:
+        peer = Peer(one.address, one.port, one.identity)
+        if one.identity and (one.serves or peer not in found):
+            found[peer] = (one.health, one.weight)
+    return found
+
+
+def _serves(record: _Record) -> bool:
+    health, weight = record.look
+    return health is not Health.CRITICAL and weight > 0

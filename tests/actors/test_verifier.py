@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hcc.actors import verifier
+from hcc.actors.messages import (
+    ADMIN,
+    CERT_MANAGER,
+    CONFIG_RECONCILER,
+    CONSUL_WATCHER,
+    VERIFIER,
+    AdmissionChanged,
+    CredentialsReady,
+    Drain,
+    Publish,
+    SnapshotChanged,
+    WorkerReplaced,
+)
+from hcc.actors.readiness import PeerFacts
+from hcc.actors.verifier import Register, Verifier
+from hcc.haproxy.model import CaFile, CertificateFile
+from hcc.haproxy.names import backend_name
+from hcc.haproxy.stats import Process, RowKind, Stats
+from hcc.mesh.peer_book import Admission, Kept, NoAnswer, Peer, Seen
+from hcc.mesh.peer_certificate import PeerCertificate
+from hcc.mesh.secret import Secret
+from hcc.mesh.snapshot import Endpoint, Snapshot
+from hcc.metrics import Metrics
+from hcc.settings import VerifyUpstream
+from tests.actors.scene import Scene, playing
+from tests.actors.stage import eventually
+from tests.builders import endpoint, service_uri, snapshot, upstream, upstream_state
+from tests.every_metric import stats_row
+from tests.fakes import FakeLeaves, FakeProbers
+from tests.pki import Authority
+
+WEB, EVIL = service_uri("web"), service_uri("evil")
+ONE, TWO = endpoint("10.0.0.1"), endpoint("10.0.0.2")
+API = upstream("web")
+PROCESS = Process(uptime_s=9, connections=2, connections_total=10, max_connections=100, idle=0.5)
+
+
+def seen(uri: str = WEB, digest: str = "A") -> Seen:
+    return Seen(PeerCertificate(digest, (uri,), 4_000_000_000))
+
+
+def here(*endpoints: Endpoint, version: int = 1) -> Snapshot:
+    return snapshot(upstream_state(API, endpoints), version=version)
+
+
+class VerifierScene(Scene):
+    """Verifier between probes that end as the test says and neighbours that listen."""
+
+    def __init__(self, directory: Path, mode: VerifyUpstream) -> None:
+        self.directory = directory
+        self.probers = FakeProbers()
+        self.leaves = FakeLeaves()
+        self.kept: list[Kept] = []
+        self.metrics = Metrics()
+        self.denied = 0
+        self.looks = 0
+        self.authority = Authority()
+        super().__init__(
+            VERIFIER,
+            Verifier,
+            {
+                "mode": mode,
+                "register": Register(keep=self.kept.append),
+                "make_prober": self.probers.make,
+                "leaves": self.leaves,
+                "stats": self.stats,
+                "metrics": self.metrics,
+            },
+            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER),
+        )
+
+    def stats(self) -> Stats:
+        self.looks += 1
+        row = replace(stats_row(RowKind.BACKEND, backend_name(API)), denied_responses=self.denied)
+        return Stats(PROCESS, (row,))
+
+    def give_credentials(self, *more: Authority) -> None:
+        leaf = self.authority.leaf(service_uri("us"))
+        path = self.directory / "leaf.pem"
+        path.write_text(leaf.combined_pem)
+        authorities = (self.authority, *more)
+        ca = CaFile(
+            "roots.pem", frozenset(one.fingerprint for one in authorities), "".join(one.pem for one in authorities)
+        )
+        self.tell(CredentialsReady(CertificateFile(str(path), leaf.fingerprint, Secret(leaf.combined_pem)), ca))
+
+    def begin(self, *endpoints: Endpoint) -> None:
+        self.give_credentials()
+        self.tell(SnapshotChanged(here(*endpoints)))
+        eventually(lambda: len(self.asked()) == len(endpoints), "all are probed")
+
+    def asked(self) -> list[str]:
+        """Addresses of those that are being probed."""
+        return [peer.address for peer in self.probers.made[-1].asked] if self.probers.made else []
+
+    def expect_admitted(self, *endpoints: Endpoint) -> Admission:
+        wanted = {Peer(one.address, one.port, one.identity) for one in endpoints}
+        return self.expect(
+            CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.admitted == wanted
+        ).admission
+
+
+@pytest.fixture
+def mode() -> VerifyUpstream:
+    return VerifyUpstream.BOTH
+
+
+@pytest.fixture
+def scene(tmp_path: Path, mode: VerifyUpstream, monkeypatch: pytest.MonkeyPatch) -> Iterator[VerifierScene]:
+    monkeypatch.setattr(verifier, "LOOK_S", 0.02)
+    made = VerifierScene(tmp_path, mode)
+    with playing(made):
+        yield made
+
+
+def test_endpoints_are_admitted_as_probes_see_them_and_haproxy_knows_their_leaves_by_then(scene: VerifierScene) -> None:
+    scene.begin(ONE, TWO)
+    assert scene.expect(CONFIG_RECONCILER, AdmissionChanged).admission == Admission(1, frozenset(), probing=True)
+
+    scene.probers.now.answer({"10.0.0.1": seen()})
+
+    scene.expect_admitted(ONE)
+    assert scene.leaves.loaded == {"A": WEB}
+    scene.probers.now.answer({"10.0.0.2": seen(digest="B")})
+    assert not scene.expect_admitted(ONE, TWO).probing
+
+
+def test_nobody_is_probed_before_there_is_something_to_verify_by(scene: VerifierScene) -> None:
+    scene.tell(SnapshotChanged(here(ONE)))
+    scene.expect(CONFIG_RECONCILER, AdmissionChanged)
+    assert scene.asked() == []
+
+    scene.give_credentials()
+
+    eventually(lambda: len(scene.asked()) == 1, "the endpoint is probed")
+
+
+def test_an_impostor_is_told_once_by_name_refused_and_cut(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen(), "10.0.0.2": seen()})
+    scene.expect_admitted(ONE, TWO)
+    changed = replace(TWO, weight=2)
+    scene.tell(SnapshotChanged(here(ONE, changed, version=2)))
+    eventually(lambda: len(scene.asked()) == 1, "it is probed again")
+    caplog.clear()
+
+    with caplog.at_level(logging.ERROR):
+        scene.probers.now.answer({"10.0.0.2": seen(EVIL)})
+        scene.expect_admitted(ONE)
+        eventually(lambda: len(scene.asked()) == 1, "it is probed again soon")
+        scene.probers.now.answer({"10.0.0.2": seen(EVIL)})
+        eventually(lambda: len(scene.asked()) == 1, "it is probed again soon")
+
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert line == (
+        f"upstream web: 10.0.0.2:21000 is another service and gets no traffic: expected {WEB}, found {EVIL}"
+    )
+    eventually(lambda: scene.leaves.taken_out == [("10.0.0.2", 21000)] * 2, "it is taken out, and once more")
+    facts = scene.facts(ADMIN, PeerFacts)
+    assert facts is not None
+    assert facts.refused == ((Peer("10.0.0.2", 21000, WEB), f"expected {WEB}, found {EVIL}"),)
+    assert scene.metrics.registry.get_sample_value("hcc_refused_endpoints", {"reason": "impostor"}) == 1
+    assert scene.metrics.registry.get_sample_value("hcc_probes_total", {"outcome": "impostor"}) == 2
+
+
+def test_one_that_does_not_answer_waits_and_is_asked_again(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": NoAnswer("Connection refused")})
+    scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: not message.admission.probing)
+    assert scene.metrics.registry.get_sample_value("hcc_waiting_endpoints") == 1
+    eventually(lambda: len(scene.asked()) == 1, "it is asked again")
+
+    scene.probers.now.answer({"10.0.0.1": seen()})
+
+    scene.expect_admitted(ONE)
+    assert scene.metrics.registry.get_sample_value("hcc_waiting_endpoints") == 0
+
+
+def test_a_new_set_of_cas_has_all_probed_again_and_takes_nobody_out(scene: VerifierScene) -> None:
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen(), "10.0.0.2": NoAnswer("silent")})
+    scene.expect_admitted(ONE)
+    eventually(lambda: scene.asked() == ["10.0.0.2"], "the silent one is due")
+    scene.probers.now.answer({"10.0.0.2": NoAnswer("silent")})
+
+    scene.give_credentials(Authority("New"))
+
+    eventually(lambda: scene.asked() == ["10.0.0.2"], "the silent one first")
+    scene.tell(Publish())
+    scene.expect_admitted(ONE)
+
+
+def test_answers_that_haproxy_cuts_are_told_and_their_upstream_is_probed(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.mesh.peer_book.SUSPECT_S", 0.0)
+    scene.denied = 5
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    assert scene.asked() == []
+    eventually(lambda: scene.looks > 1, "it knows what was counted before")
+
+    with caplog.at_level(logging.ERROR):
+        scene.denied = 7
+        eventually(lambda: len(scene.asked()) == 1, "the endpoint is probed")
+        scene.probers.now.answer({"10.0.0.1": seen()})
+        # A worker that begins anew counts from nothing, and has counted one since.
+        scene.denied = 1
+        eventually(lambda: len(scene.asked()) == 1, "the endpoint is probed")
+
+    assert [one.getMessage() for one in caplog.records] == [
+        "upstream web: 2 answers were cut, as an endpoint is not who it should be"
+    ]
+
+
+def test_a_worker_that_comes_after_a_reload_is_told_what_its_file_lacked(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    scene.leaves.loaded = {"OLD": WEB}
+
+    scene.tell(WorkerReplaced())
+
+    eventually(lambda: scene.leaves.loaded == {"A": WEB}, "the map is put right")
+
+
+def test_while_haproxy_does_not_run_or_answer_the_file_has_it_before_anybody_is_admitted(
+    scene: VerifierScene,
+) -> None:
+    scene.leaves.running = False
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    assert scene.leaves.stored == {"A": WEB}
+
+    scene.leaves.running, scene.leaves.silent = True, True
+    scene.probers.now.answer({"10.0.0.2": seen(digest="B")})
+    scene.expect_admitted(ONE, TWO)
+
+    assert scene.leaves.stored == {"A": WEB, "B": WEB}
+    scene.leaves.silent = False
+    eventually(lambda: scene.leaves.loaded == {"A": WEB, "B": WEB}, "HAProxy is told when it answers")
+
+
+def test_a_restarted_verifier_goes_on_with_what_is_known(scene: VerifierScene) -> None:
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    first = scene.probers.now
+
+    scene.restart()
+
+    assert not first.running
+    scene.expect(CONSUL_WATCHER, Publish)
+    scene.expect(CERT_MANAGER, Publish)
+    scene.heard[CONFIG_RECONCILER].clear()
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(here(ONE, TWO)))
+    scene.expect_admitted(ONE)
+    eventually(lambda: scene.asked() == ["10.0.0.2"], "what was under way is due")
+
+
+def test_a_prober_that_fails_is_replaced_with_the_actor(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+
+    scene.probers.now.fail()
+
+    eventually(lambda: len(scene.probers.made) == 2, "a new Verifier with a new prober")
+
+
+def test_what_is_known_is_kept_and_at_the_latest_at_the_end(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+
+    scene.restart()
+
+    assert scene.kept[-1].admitted == (Peer("10.0.0.1", 21000, WEB),)
+    assert [leaf.digest for leaf in scene.kept[-1].leaves] == ["A"]
+
+
+def test_nobody_is_probed_while_draining(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+
+    scene.tell(Drain(1.0))
+
+    eventually(lambda: not scene.probers.now.running, "the probes end")
+    scene.tell(SnapshotChanged(here(ONE, TWO, version=2)))
+    scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.version == 2)
+
+
+@pytest.mark.parametrize("mode", [VerifyUpstream.OFF, VerifyUpstream.RESPONSE])
+def test_without_probes_there_is_no_prober(scene: VerifierScene, mode: VerifyUpstream) -> None:
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(here(ONE)))
+    scene.tell(Publish())
+    eventually(lambda: scene.looks > 2 or mode is VerifyUpstream.OFF, "it looks at answers alone")
+    assert scene.probers.made == []
+    assert scene.heard[CONFIG_RECONCILER] == []

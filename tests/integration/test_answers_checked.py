@@ -1,0 +1,224 @@
+"""Answers of a server that is not who it should be, on every HAProxy that can look: nothing of them comes through."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.leaf_map import LeafMap
+from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.stats import RowKind
+from hcc.haproxy.stats_reader import SUMMARY, StatsReader
+from hcc.mesh.caller_certificate import certificate_digest
+from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints
+from tests.binaries import HAPROXY_BRANCHES
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.haproxy_stage import (
+    DEADLINE_S,
+    HttpServer,
+    Server,
+    Stage,
+    free_port,
+    greeting,
+    http_answer,
+    stage,
+    wait_until,
+)
+from tests.pki import IssuedLeaf, rsa_leaf, service_uri
+
+pytestmark = pytest.mark.integration
+EVIL = service_uri("evil")
+
+
+@pytest.fixture(params=HAPROXY_BRANCHES)
+def there(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    with stage(request.param) as made:
+        assert made.capabilities.has(Feature.SERVER_CERTIFICATE)
+        yield made
+
+
+def calling(port: int, protocol: str, *endpoints: Endpoint, identity: str = service_uri("web")) -> Snapshot:
+    state = upstream_state(upstream("web", port), endpoints, protocol=protocol)
+    targets = tuple(TargetEndpoints(one.target_id, one.endpoints, identity=identity) for one in state.targets)
+    return snapshot(replace(state, targets=targets), proxy_=proxy(local_port=0, upstreams=(state.upstream,)))
+
+
+def at(server: Server) -> Endpoint:
+    return endpoint("127.0.0.1", server.port, identity=service_uri("web"))
+
+
+def cuts(there: Stage) -> int:
+    """Answers that were not let through, as HAProxy counts them."""
+    rows = StatsReader(there.layout.stats_socket, SUMMARY).read().rows
+    return sum(row.denied_responses for row in rows if row.kind is RowKind.BACKEND)
+
+
+def digest(leaf: IssuedLeaf) -> str:
+    return certificate_digest(leaf.der)
+
+
+def test_over_tcp_only_the_right_server_is_heard(there: Stage) -> None:
+    port = free_port()
+    there.converge(there.rendered(calling(port, "tcp", at(there.peer("right")))))
+    assert greeting(port) == "right"
+    impostor = there.peer("impostor", leaf=there.authority.leaf(EVIL))
+    there.converge(there.rendered(calling(port, "tcp", at(impostor))))
+
+    assert greeting(port) == ""
+
+    wait_until(lambda: cuts(there) == 1, "the cut to be counted")
+
+
+def test_over_http_an_impostors_answer_is_502(there: Stage) -> None:
+    port = free_port()
+    there.converge(there.rendered(calling(port, "http", at(there.peer("right", http=True)))))
+    assert http_answer(port)[0] == 200
+    impostor = there.peer("impostor", http=True, leaf=there.authority.leaf(EVIL))
+    there.converge(there.rendered(calling(port, "http", at(impostor))))
+
+    status, text = http_answer(port)
+
+    assert status == 502
+    assert "impostor" not in text
+    wait_until(lambda: cuts(there) == 1, "the cut to be counted")
+
+
+class Early(HttpServer):
+    """Says something before its answer."""
+
+    def __init__(self, said: bytes, context: ssl.SSLContext) -> None:
+        self._said = said
+        super().__init__("early", context)
+
+    def talk(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(self._said + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+
+
+def asked(port: int) -> bytes:
+    """All that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_what_an_impostor_says_before_its_answer_does_not_come_through_either(there: Stage) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </early>\r\n\r\n"
+    for said in (hint, b"HTTP/1.1 100 Continue\r\nX-Early: early\r\n\r\n"):
+        port = free_port()
+        impostor = Early(said, there.context(ssl.PROTOCOL_TLS_SERVER, there.authority.leaf(EVIL)))
+        there.servers.append(impostor)
+        there.converge(there.rendered(calling(port, "http", at(impostor))))
+        assert b"early" not in asked(port)
+    honest = Early(hint, there.context(ssl.PROTOCOL_TLS_SERVER, there.authority.leaf(service_uri("web"))))
+    there.servers.append(honest)
+    port = free_port()
+    there.converge(there.rendered(calling(port, "http", at(honest))))
+
+    answer = asked(port)
+
+    assert answer.startswith(b"HTTP/1.1 103 ")
+    assert answer.endswith(b"\r\n\r\nearly")
+
+
+def test_kept_and_resumed_connections_go_on_being_answered(there: Stage) -> None:
+    port = free_port()
+    peer = there.peer("right", http=True)
+    there.converge(there.rendered(calling(port, "http", at(peer))))
+    request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        for _ in range(3):
+            client.sendall(request)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    # Each new connection is resumed where HAProxy kept a session.
+    for _ in range(3):
+        for connection in list(peer.open):
+            connection.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: not peer.open, "the connections to end")
+        assert http_answer(port)[0] == 200
+    assert any(peer.resumed), "no session was resumed"
+    assert cuts(there) == 0
+
+
+def test_a_leaf_that_a_probe_has_seen_is_known_by_its_digest(there: Stage) -> None:
+    # Of a key that could hide a name nothing counts but the digest.
+    leaf = rsa_leaf(there.authority, service_uri("web"))
+    port = free_port()
+    there.converge(there.rendered(calling(port, "tcp", at(there.peer("right", leaf=leaf)))))
+    assert greeting(port) == ""
+    leaves = LeafMap(there.layout, there.capabilities)
+
+    assert leaves.change(MapChange(added=((digest(leaf), service_uri("web")),)))
+
+    assert leaves.entries() == {digest(leaf): service_uri("web")}
+    assert greeting(port) == "right"
+
+
+def test_a_known_leaf_of_another_service_is_cut_all_the_same(there: Stage) -> None:
+    leaf = there.authority.leaf(EVIL)
+    port = free_port()
+    there.converge(there.rendered(calling(port, "tcp", at(there.peer("impostor", leaf=leaf)))))
+    LeafMap(there.layout, there.capabilities).change(MapChange(added=((digest(leaf), EVIL),)))
+
+    assert greeting(port) == ""
+
+
+def test_a_name_beside_another_one_and_a_longer_name_do_not_count(there: Stage) -> None:
+    right = service_uri("web")
+    for uris in ((right, EVIL), (EVIL, right), (f"{right}-too",), (f"x{right}",), ()):
+        port = free_port()
+        server = there.peer("impostor", leaf=there.authority.leaf(*uris))
+        there.converge(there.rendered(calling(port, "tcp", at(server))))
+        assert greeting(port) == "", uris
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.HTTP])
+def test_names_of_every_length_and_as_many_services_as_a_query_may_find_are_understood(
+    there: Stage, protocol: Protocol
+) -> None:
+    identities = tuple(service_uri("s" * length) for length in (1, 20, 30, 50, 63, *range(100, 110)))
+    identities += tuple(service_uri(name) for name in ("a+b", "a$b=c", "a%20b", "a~b", "a@b"))
+    port = free_port()
+    for identity in identities:
+        server = there.peer("right", http=protocol.is_http, leaf=there.authority.leaf(identity))
+        here = upstream_state(
+            upstream("web", port, query=True, protocol=protocol),
+            [
+                replace(endpoint("127.0.0.1", 1 + number), identity=one, weight=0)
+                for number, one in enumerate(identities)
+            ],
+        )
+        served = replace(endpoint("127.0.0.1", server.port), identity=identity)
+        targets = (TargetEndpoints(here.targets[0].target_id, (*here.targets[0].endpoints, served)),)
+        here = replace(here, targets=targets)
+        there.converge(there.rendered(snapshot(here, proxy_=proxy(local_port=0, upstreams=(here.upstream,)))))
+        answer = http_answer(port)[1] if protocol.is_http else greeting(port)
+        assert answer.partition("\n")[0] == "right", identity
+
+
+def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -> None:
+    ports = free_port(), free_port()
+    one, other = there.peer("one"), there.peer("other")
+    states = [upstream_state(upstream(name, port)) for name, port in zip(("a", "b"), ports, strict=True)]
+    found = [
+        replace(state, targets=(TargetEndpoints(state.targets[0].target_id, (at(server),)),))
+        for state, server in zip(states, (one, other), strict=True)
+    ]
+    there.converge(there.rendered(snapshot(*found, proxy_=proxy(local_port=0, upstreams=(s.upstream for s in found)))))
+    with (
+        socket.create_connection(("127.0.0.1", ports[0]), timeout=DEADLINE_S) as first,
+        socket.create_connection(("127.0.0.1", ports[1]), timeout=DEADLINE_S) as second,
+    ):
+        assert (first.recv(100), second.recv(100)) == (b"one\n", b"other\n")
+
+        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port)
+
+        assert first.recv(100) == b""
+        assert greeting(ports[0]) == ""
+        second.sendall(b"still here")
+        assert second.recv(100) == b"still here"

@@ -1,0 +1,178 @@
+"""Who gets through a real public listener, at first contact and ever after, and under what goes wrong meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hcc.haproxy.capabilities import Feature
+from hcc.mesh.caller import Remembered
+from hcc.mesh.caller_book import MAX_REMEMBERED
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.snapshot import Protocol
+from hcc.spoe.cache import MAX_ENTRIES
+from tests.binaries import HAPROXY_BRANCHES
+from tests.forgeries import ALLOWED as SERVICE
+from tests.forgeries import MESH, forged_leaves
+from tests.haproxy_stage import wait_until
+from tests.integration.gate import ALLOWED, DENIED, Callers, Gate, gate
+from tests.spoe_certificates import TRUST_DOMAIN, Leaf, service_uri, uri_names
+
+pytestmark = pytest.mark.integration
+WEB = Intention(SERVICE, Action.ALLOW, 9)
+NO_WEB = Intention(SERVICE, Action.DENY, 9)
+# One for all, as making keys takes the time.
+KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture(params=[f"{branch}-{protocol}" for branch in HAPROXY_BRANCHES for protocol in ("tcp", "http")])
+def opened(request: pytest.FixtureRequest) -> Iterator[Gate]:
+    branch, protocol = request.param.split("-")
+    with gate(branch, Protocol(protocol)) as made:
+        yield made
+
+
+# Of new certificates; by hand: HCC_CALLERS=10000, half a minute to two for each HAProxy.
+MANY = int(os.environ.get("HCC_CALLERS", "200"))
+# What 10,000 remembered certificates, and the workers' answers to them, may take.
+MEMORY_KB = 64_000
+
+
+def numbered(service: str, serial: int) -> Leaf:
+    """One of many certificates of a service."""
+    return MESH.leaf(*uri_names(service_uri(service)), serial=serial, key=KEY)
+
+
+def strangers(opened: Gate, service: str) -> Callable[[], str]:
+    """A call with another certificate each time: each has to be asked about. For several threads."""
+    serials, lock = itertools.count(1), threading.Lock()
+
+    def call() -> str:
+        with lock:
+            context = opened.context(numbered(service, next(serials)))
+        return opened.ask(context)[0]
+
+    return call
+
+
+def test_no_forged_certificate_gets_in_at_first_or_ever_after(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    assert opened.ask(opened.context(MESH.service(SERVICE)))[0] == ALLOWED
+    for what, leaf in forged_leaves().items():
+        context = opened.context(leaf)
+        first, session = opened.ask(context)
+        again = opened.ask(context)[0]
+        resumed = opened.ask(context, session)[0] if session else DENIED
+        assert (first, again, resumed) == (DENIED, DENIED, DENIED), what
+    assert opened.remembered() == {SERVICE}
+    assert opened.ask(opened.context(MESH.service(SERVICE)))[0] == ALLOWED
+
+
+def test_a_resumed_session_gets_what_its_certificate_gets_and_no_more(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    web = opened.context(MESH.service(SERVICE))
+    other = opened.context(MESH.service("other"))
+    first, of_web = opened.ask(web)
+    denied, of_other = opened.ask(other)
+    assert (first, denied) == (ALLOWED, DENIED)
+    assert opened.ask(web, of_web)[0] == ALLOWED
+    if of_other is not None:
+        assert opened.ask(other, of_other)[0] == DENIED
+    opened.decide_by(NO_WEB, Intention("other", Action.ALLOW, 9))
+    assert opened.ask(web, of_web)[0] == DENIED
+    if of_other is not None:
+        assert opened.ask(other, of_other)[0] == ALLOWED
+
+
+def test_a_question_that_a_killed_worker_left_is_asked_again(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    call = strangers(opened, SERVICE)
+    assert call() == ALLOWED
+    for index in (0, 1):
+        opened.wait_whole()
+        pid = opened.pool.workers()[index].pid
+        os.kill(pid, signal.SIGSTOP)
+        with Callers(call, 8) as callers:
+            # Until some wait for the worker that is stopped, and before HAProxy gives it up.
+            time.sleep(0.15)
+            os.kill(pid, signal.SIGKILL)
+            callers.go_on(20)
+        assert Counter(callers.answers).keys() == {ALLOWED}
+    assert opened.ask(opened.context(MESH.service("evil")))[0] == DENIED
+
+
+def test_strangers_under_load_lose_nothing_to_killed_workers_and_reloads(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    with Callers(strangers(opened, SERVICE), 3) as callers:
+        for number in range(6):
+            callers.go_on(15)
+            if number % 3 == 2:
+                opened.reload()
+            else:
+                opened.wait_whole()
+                os.kill(opened.pool.workers()[number % 2].pid, signal.SIGKILL)
+        callers.go_on(15)
+    assert Counter(callers.answers).keys() == {ALLOWED}
+
+
+def test_an_intention_flipped_under_load_holds_for_every_call_that_begins_after_it(opened: Gate) -> None:
+    known = opened.context(MESH.service(SERVICE))
+    stranger, other = strangers(opened, SERVICE), strangers(opened, "db")
+    db = Intention("db", Action.ALLOW, 9)
+    opened.decide_by(WEB, db)
+    with Callers(other, 1) as unharmed, Callers(lambda: opened.ask(known)[0], 1) as flipped:
+        for _ in range(4):
+            for intention, wanted in ((NO_WEB, DENIED), (WEB, ALLOWED)):
+                opened.decide_by(intention, db)
+                assert {opened.ask(known)[0] for _ in range(3)} == {wanted}
+                assert stranger() == wanted
+        unharmed.go_on(5)
+    if opened.stage.capabilities.has(Feature.DYNAMIC_SERVERS):
+        # Before, those of others are cut along, as README says.
+        assert Counter(unharmed.answers).keys() == {ALLOWED}
+    assert Counter(flipped.answers).keys() <= {ALLOWED, DENIED}
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_the_verdicts_on_ten_thousand_certificates_are_right_and_their_memory_is_bounded(branch: str) -> None:
+    earlier = (ServiceIdentity(TRUST_DOMAIN, f"earlier-{number % 50}", "dc1") for number in range(MAX_REMEMBERED - 50))
+    known = {f"{number:064X}": Remembered(one, 2_000_000_000).text() for number, one in enumerate(earlier)}
+    with gate(branch, Protocol.TCP, known) as opened:
+        opened.decide_by(*(Intention(f"s{number}", Action.ALLOW, 9) for number in range(0, 20, 2)))
+        wait_until(lambda: len(opened.maps.identities() or {}) == len(known), "those of before")
+        before = opened.memory_kb()
+        numbers, wrong = iter(range(MANY)), []
+
+        def come() -> None:
+            for number in numbers:
+                context = opened.context(numbered(f"s{number % 20}", number + 1))
+                wanted = DENIED if number % 2 else ALLOWED
+                answers = {opened.ask(context)[0] for _ in range(2)}
+                if answers != {wanted}:
+                    wrong.append((number, answers))
+
+        threads = [threading.Thread(target=come) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        newest = MANY - 2 + MANY % 2
+        wait_until(lambda: f"s{newest % 20}" in opened.remembered(), "the newest to be remembered")
+        identities = opened.maps.identities() or {}
+        assert len(identities) == min(MAX_REMEMBERED, len(known) + len(range(0, MANY, 2)))
+        assert opened.remembered().isdisjoint(f"s{number}" for number in range(1, 20, 2))
+        assert all(worker.cached <= MAX_ENTRIES for worker in opened.pool.counters())
+        taken = opened.memory_kb() - before
+        sys.stderr.write(f"HAProxy {branch}: {MANY} certificates took {taken} kB\n")
+        assert taken < MEMORY_KB

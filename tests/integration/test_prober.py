@@ -1,0 +1,233 @@
+"""The probe against real TLS servers and HAProxy sidecars: what it sees, and what they see of it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.mesh.peer_book import NoAnswer, Outcome, Peer, Seen, Unverified
+from hcc.peers.prober import Probed, Prober
+from hcc.peers.tls import client_context
+from tests.binaries import HAPROXY_BRANCHES
+from tests.builders import proxy, snapshot
+from tests.haproxy_stage import DEADLINE_S, free_port, stage, wait_until
+from tests.pki import Authority, IssuedLeaf, service_uri
+
+pytestmark = pytest.mark.integration
+WEB, EVIL = service_uri("web"), service_uri("evil")
+PROBE_S = 1.0
+
+
+class Mesh:
+    """A CA, our own leaf, and a prober with both."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority()
+        self.context = client_context(
+            str(self._written(directory, self.authority.leaf(service_uri("us")))), self.authority.pem
+        )
+        self.directory = directory
+        self.outcomes: queue.Queue[tuple[Probed, ...]] = queue.Queue()
+        self.prober = Prober(self.outcomes.put, PROBE_S)
+        self.prober.start()
+
+    def server_context(self, leaf: IssuedLeaf) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(cadata=self.authority.pem)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(self._written(self.directory, leaf))
+        return context
+
+    def probe(self, *ports: int) -> dict[int, Outcome]:
+        """What came of the probes of these, when all have ended."""
+        self.prober.ask([Peer("127.0.0.1", port, WEB) for port in ports], self.context)
+        found: dict[int, Outcome] = {}
+        while len(found) < len(ports):
+            found |= {one.peer.port: one.outcome for one in self.outcomes.get(timeout=DEADLINE_S)}
+        return found
+
+    @staticmethod
+    def _written(directory: Path, leaf: IssuedLeaf) -> Path:
+        with tempfile.NamedTemporaryFile("w", dir=directory, suffix=".pem", delete=False) as file:
+            file.write(leaf.combined_pem)
+        return Path(file.name)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    made = Mesh(tmp_path)
+    try:
+        yield made
+    finally:
+        made.prober.stop()
+        assert not made.prober.running
+
+
+@contextlib.contextmanager
+def listening(talk: Callable[[socket.socket], object]) -> Iterator[int]:
+    """A server on the port given that does this with each connection."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with contextlib.suppress(OSError), connection:
+                        connection.settimeout(DEADLINE_S)
+                        talk(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
+
+
+def shows(context: ssl.SSLContext) -> contextlib.AbstractContextManager[int]:
+    """A TLS server."""
+
+    def talk(connection: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError), context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1)
+
+    return listening(talk)
+
+
+@pytest.mark.parametrize("uris", [(WEB,), (EVIL,), (WEB, EVIL), ()])
+def test_a_verified_server_is_seen_with_all_of_its_uris(mesh: Mesh, uris: tuple[str, ...]) -> None:
+    leaf = mesh.authority.leaf(*uris)
+    with shows(mesh.server_context(leaf)) as port:
+        outcome = mesh.probe(port)[port]
+
+    assert isinstance(outcome, Seen)
+    assert outcome.certificate.uris == uris
+    assert outcome.certificate.names_only(WEB) is (uris == (WEB,))
+    assert outcome.certificate.expires_s == int(leaf.certificate.not_valid_after_utc.timestamp())
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda ours: ours.leaf(WEB, days=-1), "expired"),
+        (lambda _: Authority("Another").leaf(WEB), "unable to get local issuer"),
+        (lambda ours: ours.leaf(WEB, server=False), "purpose"),
+    ],
+)
+def test_a_server_that_is_not_to_be_trusted_is_told_apart(
+    mesh: Mesh, made: Callable[[Authority], IssuedLeaf], reason: str
+) -> None:
+    with shows(mesh.server_context(made(mesh.authority))) as port:
+        outcome = mesh.probe(port)[port]
+
+    assert isinstance(outcome, Unverified)
+    assert reason in outcome.reason
+
+
+def test_a_server_that_speaks_only_tls_1_2_is_seen_too_and_gets_our_leaf(mesh: Mesh) -> None:
+    context = mesh.server_context(mesh.authority.leaf(WEB))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    shown: list[object] = []
+
+    def talk(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            shown.append((tls.getpeercert() or {}).get("subjectAltName"))
+
+    with listening(talk) as port:
+        outcome = mesh.probe(port)[port]
+
+    assert isinstance(outcome, Seen)
+    assert outcome.certificate.names_only(WEB)
+    assert shown == [(("URI", service_uri("us")),)]
+
+
+def test_with_tls_1_3_the_server_never_sees_a_connection(mesh: Mesh) -> None:
+    seen: list[str] = []
+    context = mesh.server_context(mesh.authority.leaf(WEB))
+
+    def talk(connection: socket.socket) -> None:
+        try:
+            with context.wrap_socket(connection, server_side=True) as tls:
+                seen.append(f"a connection of {tls.getpeercert()}")
+        except OSError as exc:
+            seen.append(type(exc).__name__)
+
+    with listening(talk) as port:
+        assert isinstance(mesh.probe(port)[port], Seen)
+        wait_until(lambda: seen, "the server to notice")
+
+    assert seen[0] in ("SSLEOFError", "SSLError", "ConnectionResetError")
+
+
+def test_who_is_silent_closes_refuses_or_speaks_something_else_does_not_answer(mesh: Mesh) -> None:
+    with (
+        listening(lambda one: one.recv(1)) as closing,
+        listening(lambda one: time.sleep(2 * PROBE_S)) as silent,
+        listening(lambda one: one.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")) as other,
+        listening(lambda one: one.sendall(b"\x16\x03\x03\x40\x00" + bytes(0x4000) + bytes(10_000_000))) as flooding,
+    ):
+        outcomes = mesh.probe(closing, silent, other, flooding, free_port())
+
+    assert all(isinstance(outcome, NoAnswer) for outcome in outcomes.values()), outcomes
+    reasons = [outcome.reason for outcome in outcomes.values() if isinstance(outcome, NoAnswer)]
+    assert sum("within 1 s" in reason for reason in reasons) == 1
+    assert any("Connection refused" in reason for reason in reasons)
+
+
+def test_many_that_are_silent_hold_up_nobody(mesh: Mesh) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=128) as silent,
+        shows(mesh.server_context(mesh.authority.leaf(WEB))) as port,
+    ):
+        where = Peer("127.0.0.1", int(silent.getsockname()[1]), WEB)
+        mesh.prober.ask([where] * 60, mesh.context)
+
+        mesh.prober.ask([Peer("127.0.0.1", port, WEB)], mesh.context)
+        first = mesh.outcomes.get(timeout=DEADLINE_S)
+
+        assert [one.peer.port for one in first] == [port]
+        late = 0
+        while late < 60:
+            late += len(mesh.outcomes.get(timeout=DEADLINE_S))
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_haproxy_sidecar_is_seen_its_log_has_a_failed_handshake_and_its_application_nothing(branch: str) -> None:
+    with stage(branch) as there:
+        app = there.app()
+        bind_port, log = free_port(), Path(there.directory) / "syslog"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+            syslog.bind(str(log))
+            here = snapshot(proxy_=proxy(bind_port=bind_port, local_port=app.port))
+            there.converge(there.rendered(here, access_log=str(log)))
+            outcomes: queue.Queue[tuple[Probed, ...]] = queue.Queue()
+            prober = Prober(outcomes.put)
+            prober.start()
+            try:
+                for _ in range(3):
+                    peer = Peer("127.0.0.1", bind_port, service_uri("server"))
+                    prober.ask([peer], client_context(there.layout.leaf, there.authority.pem))
+                    ((probed,),) = [outcomes.get(timeout=DEADLINE_S)]
+                    assert isinstance(probed.outcome, Seen), probed
+                    assert probed.outcome.certificate.names_only(peer.identity)
+            finally:
+                prober.stop()
+            syslog.settimeout(DEADLINE_S)
+            # 2.2 says that it starts.
+            lines = [
+                line for line in (syslog.recv(4096) for _ in range(3 + (branch == "2.2"))) if b"started" not in line
+            ]
+            assert len(lines) == 3
+            assert all(b"SSL handshake failure" in line for line in lines)
+        assert app.accepted == 0

@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import pytest
+
+from hcc.actors.explanation import BY_REQUEST, Explanation, Question, explained, parse_question
+from hcc.errors import SettingError
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
+from hcc.mesh.request import Request
+from hcc.settings import Enforcement
+
+DOMAIN = "example.consul"
+RULES = (
+    Permission(allow=False, path=PathRule(PathMatch.PREFIX, "/admin")),
+    Permission(allow=True, methods=("GET",), headers=(HeaderRule("x-role", HeaderMatch.EXACT, "boss", invert=True),)),
+)
+POLICY = Policy(
+    "db",
+    DOMAIN,
+    (
+        Intention("web", Action.PERMISSIONS, 9, RULES),
+        Intention("evil", Action.DENY, 9),
+        Intention("web", Action.ALLOW, 9, source_namespace="team", source_partition="a"),
+    ),
+    default_allow=True,
+    version=7,
+    http=True,
+)
+
+
+def asked(source: str, policy: Policy = POLICY, **request: str) -> Explanation:
+    fields = {"source": [source]} | {name: [value] for name, value in request.items()}
+    return explained(policy, "dc1", parse_question(fields), Enforcement.AUDIT)
+
+
+def test_a_connection_is_explained_by_the_intention_or_the_default() -> None:
+    denied, default = asked("evil"), asked("other")
+
+    assert (denied.verdict, denied.intention, denied.default) == ("deny", "evil -> deny (precedence 9)", "allow")
+    assert denied.source == "spiffe://example.consul/ns/default/dc/dc1/svc/evil"
+    assert (default.verdict, default.intention) == ("allow", "")
+    assert default.reason == "no intention matches; default allow"
+    assert (denied.intentions, default.intentions) == ("audit", "audit")
+    assert (default.destination, default.version, default.permission) == ("db", 7, None)
+    assert asked("other", replace(POLICY, default_allow=None)).default == "unknown"
+
+
+def test_permissions_leave_a_connection_to_its_requests_and_name_themselves() -> None:
+    found = asked("web")
+
+    assert found.verdict == BY_REQUEST
+    assert found.permissions == (
+        "deny path prefix '/admin'",
+        "allow header x-role not exact 'boss', method GET",
+    )
+
+
+def test_a_token_that_is_demanded_denies_with_its_provider_by_name() -> None:
+    guarded = Permission(allow=True, path=PathRule(PathMatch.PREFIX, "/pay"), jwt=(JwtProvider("okta"),))
+    policy = replace(POLICY, intentions=(Intention("web", Action.PERMISSIONS, 9, (guarded, *RULES)),))
+
+    found = asked("web", policy, path="/pay/now")
+
+    why = "demands a JWT (of okta), which is not supported yet"
+    assert (found.verdict, found.permission) == ("deny", 0)
+    assert found.reason.endswith(f"Permissions[0]: {why}")
+    assert found.permissions[0] == f"allow path prefix '/pay', {why}"
+
+
+def test_a_request_is_explained_by_the_permission_that_decided() -> None:
+    assert (asked("web", path="/x/../admin").verdict, asked("web", path="/admin").permission) == ("deny", 0)
+    assert (asked("web", header="X-Role: boss").permission, asked("web", header="X-Role: clerk").permission) == (
+        None,
+        1,
+    )
+    assert asked("web", method="PUT").reason.endswith("no permission matches; default allow")
+    assert asked("web", path="/%00").reason == "the request is refused: expected a path without NUL, found %00"
+
+
+def test_a_source_may_be_what_the_log_says_or_a_whole_uri() -> None:
+    assert asked("ap/a/ns/team/svc/web").verdict == "allow"
+    assert asked("spiffe://example.consul/ns/default/dc/dc9/svc/evil").verdict == "deny"
+    assert asked("spiffe://other.consul/ns/default/dc/dc1/svc/web").reason == "trust domain 'other.consul' is not ours"
+
+
+def test_words_become_a_request_only_where_they_are_of_one() -> None:
+    assert parse_question({"source": ["web"]}) == Question("web")
+    assert parse_question({"source": ["web"], "path": ["/x"]}).request == Request("GET", "/x")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({}, "expected a source"),
+        ({"source": ["a", "b"]}, "expected one source, found 2"),
+        ({"source": ["a/b"]}, "expected a service's name, ap/PARTITION/ns/NAMESPACE/svc/NAME or a SPIFFE URI"),
+        ({"source": ["https://x"]}, "expected a URI that starts with spiffe://"),
+        ({"source": ["spiffe://x/gateway/mesh/dc/dc1"]}, "expected spiffe://DOMAIN"),
+        ({"source": ["a"], "method": ["GE T"]}, "expected a method such as GET, found 'GE T'"),
+        ({"source": ["a"], "header": ["x-role"]}, "expected a header such as x-role:admin, found 'x-role'"),
+        ({"source": ["a"], "header": ["x:a\r\nb: c"]}, "expected a header such as"),
+        ({"source": ["a"], "header": [":path:/x"]}, "expected a header such as"),
+    ],
+)
+def test_a_bad_question_says_what_was_expected(words: dict[str, list[str]], said: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        explained(POLICY, "dc1", parse_question(words), Enforcement.ENFORCE)
+    assert said in str(refused.value)

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.mesh.peer_book import (
+    AGAIN_PER_S,
+    AGAIN_S,
+    DISTRUST_S,
+    FOR_FIRST,
+    MAX_RETRY_S,
+    SUSPECT_S,
+    Judgement,
+    NoAnswer,
+    Outcome,
+    Peer,
+    PeerBook,
+    Seen,
+    Standing,
+    Unverified,
+)
+from hcc.mesh.peer_certificate import PeerCertificate
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot
+from tests.builders import endpoint, service_uri, snapshot, upstream_state
+
+WEB, EVIL = service_uri("web"), service_uri("evil")
+SILENT = NoAnswer("does not finish the handshake within 3 s")
+MIDDLE = 0.5
+
+
+def seen(*uris: str, digest: str = "A", expires_s: int = 1000) -> Seen:
+    return Seen(PeerCertificate(digest, uris, expires_s))
+
+
+def here(*endpoints: Endpoint, version: int = 1) -> Snapshot:
+    return snapshot(upstream_state(endpoints=endpoints), version=version)
+
+
+def peer(address: str = "10.0.0.1", identity: str = WEB) -> Peer:
+    return Peer(address, 21000, identity)
+
+
+def book_of(*endpoints: Endpoint, now_s: float = 0.0) -> PeerBook:
+    book = PeerBook()
+    book.follow(here(*endpoints), now_s, MIDDLE)
+    return book
+
+
+def probed(book: PeerBook, outcome: Outcome, now_s: float = 0.0, who: Peer | None = None) -> Judgement:
+    """One probe of whoever is due, which must be one."""
+    (due,) = book.take_due(now_s, 64)
+    assert who is None or due == who
+    judgement = book.note(due, outcome, now_s, MIDDLE)
+    assert judgement is not None
+    return judgement
+
+
+def test_nobody_is_admitted_before_a_probe_has_seen_who_it_is() -> None:
+    book = book_of(endpoint())
+
+    assert book.admission().admitted == frozenset()
+    assert book.admission().probing
+    assert book.waiting() == 1
+
+
+def test_the_wanted_uri_alone_admits() -> None:
+    book = book_of(endpoint())
+
+    judgement = probed(book, seen(WEB))
+
+    assert judgement == Judgement(peer(), Standing.UNKNOWN, Standing.ADMITTED)
+    assert book.admission().admitted == {peer()}
+    assert not book.admission().probing
+    assert book.leaves() == {"A": WEB}
+
+
+@pytest.mark.parametrize("uris", [(EVIL,), (WEB, EVIL), (WEB, WEB), (EVIL, WEB), (), (WEB.upper(),), (WEB + "x",)])
+def test_any_other_list_of_uris_refuses(uris: tuple[str, ...]) -> None:
+    book = book_of(endpoint())
+
+    judgement = probed(book, seen(*uris))
+
+    assert judgement.now is Standing.REFUSED
+    assert judgement.impostor
+    assert WEB in judgement.reason
+    assert all(uri in judgement.reason for uri in uris)
+    assert book.admission().admitted == frozenset()
+    assert book.refused() == ((peer(), judgement.reason),)
+    assert book.impostors() == 1
+    assert book.leaves() == {}
+
+
+def test_a_certificate_that_is_not_verified_refuses_but_is_nobodys() -> None:
+    book = book_of(endpoint())
+
+    judgement = probed(book, Unverified("self-signed certificate"))
+
+    assert (judgement.now, judgement.impostor, book.impostors()) == (Standing.REFUSED, False, 0)
+    assert "self-signed" in judgement.reason
+
+
+def test_an_admitted_endpoint_that_does_not_answer_stays_admitted() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+
+    judgement = probed(book, SILENT, now_s=AGAIN_S)
+
+    assert not judgement.news
+    assert book.admission().admitted == {peer()}
+
+
+def test_an_admitted_endpoint_that_is_somebody_else_now_is_out_until_it_is_itself_again() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+
+    assert probed(book, seen(EVIL), now_s=AGAIN_S).before is Standing.ADMITTED
+    assert book.admission().admitted == frozenset()
+    probed(book, SILENT, now_s=AGAIN_S + 10)
+    assert book.admission().admitted == frozenset()
+    assert EVIL in book.refused()[0][1]
+    probed(book, seen(WEB), now_s=AGAIN_S + 50)
+    assert book.admission().admitted == {peer()}
+    assert book.refused() == ()
+
+
+def test_who_does_not_answer_is_asked_again_ever_more_seldom() -> None:
+    book = book_of(endpoint())
+    now_s, waits = 0.0, []
+    for _ in range(12):
+        probed(book, SILENT, now_s=now_s)
+        due_s = book.next_due_s()
+        assert due_s is not None
+        waits.append(due_s - now_s)
+        now_s = due_s
+    assert waits == sorted(waits)
+    assert waits[0] < 1
+    assert waits[-1] == MAX_RETRY_S
+
+
+def test_who_is_admitted_is_looked_at_again_on_a_jittered_schedule() -> None:
+    dues = set()
+    for jitter in (0.0, 0.3, 0.99):
+        book = book_of(endpoint())
+        book.take_due(0.0, 64)
+        book.note(peer(), seen(WEB), 0.0, jitter)
+        dues.add(book.next_due_s())
+    assert len(dues) == 3
+    assert all(due is not None and AGAIN_S * 0.7 < due < AGAIN_S * 1.3 for due in dues)
+
+
+def test_an_endpoint_that_consul_says_otherwise_about_is_probed_and_meanwhile_stays_admitted() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    assert book.take_due(1.0, 64) == ()
+
+    book.follow(here(endpoint(health=Health.WARNING), version=2), 1.0, MIDDLE)
+
+    assert book.admission().admitted == {peer()}
+    assert book.admission().version == 2
+    assert book.take_due(1.0, 64) == (peer(),)
+
+
+def test_who_may_not_get_traffic_is_not_probed_until_it_may() -> None:
+    book = book_of(endpoint(health=Health.CRITICAL), endpoint("10.0.0.2", weight=0))
+    assert book.take_due(0.0, 64) == ()
+    assert not book.admission().probing
+
+    book.follow(here(endpoint(), endpoint("10.0.0.2", weight=0), version=2), 1.0, MIDDLE)
+
+    assert book.take_due(1.0, 64) == (peer(),)
+
+
+def test_who_leaves_is_forgotten_but_its_leaf_is_known_as_it_may_still_answer() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+
+    book.follow(here(version=2), 1.0, MIDDLE)
+    book.follow(here(endpoint(), version=3), 2.0, MIDDLE)
+
+    assert book.admission().admitted == frozenset()
+    assert book.leaves() == {"A": WEB}
+
+
+def test_an_outcome_that_comes_after_the_endpoint_left_or_came_back_changes_nothing() -> None:
+    book = book_of(endpoint())
+    book.take_due(0.0, 64)
+    book.follow(here(version=2), 1.0, MIDDLE)
+    assert book.note(peer(), seen(WEB), 1.0, MIDDLE) is None
+    book.follow(here(endpoint(), version=3), 2.0, MIDDLE)
+
+    assert book.note(peer(), seen(WEB), 2.0, MIDDLE) is None
+
+    assert book.admission().admitted == frozenset()
+
+
+def test_a_change_during_a_probe_is_followed_by_another_one() -> None:
+    book = book_of(endpoint())
+    book.take_due(0.0, 64)
+    book.follow(here(endpoint(weight=5), version=2), 1.0, MIDDLE)
+    assert book.take_due(1.0, 64) == ()
+
+    book.note(peer(), seen(WEB), 1.5, MIDDLE)
+
+    assert book.take_due(1.5, 64) == (peer(),)
+
+
+def test_first_probes_go_ahead_and_always_find_room() -> None:
+    silent = [endpoint(f"10.0.1.{number}") for number in range(100)]
+    book = book_of(*silent)
+    for _ in range(2):
+        for one in book.take_due(0.0, 64):
+            book.note(one, SILENT, 0.0, MIDDLE)
+    under_way = len(book.take_due(60.0, 64))
+    assert under_way == 64 - FOR_FIRST
+
+    book.follow(here(*silent, endpoint("10.0.2.1"), version=2), 60.0, MIDDLE)
+
+    assert book.take_due(60.0, 64 - under_way) == (peer("10.0.2.1"),)
+
+
+def test_ten_thousand_endpoints_are_looked_at_no_faster_than_the_bound() -> None:
+    many = [endpoint(f"10.{a}.{b}.1") for a in range(40) for b in range(250)]
+    book = book_of(*many)
+    while due := book.take_due(0.0, 64):
+        for number, one in enumerate(due):
+            book.note(one, seen(WEB, digest=str(number)), 0.0, number / 64)
+    assert len(book.admission().admitted) == 10_000
+    assert len(book.take_due(len(many) / AGAIN_PER_S * 0.7, 10_000)) == 0
+
+
+def test_after_a_change_of_the_cas_those_who_serve_are_probed_spread_out_and_the_others_at_once() -> None:
+    book = book_of(endpoint(), endpoint("10.0.0.2"), endpoint("10.0.0.3"))
+    for one in book.take_due(0.0, 64):
+        book.note(one, SILENT if one.address == "10.0.0.3" else seen(WEB), 0.0, MIDDLE)
+
+    book.distrust(10.0, 0.2)
+
+    assert book.take_due(10.0, 64) == (peer("10.0.0.3"),)
+    assert len(book.admission().admitted) == 2
+    assert set(book.take_due(10.0 + DISTRUST_S, 64)) == {peer(), peer("10.0.0.2")}
+
+
+def test_suspects_are_probed_at_once_but_not_again_and_again() -> None:
+    db = replace(endpoint("10.0.0.9"), identity=service_uri("db"))
+    book = book_of(endpoint(), db)
+    for one in book.take_due(0.0, 64):
+        book.note(one, seen(one.identity), 0.0, MIDDLE)
+
+    book.suspect(frozenset((WEB,)), SUSPECT_S / 2)
+
+    assert book.take_due(SUSPECT_S / 2, 64) == ()
+    assert book.take_due(SUSPECT_S, 64) == (peer(),)
+    book.note(peer(), seen(WEB), 10.0, MIDDLE)
+    book.suspect(frozenset((WEB,)), 10.0)
+    assert book.take_due(10.0, 64) == (peer(),)
+
+
+def test_the_next_hcc_goes_on_with_those_admitted_and_probes_them_in_its_own_time() -> None:
+    before = book_of(endpoint(), endpoint("10.0.0.2"), endpoint("10.0.0.3"))
+    for one in before.take_due(0.0, 64):
+        before.note(one, seen(WEB, digest=one.address), 0.0, MIDDLE)
+    book = PeerBook()
+
+    book.restore(before.kept())
+    # Consul's answers come one after the other.
+    book.follow(replace(here(), roots=None, upstreams=()), 0.0, MIDDLE)
+    book.follow(here(endpoint(), endpoint("10.0.0.2"), endpoint("10.0.0.4"), version=2), 0.0, MIDDLE)
+
+    assert book.admission().admitted == {peer(), peer("10.0.0.2")}
+    assert book.take_due(0.0, 64) == (peer("10.0.0.4"),)
+    assert set(book.take_due(AGAIN_S, 64)) == {peer(), peer("10.0.0.2")}
+    assert book.leaves() == before.leaves()
+
+
+def test_what_was_kept_does_not_admit_who_comes_later_or_is_to_be_somebody_else() -> None:
+    before = book_of(endpoint())
+    probed(before, seen(WEB))
+    book = PeerBook()
+    book.restore(before.kept())
+
+    book.follow(here(replace(endpoint(), identity=EVIL)), 0.0, MIDDLE)
+    book.follow(here(endpoint(), version=2), 0.0, MIDDLE)
+
+    assert book.admission().admitted == frozenset()
+
+
+def test_what_was_kept_stays_kept_until_consul_told_all() -> None:
+    before = book_of(endpoint())
+    probed(before, seen(WEB))
+    book = PeerBook()
+    book.restore(before.kept())
+    book.follow(replace(here(), roots=None, upstreams=()), 0.0, MIDDLE)
+
+    assert book.kept().admitted == (peer(),)
+
+
+def test_probes_that_were_under_way_when_the_actor_died_are_due_again() -> None:
+    book = book_of(endpoint())
+    book.take_due(0.0, 64)
+
+    book.forget_probes(1.0)
+
+    assert book.take_due(1.0, 64) == (peer(),)
+
+
+def test_leaves_are_bounded_expire_and_are_told_once() -> None:
+    book = PeerBook(most_leaves=2)
+    book.follow(here(endpoint()), 0.0, MIDDLE)
+    now_s = 0.0
+    for number, expires_s in enumerate((5, 5000, 50)):
+        probed(book, seen(WEB, digest=f"D{number}", expires_s=expires_s), now_s=now_s)
+        now_s += 2 * AGAIN_S
+    assert book.leaves() == {"D1": WEB, "D2": WEB}
+    assert book.take_news() == {"D0": None, "D1": WEB, "D2": WEB}
+
+    assert book.forget_expired(100.0)
+
+    assert book.take_news() == {"D2": None}
+    assert not book.forget_expired(100.0)
+
+
+@given(st.lists(st.sampled_from(["right", "wrong", "silent", "unverified", "change", "leave"]), max_size=30))
+def test_whatever_happens_only_who_was_seen_as_the_right_one_last_is_admitted(events: list[str]) -> None:
+    book = book_of(endpoint())
+    outcomes: dict[str, Outcome] = {
+        "right": seen(WEB),
+        "wrong": seen(EVIL),
+        "silent": SILENT,
+        "unverified": Unverified("expired"),
+    }
+    expected, weight, now_s = False, 1, 0.0
+    for version, event in enumerate(events, start=2):
+        now_s += 2 * AGAIN_S
+        if event in outcomes:
+            probed(book, outcomes[event], now_s=now_s)
+            expected = expected if event == "silent" else event == "right"
+        elif event == "change":
+            weight += 1
+            book.follow(here(endpoint(weight=weight), version=version), now_s, MIDDLE)
+        else:
+            book.follow(here(version=version), now_s, MIDDLE)
+            book.follow(here(endpoint(weight=weight), version=version), now_s, MIDDLE)
+            expected = False
+        assert (peer() in book.admission().admitted) is expected
+        assert book.next_due_s() is not None
