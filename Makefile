@@ -7,7 +7,7 @@ MIN ?= 10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-change bench-authz bench-spoe bench-churn bench-sizing lock clean
+.PHONY: help demo test test-matrix lint docs faults soak bench-smoke bench-change bench-path bench-authz bench-spoe bench-churn bench-sizing lock clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -49,6 +49,10 @@ soak: ## churn, rotations, kills and load together for MIN minutes; memory, file
 bench-smoke: ## start-up, memory and requests/s of one pair of sidecars, to build/bench/
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
 	  && exec $(BIN)/python -m tests.bench.smoke $(ARGS)
+
+bench-path: ## the data path against a hand-tuned HAProxy pair, Consul's built-in proxy and none (6 min; ARGS=--quick 2)
+	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
+	  && exec $(BIN)/python -m tests.bench.path $(ARGS)
 
 bench-spoe: ## questions/s, latency and memory of one SPOE worker, to build/bench/ (1 min)
 	@deploy/bootstrap --tests

@@ -30,6 +30,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
 from hcc.settings import Enforcement
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
@@ -195,9 +196,10 @@ def snapshot(
     leaf_: Leaf | None = None,
     roots_: Roots | None = None,
     policy_: Policy | None = None,
+    tls: MeshTls = LEFT_TO_PROXIES,
     version: int = 1,
 ) -> Snapshot:
-    """A whole one; for one without leaf, roots or policy use `dataclasses.replace`."""
+    """A whole one; for one without leaf, roots, policy or mesh entry use `dataclasses.replace`."""
     registered = proxy_ or proxy(upstreams=(state.upstream for state in upstreams))
     return Snapshot(
         version=version,
@@ -206,6 +208,7 @@ def snapshot(
         leaf=leaf_ or leaf(registered.service),
         roots=roots_ or roots(),
         policy=policy_ or policy(registered.service),
+        tls=tls,
         upstreams=upstreams,
     )
 
@@ -235,6 +238,8 @@ def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcemen
         identities=f"{directory}/identities.map",
         verdicts=f"{directory}/verdicts.map",
         rules=f"{directory}/rules.map",
+        ticket_keys=f"{directory}/tickets.keys",
+        ticket_secret=Secret("of a test"),
         intentions=intentions,
         leaves=f"{directory}/leaves.map",
     )

@@ -151,6 +151,7 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
         + _agents(rendered),
         certificates=tuple((file.name, file.fingerprint) for file in desired.certificates),
         ca_files=tuple((file.name, file.fingerprints) for file in desired.ca_files),
+        ticket_keys=desired.ticket_keys.digest if desired.ticket_keys else "",
         config=rendered.config,
         files=rendered.files,
     )

@@ -160,11 +160,13 @@ class Stage:
                 if self.layout.config.encode() in (process / "cmdline").read_bytes().split(b"\0"):
                     os.kill(int(process.name), signal.SIGKILL)
 
-    def peer(self, name: str, *, http: bool = False, leaf: IssuedLeaf | None = None) -> Server:
+    def peer(
+        self, name: str, *, http: bool = False, leaf: IssuedLeaf | None = None, kind: type[Server] | None = None
+    ) -> Server:
         """A remote sidecar with a certificate of our authority, which demands ours."""
         context = self.context(ssl.PROTOCOL_TLS_SERVER, leaf or self.authority.leaf(service_uri("web")))
         context.verify_mode = ssl.CERT_REQUIRED
-        return self._kept(HttpServer(name, context) if http else Server(name, context))
+        return self._kept((kind or (HttpServer if http else Server))(name, context))
 
     def app(self, name: str = "app", *, http: bool = False) -> Server:
         return self._kept(HttpServer(name) if http else Server(name))
@@ -213,6 +215,8 @@ class Stage:
             identities=self.layout.identities,
             verdicts=self.layout.verdicts,
             rules=self.layout.rules,
+            ticket_keys=self.layout.ticket_keys,
+            ticket_secret=Secret("of a test"),
             leaves=self.layout.leaves,
             intentions=intentions,
         )

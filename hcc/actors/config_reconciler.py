@@ -160,7 +160,8 @@ class ConfigReconciler(Actor):
                 return self._previewed()
             case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
-                self._soon(self._last_s)
+                # That HAProxy has come up is no change of Consul's that others may follow: nothing to gather.
+                self._soon(0.0 if isinstance(message, HAProxyUp) else self._last_s)
             case AdmissionChanged(admission):
                 self._admit(admission)
             case HAProxyDown(reason):

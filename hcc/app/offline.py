@@ -81,6 +81,7 @@ def _moved(options: Options, place: Layout) -> Options:
         identities=place.identities,
         verdicts=place.verdicts,
         rules=place.rules,
+        ticket_keys=place.ticket_keys,
         leaves=place.leaves if options.leaves else "",
     )
 

@@ -46,6 +46,7 @@ from hcc.app.answers_file import AnswersFile, kept_choice, kept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
+from hcc.app.head_start import HeadStart
 from hcc.app.peers_file import PeersFile, register_of
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
@@ -63,7 +64,7 @@ from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.haproxy.access_log import STDOUT
-from hcc.haproxy.binary import Found, find_haproxy, probe
+from hcc.haproxy.binary import Found
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
@@ -71,10 +72,12 @@ from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
+from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
 from hcc.peers.prober import Prober
 from hcc.settings import Enforcement, RunSettings, VerifyUpstream
 from hcc.spoe.pool import WorkerPool
+from hcc.spoe.spawner import Spawner
 from hcc.version import VERSION
 
 # Restarts of one group before it fails upwards; at the root hcc then exits.
@@ -86,7 +89,10 @@ DRAIN_SLACK_S = 5.0
 HARD_STOP_AFTER_MS = 600_000
 # A page with 10,000 endpoints may take HAProxy longer than a scrape, which asks for a summary.
 PAGE_TIMEOUT_S = 3.0
+# A second thread makes each request dearer by a tenth, and the application needs processors, too; one does 20,000 http
+# requests or 1,000 new TLS connections a second.
 MAX_THREADS = 4
+CORES_PER_THREAD = 2
 MAX_CONNECTIONS = 10_000
 # What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides.
 FDS_PER_CONNECTION = 2
@@ -98,8 +104,10 @@ MAINTENANCE_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, consul: ConsulSettings) -> int:
+def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) -> int:
     """Run one sidecar until it is told to stop; the exit code: 0 stopped, 1 given up.
+
+    The zygote of `head_start` sees our end when it comes to nothing.
 
     Raises:
         HccError: it could not be started.
@@ -111,8 +119,7 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     manager = ServiceManager(os.environ)
     metrics = Metrics()
     agent = consul_agent(consul, metrics)
-    found = find_haproxy(settings.haproxy)
-    build = probe(found.binary)
+    found, build = head_start.found, head_start.build()
     choice = choose_control(settings, build)
     _say_what_runs(settings, found, build, choice)
 
@@ -128,7 +135,8 @@ def run(settings: RunSettings, consul: ConsulSettings) -> int:
     try:
         shares_stdout = settings.access_log == STDOUT
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
-        sidecar = Sidecar(settings, agent, build, chosen, directory, haproxy, Watchers(manager, metrics))
+        parts = Parts(build, head_start.zygote, haproxy, directory)
+        sidecar = Sidecar(settings, agent, chosen, parts, Watchers(manager, metrics))
         end = sidecar.run(signals)
     except BaseException:
         directory.release()
@@ -146,6 +154,16 @@ class Agent:
 
     make_client: Callable[[], ConsulClient]
     tokens: TokenSource
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a sidecar is made of outside this process, and where it is kept."""
+
+    build: Build
+    zygote: Spawner
+    haproxy: Driven
+    directory: StateDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +195,11 @@ class Sidecar:
         self,
         settings: RunSettings,
         agent: Agent,
-        build: Build,
         chosen: Chosen,
-        directory: StateDirectory,
-        haproxy: Driven,
+        parts: Parts,
         watchers: Watchers,
     ) -> None:
+        build, haproxy, directory = parts.build, parts.haproxy, parts.directory
         self._settings = settings
         self._agent = agent
         self._chosen = chosen
@@ -193,19 +210,21 @@ class Sidecar:
         self._tree: Tree | None = None
         layout = directory.layout
         sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
-        self._pool = WorkerPool(sockets)
+        self._pool = WorkerPool(sockets, zygote=parts.zygote)
         self._process = haproxy.process
         self._dataplane = haproxy.dataplane
         process = _global_options(directory, settings.access_log)
         verify = settings.verify_upstream
         options = Options(
-            process,
-            sockets,
-            layout.identities,
-            layout.verdicts,
-            layout.rules,
-            settings.intentions,
-            layout.leaves if verify.checks_answers else "",
+            process=process,
+            agent_sockets=sockets,
+            identities=layout.identities,
+            verdicts=layout.verdicts,
+            rules=layout.rules,
+            ticket_keys=layout.ticket_keys,
+            ticket_secret=Secret(os.urandom(32).hex()),
+            intentions=settings.intentions,
+            leaves=layout.leaves if verify.checks_answers else "",
         )
         running = haproxy.control.running()
         maps = CallerMaps(layout, haproxy.control.capabilities)
@@ -473,7 +492,7 @@ def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions
         stats_socket=directory.layout.stats_socket,
         spoe_directory=directory.layout.directory,
         hard_stop_after_ms=HARD_STOP_AFTER_MS,
-        threads=min(MAX_THREADS, len(os.sched_getaffinity(0))),
+        threads=max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // CORES_PER_THREAD)),
         max_connections=max(100, min(MAX_CONNECTIONS, room // FDS_PER_CONNECTION)),
         access_log=access_log,
     )

@@ -99,9 +99,12 @@ def _arguments(run: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     settings, consul = run_settings(options), agent_settings(options)
+    from hcc.app.head_start import HeadStart
+
+    head_start = HeadStart(settings.haproxy)
     from hcc.app import sidecar
 
-    return sidecar.run(settings, consul)
+    return sidecar.run(settings, consul, head_start)
 
 
 COMMANDS = (

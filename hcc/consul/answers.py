@@ -8,8 +8,9 @@ from hcc.consul.abilities import Lack
 from hcc.mesh.chain import Chain
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.intentions import Intention
-from hcc.mesh.request import Normalization
+from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.snapshot import Health, Leaf, Proxy, Roots
+from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +85,12 @@ class Instance:
         return hash((self.address, self.port, self.service))
 
 
-Answer = Registration | Application | Roots | Leaf | IntentionList | Normalization | Chain | tuple[Instance, ...]
+@dataclass(frozen=True, slots=True)
+class MeshEntry:
+    """What every sidecar of the mesh is to do alike."""
+
+    normalization: Normalization = CONSULS_DEFAULT
+    tls: MeshTls = LEFT_TO_PROXIES
+
+
+Answer = Registration | Application | Roots | Leaf | IntentionList | MeshEntry | Chain | tuple[Instance, ...]

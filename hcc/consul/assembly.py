@@ -33,7 +33,7 @@ from hcc.consul.known import (
     datacenter_of,
     instances_of,
     leaf_of,
-    normalization_of,
+    mesh_entry_of,
     registration_of,
     roots_of,
     stands_in,
@@ -102,7 +102,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
     registration = registration_of(known, state.proxy_id)
     if registration is None:
         return None
-    proxy = _completed(registration, known)
+    proxy, mesh = _completed(registration, known), mesh_entry_of(known)
     return Snapshot(
         version=version,
         proxy=proxy,
@@ -110,6 +110,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
         leaf=leaf_of(known, proxy.service),
         roots=roots_of(known),
         policy=_policy(known, proxy, state.policy_version),
+        tls=mesh.tls if mesh else None,
         upstreams=tuple(
             _upstream_state(upstream, override, known, datacenter_of(registration, known))
             for upstream, override in _upstreams(registration)
@@ -156,8 +157,8 @@ def query_watch(upstream: Upstream, datacenter: str) -> QueryWatch:
 def _wanted(proxy_id: str, known: Known) -> frozenset[WatchKey]:
     registration = registration_of(known, proxy_id)
     if registration is None:
-        return frozenset((ProxyWatch(proxy_id), RootsWatch()))
-    return frozenset((ProxyWatch(proxy_id), RootsWatch(), *_follow_ups(registration, known)))
+        return frozenset((ProxyWatch(proxy_id), RootsWatch(), MeshWatch()))
+    return frozenset((ProxyWatch(proxy_id), RootsWatch(), MeshWatch(), *_follow_ups(registration, known)))
 
 
 def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
@@ -172,9 +173,6 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
-    policy = _policy(known, _completed(registration, known))
-    if policy is not None and policy.http and any(one.permissions for one in policy.intentions):
-        yield MeshWatch()
     for upstream, override in _upstreams(registration):
         yield from _upstream_watches(upstream, override, known, datacenter)
 
@@ -201,6 +199,7 @@ def _policy_of(proxy_id: str, known: Known) -> Policy | None:
 def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
     # The trust domain is the one the list was asked for under: after a change callers of the new one are
     # refused until the list is read again.
+    mesh = mesh_entry_of(known)
     for key, value in reversed(known.items()):
         if isinstance(key, IntentionsWatch) and key.service == proxy.service and isinstance(value, IntentionList):
             return Policy(
@@ -210,7 +209,7 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
                 default_allow=value.default_allow,
                 version=version,
                 http=proxy.protocol.is_http,
-                normalization=normalization_of(known),
+                normalization=mesh.normalization if mesh else None,
             )
     return None
 

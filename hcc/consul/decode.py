@@ -22,7 +22,7 @@ from hcc.consul.keys import (
     ServiceWatch,
     WatchKey,
 )
-from hcc.consul.mesh_entry import normalization
+from hcc.consul.mesh_entry import mesh_entry
 from hcc.consul.permissions import jwt, permission
 from hcc.consul.policy import Probe
 from hcc.consul.registration import registration
@@ -52,7 +52,7 @@ def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return
         case LeafWatch():
             return leaf(data)
         case MeshWatch():
-            return normalization(data)
+            return mesh_entry(data)
         case ChainWatch():
             return chain(data)
         case QueryWatch():

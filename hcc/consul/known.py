@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hcc.consul.answers import Answer, Instance, Registration
+from hcc.consul.answers import Answer, Instance, MeshEntry, Registration
 from hcc.consul.keys import (
     ChainWatch,
     EndpointsWatch,
@@ -15,7 +15,6 @@ from hcc.consul.keys import (
     WatchKey,
 )
 from hcc.mesh.chain import Chain
-from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Leaf, Roots
 
 Known = dict[WatchKey, Answer]
@@ -62,10 +61,10 @@ def leaf_of(known: Known, service: str) -> Leaf | None:
     return value if isinstance(value, Leaf) else None
 
 
-def normalization_of(known: Known) -> Normalization | None:
-    """How requests are normalised."""
+def mesh_entry_of(known: Known) -> MeshEntry | None:
+    """The mesh entry, or what counts without one."""
     value = known.get(MeshWatch())
-    return value if isinstance(value, Normalization) else None
+    return value if isinstance(value, MeshEntry) else None
 
 
 def chain_of(known: Known, key: ChainWatch) -> Chain | None:

@@ -1,13 +1,15 @@
 """The mesh entry: what every sidecar of the mesh is to do alike.
 
-Of it only `HTTP.Incoming.RequestNormalization` is read. Source: hashicorp/consul
+Of it `HTTP.Incoming.RequestNormalization` and `TLS` are read. Source: hashicorp/consul
 agent/structs/config_entry_mesh.go (1.20.1); reference/consul.md section 6.
 """
 
 from __future__ import annotations
 
+from hcc.consul.answers import MeshEntry
 from hcc.consul.fields import Fields, fields_list
-from hcc.mesh.request import CONSULS_DEFAULT, EscapedSlashes, Normalization, Underscores
+from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 
 _SLASHES = {
     "": EscapedSlashes.KEEP,
@@ -15,17 +17,18 @@ _SLASHES = {
     "IMPLEMENTATION_SPECIFIC_DEFAULT": EscapedSlashes.KEEP,
     **{action.value: action for action in EscapedSlashes},
 }
+_VERSIONS = {"": None, "TLS_AUTO": None, **{version.value: version for version in TlsVersion}}
 _UNDERSCORES = {"": Underscores.ALLOW, **{action.value: action for action in Underscores}}
 
 
-def normalization(data: object) -> Normalization:
-    """How requests are normalised, from the list of mesh entries; what we do not know is the strictest.
+def mesh_entry(data: object) -> MeshEntry:
+    """What the list of mesh entries says; what we do not know is the strictest.
 
     Raises:
         ConsulAnswerError: a field is of another type than Consul's.
     """
     entries = fields_list(data, "")
-    return _normalization(entries[0]) if entries else CONSULS_DEFAULT
+    return MeshEntry(_normalization(entries[0]), _tls(entries[0].child("TLS"))) if entries else MeshEntry()
 
 
 def _normalization(entry: Fields) -> Normalization:
@@ -35,4 +38,16 @@ def _normalization(entry: Fields) -> Normalization:
         merge_slashes=said.flag("MergeSlashes"),
         escaped_slashes=_SLASHES.get(said.text("PathWithEscapedSlashesAction"), EscapedSlashes.REJECT),
         underscores=_UNDERSCORES.get(said.text("HeadersWithUnderscoresAction"), Underscores.REJECT),
+    )
+
+
+def _tls(said: Fields) -> MeshTls:
+    return MeshTls(_limits(said.child("Incoming")), _limits(said.child("Outgoing")))
+
+
+def _limits(said: Fields) -> TlsLimits:
+    return TlsLimits(
+        _VERSIONS.get(said.text("TLSMinVersion"), TlsVersion.TLS_1_3),
+        _VERSIONS.get(said.text("TLSMaxVersion")),
+        said.texts("CipherSuites"),
     )

@@ -47,27 +47,57 @@ def find_haproxy(flag: str | None = None, search_path: str | None = None) -> Fou
     )
 
 
+class Probe:
+    """A HAProxy program that is asked what it is; the answer may be fetched later.
+
+    Raises:
+        SettingError: it cannot be run.
+    """
+
+    def __init__(self, binary: str) -> None:
+        self._binary = binary
+        try:
+            self._asked = subprocess.Popen(
+                [binary, "-vv"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+            )
+        except OSError as exc:
+            raise self._failure(exc) from exc
+
+    def build(self) -> Build:
+        """What it says; to be fetched once.
+
+        Raises:
+            SettingError: it does not answer or is no HAProxy; HAProxyBuildError when it cannot serve.
+        """
+        try:
+            said, _ = self._asked.communicate(timeout=PROBE_TIMEOUT_S)
+        except subprocess.TimeoutExpired as exc:
+            self._asked.kill()
+            self._asked.communicate()
+            raise self._failure(exc) from exc
+        try:
+            return checked_build(said)
+        except BuildTextError as exc:
+            raise SettingError(f"{self._binary} is no HAProxy: {exc}") from exc
+
+    def _failure(self, cause: Exception) -> SettingError:
+        return SettingError(
+            f"expected {self._binary} to be a HAProxy program; running `{self._binary} -vv` failed: {cause}"
+        )
+
+
 def probe(binary: str) -> Build:
     """What a HAProxy program says of itself.
 
     Raises:
-        SettingError: it cannot be run or is no HAProxy; HAProxyBuildError when it cannot serve.
+        SettingError: as of `Probe`.
     """
-    try:
-        done = subprocess.run(
-            [binary, "-vv"],
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-            errors="replace",
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise SettingError(f"expected {binary} to be a HAProxy program; running `{binary} -vv` failed: {exc}") from exc
-    try:
-        return checked_build(done.stdout)
-    except BuildTextError as exc:
-        raise SettingError(f"{binary} is no HAProxy: {exc}") from exc
+    return Probe(binary).build()
 
 
 def _bundled() -> str | None:

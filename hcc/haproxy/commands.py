@@ -22,6 +22,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
 )
 from hcc.haproxy.render import caller_arguments, server_arguments
 from hcc.haproxy.replies import parse_session_counts
@@ -33,6 +34,7 @@ THERE = "Already exists a server with the same name"
 DELETED = "Server deleted."
 BUSY = "still has connections"
 SUCCESS = "Success!"
+KEY_TAKEN = "TLS ticket key updated"
 
 
 def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities: Capabilities) -> None:
@@ -60,6 +62,8 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
         _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
     elif isinstance(first, SetCa):
         _replace(runtime, first, "ca-file", first.file.name, first.file.pem)
+    elif isinstance(first, SetTicketKeys):
+        _replace_keys(runtime, first)
     else:
         raise ApplyError(f"not an operation for run time: {first.describe()}", first.describe())
 
@@ -183,6 +187,15 @@ def _replace(runtime: RuntimeSocket, operation: SetCa | SetCertificate, kind: st
     if SUCCESS not in answer:
         runtime.send(f"abort ssl {kind} {file}")
         raise _failure(operation, answer)
+
+
+def _replace_keys(runtime: RuntimeSocket, operation: SetTicketKeys) -> None:
+    """Each takes the place of the oldest, so that none of the old ones is left."""
+    file = words.path(operation.file.name)
+    for key in operation.file.keys:
+        answer = _lines(runtime.send(f"set ssl tls-key {file} {key.reveal()}"))
+        if KEY_TAKEN not in answer:
+            raise _failure(operation, answer)
 
 
 def _quoted(answer: str) -> str:

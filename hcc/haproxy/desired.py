@@ -7,6 +7,8 @@ people. Leaves to others: the words of the file (`hcc.haproxy.render`), servers'
 
 from __future__ import annotations
 
+import base64
+import hmac
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -25,6 +27,7 @@ from hcc.haproxy.model import (
     PeerCheck,
     PublicListener,
     TcpBind,
+    TicketKeys,
     Timeouts,
     Tls,
     UnixBind,
@@ -37,6 +40,7 @@ from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
+from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Protocol,
@@ -47,11 +51,14 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.mesh.tls import LEFT_TO_PROXIES, TlsLimits
 from hcc.settings import Enforcement
 
 HOUR_MS = 3_600_000
 HTTP_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_MS = 5_000
+# As many as HAProxy keeps for each listener (TLS_TICKETS_NO), of 48 bytes each; configuration.txt, `tls-ticket-keys`.
+TICKET_KEYS = 3
 # A line of HAProxy's configuration has at most 64 words, and each identity takes two.
 MAX_IDENTITIES = 20
 
@@ -63,6 +70,8 @@ class Options:
     Args:
         agent_sockets: unix sockets of the SPOE workers.
         identities, verdicts, rules: map files of the callers that HAProxy remembers, and of rules for requests.
+        ticket_keys: file of the keys of TLS sessions.
+        ticket_secret: from it, the leaf and the CAs these keys are derived; random, new with each hcc.
         intentions: what is done about callers whom they deny.
         leaves: map file of upstreams' leaf certificates; empty where their answers are not looked at.
     """
@@ -72,6 +81,8 @@ class Options:
     identities: str
     verdicts: str
     rules: str
+    ticket_keys: str
+    ticket_secret: Secret
     intentions: Enforcement = Enforcement.ENFORCE
     leaves: str = ""
 
@@ -144,6 +155,7 @@ def desired(
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
+        ticket_keys=_ticket_keys(options, certificates) if public else None,
     )
     return Result(wanted, tuple(problems))
 
@@ -162,7 +174,7 @@ def _public(
     complaint = _public_complaint(proxy, bind)
     if complaint:
         problems.append(Problem("public listener", complaint))
-    tls = _tls(certificates, _public_alpn(proxy.protocol))
+    tls = _tls(certificates, _public_alpn(proxy.protocol), (snapshot.tls or LEFT_TO_PROXIES).incoming)
     undecided = options.intentions.asks and snapshot.policy is None
     if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
         return None
@@ -170,6 +182,7 @@ def _public(
         name=PUBLIC,
         bind=bind,
         tls=tls,
+        ticket_keys=options.ticket_keys,
         mode=_mode(proxy.protocol),
         backend=APP,
         client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
@@ -179,6 +192,15 @@ def _public(
         appname_header=_header(proxy.appname_header, problems),
         client_cert_by=_client_cert_by(proxy.protocol, options, certificates),
     )
+
+
+def _ticket_keys(options: Options, certificates: Certificates) -> TicketKeys:
+    """New ones with every new leaf or CA: a session that began with another must not be resumed."""
+    leaf, ca = certificates.leaf, certificates.ca
+    bound = "".join((leaf.fingerprint if leaf else "", *sorted(ca.fingerprints if ca else ())))
+    secret = options.ticket_secret.reveal().encode()
+    digests = (hmac.digest(secret, f"{number}{bound}".encode(), "sha384") for number in range(TICKET_KEYS))
+    return TicketKeys(options.ticket_keys, tuple(Secret(base64.b64encode(digest).decode()) for digest in digests))
 
 
 def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:
@@ -258,11 +280,12 @@ def _upstreams(
     if public:
         taken.append((public, "the public listener"))
     names: set[str] = set()
+    limits = (snapshot.tls or LEFT_TO_PROXIES).outgoing
     parts = []
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            part = _upstream(state, bind, certificates, admitted, problems)
+            part = _upstream(state, bind, certificates, limits, admitted, problems)
             check = _check(state, options, problems)
             parts.append(replace(part, backend=replace(part.backend, check=check)) if check else part)
     return tuple(parts)
@@ -310,12 +333,13 @@ def _upstream(
     state: UpstreamState,
     bind: Bind,
     certificates: Certificates,
+    limits: TlsLimits,
     admitted: Container[Peer] | None,
     problems: list[Problem],
 ) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
     protocol = _protocol(state)
-    tls = _tls(certificates, _upstream_alpn(protocol))
+    tls = _tls(certificates, _upstream_alpn(protocol), limits)
     backend = Backend(
         name=backend_name(upstream),
         label=label,
@@ -375,10 +399,10 @@ def _connect_ms(state: UpstreamState) -> int:
     return state.upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
 
 
-def _tls(certificates: Certificates, alpn: tuple[str, ...]) -> Tls | None:
+def _tls(certificates: Certificates, alpn: tuple[str, ...], limits: TlsLimits) -> Tls | None:
     if certificates.leaf is None or certificates.ca is None:
         return None
-    return Tls(certificates.leaf.name, certificates.ca.name, alpn)
+    return Tls(certificates.leaf.name, certificates.ca.name, alpn, limits)
 
 
 def _public_alpn(protocol: Protocol) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from hcc.haproxy.plan import (
     Reload,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
     WriteConfig,
 )
 from hcc.haproxy.render import Rendered
@@ -42,8 +43,10 @@ from hcc.haproxy.replies import (
     parse_certificate,
     parse_listeners,
     parse_servers,
+    parse_ticket_keys,
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.side_files import write_ticket_keys
 
 # How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
 # it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
@@ -172,6 +175,7 @@ class SocketControl:
         # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
         ca_files = desired.ca_files if rendered.replaces_cas else ()
         certificates = desired.certificates if rendered.replaces_certificates else ()
+        keys = desired.ticket_keys
         cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in ca_files)
         leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in certificates)
         return replace(
@@ -185,6 +189,7 @@ class SocketControl:
             servers=tuple((name, servers.get(name, ())) for name in parse_backends(ask("show backend"))),
             certificates=tuple((name, found) for name, found in leaves if found is not None),
             ca_files=tuple((name, loaded) for name, loaded in cas if loaded is not None),
+            ticket_keys=parse_ticket_keys(ask(f"show tls-keys {keys.name}")) if keys else "",
         )
 
     def _carry_out(self, batch: tuple[Operation, ...]) -> tuple[Operation, ...]:
@@ -202,6 +207,8 @@ class SocketControl:
         elif isinstance(first, WriteConfig):
             self._store.write(first)
         else:
+            if isinstance(first, SetTicketKeys):
+                write_ticket_keys(first.file)
             self._at_run_time(batch)
         return ()
 

@@ -53,6 +53,11 @@ class Layout:
         return self._path("roots.pem")
 
     @property
+    def ticket_keys(self) -> str:
+        """Keys of TLS sessions, derived from leaf and roots."""
+        return self._path("tickets.keys")
+
+    @property
     def identities(self) -> str:
         """HAProxy's map of remembered callers, by the digest of their certificate."""
         return self._path("identities.map")

@@ -7,6 +7,7 @@ Durations are milliseconds; a limit of 0 means none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -15,6 +16,7 @@ from ipaddress import ip_address
 from hcc.errors import HccError
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
+from hcc.mesh.tls import UNLIMITED, TlsLimits
 
 # Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
 MAX_WEIGHT = 256
@@ -76,6 +78,7 @@ class Tls:
     certificate: str
     ca_file: str
     alpn: tuple[str, ...] = ()
+    limits: TlsLimits = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class PublicListener:
     """Where other sidecars come in.
 
     Args:
+        ticket_keys: name of the file of `TicketKeys`.
         authorised: whether SPOE is asked and a refusal enforced.
         max_connections: connections beyond it are closed at once.
         appname_header: request header that carries the caller's service name (http), empty for none.
@@ -92,6 +96,7 @@ class PublicListener:
     name: str
     bind: TcpBind
     tls: Tls
+    ticket_keys: str
     mode: Mode
     backend: str
     client_timeout_ms: int
@@ -272,6 +277,27 @@ class CaFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TicketKeys:
+    """What TLS sessions of the public listener are sealed with, under one file name: base64, the newest last.
+
+    Other keys end every session: it is not resumed. So they change with the leaf and the CAs.
+    """
+
+    name: str
+    keys: tuple[Secret, ...]
+
+    @property
+    def digest(self) -> str:
+        """By which what HAProxy has loaded is compared with these; tells nothing of them."""
+        return hashlib.sha256(self.text.reveal().encode()).hexdigest()
+
+    @property
+    def text(self) -> Secret:
+        """Of the file."""
+        return Secret("".join(f"{key.reveal()}\n" for key in self.keys))
+
+
+@dataclass(frozen=True, slots=True)
 class GlobalOptions:
     """What concerns the HAProxy process as a whole.
 
@@ -304,6 +330,7 @@ class Desired:
     authorisation: Authorisation | None = None
     certificates: tuple[CertificateFile, ...] = ()
     ca_files: tuple[CaFile, ...] = ()
+    ticket_keys: TicketKeys | None = None
 
     def binds(self) -> tuple[Bind, ...]:
         """Every address that is listened on, the public one first."""
@@ -326,6 +353,7 @@ class Desired:
             public=public,
             app=self.app if public else None,
             authorisation=self.authorisation if public else None,
+            ticket_keys=self.ticket_keys if public else None,
             upstreams=upstreams,
             backends=tuple(backend for backend in self.backends if backend.name in used),
         )
@@ -382,6 +410,8 @@ def _public_complaints(desired: Desired) -> Iterator[str]:
         return
     if desired.app is None or desired.app.name != public.backend:
         yield f"listener {public.name} leads to the unknown backend {public.backend}"
+    if desired.ticket_keys is None or public.ticket_keys != desired.ticket_keys.name:
+        yield f"listener {public.name} uses the unknown ticket keys {public.ticket_keys}"
     if public.authorised and (desired.authorisation is None or not desired.authorisation.sockets):
         yield f"listener {public.name} is to be authorised but there is no agent to ask"
 

@@ -15,13 +15,13 @@ _OF_PUBLIC: Mapping[str, str] = {
     "timeout client": "Proxy.Config read_timeout",
     "tcp-request connection reject if { fe_conn": "Proxy.Config max_inbound_connections",
     "option forwardfor": "Proxy.Config enable_forwardfor",
-    "http-request set-header": "Proxy.Config appname_header",
-    "http-request del-header": "Proxy.Config appname_header",
 }
 _OF_APP: Mapping[str, str] = {
     "mode": _OF_PUBLIC["mode"],
     "server": "Proxy.LocalServiceAddress, LocalServicePort, LocalServiceSocketPath; Proxy.Config local_service_address",
     "timeout connect": "Proxy.Config local_connect_timeout_ms",
+    "http-request set-header": "Proxy.Config appname_header",
+    "http-request del-header": "Proxy.Config appname_header",
     "timeout server": "Proxy.Config read_timeout",
 }
 _OF_UPSTREAM: Mapping[str, str] = {

@@ -23,6 +23,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
 )
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 
@@ -38,6 +39,8 @@ def outcome(actual: Actual, operations: Iterable[RunTimeOperation]) -> Actual:
             case SetCertificate(file):
                 leaves = dict(actual.certificates) | {file.name: file.fingerprint}
                 actual = replace(actual, certificates=tuple(leaves.items()))
+            case SetTicketKeys(file):
+                actual = replace(actual, ticket_keys=file.digest)
             case SetProcessLimit(connections):
                 actual = replace(actual, max_connections=connections)
             case EnableListener() | SetListenerLimit():

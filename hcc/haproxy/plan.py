@@ -1,9 +1,9 @@
 """What must be done to HAProxy so that it does what is wanted: an ordered tuple of operations.
 
-The order: CAs, certificates, listeners, then servers (added, moved, weighted, switched, freed, deleted), then at most
-one of install, reload, write. Planning again after everything was applied gives an empty plan. A change of one server
-of ten thousand costs comparing the identity of each, no more. Leaves to others: reading the actual state and doing the
-operations (`hcc.haproxy.control`), and what is there after an operation (`hcc.haproxy.outcome`).
+The order: CAs, certificates, ticket keys, listeners, then servers (added, moved, weighted, switched, freed, deleted),
+then at most one of install, reload, write. Planning again after everything was applied gives an empty plan. A change of
+one server of ten thousand costs comparing the identity of each, no more. Leaves to others: reading the actual state and
+doing the operations (`hcc.haproxy.control`), and what is there after an operation (`hcc.haproxy.outcome`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hcc.haproxy.model import (
     CertificateFile,
     Listening,
     Server,
+    TicketKeys,
     Tls,
 )
 from hcc.haproxy.render import Rendered, SideFile, agent_name
@@ -51,6 +52,16 @@ class SetCertificate:
 
     def describe(self) -> str:
         return f"set certificate {self.file.name} to {self.file.fingerprint}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetTicketKeys:
+    """Replace the keys of TLS sessions, in memory and on disk: no session goes on that began before."""
+
+    file: TicketKeys
+
+    def describe(self) -> str:
+        return f"set ticket keys {self.file.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +210,7 @@ class WriteConfig:
 
 ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | FreeSlot | DeleteServer
 ListenerOperation = EnableListener | SetListenerLimit | SetProcessLimit
-RunTimeOperation = SetCa | SetCertificate | ListenerOperation | ServerOperation
+RunTimeOperation = SetCa | SetCertificate | SetTicketKeys | ListenerOperation | ServerOperation
 Operation = RunTimeOperation | Install | Reload | WriteConfig
 
 
@@ -216,6 +227,7 @@ class Actual:
         servers: those of all backends.
         certificates: fingerprint per certificate name that the process has loaded.
         ca_files: fingerprints per CA file name that the process has loaded.
+        ticket_keys: digest of those that the process has loaded; empty when it has none.
         config: text of the configuration file, None when there is none.
         files: those of `Rendered.files` that are on disk with their content.
     """
@@ -229,6 +241,7 @@ class Actual:
     servers: ActualServers = ()
     certificates: tuple[tuple[str, str], ...] = ()
     ca_files: tuple[tuple[str, frozenset[str]], ...] = ()
+    ticket_keys: str = ""
     config: str | None = None
     files: tuple[SideFile, ...] = ()
 
@@ -285,6 +298,7 @@ def changes(rendered: Rendered, actual: Actual) -> Plan:
     """What of a plan is done in what runs: neither file nor reload. The text of `rendered` is not looked at."""
     groups: tuple[tuple[str, tuple[RunTimeOperation, ...]], ...] = (
         (CERTIFICATES_DIFFER, tuple(_certificate_operations(rendered, actual))),
+        ("TLS sessions of other certificates could go on", tuple(_ticket_operations(rendered, actual))),
         ("listeners differ from what was started", tuple(_listener_operations(rendered, actual))),
         ("servers differ from what runs", tuple(_server_operations(rendered, actual))),
     )
@@ -332,6 +346,14 @@ def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[SetC
     if rendered.replaces_certificates:
         stale = _stale_certificates(rendered, actual)
         yield from (SetCertificate(file) for file in stale if _fits(file.pem.reveal(), rendered))
+
+
+def _ticket_operations(rendered: Rendered, actual: Actual) -> Iterator[SetTicketKeys]:
+    """Not before a reload that brings a certificate or CA: a session could begin with what is about to go."""
+    wanted = rendered.desired.ticket_keys
+    stale = wanted is not None and actual.ticket_keys not in ("", wanted.digest)
+    if wanted is not None and stale and not _reason_to_reload(rendered, actual):
+        yield SetTicketKeys(wanted)
 
 
 def _too_long(rendered: Rendered, actual: Actual) -> bool:

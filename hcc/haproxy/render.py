@@ -36,6 +36,7 @@ from hcc.haproxy.render_rules import as_sent, needs_experimental, refused, rule_
 from hcc.haproxy.slots import slotted
 from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.rules import NAME_PREFIX
+from hcc.mesh.tls import TlsLimits, TlsVersion
 
 DESCRIPTION = "hcc"
 # The SPOE engine's name, and the prefix of its variables: the agent's `allowed` becomes txn.hcc.allowed.
@@ -46,7 +47,9 @@ ALLOWED = f"txn.{ENGINE}.allowed"
 CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
 ERROR = f"txn.{ENGINE}.error"
-# Ours: what the agent or the map of identities says of the caller (`NAME|URI|SOURCE`), its first part, and the verdict.
+# Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
+# the first part of that, and the verdict.
+DIGEST = "sess.hcc_digest"
 IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
 VERDICT = "txn.hcc_verdict"
@@ -65,6 +68,33 @@ SIDE_FILE = ".side.cfg"
 CERTIFICATE_NAME = "hcc.invalid"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+_TLS_VERSIONS = {
+    TlsVersion.TLS_1_0: "TLSv1.0",
+    TlsVersion.TLS_1_1: "TLSv1.1",
+    TlsVersion.TLS_1_2: "TLSv1.2",
+    TlsVersion.TLS_1_3: "TLSv1.3",
+}
+# All that Consul takes, by OpenSSL's names. Source: hashicorp/consul types/tls.go (1.20.1).
+_CIPHERS = {
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256": "AES128-GCM-SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384": "AES256-GCM-SHA384",
+    "TLS_RSA_WITH_AES_128_CBC_SHA": "AES128-SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA": "AES256-SHA",
+}
+KEEP_ALIVE_MS = 3_600_000
+_CERTIFICATE_DIGEST = "ssl_c_der,sha2(256),hex"
+# What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
+_SAFE_METHODS = "GET HEAD OPTIONS"
 # Longer than any answer is waited for.
 INSPECT_MS = 86_400_000
 
@@ -220,7 +250,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         log = access_log.public(desired.public.mode, f"var({IDENTITY}),field(3,|)", errors=errors) if logs else ()
         yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
-        yield from _app(desired.app, capabilities)
+        yield from _app(desired.app, desired.public, capabilities)
     if asked:
         if _refuses_by_rules(asked, capabilities):
             yield from _refusals()
@@ -239,6 +269,8 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
     yield f"  nbthread {words.number(options.threads)}"
     yield f"  maxconn {words.number(options.max_connections)}"
+    # Sessions in the cache would outlive a leaf or CA that was replaced; those in tickets end with their keys.
+    yield "  tune.ssl.cachesize 0"
     yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"
     yield "  ssl-default-server-options ssl-min-ver TLSv1.2"
     yield from access_log.target(options.access_log)
@@ -265,7 +297,7 @@ def _public(
     yield ""
     yield f"frontend {words.name(public.name)}"
     yield f"  mode {public.mode.value}"
-    yield f"  bind {_bind(public.bind)} {_bind_tls(public.tls, files[CERTIFICATE_LIST])}"
+    yield f"  bind {_bind(public.bind)} {_bind_tls(public, files[CERTIFICATE_LIST])}"
     yield from _client_timeout(public.client_timeout_ms)
     if public.max_connections:
         yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
@@ -283,7 +315,10 @@ def _public(
     else:
         yield from log
     if public.mode is Mode.HTTP:
-        yield from _public_headers(public, capabilities)
+        # Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
+        yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
+        if public.forward_for:
+            yield "  option forwardfor"
     if public.authorised and authorisation and _refuses_by_rules(authorisation, capabilities):
         yield f"  use_backend {REFUSALS} if {refused(authorisation, VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
@@ -312,11 +347,16 @@ def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: I
     remembers, has_rules = capabilities.has(Feature.SHA2), _has_rules(asked, capabilities)
     if remembers:
         # These run before the agent is asked.
-        yield f"  tcp-request content set-var({IDENTITY}) {_identity(asked)} unless {{ var({IDENTITY}) -m found }}"
-        verdict = f"var({IDENTITY}),field(1,|),map({words.path(asked.verdicts)})"
-        yield f"  tcp-request content set-var({VERDICT}) {verdict}"
+        identity = f"var({DIGEST}),map({words.path(asked.identities)})"
+        yield f"  tcp-request content set-var({DIGEST}) {_CERTIFICATE_DIGEST} unless {{ var({DIGEST}) -m found }}"
+        yield f"  tcp-request content set-var({IDENTITY}) {identity} unless {{ var({IDENTITY}) -m found }}"
+        yield f"  tcp-request content set-var({NAME}) var({IDENTITY}),field(1,|) unless {{ var({NAME}) -m found }}"
+        yield f"  tcp-request content set-var({VERDICT}) var({NAME}),map({words.path(asked.verdicts)})"
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
+    if remembers:
+        # Most requests end here, before all that concerns strangers and layer-7 rules.
+        yield f"  http-request allow if {{ var({VERDICT}) -m str {ALLOW} }}"
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
     if has_rules:
@@ -347,18 +387,16 @@ def _decides(capabilities: Capabilities) -> str:
 
 
 def _identity(asked: Authorisation) -> str:
-    return f"ssl_c_der,sha2(256),hex,map({words.path(asked.identities)})"
+    return f"{_CERTIFICATE_DIGEST},map({words.path(asked.identities)})"
 
 
-def _public_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
-    if public.forward_for:
-        yield "  option forwardfor"
+def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
     # What a caller claims about itself must not pass for what its certificate says.
     known = f"if {{ var({IDENTITY}) -m found }}"
     yield f"  http-request del-header {CLIENT_CERT_HEADER}"
     if public.client_cert_by:
         by = words.uri(public.client_cert_by)
-        digest = "Hash=%[ssl_c_der,sha2(256),hex,lower];" if capabilities.has(Feature.SHA2) else ""
+        digest = f"Hash=%[var({DIGEST}),lower];" if capabilities.has(Feature.SHA2) else ""
         value = f"By={by};{digest}URI=%[var({IDENTITY}),field(2,|)]"
         yield f"  http-request set-header {CLIENT_CERT_HEADER} {value} {known}"
     if public.appname_header:
@@ -368,13 +406,16 @@ def _public_headers(public: PublicListener, capabilities: Capabilities) -> Itera
         yield f"  http-request set-header {header} {service} {known}"
 
 
-def _app(app: AppBackend, capabilities: Capabilities) -> Iterator[str]:
+def _app(app: AppBackend, public: PublicListener | None, capabilities: Capabilities) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(app.name)}"
     yield f"  mode {app.mode.value}"
     # Another line is the same application: a call must not be counted, and cut, as somebody else's.
     yield "  no option redispatch"
     yield from _timeouts(app.timeouts)
+    if public and public.mode is Mode.HTTP:
+        # Here, as the listener's rules on requests end with the first that allows.
+        yield from _caller_headers(public, capabilities)
     if capabilities.has(Feature.DYNAMIC_SERVERS):
         yield f"  use-server %[var({NAME})] if {{ var({NAME}) -m found }}"
     yield f"  server {words.name(app.name)} {_app_address(app)}{_app_protocol(app)}"
@@ -469,6 +510,8 @@ def _backend(backend: Backend, capabilities: Capabilities) -> Iterator[str]:
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield "  balance roundrobin"
+    if backend.mode is Mode.HTTP:
+        yield from _pooled()
     yield from _timeouts(backend.timeouts)
     if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):
         yield from _check_answers(backend.mode, backend.check)
@@ -514,6 +557,17 @@ def _tagged(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(digits))) + digits + content
 
 
+def _pooled() -> Iterator[str]:
+    """Any request may go over a connection that is there already, of whichever client's request it was opened for.
+
+    The other side may close it just then. What may be asked again is, of another instance at last; what may not
+    fails, as it does on any kept-alive connection.
+    """
+    yield "  http-reuse always"
+    yield "  retry-on conn-failure empty-response"
+    yield f"  http-request disable-l7-retry unless {{ method {_SAFE_METHODS} }}"
+
+
 # Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.
 @lru_cache(maxsize=32_768)
 def _server(server: Server, tls: str) -> str:
@@ -537,13 +591,24 @@ def _bind(bind: Bind) -> str:
     return f"unix@{words.path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"
 
 
-def _bind_tls(tls: Tls, certificate_list: SideFile) -> str:
-    return f"ssl crt-list {words.path(certificate_list.path)} {_verified(tls)}"
+def _bind_tls(public: PublicListener, certificate_list: SideFile) -> str:
+    keys = words.path(public.ticket_keys)
+    return f"ssl crt-list {words.path(certificate_list.path)} {_verified(public.tls)} tls-ticket-keys {keys}"
 
 
 def _verified(tls: Tls) -> str:
     alpn = f" alpn {words.word(','.join(tls.alpn))}" if tls.alpn else ""
-    return f"ca-file {words.path(tls.ca_file)} verify required{alpn}"
+    return f"ca-file {words.path(tls.ca_file)} verify required{alpn}{_limits(tls.limits)}"
+
+
+def _limits(limits: TlsLimits) -> str:
+    """What the mesh entry says. Else 1.2 at least, as Envoy's clients speak no newer by default; with us it is 1.3."""
+    lowest = f" ssl-min-ver {_TLS_VERSIONS[limits.min_version]}" if limits.min_version else ""
+    highest = f" ssl-max-ver {_TLS_VERSIONS[limits.max_version]}" if limits.max_version else ""
+    known = [_CIPHERS[name] for name in limits.ciphers if name in _CIPHERS]
+    # One that does not exist, so that a list of unknown ones allows none: HAProxy refuses the text and says so.
+    ciphers = f" ciphers {words.word(':'.join(known or ['none']))}" if limits.ciphers else ""
+    return f"{lowest}{highest}{ciphers}"
 
 
 def _server_tls(tls: Tls, capabilities: Capabilities) -> str:

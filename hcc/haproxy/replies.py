@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hcc.errors import PeerError
-from hcc.haproxy.model import ActualListener, ActualServers, Listening, Server
+from hcc.haproxy.model import ActualListener, ActualServers, Listening, Server, TicketKeys
 from hcc.haproxy.render import DESCRIPTION
+from hcc.mesh.secret import Secret
 
 
 class ReplyError(PeerError):
@@ -227,6 +228,15 @@ def parse_ca_file(text: str) -> frozenset[str] | None:
     if "not found" in text.lower():
         return None
     raise _unexpected("show ssl ca-file", text)
+
+
+_TICKET_KEY = re.compile(r"^\d+\.\d+ (\S+)$", re.MULTILINE)
+
+
+def parse_ticket_keys(text: str) -> str:
+    """The digest, as of `model.TicketKeys`, of the answer to `show tls-keys NAME`; empty when none are loaded."""
+    keys = _TICKET_KEY.findall(text)
+    return TicketKeys("", tuple(Secret(key) for key in keys)).digest if keys else ""
 
 
 _PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hcc.haproxy.files import read_text, remove, write_private
+from hcc.haproxy.model import TicketKeys
 from hcc.haproxy.render import SIDE_FILE, Rendered
 
 
@@ -13,6 +14,13 @@ def write_side_files(rendered: Rendered) -> None:
     for file in rendered.files:
         if read_text(file.path) != file.text:
             write_private(file.path, file.text)
+    if rendered.desired.ticket_keys:
+        write_ticket_keys(rendered.desired.ticket_keys)
+
+
+def write_ticket_keys(file: TicketKeys) -> None:
+    """Bring them on disk, for the next start."""
+    write_private(file.name, file.text.reveal())
 
 
 def remove_old_side_files(rendered: Rendered) -> None:

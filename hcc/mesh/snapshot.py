@@ -12,6 +12,7 @@ from enum import Enum, StrEnum
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Policy
 from hcc.mesh.secret import Secret
+from hcc.mesh.tls import MeshTls
 
 
 class Protocol(Enum):
@@ -230,7 +231,7 @@ QUERY_TARGET = "query"
 class Snapshot:
     """All of it. `version` grows with every snapshot of one hcc process.
 
-    `leaf`, `roots` and `policy` are None until Consul gave them once; after that the last good one stays.
+    `leaf`, `roots`, `policy` and `tls` are None until Consul gave them once; after that the last good one stays.
     """
 
     version: int
@@ -239,6 +240,7 @@ class Snapshot:
     leaf: Leaf | None
     roots: Roots | None
     policy: Policy | None
+    tls: MeshTls | None
     upstreams: tuple[UpstreamState, ...]
 
     def complete(self, *, intentions: bool) -> bool:
@@ -248,5 +250,6 @@ class Snapshot:
             self.leaf is not None
             and self.roots is not None
             and policy_known
+            and self.tls is not None
             and all(upstream.known for upstream in self.upstreams)
         )

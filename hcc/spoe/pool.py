@@ -36,9 +36,12 @@ class WorkerPool:
     Args:
         socket_paths: one worker each; the directories exist.
         python: interpreter for the workers.
+        zygote: the first one, where it was started earlier.
     """
 
-    def __init__(self, socket_paths: tuple[str, ...], python: str = sys.executable) -> None:
+    def __init__(
+        self, socket_paths: tuple[str, ...], python: str = sys.executable, zygote: Spawner | None = None
+    ) -> None:
         self._paths = socket_paths
         self._python = python
         self._lock = threading.RLock()
@@ -48,6 +51,7 @@ class WorkerPool:
         self._readiness = Readiness()
         self._counters = CounterMemory(len(socket_paths))
         self._slots: list[WorkerSlot] = []
+        self._first_zygote = zygote
         self._spawner: Spawner | None = None
         self._policy: ControlMessage | None = None
         self._events: list[PoolEvent] = []
@@ -100,7 +104,8 @@ class WorkerPool:
                 raise SpoePoolError("cannot start SPOE workers: the pool is closed")
             self._lose_zygote()
             try:
-                self._spawner = Spawner(self._python)
+                self._spawner = self._first_zygote or Spawner(self._python)
+                self._first_zygote = None
             except SpawnError as exc:
                 raise SpoePoolError(str(exc)) from exc
             self._readiness.watch(self._spawner.fileno(), self._hear_zygote)

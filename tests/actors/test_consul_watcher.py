@@ -20,12 +20,12 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ConsulFacts
 from hcc.consul.abilities import Lack
-from hcc.consul.answers import IntentionList, Registration
+from hcc.consul.answers import IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulUnavailableError
-from hcc.consul.keys import IntentionsWatch, LeafWatch, ProxyWatch, RootsWatch, WatchKey
+from hcc.consul.keys import IntentionsWatch, LeafWatch, MeshWatch, ProxyWatch, RootsWatch, WatchKey
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -57,7 +57,7 @@ class WatcherScene(Scene):
             },
             (ADMIN, CERT_MANAGER, CONFIG_RECONCILER, SPOE_POOL),
         )
-        self.watches(*([key for key, _ in earlier.values] if earlier else [PROXY, RootsWatch()]))
+        self.watches(*([key for key, _ in earlier.values] if earlier else [PROXY, RootsWatch(), MeshWatch()]))
 
     def watches(self, *keys: WatchKey) -> None:
         eventually(lambda: self.watchers.running() == set(keys), f"watches of {keys}")
@@ -66,7 +66,8 @@ class WatcherScene(Scene):
         """Everything that a proxy without upstreams is asked for."""
         self.watchers.say(PROXY, Registration(proxy(), "dc1"))
         self.watchers.say(RootsWatch(), roots())
-        self.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+        self.watchers.say(MeshWatch(), MeshEntry())
+        self.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS)
         self.watchers.say(LEAF, leaf())
         self.watchers.say(INTENTIONS, IntentionList((), default_allow=True))
         self.expect(SPOE_POOL, PolicyChanged)
@@ -120,7 +121,7 @@ def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene
         assert isinstance(message, SnapshotChanged)
         assert message.snapshot.leaf == before.snapshot.leaf
         assert message.snapshot.policy == before.snapshot.policy
-    scene.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+    scene.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS)
 
 
 def test_what_consul_lacks_is_told_once_with_its_cost(scene: WatcherScene, caplog: pytest.LogCaptureFixture) -> None:
@@ -132,7 +133,7 @@ def test_what_consul_lacks_is_told_once_with_its_cost(scene: WatcherScene, caplo
         scene.watchers.say(INTENTIONS, IntentionList((), True, lacks))
         scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.version == 3)
         scene.restart()
-        scene.watches(PROXY, RootsWatch(), LEAF, INTENTIONS)
+        scene.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS)
         scene.watchers.say(INTENTIONS, IntentionList((), None, lacks))
         scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is None)
     told = [record.getMessage() for record in caplog.records if "missing in this Consul" in record.getMessage()]
@@ -187,7 +188,7 @@ def test_the_ledger_shows_anybody_the_newest_snapshot_and_the_watches_that_run(s
     told = scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda news: news.snapshot.policy is not None)
 
     assert scene.ledger.snapshot == told.snapshot
-    assert {watcher.key for watcher in scene.ledger.watchers} == {PROXY, RootsWatch(), LEAF, INTENTIONS}
+    assert {watcher.key for watcher in scene.ledger.watchers} == {PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS}
 
 
 EARLIER = State(
@@ -195,6 +196,7 @@ EARLIER = State(
     (
         (PROXY, Registration(proxy(), "dc1")),
         (RootsWatch(), roots()),
+        (MeshWatch(), MeshEntry()),
         (LEAF, leaf()),
         (INTENTIONS, IntentionList((), default_allow=True)),
     ),
@@ -218,9 +220,14 @@ def test_answers_of_an_earlier_run_are_told_when_consul_does_not_answer_and_call
     assert told.snapshot.complete(intentions=True)
     restored.expect(CERT_MANAGER, CredentialsOffered)
     assert restored.expect(SPOE_POOL, PolicyChanged).policy.version == 7
-    eventually(lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == 4, "all is stale")
+    eventually(
+        lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == len(EARLIER.values), "all is stale"
+    )
     restored.watchers.say(LEAF, leaf())
-    eventually(lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == 3, "the leaf is confirmed")
+    eventually(
+        lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == len(EARLIER.values) - 1,
+        "the leaf is confirmed",
+    )
 
 
 def test_answers_that_consul_confirms_in_time_are_told_once_and_are_not_stale(restored: WatcherScene) -> None:

@@ -25,6 +25,7 @@ from hcc.haproxy.desired import Options, desired
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.plan import changes, fits_what_runs, plan
 from hcc.haproxy.render import render
+from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
 from tests.bench.machine import load_average, versions
@@ -128,7 +129,8 @@ class Mesh:
         layout = self.there.layout
         process = GlobalOptions(layout.stats_socket, layout.directory, max_connections=500)
         maps = (layout.identities, layout.verdicts, layout.rules)
-        return Options(process, (layout.agent_socket(1),), *maps, Enforcement.OFF)
+        keys = layout.ticket_keys, Secret("of a bench")
+        return Options(process, (layout.agent_socket(1),), *maps, *keys, Enforcement.OFF)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
-_KEEP = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+_KEEP = "GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n"
 _CLOSE = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 _ANSWER_BYTES = 65536
 _WARM_UP_S = 5.0
@@ -21,42 +23,65 @@ _WARM_UP_S = 5.0
 
 @dataclass(frozen=True)
 class Load:
-    """What was asked and answered within `seconds`."""
+    """What was asked and answered within `seconds`; `times_s`: how long each answer took, sorted."""
 
     done: int
     failed: int
     seconds: float
     busy: float
+    times_s: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def per_second(self) -> float:
         return self.done / self.seconds
 
+    def quantile_ms(self, part: float) -> float | None:
+        """The time within which that part of the answers came; None without answers."""
+        return self.times_s[int(part * (len(self.times_s) - 1))] * 1000 if self.times_s else None
 
-def kept_alive(port: int, connections: int, seconds: float) -> Load:
+
+def kept_alive(port: int, connections: int, seconds: float, path: str = "/") -> Load:
     """Requests one after the other over each of so many connections, which are open before the clock starts."""
-    slots = {}
-    try:
-        for _ in range(connections):
-            connection = _warm(port)
-            slots[connection.fileno()] = connection
-        size = _answer_size(slots)
-        return _timed(seconds, lambda end: _keep_asking(slots, size, end))
-    finally:
-        for connection in slots.values():
-            connection.close()
+    request = _KEEP.format(path=path).encode()
+    with _slots(port, connections) as slots:
+        size = _answer_size(slots, request)
+        return _timed(seconds, lambda end, times: _keep_asking(slots, request, size, end, times))
+
+
+def paced(port: int, connections: int, seconds: float, rate: float) -> Load:
+    """So many requests a second at even intervals, kept alive; a late one counts from when it was due."""
+    request = _KEEP.format(path="/").encode()
+    with _slots(port, connections) as slots:
+        size = _answer_size(slots, request)
+        return _timed(seconds, lambda end, times: _ask_at(slots, request, size, rate, end, times))
 
 
 def connecting(port: int, parallel: int, seconds: float) -> Load:
     """A new connection for each request, so many at a time."""
-    return _timed(seconds, lambda end: _keep_connecting(port, parallel, end))
+    return _timed(seconds, lambda end, times: _keep_connecting(port, parallel, end, times))
 
 
-def _timed(seconds: float, run: Callable[[float], tuple[int, int]]) -> Load:
+def _timed(seconds: float, run: Callable[[float, array[float]], int]) -> Load:
+    times = array("d")
     cpu, started = time.process_time(), time.perf_counter()
-    done, failed = run(started + seconds)
+    failed = run(started + seconds, times)
     passed = time.perf_counter() - started
-    return Load(done, failed, passed, (time.process_time() - cpu) / passed)
+    busy = (time.process_time() - cpu) / passed
+    return Load(len(times), failed, passed, busy, array("d", sorted(times)))
+
+
+@contextmanager
+def _slots(port: int, connections: int) -> Iterator[dict[int, socket.socket]]:
+    """Open connections by file descriptor."""
+    slots: dict[int, socket.socket] = {}
+    try:
+        for _ in range(connections):
+            connection = _warm(port)
+            slots[connection.fileno()] = connection
+        yield slots
+    finally:
+        for connection in slots.values():
+            connection.close()
 
 
 def _warm(port: int) -> socket.socket:
@@ -65,15 +90,15 @@ def _warm(port: int) -> socket.socket:
     return connection
 
 
-def _answer_size(slots: dict[int, socket.socket]) -> int:
+def _answer_size(slots: dict[int, socket.socket], request: bytes) -> int:
     """Bytes of one answer; asks once on every connection, so that the way behind it is open, too."""
-    sizes = {_ask(connection) for connection in slots.values()}
+    sizes = {_ask(connection, request) for connection in slots.values()}
     assert len(sizes) == 1, f"expected answers of one size, found {sizes}"
     return sizes.pop()
 
 
-def _ask(connection: socket.socket) -> int:
-    connection.sendall(_KEEP)
+def _ask(connection: socket.socket, request: bytes) -> int:
+    connection.sendall(request)
     answer = b""
     while b"\r\n\r\n" not in answer or len(answer) < _declared(answer):
         data = connection.recv(_ANSWER_BYTES)
@@ -90,57 +115,95 @@ def _declared(answer: bytes) -> int:
     return len(head) + 4 + int(length)
 
 
-def _keep_asking(slots: dict[int, socket.socket], size: int, end: float) -> tuple[int, int]:
-    done = failed = 0
+def _keep_asking(slots: dict[int, socket.socket], request: bytes, size: int, end: float, times: array[float]) -> int:
+    """How many failed: refused or broken, and one connection less from then on."""
+    failed = 0
     missing = dict.fromkeys(slots, size)
+    asked = {}
     with select.epoll() as poll:
         for fd, connection in slots.items():
             poll.register(fd, select.EPOLLIN)
-            connection.send(_KEEP)
+            asked[fd] = time.perf_counter()
+            connection.send(request)
         while time.perf_counter() < end and slots:
             for fd, _ in poll.poll(1.0):
                 data = _received(slots[fd])
                 missing[fd] -= len(data)
                 if not data or missing[fd] < 0:
-                    # Refused or broken: counted, and one connection less from now on.
                     failed += 1
                     poll.unregister(fd)
                     slots.pop(fd).close()
                 elif not missing[fd]:
-                    done += 1
-                    missing[fd] = size
-                    slots[fd].send(_KEEP)
-    return done, failed
+                    now = time.perf_counter()
+                    times.append(now - asked[fd])
+                    missing[fd], asked[fd] = size, now
+                    slots[fd].send(request)
+    return failed
 
 
-def _keep_connecting(port: int, parallel: int, end: float) -> tuple[int, int]:
-    done = failed = 0
-    answers: dict[int, tuple[socket.socket, bytes]] = {}
+def _ask_at(
+    slots: dict[int, socket.socket], request: bytes, size: int, rate: float, end: float, times: array[float]
+) -> int:
+    """As `_keep_asking`, but when it is time and a connection is free."""
+    failed = 0
+    free = deque(slots)
+    missing: dict[int, int] = {}
+    asked: dict[int, float] = {}
+    due = time.perf_counter()
+    with select.epoll() as poll:
+        for fd in slots:
+            poll.register(fd, select.EPOLLIN)
+        while (now := time.perf_counter()) < end and slots:
+            while free and due <= now:
+                fd = free.popleft()
+                missing[fd], asked[fd] = size, due
+                slots[fd].send(request)
+                due += 1 / rate
+            for fd, _ in poll.poll(max(0.0, due - now) if free else 1.0):
+                data = _received(slots[fd])
+                missing[fd] = missing.get(fd, 0) - len(data)
+                if not data or missing[fd] < 0:
+                    failed += 1
+                    poll.unregister(fd)
+                    slots.pop(fd).close()
+                elif not missing[fd]:
+                    times.append(time.perf_counter() - asked[fd])
+                    free.append(fd)
+    return failed
+
+
+def _keep_connecting(port: int, parallel: int, end: float, times: array[float]) -> int:
+    failed = 0
+    answers: dict[int, tuple[socket.socket, float, bytes]] = {}
     with select.epoll() as poll:
         for _ in range(parallel):
             _connect(port, poll, answers)
         while time.perf_counter() < end:
             for fd, _ in poll.poll(1.0):
-                connection, answer = answers[fd]
+                connection, begun, answer = answers[fd]
                 data = _received(connection)
                 if data:
-                    answers[fd] = connection, answer + data
+                    answers[fd] = connection, begun, answer + data
                     continue
-                done, failed = (done + 1, failed) if _whole(answer) else (done, failed + 1)
+                if _whole(answer):
+                    times.append(time.perf_counter() - begun)
+                else:
+                    failed += 1
                 del answers[fd]
                 connection.close()
                 _connect(port, poll, answers)
-    for connection, _ in answers.values():
+    for connection, _, _ in answers.values():
         connection.close()
-    return done, failed
+    return failed
 
 
-def _connect(port: int, poll: select.epoll, answers: dict[int, tuple[socket.socket, bytes]]) -> None:
+def _connect(port: int, poll: select.epoll, answers: dict[int, tuple[socket.socket, float, bytes]]) -> None:
+    begun = time.perf_counter()
     # On loopback this does not wait: the listening side's queue takes the connection.
     connection = socket.create_connection(("127.0.0.1", port), _WARM_UP_S)
     connection.sendall(_CLOSE)
     connection.setblocking(False)
-    answers[connection.fileno()] = connection, b""
+    answers[connection.fileno()] = connection, begun, b""
     poll.register(connection.fileno(), select.EPOLLIN)
 
 

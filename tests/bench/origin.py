@@ -7,14 +7,19 @@ from pathlib import Path
 from tests.bench.programs import Program, started
 
 BODY_BYTES = 1024
+LARGE_BYTES = 1024 * 1024
+LARGE = "/large"
 
 
 def origin(haproxy: str, port: int, folder: Path, body_bytes: int = BODY_BYTES) -> Program:
-    """The running application: http/1.1, 200 with a body of so many bytes."""
-    config = folder / "origin.cfg"
+    """The running application: http/1.1, 200 with a body of so many bytes, or of LARGE_BYTES for LARGE."""
+    config, large = folder / "origin.cfg", folder / "large"
+    large.write_bytes(b"x" * LARGE_BYTES)
+    # An answer made by a rule must fit into one buffer.
     config.write_text(
         f"""global
   nbthread 1
+  tune.bufsize {LARGE_BYTES + 65536}
 defaults
   mode http
   timeout connect 5s
@@ -22,6 +27,7 @@ defaults
   timeout server 60s
 frontend origin
   bind 127.0.0.1:{port}
+  http-request return status 200 content-type text/plain file {large} if {{ path {LARGE} }}
   http-request return status 200{_body(body_bytes)}
 """
     )

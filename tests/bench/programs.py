@@ -29,8 +29,15 @@ class Program:
         self.log = folder / f"{name}.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         with self.log.open("ab") as output:
+            # A session each: Linux shares a processor among sessions (autogroup), so that programs which share one
+            # wake each other cheaper than those which do not. hcc gives HAProxy its own, and so does every host.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
             )
 
     @property

@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from tests import binaries
 from tests.bench.farm import Service
 from tests.bench.farm_client import client_of, wait_serving
-from tests.bench.load import connecting, kept_alive
+from tests.bench.load import Load, connecting, kept_alive
 from tests.bench.machine import load_average, machine
 from tests.bench.memory import Member, connections, cpu_s, pss_kib
 from tests.bench.mesh import Agent, Pair, Sidecar, agent, pair, sidecar, wait_open
@@ -29,7 +29,10 @@ from tests.bench.report import Cell, Report, Table
 
 PARALLEL = 16
 _ASK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
-_GENERATORS = {"kept-alive requests": kept_alive, "new connections, each with a request": connecting}
+_GENERATORS: dict[str, Callable[[int, int, float], Load]] = {
+    "kept-alive requests": kept_alive,
+    "new connections, each with a request": connecting,
+}
 _REST_S = 10.0
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from hcc.consul.abilities import Lack
+from hcc.consul.answers import MeshEntry
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import application, intentions, leaf, probe, roots
 from hcc.consul.environment import consul_settings
@@ -19,8 +20,9 @@ from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, MeshWat
 from hcc.consul.policy import probe_uri
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Action
-from hcc.mesh.request import CONSULS_DEFAULT, Normalization
+from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Health
+from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 from tests.binaries import CONSUL_LINES
 from tests.consul_agent import DevAgent
 from tests.consul_http import AgentError, ConsulHttp, service_with_sidecar
@@ -326,6 +328,8 @@ def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helpe
 
 
 MERGE = {"Kind": "mesh", "HTTP": {"Incoming": {"RequestNormalization": {"MergeSlashes": True}}}}
+STRICT = {"TLS": {"Incoming": {"TLSMinVersion": "TLSv1_3"}}}
+NEWEST = TlsLimits(TlsVersion.TLS_1_3)
 OTHER = {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}
 
 
@@ -334,7 +338,7 @@ def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadP
     key = MeshWatch()
     try:
         first = fetch(client, key, Position(), pause)
-        assert first.value == CONSULS_DEFAULT
+        assert first.value == MeshEntry()
         if line == "1.8":
             # There is no such entry: asked again in a while, as Consul may be upgraded.
             assert first.poll_s == POLL_S
@@ -342,19 +346,19 @@ def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadP
                 agent.put_config(MERGE)
             return
         assert first.poll_s == 0.0
-        entry, expected = MERGE, Normalization(merge_slashes=True)
+        entry, expected = {**MERGE, **STRICT}, MeshEntry(Normalization(merge_slashes=True), MeshTls(incoming=NEWEST))
         if line == "1.14":
             # There is the entry, but it does not know of normalisation.
             with pytest.raises(AgentError, match=r"HTTP\.Incoming"):
                 agent.put_config(MERGE)
-            entry, expected = OTHER, CONSULS_DEFAULT
+            entry, expected = {**OTHER, **STRICT}, MeshEntry(tls=MeshTls(incoming=NEWEST))
         done = later(helper, agent.put_config, entry)
         second = fetch(client, key, first.position, pause)
         done.result(5)
         assert second.value == expected
         assert second.position.index > first.position.index
         done = later(helper, agent.ask, "DELETE", "/v1/config/mesh/mesh")
-        assert fetch(client, key, second.position, pause).value == CONSULS_DEFAULT
+        assert fetch(client, key, second.position, pause).value == MeshEntry()
         done.result(5)
     finally:
         client.close()

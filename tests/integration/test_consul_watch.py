@@ -12,7 +12,7 @@ import pytest
 
 from hcc.consul import fetch as consul_fetch
 from hcc.consul.abilities import Lack
-from hcc.consul.answers import Instance, IntentionList, Registration
+from hcc.consul.answers import Instance, IntentionList, MeshEntry, Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import (
@@ -39,7 +39,6 @@ from hcc.consul.keys import (
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action
-from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Health, Leaf, Roots
 from tests.consul_http import service_with_sidecar
@@ -159,7 +158,7 @@ def test_a_consul_without_mesh_entries_has_the_default_and_any_other_error_is_on
     fake: FakeConsul, watch: Watch
 ) -> None:
     fake.fail("config/mesh", Fault("status", 500, "invalid config entry kind: mesh"), times=1)
-    assert watch(MeshWatch()).value(Normalization) == CONSULS_DEFAULT
+    assert watch(MeshWatch()).value(MeshEntry) == MeshEntry()
     fake.fail("config/mesh", Fault("status", 500), times=1)
     assert "No cluster leader" in str(watch(MeshWatch()).failure(ConsulStatusError).error)
 

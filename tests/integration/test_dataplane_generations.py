@@ -55,7 +55,8 @@ class Scene:
         )
         process = GlobalOptions(stats_socket=self.layout.stats_socket, spoe_directory=self.layout.directory)
         maps = (self.layout.identities, self.layout.verdicts, self.layout.rules)
-        options = Options(process, (self.layout.agent_socket(1),), *maps, intentions)
+        keys = self.layout.ticket_keys, Secret("of a test")
+        options = Options(process, (self.layout.agent_socket(1),), *maps, *keys, intentions)
         return render(desired(wanted, options, Certificates()).desired, ABLE)
 
     def says(self, rendered: Rendered) -> bool:

@@ -25,6 +25,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
     WriteConfig,
 )
 from hcc.haproxy.runtime import RuntimeSocket
@@ -211,7 +212,7 @@ def test_a_new_leaf_is_shown_by_new_handshakes_without_a_reload_from_2_4(there: 
     there.leaf = there.authority.leaf(service_uri("server"))
     applied = there.converge(there.rendered(wanted))
     at_run_time = there.capabilities.has(Feature.SERVER_CERT_UPDATE)
-    assert kinds(applied) == ([SetCertificate] if at_run_time else [Reload])
+    assert kinds(applied) == ([SetCertificate, SetTicketKeys] if at_run_time else [Reload])
     assert before != served_leaf(there, public, caller)
     assert greeting(port) == "peer"
     assert int(peer.caller_serials[-1], 16) == there.leaf.certificate.serial_number
@@ -236,7 +237,7 @@ def test_new_roots_admit_new_callers_and_servers_without_a_reload_from_2_8(there
     applied = there.converge(there.rendered(wanted))
     at_run_time = there.capabilities.has(Feature.CA_UPDATE)
     leaf = [SetCertificate] if there.capabilities.has(Feature.SERVER_CERT_UPDATE) else []
-    assert kinds(applied) == ([SetCa, *leaf] if at_run_time else [*leaf, Reload])
+    assert kinds(applied) == ([SetCa, *leaf, SetTicketKeys] if at_run_time else [*leaf, Reload])
     assert tls_greeting(there, public, stranger)[0] == "app"
     assert tls_greeting(there, public, there.authority.leaf(service_uri("old")))[0] == "app"
     assert_guarded(there, public)

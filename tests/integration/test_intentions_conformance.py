@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from hcc.consul.answers import IntentionList
+from hcc.consul.answers import IntentionList, MeshEntry
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.fetch import Position, fetch
@@ -66,9 +66,14 @@ class World:
         value = fetch(self.client, key, Position(), lambda _: None).value
         assert isinstance(value, IntentionList)
         how = fetch(self.client, MeshWatch(), Position(), lambda _: None).value
-        assert isinstance(how, Normalization)
+        assert isinstance(how, MeshEntry)
         return Policy(
-            destination, self.trust_domain, value.intentions, value.default_allow, http=http, normalization=how
+            destination,
+            self.trust_domain,
+            value.intentions,
+            value.default_allow,
+            http=http,
+            normalization=how.normalization,
         )
 
 

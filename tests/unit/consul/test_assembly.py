@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.consul.answers import Answer, Application, ChainOverride, Instance, IntentionList, Registration
+from hcc.consul.answers import Answer, Application, ChainOverride, Instance, IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.keys import (
     ChainWatch,
@@ -22,9 +22,9 @@ from hcc.consul.keys import (
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action, Intention
-from hcc.mesh.permissions import Permission
 from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
+from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 from tests import builders
 
 TD = builders.TRUST_DOMAIN
@@ -75,12 +75,12 @@ ENDPOINTS = EndpointsWatch("web", "dc1")
 
 
 def test_at_first_only_the_proxy_and_the_roots_are_wanted_and_there_is_no_snapshot() -> None:
-    assert wanted(START) == {PROXY, RootsWatch()}
+    assert wanted(START) == {PROXY, RootsWatch(), MeshWatch()}
     assert snapshot(START, 1) is None
 
 
 def test_the_registration_leads_to_leaf_and_chains() -> None:
-    assert wanted(after(WITH_WEB)) == {PROXY, RootsWatch(), LeafWatch("server"), ChainWatch("web")}
+    assert wanted(after(WITH_WEB)) == {PROXY, RootsWatch(), MeshWatch(), LeafWatch("server"), ChainWatch("web")}
 
 
 @pytest.mark.parametrize(
@@ -275,20 +275,18 @@ def test_the_policy_of_a_service_that_turns_to_http_is_a_newer_one() -> None:
     assert later.version == before.version + 1
 
 
-def test_the_mesh_entry_is_read_only_where_permissions_of_an_http_service_need_it() -> None:
-    by_request = IntentionList((Intention("web", Action.PERMISSIONS, 9, (Permission(allow=True),)),), False)
-    http = (PROXY, registered(proxy=replace(builders.proxy(), protocol=Protocol.HTTP)))
-    assert MeshWatch() not in wanted(after((PROXY, registered()), ROOTS, (INTENTIONS, by_request)))
-    assert MeshWatch() not in wanted(after(http, ROOTS, (INTENTIONS, ALLOW_WEB)))
-    state = after(http, ROOTS, (INTENTIONS, by_request))
-    assert MeshWatch() in wanted(state)
-    before = whole(state).policy
-    assert before is not None
-    assert before.normalization is None
-    how = Normalization(merge_slashes=True)
-    read = whole(after((MeshWatch(), how), state=state)).policy
-    assert read is not None
-    assert (read.normalization, read.version) == (how, before.version + 1)
+def test_the_mesh_entry_is_read_from_the_start() -> None:
+    assert MeshWatch() in wanted(START)
+    state = after((PROXY, registered()), ROOTS, (INTENTIONS, ALLOW_WEB))
+    before = whole(state)
+    assert before.tls is None
+    assert before.policy is not None
+    assert before.policy.normalization is None
+    entry = MeshEntry(Normalization(merge_slashes=True), MeshTls(incoming=TlsLimits(TlsVersion.TLS_1_3)))
+    read = whole(after((MeshWatch(), entry), state=state))
+    assert read.tls == entry.tls
+    assert read.policy is not None
+    assert (read.policy.normalization, read.policy.version) == (entry.normalization, before.policy.version + 1)
 
 
 def test_under_a_new_trust_domain_the_last_policy_stays_and_lets_nobody_of_the_new_one_in() -> None:
@@ -346,7 +344,7 @@ def test_in_any_order_what_was_known_once_stays_known(events: list[tuple[WatchKe
     for key, value in events:
         before = wanted(state)
         state = updated(state, key, value)
-        assert {PROXY, RootsWatch()} <= wanted(state)
+        assert {PROXY, RootsWatch(), MeshWatch()} <= wanted(state)
         if key not in before:
             assert wanted(state) == before
         found = snapshot(state, 1)

@@ -12,7 +12,7 @@ from tests.unit.consul.test_assembly import registered
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 100])
-def test_questions_are_four_and_two_for_each_upstream_as_docs_sizing_says(count: int) -> None:
+def test_questions_are_five_and_two_for_each_upstream_as_docs_sizing_says(count: int) -> None:
     upstreams = [builders.upstream(f"s{number}", port=9000 + number) for number in range(count)]
     state = updated(State("server-sidecar-proxy"), ProxyWatch("server-sidecar-proxy"), registered(*upstreams))
     state = updated(state, RootsWatch(), builders.roots())
@@ -22,7 +22,7 @@ def test_questions_are_four_and_two_for_each_upstream_as_docs_sizing_says(count:
     questions = wanted(state)
 
     chains = sum(isinstance(key, ChainWatch) for key in questions)
-    assert (len(questions), chains) == (4 + 2 * count, count)
+    assert (len(questions), chains) == (5 + 2 * count, count)
     assert len(questions) - max(0, chains - MAX_HELD) <= 200
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from hcc.consul.errors import ConsulAnswerError
-from hcc.consul.mesh_entry import normalization
+from hcc.consul.mesh_entry import mesh_entry
 from hcc.mesh.request import CONSULS_DEFAULT, EscapedSlashes, Normalization, Underscores
+from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 
 
 def entry(**said: Any) -> list[dict[str, Any]]:
@@ -19,18 +20,22 @@ def entry(**said: Any) -> list[dict[str, Any]]:
     "data", [[], None, [{"Kind": "mesh"}], [{"HTTP": None}], [{"HTTP": {"Incoming": None}}], entry()]
 )
 def test_without_a_word_consuls_default_counts(data: object) -> None:
-    assert normalization(data) == CONSULS_DEFAULT == Normalization(True, False, EscapedSlashes.KEEP, Underscores.ALLOW)
+    assert (
+        mesh_entry(data).normalization
+        == CONSULS_DEFAULT
+        == Normalization(True, False, EscapedSlashes.KEEP, Underscores.ALLOW)
+    )
 
 
 def test_every_field_is_read() -> None:
-    found = normalization(
+    found = mesh_entry(
         entry(
             InsecureDisablePathNormalization=True,
             MergeSlashes=True,
             PathWithEscapedSlashesAction="UNESCAPE_AND_FORWARD",
             HeadersWithUnderscoresAction="DROP_HEADER",
         )
-    )
+    ).normalization
     assert found == Normalization(False, True, EscapedSlashes.UNESCAPE, Underscores.DROP)
 
 
@@ -48,7 +53,7 @@ def test_every_field_is_read() -> None:
 def test_each_word_on_escaped_slashes_has_its_action_and_an_unknown_one_refuses(
     word: str, action: EscapedSlashes
 ) -> None:
-    assert normalization(entry(PathWithEscapedSlashesAction=word)).escaped_slashes is action
+    assert mesh_entry(entry(PathWithEscapedSlashesAction=word)).normalization.escaped_slashes is action
 
 
 @pytest.mark.parametrize(
@@ -56,12 +61,41 @@ def test_each_word_on_escaped_slashes_has_its_action_and_an_unknown_one_refuses(
     [("ALLOW", Underscores.ALLOW), ("REJECT_REQUEST", Underscores.REJECT), ("NEWER", Underscores.REJECT)],
 )
 def test_each_word_on_underscores_has_its_action_and_an_unknown_one_refuses(word: str, action: Underscores) -> None:
-    assert normalization(entry(HeadersWithUnderscoresAction=word)).underscores is action
+    assert mesh_entry(entry(HeadersWithUnderscoresAction=word)).normalization.underscores is action
 
 
 @pytest.mark.parametrize(
-    "data", [{}, [1], [{"HTTP": []}], entry(MergeSlashes="yes"), entry(PathWithEscapedSlashesAction=1)]
+    "data",
+    [
+        {},
+        [1],
+        [{"TLS": []}],
+        [{"TLS": {"Incoming": {"CipherSuites": [1]}}}],
+        [{"HTTP": []}],
+        entry(MergeSlashes="yes"),
+        entry(PathWithEscapedSlashesAction=1),
+    ],
 )
 def test_another_shape_is_an_error(data: object) -> None:
     with pytest.raises(ConsulAnswerError):
-        normalization(data)
+        mesh_entry(data)
+
+
+def test_without_a_word_tls_is_left_to_the_proxy() -> None:
+    for data in ([], [{"TLS": None}], [{"TLS": {"Incoming": {"TLSMinVersion": "TLS_AUTO"}, "Outgoing": None}}]):
+        assert mesh_entry(data).tls == MeshTls()
+
+
+def test_tls_is_read_for_both_directions() -> None:
+    suite = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+    incoming = {"TLSMinVersion": "TLSv1_3"}
+    outgoing = {"TLSMinVersion": "TLSv1_2", "TLSMaxVersion": "TLSv1_2", "CipherSuites": [suite]}
+    found = mesh_entry([{"TLS": {"Incoming": incoming, "Outgoing": outgoing}}]).tls
+    assert found.incoming == TlsLimits(TlsVersion.TLS_1_3)
+    assert found.outgoing == TlsLimits(TlsVersion.TLS_1_2, TlsVersion.TLS_1_2, (suite,))
+
+
+def test_a_lowest_version_that_is_not_known_is_the_highest_known() -> None:
+    assert mesh_entry([{"TLS": {"Incoming": {"TLSMinVersion": "TLSv1_4"}}}]).tls.incoming == TlsLimits(
+        TlsVersion.TLS_1_3
+    )

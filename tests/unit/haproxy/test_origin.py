@@ -26,7 +26,7 @@ def of(section: str, words: str) -> str:
         ("frontend public", "bind", "Address and Port, Proxy.Config bind_address and bind_port"),
         ("frontend public", "mode", "proxy-defaults of server"),
         ("frontend public", "tcp-request connection", "Proxy.Config max_inbound_connections"),
-        ("frontend public", "http-request set-header X-App", "Proxy.Config appname_header"),
+        ("backend app", "http-request set-header X-App", "Proxy.Config appname_header"),
         ("backend app", "server app", "Proxy.LocalServiceAddress"),
         ("backend app", "timeout connect", "Proxy.Config local_connect_timeout_ms"),
     ],

@@ -23,6 +23,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
     WriteConfig,
     plan,
 )
@@ -100,12 +101,19 @@ def test_endpoints_are_followed_at_run_time_and_the_file_after_them(
 
 def test_roots_go_before_the_leaf_and_neither_reloads() -> None:
     steps = plan(wanted(fingerprint="B" * 40, ca="D" * 40, version=V2_8), running(wanted(version=V2_8)))
-    assert kinds(steps) == [SetCa, SetCertificate]
+    assert kinds(steps) == [SetCa, SetCertificate, SetTicketKeys]
 
 
 def test_where_roots_cannot_be_replaced_safely_they_come_by_a_reload() -> None:
     steps = plan(wanted(ca="D" * 40), running(wanted()))
     assert kinds(steps) == [Reload]
+
+
+def test_keys_of_sessions_change_with_what_the_sessions_began_with_and_not_before() -> None:
+    before, leaf, ca = wanted(), wanted(fingerprint="B" * 40), wanted(ca="D" * 40)
+    assert len({each.desired.ticket_keys for each in (before, leaf, ca, wanted(endpoint()))}) == 3
+    stale = replace(running(leaf), ticket_keys=running(before).ticket_keys)
+    assert kinds(plan(leaf, stale)) == [SetTicketKeys]
 
 
 @pytest.mark.parametrize(("version", "expected"), [(V2_6, [SetCertificate, Reload]), (V2_2, [Reload])])
@@ -218,10 +226,14 @@ def test_a_plan_can_be_printed_and_shows_no_key() -> None:
     steps = plan(wanted(endpoint(), fingerprint="B" * 40, pem="PRIVATE"), running(wanted()))
     assert steps.describe() == (
         f"set certificate /run/hcc/leaf.pem to {'B' * 40}",
+        "set ticket keys /run/hcc/tickets.keys",
         "add server up:web:9191:to/10.0.0.1:21000 weight 1",
         "write the configuration file",
     )
     assert "PRIVATE" not in repr(steps)
+    keys = wanted(fingerprint="B" * 40).desired.ticket_keys
+    assert keys
+    assert not [key for key in keys.keys if key.reveal() in repr(steps)]
 
 
 addresses = st.sampled_from([f"10.0.0.{n}" for n in range(1, 5)] + ["::1"])

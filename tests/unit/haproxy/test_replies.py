@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.haproxy.model import Server
+from hcc.haproxy.model import Server, TicketKeys
 from hcc.haproxy.replies import (
     Message,
     ReplyError,
@@ -16,7 +16,9 @@ from hcc.haproxy.replies import (
     parse_reload,
     parse_servers,
     parse_session_counts,
+    parse_ticket_keys,
 )
+from hcc.mesh.secret import Secret
 
 # As printed by 2.6.12 and 2.8.25.
 INFO = """Name: HAProxy
@@ -191,3 +193,12 @@ def test_sessions_of_one_proxy_are_counted(text: str, expected: int) -> None:
 def test_what_is_no_line_of_statistics_is_an_error(text: str) -> None:
     with pytest.raises(ReplyError, match="statistics"):
         parse_current_sessions(text)
+
+
+def test_ticket_keys_are_known_by_a_digest() -> None:
+    # As printed by 2.8.25.
+    keys = ["a" * 64, "b" * 63 + "+", "c" * 64]
+    text = "# id secret\n# 0 (/run/hcc/tickets.keys)\n" + "".join(f"0.{n} {key}\n" for n, key in enumerate(keys)) + "\n"
+    assert parse_ticket_keys(text) == TicketKeys("any", tuple(map(Secret, keys))).digest
+    assert parse_ticket_keys("# id (file)\n") == ""
+    assert parse_ticket_keys("'show tls-keys' unable to locate referenced filename\n") == ""

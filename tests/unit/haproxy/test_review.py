@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ def written() -> dict[str, Any]:
 
 def test_what_is_written_is_read_again_but_for_the_key() -> None:
     found = read_review(written())
-    assert found.options == REVIEW.options
+    assert found.options == replace(REVIEW.options, ticket_secret=Secret("(hidden)"))
     assert found.callers == REVIEW.callers
     assert found.snapshot.upstreams == REVIEW.snapshot.upstreams
     assert found.snapshot.leaf is not None
