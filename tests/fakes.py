@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -498,12 +499,16 @@ class FakeProber:
 
 
 class FakeProbers:
-    """All probers that were made."""
+    """All probers that were made; as many as `failing` cannot be."""
 
     def __init__(self) -> None:
         self.made: list[FakeProber] = []
+        self.failing = 0
 
     def make(self, deliver: Callable[[tuple[Probed, ...]], None]) -> FakeProber:
+        if self.failing:
+            self.failing -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
         self.made.append(FakeProber(deliver))
         return self.made[-1]
 

@@ -264,7 +264,7 @@ class ConfigReconciler(Actor):
         try:
             done = None if thorough else self._done_at_run_time(wanted.desired)
             rendered, actual = done or self._brought_about(wanted.desired)
-        except ControlError as exc:
+        except (ControlError, OSError) as exc:
             self._failed(exc)
             return
         finally:
@@ -436,7 +436,7 @@ class ConfigReconciler(Actor):
             )
         )
 
-    def _failed(self, error: ControlError) -> None:
+    def _failed(self, error: ControlError | OSError) -> None:
         delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
         self._failures += 1
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)

@@ -98,6 +98,11 @@ class _Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class _StartProbing:
+    """To itself: what probes could not be made; try again."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Store:
     """To itself: write what is known."""
 
@@ -168,8 +173,7 @@ class Verifier(Actor):
                 self.tell(source, Publish())
         if self._mode.probes:
             self._book.forget_probes(time.monotonic())
-            self._prober = self._make_prober(self._deliver)
-            self._prober.start()
+            self._start_probing()
             self.after(EXPIRY_S, _Expire(), key="expire")
         if self._checks:
             self._arm_resync()
@@ -197,6 +201,8 @@ class Verifier(Actor):
         match message:
             case _Probe():
                 self._probe()
+            case _StartProbing():
+                self._start_probing()
             case _Store():
                 self._store()
             case _Expire():
@@ -297,7 +303,18 @@ class Verifier(Actor):
         ]
         return f"upstream {', '.join(found)}"
 
+    def _start_probing(self) -> None:
+        try:
+            self._prober = self._make_prober(self._deliver)
+        except OSError as exc:
+            _log.error("endpoints cannot be probed; next try in %.0f s: %s", MAX_RETRY_S, exc)
+            self.after(MAX_RETRY_S, _StartProbing(), key="start-probing")
+            return
+        self._prober.start()
+        self._probe()
+
     def _stop_probing(self) -> None:
+        self.cancel("start-probing")
         if self._prober is not None:
             self._prober.stop()
             self._prober = None

@@ -170,20 +170,21 @@ def exchange(path: str, data: bytes, timeout_s: float) -> str:
         RuntimeSocketError: not reachable, too slow, or too much.
     """
     deadline = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(timeout_s)
             client.connect(path)
             client.sendall(data)
             # The master never closes by itself; with our side closed it does, right after the answer.
             client.shutdown(socket.SHUT_WR)
             return _read_all(client, deadline)
-        except (FileNotFoundError, ConnectionRefusedError) as exc:
-            raise NotListeningError(f"nobody listens on {path}") from exc
-        except TimeoutError as exc:
-            raise SilentError(f"HAProxy does not answer on {path} within {timeout_s:g} s") from exc
-        except OSError as exc:
-            raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        raise NotListeningError(f"nobody listens on {path}") from exc
+    except TimeoutError as exc:
+        raise SilentError(f"HAProxy does not answer on {path} within {timeout_s:g} s") from exc
+    except OSError as exc:
+        # A lack of descriptors on our side, too.
+        raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
 
 
 def _read_all(client: socket.socket, deadline: float) -> str:

@@ -311,3 +311,15 @@ def test_without_probes_there_is_no_prober(scene: VerifierScene, mode: VerifyUps
     eventually(lambda: scene.looks > 2 or mode is VerifyUpstream.OFF, "it looks at answers alone")
     assert scene.probers.made == []
     assert scene.heard[CONFIG_RECONCILER] == []
+
+
+def test_a_prober_that_cannot_be_made_is_tried_again_and_nobody_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.05)
+    made = VerifierScene(tmp_path, VerifyUpstream.BOTH)
+    made.probers.failing = 2
+    with playing(made) as there:
+        there.begin(ONE)
+        assert len(there.tree.actors(1.0)) > 0
+        assert [actor.restarts for actor in there.tree.actors(1.0) if actor.name == VERIFIER] == [0]
