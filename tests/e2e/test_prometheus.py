@@ -131,12 +131,16 @@ def test_it_finds_the_sidecars_and_every_panel_and_rule_has_data_or_is_silent_as
 ) -> None:
     expected = {f"seen-{name}": (f"seen-{name}", "up") for name in ("web", "db", "caller")}
     wait_until("all three to be scraped", lambda: prometheus.targets() == expected, 60, 0.5)
-    seen = 'sum(hcc_upstream_requests_total{source="seen-caller",destination="seen-web"})'
-    before = value(prometheus, seen)
+    # By the caller's sidecar and by the called one's, which are not scraped at the same moment.
+    seen = (
+        'sum(hcc_upstream_requests_total{source="seen-caller",destination="seen-web"})',
+        'sum(hcc_inbound_requests_total{destination="seen-web"})',
+    )
+    before = {one: value(prometheus, one) for one in seen}
 
     def more_was_seen() -> bool:
         call_both(scraped)
-        return value(prometheus, seen) > before
+        return all(value(prometheus, one) > before[one] for one in seen)
 
     # Two samples at least, so that there are rates.
     wait_until("the traffic to be seen", more_was_seen, 30, 1.0)

@@ -46,6 +46,8 @@ from tests.haproxy_stage import Stage, free_port, stage, wait_until
 from tests.spoe_certificates import TRUST_DOMAIN, Leaf
 
 ALLOWED, DENIED = "allowed", "denied"
+# What HAProxy answers to a request whose session is ended while it waits for the application.
+CUT = "502"
 # Callers with a server line of their own, where HAProxy can have those; the reconciler is not here to make them.
 LINES = ("db:dc1", "web:dc1")
 
