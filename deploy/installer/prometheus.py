@@ -45,5 +45,7 @@ def _works(program: str, path: Path) -> bool:
 
 
 def _knows_consul(path: Path) -> bool:
-    # Both come from one build, and promtool tells without starting a server.
-    return "SUCCESS" in output_of(path.with_name("promtool"), "check", "config", "--syntax-only", _CONFIG)
+    # Both come from one build, and promtool tells without starting a server. Where we build them they lie apart.
+    beside = path.with_name("promtool")
+    promtool = beside if beside.exists() else on_path(os.environ.get("PROMTOOL_BIN") or "promtool")
+    return promtool is not None and "SUCCESS" in output_of(promtool, "check", "config", "--syntax-only", _CONFIG)
