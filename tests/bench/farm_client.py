@@ -29,13 +29,14 @@ def client_of(services: Sequence[Service], agent: Agent, haproxy: str, folder: P
 def wait_serving(client: Sidecar, one: Service, count: int) -> None:
     """Return when HAProxy has so many servers of a service that may get traffic.
 
-    Source: HAProxy management.txt, show servers state; 2 is running, 0 no administrative state.
+    Source: HAProxy management.txt, show servers state; 2 is running, and of the administrative state only that the file
+    had the server in maintenance once (4) does not matter.
     """
     end = time.monotonic() + READY_S
     while True:
         asked = time.monotonic()
         rows = [line.split() for line in _said(client, f"show servers state {one.backend}").splitlines()]
-        serving = sum(row[5:7] == ["2", "0"] for row in rows)
+        serving = sum(row[5:7] in (["2", "0"], ["2", "4"]) for row in rows)
         if serving >= count:
             return
         assert time.monotonic() < end, f"{serving} of {count} endpoints of {one.name} may serve after {READY_S:g} s"
