@@ -41,7 +41,7 @@ from hcc.mesh.intentions import Policy, rule_sets
 from hcc.metrics import Metrics
 
 # Callers met in this time are remembered together; they are let in meanwhile, as the workers are asked.
-GATHER_S = 0.005
+GATHER_S = 0.02
 STORE_S = 2.0
 EXPIRY_S = 60.0
 RETRY_S = 0.5
