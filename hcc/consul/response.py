@@ -76,7 +76,7 @@ def _remedy(request: str, said: str) -> str:
 
 _RIGHTS = (
     ("/v1/agent/connect/ca/leaf/", "service:write on that service"),
-    ("/v1/agent/connect/authorize", "service:write on the target service"),
+    ("/v1/agent/connect/authorize", "service:write and intentions:read on the target service"),
     ("/v1/agent/service/register", "service:write on that service"),
     ("/v1/agent/service/deregister/", "service:write on that service"),
     ("/v1/agent/service/", "service:read on that service"),

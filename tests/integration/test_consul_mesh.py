@@ -13,12 +13,13 @@ import pytest
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
+from hcc.consul.decode import roots
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulPermissionError, NoProxyError
 from hcc.consul.keys import EndpointsWatch, IntentionsWatch, ProxyWatch, WatchKey
 from hcc.consul.selection import proxy_for_service
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
-from hcc.mesh.identity import parse_service_uri
+from hcc.mesh.identity import ServiceIdentity, parse_service_uri
 from hcc.mesh.intentions import verdict_of
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
@@ -343,6 +344,39 @@ def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_
             assert "service:read" in str(next(iter(shell.failing.values())))
         finally:
             shell.close()
+
+
+def test_who_may_not_read_the_intentions_may_not_ask_about_single_callers_either(line: str) -> None:
+    """Why nothing stands in for the list: `agent/connect/authorize` reads it with the same token."""
+    rules = 'service "web" { policy = "write" intentions = "%s" }'
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
+        agent.register(web())
+        asked: dict[str, list[str]] = {}
+        for access in ("deny", "read"):
+            policy = agent.ask("PUT", "/v1/acl/policy", {"Name": access, "Rules": rules % access})
+            made = agent.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})
+            asked[access] = list(what_intentions_say(agent.http_addr, made["SecretID"]))
+        assert asked["read"] == ["the list", "a verdict"]
+        assert ["intentions:read" in refused for refused in asked["deny"]] == [True, True]
+
+
+def what_intentions_say(http_addr: str, token: str) -> Iterator[str]:
+    client = ConsulClient(consul_settings(http_addr=http_addr), lambda: Secret(token))
+    caller = ServiceIdentity(roots(client.roots().data).trust_domain, "api", "dc1").uri()
+    questions: dict[str, Callable[[], object]] = {
+        "the list": lambda: client.intentions("web"),
+        "a verdict": lambda: client.authorize("web", caller),
+    }
+    try:
+        for name, question in questions.items():
+            try:
+                question()
+            except ConsulPermissionError as exc:
+                yield str(exc)
+            else:
+                yield name
+    finally:
+        client.close()
 
 
 def test_a_token_that_loses_its_rights_takes_nothing_away(line: str) -> None:
