@@ -82,6 +82,7 @@ _RIGHTS = (
     ("/v1/agent/service/", "service:read on that service"),
     ("/v1/agent/self", "agent:read"),
     ("/v1/connect/intentions", "intentions:read (implied by service:read) on that service"),
+    ("/v1/config/jwt-provider", "mesh:read, or service:write on some service"),
     ("/v1/discovery-chain/", "service:read on that service"),
     ("/v1/health/", "service:read and node:read"),
     ("/v1/query/", "query:read, and service:read on what it finds"),

@@ -17,6 +17,7 @@ from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdent
 from hcc.mesh.permissions import JwtProvider, Permission, speaks_of, token_label
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization, NormalRequest, Request, RequestError, normalised
 from hcc.mesh.rules import RuleSet, compiled_rules
+from hcc.mesh.token_providers import TokenProviders
 
 WILDCARD = "*"
 
@@ -66,6 +67,7 @@ class Policy:
         http: the destination speaks http, http2 or grpc; else permissions deny, as there are no requests.
         normalization: how requests are brought into one form before permissions are looked at; None while unknown,
             which makes permissions deny.
+        providers: who may sign the tokens that intentions demand, to be named in reasons; None while unknown.
     """
 
     destination: str
@@ -75,6 +77,7 @@ class Policy:
     version: int = 0
     http: bool = False
     normalization: Normalization | None = CONSULS_DEFAULT
+    providers: TokenProviders | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,13 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     if found is None:
         return Verdict(bool(policy.default_allow), f"{label}: no permission matches; {_default(policy)}", intention)
     permission = intention.permissions[found]
-    allowed, reason = _by_permission(permission)
+    allowed, reason = _by_permission(permission, policy)
     return Verdict(allowed, f"{label}, Permissions[{found}]: {reason}", intention, found)
+
+
+def demands_tokens(intention: Intention) -> bool:
+    """Whether it, or one of its permissions, demands a token."""
+    return intention.jwt is not None or any(one.jwt is not None for one in intention.permissions)
 
 
 def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
@@ -146,7 +154,7 @@ def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
 def _by_intention(intention: Intention, policy: Policy) -> Verdict:
     label = f"intention {intention.label()}"
     if intention.jwt is not None:
-        return Verdict(False, f"{label} demands {token_label(intention.jwt)}", intention)
+        return Verdict(False, f"{label} demands {token_label(intention.jwt, policy.providers)}", intention)
     if intention.action is not Action.PERMISSIONS:
         return Verdict(intention.action is Action.ALLOW, label, intention)
     if not policy.http:
@@ -154,18 +162,18 @@ def _by_intention(intention: Intention, policy: Policy) -> Verdict:
     rules = compiled_rules(intention.permissions, bool(policy.default_allow))
     if policy.normalization is None:
         return Verdict(False, f"{label} has L7 permissions, and the mesh entry is not known yet", intention)
-    notes = "".join(f"; {note}" for note in _notes(intention.permissions))
+    notes = "".join(f"; {note}" for note in _notes(intention.permissions, policy))
     if rules.rules:
         return Verdict(False, f"{label}: the request decides{notes}", intention, rules=rules)
     said = _word(rules.default_allow)
     return Verdict(rules.default_allow, f"{label}: {said}, whatever the request{notes}", intention)
 
 
-def _notes(permissions: tuple[Permission, ...]) -> Iterator[str]:
+def _notes(permissions: tuple[Permission, ...], policy: Policy) -> Iterator[str]:
     """What is denied although its author may have meant to allow it."""
     for position, permission in enumerate(permissions):
         if permission.fault or permission.jwt is not None:
-            yield f"Permissions[{position}]: {_by_permission(permission)[1]}"
+            yield f"Permissions[{position}]: {_by_permission(permission, policy)[1]}"
 
 
 def _first(permissions: tuple[Permission, ...], request: NormalRequest) -> int | None:
@@ -175,11 +183,11 @@ def _first(permissions: tuple[Permission, ...], request: NormalRequest) -> int |
     return None
 
 
-def _by_permission(permission: Permission) -> tuple[bool, str]:
+def _by_permission(permission: Permission, policy: Policy) -> tuple[bool, str]:
     if permission.fault:
         return False, f"denied, as it is not understood: {permission.fault}"
     if permission.jwt is not None:
-        return False, f"demands {token_label(permission.jwt)}"
+        return False, f"demands {token_label(permission.jwt, policy.providers)}"
     return permission.allow, _word(permission.allow)
 
 

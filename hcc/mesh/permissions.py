@@ -11,6 +11,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from hcc.mesh.patterns import compiled
 from hcc.mesh.request import NormalRequest
+from hcc.mesh.token_providers import TokenProviders
 
 _ASCII_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
@@ -113,9 +114,9 @@ class Permission:
         return self.path is None and not self.headers and not self.methods
 
 
-def token_label(providers: tuple[JwtProvider, ...]) -> str:
+def token_label(providers: tuple[JwtProvider, ...], known: TokenProviders | None = None) -> str:
     """A token that one of these has signed, and that nobody looks at, in one phrase."""
-    names = ", ".join(provider.name for provider in providers) or "nobody"
+    names = ", ".join(known.label_of(one.name) if known else one.name for one in providers) or "nobody"
     return f"a JWT (of {names}), which is not supported yet"
 
 

@@ -11,6 +11,7 @@ from hcc.errors import HccError
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 _T = TypeVar("_T")
 _Decoder = Callable[[object], Any]
@@ -127,6 +128,7 @@ _NORMALIZATION = _object(
     escaped_slashes=_member(EscapedSlashes),
     underscores=_member(Underscores),
 )
+_PROVIDER = _object(TokenProvider, name=_TEXT, issuer=_TEXT, keys=_TEXT)
 _POLICY = _object(
     Policy,
     destination=_TEXT,
@@ -136,4 +138,5 @@ _POLICY = _object(
     version=_NUMBER,
     http=_FLAG,
     normalization=_optional(_NORMALIZATION),
+    providers=_optional(_object(TokenProviders, entries=_several(_PROVIDER))),
 )

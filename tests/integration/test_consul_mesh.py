@@ -379,6 +379,34 @@ def what_intentions_say(http_addr: str, token: str) -> Iterator[str]:
         client.close()
 
 
+def test_a_service_identity_may_read_who_signs_the_tokens_that_intentions_demand() -> None:
+    line = CONSUL_LINES[-1]
+    provider = {"Kind": "jwt-provider", "Name": "okta", "Issuer": "https://okta"}
+    demand = {"Sources": [{"Name": "api", "Action": "allow"}], "JWT": {"Providers": [{"Name": "okta"}]}}
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
+        agent.register(web())
+        agent.put_config(provider | {"JSONWebKeySet": {"Remote": {"URI": "https://okta/keys"}}})
+        agent.put_config({"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
+        agent.put_config({"Kind": "service-intentions", "Name": "web"} | demand)
+        made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
+        shell = Shell(agent.http_addr, "web-sidecar-proxy", made["SecretID"])
+
+        def why(now: Snapshot) -> str:
+            assert now.policy is not None
+            verdict = verdict_of(now.policy, ServiceIdentity(now.policy.trust_domain, "api", "dc1"))
+            assert not verdict.allowed
+            return verdict.reason
+
+        try:
+            told = "of okta [issuer 'https://okta', keys on a server]"
+            shell.until("the provider", lambda now: now.policy and told in why(now))
+            agent.put_config(provider | {"JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbeyJrdHkiOiJFQyJ9XX0="}}})
+            shell.until("its new keys", lambda now: now.policy and "keys in its entry: EC" in why(now))
+            assert not shell.failing
+        finally:
+            shell.close()
+
+
 def test_a_token_that_loses_its_rights_takes_nothing_away(line: str) -> None:
     with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
         agent.register(web(("db", 9191)))

@@ -11,6 +11,7 @@ from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import Normalization, Request
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 TRUST_DOMAIN = "example.consul"
 
@@ -177,6 +178,20 @@ def test_a_permission_that_demands_a_token_denies_what_it_speaks_of_by_name() ->
     assert "demands a JWT (of okta, own)" in verdict.reason
     assert decide(rules, caller(), get("/open")).allowed
     assert "Permissions[0]: demands a JWT" in verdict_of(rules, caller()).reason
+
+
+def test_a_token_that_is_demanded_is_named_with_its_issuer_and_keys_and_lets_nobody_in() -> None:
+    providers = TokenProviders((TokenProvider("okta", "https://okta", "keys on a server"),))
+    label = "a JWT (of okta [issuer 'https://okta', keys on a server], own [unknown to Consul])"
+    okta_or_own = (JwtProvider("okta"), JwtProvider("own"))
+    # Consul's Envoy looks at no token on a tcp service, nor where what it is demanded for is the default anyway.
+    for default_allow in (True, False):
+        whole = policy(Intention("web", Action.ALLOW, 9, jwt=okta_or_own), default_allow=default_allow)
+        by_path = l7(on("/pay", allow=True, jwt=okta_or_own), on("/", allow=True), default_allow=default_allow)
+        for asked in (whole, replace(whole, http=True), by_path):
+            verdict = decide(replace(asked, providers=providers), caller(), get("/pay"))
+            assert not verdict.allowed
+            assert label in verdict.reason
 
 
 def test_a_permission_that_is_not_understood_denies_all_that_reaches_it_and_says_why() -> None:

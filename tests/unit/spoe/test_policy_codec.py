@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 from hcc.spoe.policy_codec import PolicyCodecError, decode_policy, encode_policy
 
 TEXT = st.text(max_size=8)
@@ -53,6 +54,8 @@ POLICIES = st.builds(
     | st.builds(
         Normalization, st.booleans(), st.booleans(), st.sampled_from(EscapedSlashes), st.sampled_from(Underscores)
     ),
+    providers=st.none()
+    | st.builds(TokenProviders, st.lists(st.builds(TokenProvider, TEXT, TEXT, TEXT), max_size=2).map(tuple)),
 )
 
 
