@@ -20,12 +20,13 @@ from hcc.consul.keys import EndpointsWatch, IntentionsWatch, ProxyWatch, WatchKe
 from hcc.consul.selection import proxy_for_service
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.mesh.identity import ServiceIdentity, parse_service_uri
-from hcc.mesh.intentions import verdict_of
+from hcc.mesh.intentions import demands_of, rule_sets, verdict_of
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
 from tests.binaries import CONSUL_LINES
 from tests.consul_agent import DevAgent, accepts, acls
 from tests.consul_http import AgentError, service_with_sidecar
+from tests.tokens import entry, signer
 
 pytestmark = pytest.mark.integration
 T = TypeVar("T")
@@ -391,6 +392,9 @@ def test_a_service_identity_may_read_who_signs_the_tokens_that_intentions_demand
         made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
         shell = Shell(agent.http_addr, "web-sidecar-proxy", made["SecretID"])
 
+        def demands(now: Snapshot) -> bool:
+            return now.policy is not None and bool(demands_of(now.policy))
+
         def why(now: Snapshot) -> str:
             assert now.policy is not None
             verdict = verdict_of(now.policy, ServiceIdentity(now.policy.trust_domain, "api", "dc1"))
@@ -398,10 +402,18 @@ def test_a_service_identity_may_read_who_signs_the_tokens_that_intentions_demand
             return verdict.reason
 
         try:
-            told = "of okta [issuer 'https://okta', keys on a server]"
+            told = "of okta [issuer 'https://okta', keys on a server; keys can only be used from the entry itself]"
             shell.until("the provider", lambda now: now.policy and told in why(now))
             agent.put_config(provider | {"JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbeyJrdHkiOiJFQyJ9XX0="}}})
-            shell.until("its new keys", lambda now: now.policy and "keys in its entry: EC" in why(now))
+            shell.until("its new keys", lambda now: now.policy and "keys in its entry: EC; none" in why(now))
+            agent.put_config(entry(signer("ES256"), signer("HS256"), Audiences=["web"], ClockSkewSeconds=7))
+            policy = shell.until("keys to check with", lambda now: now.policy if demands(now) else None)
+            assert verdict_of(policy, ServiceIdentity(policy.trust_domain, "api", "dc1")).rules == rule_sets(policy)[0]
+            assert policy.providers
+            (okta,) = policy.providers.entries
+            assert okta.checks
+            assert (okta.checks.audiences, okta.checks.skew_s) == (("web",), 7)
+            assert [key.algorithms for key in okta.checks.keys] == [("ES256",), ("HS256", "HS384", "HS512")]
             assert not shell.failing
         finally:
             shell.close()
