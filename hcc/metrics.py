@@ -75,6 +75,9 @@ class Metrics:
             "Decisions of SPOE workers about callers; those that HAProxy knows are not asked about.",
             ("source", "destination", "verdict"),
         )
+        self.token_checks = self._counter(
+            "hcc_token_checks", "Checks of requests' tokens (JWT), by verdict: `good` or `refused`.", ("verdict",)
+        )
         self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")
         self.callers_remembered = self._gauge(
             "hcc_callers_remembered", "Certificates of callers that HAProxy knows by itself."

@@ -242,6 +242,7 @@ def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcemen
         ticket_secret=Secret("of a test"),
         intentions=intentions,
         leaves=f"{directory}/leaves.map",
+        token_socket=f"{directory}/tokens.sock",
     )
 
 

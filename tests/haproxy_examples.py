@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.permissions import JwtProvider
+from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Health, Protocol, Snapshot
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from hcc.mesh.token_providers import (
+    USUAL_PLACES,
+    PlaceKind,
+    TokenChecks,
+    TokenKey,
+    TokenPlace,
+    TokenProvider,
+    TokenProviders,
+)
+from tests.builders import TRUST_DOMAIN, endpoint, proxy, snapshot, upstream, upstream_state
+
+
+def tokens_policy(intention: Intention) -> Policy:
+    """One of an intention that demands a token, of a provider that tells all places there are."""
+    places = (
+        TokenPlace(PlaceKind.HEADER, "x-token", forward=False),
+        TokenPlace(PlaceKind.COOKIE, "jwt"),
+        *USUAL_PLACES,
+    )
+    checks = TokenChecks((), 30, places, (TokenKey("", ("RS256",), Secret("{}")),))
+    providers = TokenProviders((TokenProvider("okta", "https://okta", "keys in its entry: RSA", checks=checks),))
+    return Policy("web", TRUST_DOMAIN, (intention,), False, 1, http=True, providers=providers)
 
 
 def examples() -> dict[str, Snapshot]:
@@ -23,6 +47,10 @@ def examples() -> dict[str, Snapshot]:
             upstream_state(upstream("web"), [endpoint()], protocol="http2"),
             upstream_state(upstream("rpc", 9192, address="::1"), [endpoint()], protocol="grpc"),
             proxy_=proxy(protocol=Protocol.GRPC, bind_address="::", local_address="localhost", local_port=80),
+        ),
+        "tokens": snapshot(
+            proxy_=proxy(protocol=Protocol.HTTP),
+            policy_=tokens_policy(Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta"),))),
         ),
         "names": snapshot(
             upstream_state(upstream("My_Svc.with-dots", datacenter="dc1"), [endpoint()]),

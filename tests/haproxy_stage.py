@@ -218,6 +218,7 @@ class Stage:
             ticket_keys=self.layout.ticket_keys,
             ticket_secret=Secret("of a test"),
             leaves=self.layout.leaves,
+            token_socket=self.layout.token_socket,
             intentions=intentions,
         )
         wanted = desired_of(snapshot, options, self.certificates(), callers).desired

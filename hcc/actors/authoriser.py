@@ -35,9 +35,10 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import rule_entries, rule_headers
 from hcc.mesh.caller import caller_name
-from hcc.mesh.caller_book import ALLOW, DENY, CallerBook, newly_denied
+from hcc.mesh.caller_book import CallerBook, newly_denied
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.intentions import Policy, rule_sets
+from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
 
 # Callers met in this time are remembered together; they are let in meanwhile, as the workers are asked.

@@ -20,6 +20,7 @@ from hcc.actors.messages import (
     CERT_MANAGER,
     CONFIG_RECONCILER,
     SPOE_POOL,
+    TOKEN_AGENT,
     VERIFIER,
     CredentialsOffered,
     Drain,
@@ -268,7 +269,7 @@ class ConsulWatcher(Actor):
             self.tell(hearer, SnapshotChanged(told))
 
     def _tell_policy(self, policy: Policy) -> None:
-        for hearer in (AUTHORISER, SPOE_POOL):
+        for hearer in (AUTHORISER, SPOE_POOL, TOKEN_AGENT):
             self.tell(hearer, PolicyChanged(policy))
 
     def _report(self) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hcc.errors import SettingError
-from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.identity import IdentityError, ServiceIdentity, parse_source
 from hcc.mesh.intentions import Policy, Verdict, decide, verdict_of
 from hcc.mesh.request import Request
+from hcc.mesh.rules import ALLOW, DENY
 from hcc.settings import Enforcement
 
 BY_REQUEST = "by request"
 """The verdict on a connection whose requests are decided one by one."""
+BY_TOKEN = "by token"  # noqa: S105 (a verdict)
+"""The verdict on a request that a token decides, which the question has none of."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 
@@ -39,7 +41,8 @@ class Explanation:
     """The answer; its fields are those of `hcc explain --json`.
 
     Args:
-        verdict: `allow`, `deny`, or `by request` where the question names no request and permissions decide.
+        verdict: `allow`, `deny`, `by request` where the question names no request and permissions decide, or
+            `by token` where a request's token does.
         reason: one phrase.
         source: SPIFFE URI of the caller.
         intention: the one that governs, in one phrase; empty if none does.
@@ -95,7 +98,7 @@ def explained(policy: Policy, datacenter: str, question: Question, intentions: E
     verdict = _verdict(policy, caller, question.request)
     governing = verdict.intention
     return Explanation(
-        verdict=BY_REQUEST if verdict.rules else ALLOW if verdict.allowed else DENY,
+        verdict=_word(verdict),
         reason=verdict.reason,
         source=caller.uri(),
         destination=policy.destination,
@@ -110,6 +113,12 @@ def explained(policy: Policy, datacenter: str, question: Question, intentions: E
 
 def _verdict(policy: Policy, caller: ServiceIdentity, request: Request | None) -> Verdict:
     return verdict_of(policy, caller) if request is None else decide(policy, caller, request)
+
+
+def _word(verdict: Verdict) -> str:
+    if verdict.by_token:
+        return BY_TOKEN
+    return BY_REQUEST if verdict.rules else ALLOW if verdict.allowed else DENY
 
 
 def _one(given: Mapping[str, Sequence[str]], name: str) -> str:

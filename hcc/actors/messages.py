@@ -29,6 +29,7 @@ CONFIG_RECONCILER = "ConfigReconciler"
 PROCESS_SUPERVISOR = "ProcessSupervisor"
 SPOE_GROUP = "SPOE"
 SPOE_POOL = "SPOEPool"
+TOKEN_AGENT = "TokenAgent"  # noqa: S105 (a name)
 AUTHORISER = "Authoriser"
 VERIFIER = "Verifier"
 ADMIN = "Admin"
@@ -80,6 +81,18 @@ class PolicyChanged:
 
     policy: Policy
     coalesce_key: ClassVar[str] = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused:
+    """TokenAgent to SPOEPool: a request was denied for its token, of many in a second the first are told.
+
+    Args:
+        source: the caller's service, or empty if that is not certain.
+    """
+
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

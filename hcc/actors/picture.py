@@ -27,9 +27,9 @@ from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import upstream_name
 from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
-from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.naming import parts
 from hcc.mesh.peer_book import Peer
+from hcc.mesh.rules import ALLOW, DENY
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
 

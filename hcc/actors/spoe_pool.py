@@ -21,6 +21,7 @@ from hcc.actors.messages import (
     FactsReported,
     PolicyChanged,
     Publish,
+    TokenRefused,
 )
 from hcc.actors.readiness import PolicyFacts
 from hcc.metrics import Metrics
@@ -140,6 +141,8 @@ class SPOEPool(Actor):
                 self._report()
             case _News(event):
                 self._hear(event)
+            case TokenRefused(source, reason):
+                self._note_denial(source, reason)
             case _Calls(calls):
                 self.tell(AUTHORISER, CallersMet(calls))
             case _Respawn() | _RespawnZygote() | _Look():
@@ -186,9 +189,8 @@ class SPOEPool(Actor):
             case ZygoteExited():
                 _log.error("the SPOE zygote ended; the workers go on")
                 self.after(self._delay(), _RespawnZygote(), key="zygote")
-            case Denied():
-                self._note_decision(event.source, "deny", event.reason)
-                self._log_denial(event)
+            case Denied(_, source, reason):
+                self._note_denial(source, reason)
 
     def _respawn(self, index: int) -> None:
         try:
@@ -219,12 +221,16 @@ class SPOEPool(Actor):
             self._report_due = True
             self.after(CALLERS_EVERY_S, _ReportCallers(), key="callers")
 
-    def _log_denial(self, event: Denied) -> None:
+    def _note_denial(self, source: str, reason: str) -> None:
+        self._note_decision(source, "deny", reason)
+        self._log_denial(source, reason)
+
+    def _log_denial(self, source: str, reason: str) -> None:
         self._denials += 1
         if self._denials == 1:
             self.after(DENIALS_EVERY_S, _DenialsAgain(), key="denials")
         if self._denials <= DENIALS_LOGGED:
-            _log.warning("%s: source=%s reason=%r", self._denied, event.source or "unknown", event.reason)
+            _log.warning("%s: source=%s reason=%r", self._denied, source or "unknown", reason)
 
     def _end_of_denials(self) -> None:
         left = self._denials - DENIALS_LOGGED

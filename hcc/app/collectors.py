@@ -67,8 +67,16 @@ def pool_metrics(workers: Iterable[WorkerState]) -> Iterator[Metric]:
     yield family
 
 
-def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]], *, enforced: bool = True) -> Iterator[Metric]:
-    """What the SPOE workers counted, over all their restarts, summed over the workers."""
+def worker_metrics(
+    counters: Callable[[], tuple[WorkerCounters, ...]], *, refused_tokens: int = 0, enforced: bool = True
+) -> Iterator[Metric]:
+    """What the SPOE workers counted, over all their restarts, summed over the workers.
+
+    Args:
+        counters: theirs.
+        refused_tokens: by others, which with audit are denials, too.
+        enforced: False with audit.
+    """
     workers = counters()
     verdicts = CounterMetricFamily("hcc_spoe_verdicts", "Answers to HAProxy.", labels=("verdict",))
     verdicts.add_metric(("allow",), sum(one.allowed for one in workers))
@@ -76,7 +84,7 @@ def worker_metrics(counters: Callable[[], tuple[WorkerCounters, ...]], *, enforc
     yield verdicts
     if not enforced:
         text = "Let in though denied, with `--intentions audit` only."
-        yield _sum("hcc_audit_denials", text, [one.denied for one in workers])
+        yield _sum("hcc_audit_denials", text, [refused_tokens, *(one.denied for one in workers)])
     yield _sum("hcc_spoe_unreadable_certificates", "Denied as unreadable.", [one.errors for one in workers])
     yield _sum("hcc_spoe_connections", "Connections from HAProxy.", [one.connections_total for one in workers])
     yield _sum("hcc_spoe_bad_frames", "Connections ended for a bad frame.", [one.frames_bad for one in workers])

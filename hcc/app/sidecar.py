@@ -29,6 +29,7 @@ from hcc.actors.messages import (
     PROCESS_SUPERVISOR,
     SPOE_GROUP,
     SPOE_POOL,
+    TOKEN_AGENT,
     VERIFIER,
     Drain,
     ReloadToken,
@@ -39,6 +40,7 @@ from hcc.actors.restart import Intensity
 from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.supervisor import Supervisor
+from hcc.actors.token_agent import TokenAgent
 from hcc.actors.tree import Tree, TreeExit, start_tree
 from hcc.actors.verifier import Verifier
 from hcc.app.allocator import keep_few_arenas
@@ -78,6 +80,7 @@ from hcc.peers.prober import Prober
 from hcc.settings import Enforcement, RunSettings, VerifyUpstream
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.spawner import Spawner
+from hcc.tokens.server import TokenServer
 from hcc.version import VERSION
 
 # Restarts of one group before it fails upwards; at the root hcc then exits.
@@ -225,7 +228,9 @@ class Sidecar:
             ticket_secret=Secret(os.urandom(32).hex()),
             intentions=settings.intentions,
             leaves=layout.leaves if verify.checks_answers else "",
+            token_socket=layout.token_socket,
         )
+        self._tokens = TokenServer(layout.token_socket, self._metrics)
         running = haproxy.control.running()
         maps = CallerMaps(layout, haproxy.control.capabilities)
         leaves = LeafMap(layout, haproxy.control.capabilities)
@@ -250,7 +255,9 @@ class Sidecar:
         self._metrics.collect_from(lambda: actor_metrics(self.tree))
         self._metrics.collect_from(lambda: watch_metrics(one.state() for one in ledger.watchers))
         self._metrics.collect_from(lambda: pool_metrics(self._pool.workers()))
-        self._metrics.collect_from(lambda: worker_metrics(self._pool.counters, enforced=enforced))
+        self._metrics.collect_from(
+            lambda: worker_metrics(self._pool.counters, refused_tokens=self._tokens.refused_total, enforced=enforced)
+        )
         everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
         scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
         self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
@@ -285,6 +292,7 @@ class Sidecar:
                     "intensity": INTENSITY,
                 },
             ),
+            ChildSpec(TOKEN_AGENT, TokenAgent, {"server": self._tokens}),
             ChildSpec(
                 AUTHORISER,
                 Authoriser,
@@ -375,6 +383,7 @@ class Sidecar:
                 self._drain(signals)
         finally:
             self._tree.stop(STOP_TIMEOUT_S)
+            self._tokens.close()
             if self._dataplane is not None:
                 self._dataplane.stop()
         if end is End.DRAINED:

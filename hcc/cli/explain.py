@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TARGET = "/v1/explain"
 # Beside those of all commands, so that a script can ask.
-EXIT_CODES = {"allow": 0, "deny": 3, "by request": 4}
+EXIT_CODES = {"allow": 0, "deny": 3, "by request": 4, "by token": 5}
 
 
 def _arguments(command: argparse.ArgumentParser) -> None:

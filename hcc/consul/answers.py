@@ -11,6 +11,7 @@ from hcc.mesh.intentions import Intention
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.snapshot import Health, Leaf, Proxy, Roots
 from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
+from hcc.mesh.token_providers import TokenProviders
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +94,14 @@ class MeshEntry:
     tls: MeshTls = LEFT_TO_PROXIES
 
 
-Answer = Registration | Application | Roots | Leaf | IntentionList | MeshEntry | Chain | tuple[Instance, ...]
+Answer = (
+    Registration
+    | Application
+    | Roots
+    | Leaf
+    | IntentionList
+    | MeshEntry
+    | TokenProviders
+    | Chain
+    | tuple[Instance, ...]
+)

@@ -25,6 +25,7 @@ from hcc.consul.keys import (
     QueryWatch,
     RootsWatch,
     ServiceWatch,
+    TokenProvidersWatch,
     WatchKey,
 )
 from hcc.consul.known import (
@@ -37,10 +38,11 @@ from hcc.consul.known import (
     registration_of,
     roots_of,
     stands_in,
+    token_providers_of,
 )
 from hcc.mesh.chain import Chain, Target, start_target
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Policy
+from hcc.mesh.intentions import Policy, demands_tokens
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
@@ -173,6 +175,9 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
+    policy = _policy(known, _completed(registration, known))
+    if policy is not None and any(demands_tokens(one) for one in policy.intentions):
+        yield TokenProvidersWatch()
     for upstream, override in _upstreams(registration):
         yield from _upstream_watches(upstream, override, known, datacenter)
 
@@ -210,6 +215,7 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
                 version=version,
                 http=proxy.protocol.is_http,
                 normalization=mesh.normalization if mesh else None,
+                providers=token_providers_of(known),
             )
     return None
 

@@ -107,6 +107,10 @@ class ConsulClient:
         """The mesh entry in a list, which is empty without one; no right is needed."""
         return self._blocking("/v1/config/mesh", [], index)
 
+    def token_providers(self, index: int = 0) -> Result:
+        """The `jwt-provider` entries; needs service:write on any service, or mesh:read."""
+        return self._blocking("/v1/config/jwt-provider", [], index)
+
     def all_intentions(self, index: int = 0) -> Result:
         """Every intention that the token may see; blocks where `intentions` does not (before Consul 1.9), too."""
         return self._blocking("/v1/connect/intentions", [], index)

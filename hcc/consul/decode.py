@@ -20,12 +20,14 @@ from hcc.consul.keys import (
     QueryWatch,
     RootsWatch,
     ServiceWatch,
+    TokenProvidersWatch,
     WatchKey,
 )
 from hcc.consul.mesh_entry import mesh_entry
 from hcc.consul.permissions import jwt, permission
 from hcc.consul.policy import Probe
 from hcc.consul.registration import registration
+from hcc.consul.token_providers import token_providers
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.secret import Secret
@@ -53,6 +55,8 @@ def answer(key: WatchKey, data: object) -> Answer:  # noqa: PLR0911 - one return
             return leaf(data)
         case MeshWatch():
             return mesh_entry(data)
+        case TokenProvidersWatch():
+            return token_providers(data)
         case ChainWatch():
             return chain(data)
         case QueryWatch():

@@ -23,6 +23,7 @@ from hcc.consul.keys import (
     QueryWatch,
     RootsWatch,
     ServiceWatch,
+    TokenProvidersWatch,
     WatchKey,
 )
 from hcc.consul.pacing import next_index
@@ -94,7 +95,7 @@ def fetch(
     return _fetched(key, value, result, position)
 
 
-def _ask(  # noqa: PLR0911 - one return for each kind of key
+def _ask(  # noqa: C901, PLR0911 - one return for each kind of key
     client: ConsulClient, key: WatchKey, position: Position
 ) -> Result:
     match key:
@@ -108,6 +109,8 @@ def _ask(  # noqa: PLR0911 - one return for each kind of key
             return client.leaf(key.service, position.index)
         case MeshWatch():
             return _mesh(client, position)
+        case TokenProvidersWatch():
+            return client.token_providers(position.index)
         case ChainWatch():
             return client.chain(key, position.index)
         case EndpointsWatch():

@@ -71,6 +71,14 @@ class MeshWatch:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class TokenProvidersWatch:
+    """Who may sign the tokens that intentions demand; answers `TokenProviders`."""
+
+    def label(self) -> str:
+        return "jwt-provider entries"
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class ChainWatch:
     """A compiled discovery chain; answers `Chain`.
 
@@ -135,6 +143,7 @@ WatchKey = (
     | LeafWatch
     | IntentionsWatch
     | MeshWatch
+    | TokenProvidersWatch
     | ChainWatch
     | EndpointsWatch
     | QueryWatch

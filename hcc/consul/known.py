@@ -12,10 +12,12 @@ from hcc.consul.keys import (
     ProxyWatch,
     QueryWatch,
     RootsWatch,
+    TokenProvidersWatch,
     WatchKey,
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.snapshot import Leaf, Roots
+from hcc.mesh.token_providers import TokenProviders
 
 Known = dict[WatchKey, Answer]
 
@@ -65,6 +67,12 @@ def mesh_entry_of(known: Known) -> MeshEntry | None:
     """The mesh entry, or what counts without one."""
     value = known.get(MeshWatch())
     return value if isinstance(value, MeshEntry) else None
+
+
+def token_providers_of(known: Known) -> TokenProviders | None:
+    """Who may sign tokens."""
+    value = known.get(TokenProvidersWatch())
+    return value if isinstance(value, TokenProviders) else None
 
 
 def chain_of(known: Known, key: ChainWatch) -> Chain | None:

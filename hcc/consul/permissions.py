@@ -8,6 +8,8 @@ Source: hashicorp/consul agent/structs/config_entry_intentions.go (1.20.1); refe
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hcc.consul.fields import Fields
 from hcc.mesh.patterns import compiled
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
@@ -24,6 +26,9 @@ _VALUES = {
     "Contains": HeaderMatch.CONTAINS,
 }
 _HEADER = frozenset(("Name", "Present", *_VALUES, "Invert", "IgnoreCase"))
+_JWT = frozenset(("Providers",))
+_JWT_PROVIDER = frozenset(("Name", "VerifyClaims"))
+_CLAIM = frozenset(("Path", "Value"))
 _AUTHORITY = ":authority"
 _HOST = "host"
 
@@ -63,12 +68,20 @@ def jwt(item: Fields) -> tuple[JwtProvider, ...] | None:
     """
     if item.values.get("JWT") is None:
         return None
-    return tuple(_provider(provider) for provider in item.child("JWT").children("Providers"))
+    demand = item.child("JWT")
+    faults = "; ".join(_unknown(demand, _JWT))
+    providers = tuple(_provider(provider) for provider in demand.children("Providers"))
+    return tuple(replace(one, fault=faults) for one in providers) if faults else providers
 
 
 def _provider(item: Fields) -> JwtProvider:
     claims = item.children("VerifyClaims")
-    return JwtProvider(item.text("Name"), tuple((claim.texts("Path"), claim.text("Value")) for claim in claims))
+    faults = (*_unknown(item, _JWT_PROVIDER), *(fault for claim in claims for fault in _unknown(claim, _CLAIM)))
+    return JwtProvider(
+        name=item.text("Name"),
+        claims=tuple((claim.texts("Path"), claim.text("Value")) for claim in claims),
+        fault="; ".join(faults),
+    )
 
 
 def _path(http: Fields) -> PathRule | None:

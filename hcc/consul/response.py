@@ -76,12 +76,13 @@ def _remedy(request: str, said: str) -> str:
 
 _RIGHTS = (
     ("/v1/agent/connect/ca/leaf/", "service:write on that service"),
-    ("/v1/agent/connect/authorize", "service:write on the target service"),
+    ("/v1/agent/connect/authorize", "service:write and intentions:read on the target service"),
     ("/v1/agent/service/register", "service:write on that service"),
     ("/v1/agent/service/deregister/", "service:write on that service"),
     ("/v1/agent/service/", "service:read on that service"),
     ("/v1/agent/self", "agent:read"),
     ("/v1/connect/intentions", "intentions:read (implied by service:read) on that service"),
+    ("/v1/config/jwt-provider", "mesh:read, or service:write on some service"),
     ("/v1/discovery-chain/", "service:read on that service"),
     ("/v1/health/", "service:read and node:read"),
     ("/v1/query/", "query:read, and service:read on what it finds"),

@@ -34,6 +34,7 @@ from hcc.haproxy.model import (
     UpstreamListener,
 )
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
+from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
@@ -85,6 +86,7 @@ class Options:
     ticket_secret: Secret
     intentions: Enforcement = Enforcement.ENFORCE
     leaves: str = ""
+    token_socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,8 @@ def _authorisation(public: PublicListener | None, options: Options, policy: Poli
         options.rules,
         rule_headers(policy) if public.mode is Mode.HTTP else (),
         policy.normalization or CONSULS_DEFAULT,
+        token_socket=options.token_socket,
+        token_places=token_places(policy) if options.token_socket else (),
         enforced=options.intentions is Enforcement.ENFORCE,
     )
 

@@ -109,6 +109,11 @@ class Layout:
         """What our reload command found damaged by the Data Plane API."""
         return self._path("dataplane.repaired")
 
+    @property
+    def token_socket(self) -> str:
+        """Where HAProxy asks about tokens."""
+        return self._path("tokens.sock")
+
     def agent_socket(self, number: int) -> str:
         """The socket of SPOE worker `number`, counted from 1."""
         return self._path(f"spoe-{number}.sock")

@@ -17,6 +17,7 @@ from hcc.errors import HccError
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import UNLIMITED, TlsLimits
+from hcc.mesh.token_providers import TokenPlace
 
 # Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
 MAX_WEIGHT = 256
@@ -236,6 +237,8 @@ class Authorisation:
         rules: map file of the rules of layer-7 intentions.
         headers: names of the request headers that rules look at, sorted.
         normalization: how a request under rules is brought into one form.
+        token_socket: of whoever checks tokens.
+        token_places: where in a request tokens are, if rules leave anything to tokens.
         enforced: False to let everybody in, and every request through as it came, and only tell whom the answers deny.
     """
 
@@ -247,6 +250,8 @@ class Authorisation:
     rules: str
     headers: tuple[str, ...] = ()
     normalization: Normalization = CONSULS_DEFAULT
+    token_socket: str = ""
+    token_places: tuple[TokenPlace, ...] = ()
     enforced: bool = True
     processing_timeout_ms: int = 500
 

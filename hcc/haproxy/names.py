@@ -8,6 +8,7 @@ from hcc.mesh.snapshot import Upstream, UpstreamKey, UpstreamType
 PUBLIC = "public"
 APP = "app"
 AGENTS = "spoe_agents"
+TOKEN_AGENT = "token_agent"  # noqa: S105 (a name)
 
 
 def upstream_name(upstream: Upstream) -> str:

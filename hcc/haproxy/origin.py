@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hcc.haproxy.names import AGENTS, APP, PUBLIC
+from hcc.haproxy.names import AGENTS, APP, PUBLIC, TOKEN_AGENT
 from hcc.haproxy.owners import Owners
 from hcc.mesh.snapshot import Proxy, Snapshot, UpstreamState
 
@@ -50,7 +50,7 @@ def origin(text: str, line: int, snapshot: Snapshot) -> str:
         return ""
     name = next((one.partition(" ")[2] for one in reversed(lines[:line]) if one.startswith(_SECTIONS)), "")
     words = lines[line - 1].strip()
-    if name in (PUBLIC, AGENTS, APP):
+    if name in (PUBLIC, AGENTS, APP, TOKEN_AGENT):
         return _of_proxy(snapshot.proxy, _OF_APP if name == APP else _OF_PUBLIC, words)
     state = Owners(snapshot.upstreams).of(name) if name else None
     return _of_upstream(snapshot.proxy, state, words) if state is not None else ""

@@ -32,10 +32,11 @@ from hcc.haproxy.model import (
     Tls,
     UpstreamListener,
 )
+from hcc.haproxy.names import TOKEN_AGENT
 from hcc.haproxy.render_rules import as_sent, needs_experimental, refused, rule_lines
+from hcc.haproxy.render_tokens import TOKENS, token_backend, token_lines, token_question
 from hcc.haproxy.slots import slotted
-from hcc.mesh.caller_book import ALLOW
-from hcc.mesh.rules import NAME_PREFIX
+from hcc.mesh.rules import ALLOW, NAME_PREFIX
 from hcc.mesh.tls import TlsLimits, TlsVersion
 
 DESCRIPTION = "hcc"
@@ -54,6 +55,8 @@ IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
 VERDICT = "txn.hcc_verdict"
 CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
+# Arguments that tell whose request it is.
+_WHOSE = f"caller=var({IDENTITY}) method=method path=path"
 # In http every request is asked about: a kept-alive connection must not outlive a change of intentions.
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
 # Kinds of files beside haproxy.cfg, and how their names end.
@@ -250,11 +253,13 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
         log = access_log.public(desired.public.mode, f"var({IDENTITY}),field(3,|)", errors=errors) if logs else ()
         yield from _public(desired.public, desired.authorisation, capabilities, files, log)
     if desired.app:
-        yield from _app(desired.app, desired.public, capabilities)
+        yield from _app(desired.app, desired.public, asked if desired.public else None, capabilities)
     if asked:
         if _refuses_by_rules(asked, capabilities):
             yield from _refusals()
         yield from _agents(asked, capabilities)
+        if _asks_for_tokens(asked, capabilities):
+            yield from token_backend(asked)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
         log = access_log.upstream(listener.mode, listener.label) if logs else ()
@@ -304,9 +309,8 @@ def _public(
     # The handshake demands a certificate already; should it ever not, this still does.
     yield "  tcp-request content reject unless { ssl_c_used }"
     if public.authorised and authorisation:
-        yield from (
-            f"  filter spoe engine {engine} config {words.path(files[SPOE].path)}" for engine in (ENGINE, AGAIN)
-        )
+        engines = (ENGINE, AGAIN, TOKENS) if _asks_for_tokens(authorisation, capabilities) else (ENGINE, AGAIN)
+        yield from (f"  filter spoe engine {engine} config {words.path(files[SPOE].path)}" for engine in engines)
         if public.mode is Mode.HTTP:
             yield from _authorise_requests(authorisation, capabilities, log)
         else:
@@ -406,13 +410,18 @@ def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Itera
         yield f"  http-request set-header {header} {service} {known}"
 
 
-def _app(app: AppBackend, public: PublicListener | None, capabilities: Capabilities) -> Iterator[str]:
+def _app(
+    app: AppBackend, public: PublicListener | None, asked: Authorisation | None, capabilities: Capabilities
+) -> Iterator[str]:
     yield ""
     yield f"backend {words.name(app.name)}"
     yield f"  mode {app.mode.value}"
     # Another line is the same application: a call must not be counted, and cut, as somebody else's.
     yield "  no option redispatch"
     yield from _timeouts(app.timeouts)
+    if asked and asked.enforced and _asks_for_tokens(asked, capabilities):
+        # Before all else: tokens are asked about on the way here.
+        yield from token_lines(asked)
     if public and public.mode is Mode.HTTP:
         # Here, as the listener's rules on requests end with the first that allows.
         yield from _caller_headers(public, capabilities)
@@ -620,31 +629,34 @@ def _server_tls(tls: Tls, capabilities: Capabilities) -> str:
 
 def _spoe(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     rules = _has_rules(authorisation, capabilities)
-    yield from _agent(ENGINE, authorisation, "5m", " refused" if rules else "")
+    yield from _agent(ENGINE, authorisation, "5m", "caller refused" if rules else "caller", authorisation.backend)
     yield from _question(authorisation, capabilities, _unless_allowed(authorisation, capabilities))
     if rules:
         # The agent counts and tells it; nothing that it answers changes anything. Not by `send-spoe-group`: 2.2.9 sends
         # that again and again, until the client gives up.
         yield "spoe-message refused"
-        yield f"  args caller=var({IDENTITY}) method=method path=path"
+        yield f"  args {_WHOSE}"
         yield f"  event on-backend-http-request if {refused(authorisation, VERDICT)}"
     # Idle connections end soon, so that it asks on a new one: an old one may be of the worker that is gone.
-    yield from _agent(AGAIN, authorisation, "100ms")
+    yield from _agent(AGAIN, authorisation, "100ms", "caller", authorisation.backend)
     yield from _question(authorisation, capabilities, f" if {{ var({ERROR}) -m found }}")
+    if _asks_for_tokens(authorisation, capabilities):
+        yield from _agent(TOKENS, authorisation, "5m", "token", TOKEN_AGENT)
+        yield from token_question(authorisation.token_places, _WHOSE)
 
 
-def _agent(engine: str, authorisation: Authorisation, idle: str, more: str = "") -> Iterator[str]:
+def _agent(engine: str, authorisation: Authorisation, idle: str, messages: str, backend: str) -> Iterator[str]:
     processing = words.milliseconds(authorisation.processing_timeout_ms)
     yield f"[{engine}]"
     yield "spoe-agent agent"
-    yield f"  messages caller{more}"
+    yield f"  messages {messages}"
     yield f"  option var-prefix {ENGINE}"
     if engine == ENGINE:
         yield f"  option set-on-error {ERROR.rpartition('.')[2]}"
     yield f"  timeout hello {processing}"
     yield f"  timeout processing {processing}"
     yield f"  timeout idle {idle}"
-    yield f"  use-backend {words.name(authorisation.backend)}"
+    yield f"  use-backend {words.name(backend)}"
 
 
 def _question(authorisation: Authorisation, capabilities: Capabilities, when: str) -> Iterator[str]:
@@ -660,6 +672,10 @@ def _has_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool
 
 def _refuses_by_rules(authorisation: Authorisation, capabilities: Capabilities) -> bool:
     return authorisation.enforced and _has_rules(authorisation, capabilities)
+
+
+def _asks_for_tokens(authorisation: Authorisation, capabilities: Capabilities) -> bool:
+    return bool(authorisation.token_places) and _has_rules(authorisation, capabilities)
 
 
 def _unless_allowed(authorisation: Authorisation, capabilities: Capabilities) -> str:

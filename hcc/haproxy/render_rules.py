@@ -13,9 +13,9 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Authorisation
 from hcc.haproxy.request_rules import headers_digest
-from hcc.mesh.caller_book import ALLOW
 from hcc.mesh.request import EscapedSlashes, Underscores
-from hcc.mesh.rules import NAME_PREFIX
+from hcc.mesh.rules import ALLOW, NAME_PREFIX
+from hcc.mesh.token_demands import TOKEN_PREFIX
 
 # Lines of one header that are joined, as rules see them joined; more are refused.
 MOST_LINES = 4
@@ -61,9 +61,13 @@ def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabil
 
 
 def refused(authorisation: Authorisation, verdict: str) -> str:
-    """The condition, after these lines, that rules refuse the request, or would if they were enforced."""
+    """The condition, after these lines, that rules refuse the request, or would if they were enforced.
+
+    Where tokens are asked about, one that a token decides is not refused yet.
+    """
     judged = NAME_PREFIX if authorisation.enforced else f"{NAME_PREFIX} {FORMLESS}"
-    return f"{{ var({verdict}) -m beg {judged} }} ! {{ var({SAID}) -m str {ALLOW} }}"
+    said = f"-m beg {ALLOW} {TOKEN_PREFIX}" if authorisation.token_places else f"-m str {ALLOW}"
+    return f"{{ var({verdict}) -m beg {judged} }} ! {{ var({SAID}) {said} }}"
 
 
 def as_sent(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:

@@ -21,7 +21,6 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from hcc.mesh.caller_book import ALLOW, DENY
 from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
 from hcc.mesh.rules import Rule, RuleSet
@@ -57,8 +56,8 @@ def rule_entries(sets: Iterable[RuleSet], headers: tuple[str, ...]) -> dict[str,
             continue
         head = f"^{each.name}\\n{headers_digest(headers)}\\n"
         for rule in each.rules:
-            entries.setdefault(f"{head}{_lines(rule, headers)}\\z", _word(rule.allow))
-        entries[head] = _word(each.default_allow)
+            entries.setdefault(f"{head}{_lines(rule, headers)}\\z", rule.says)
+        entries[head] = each.default
     return entries
 
 
@@ -123,7 +122,3 @@ def _literal(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in character.encode())
-
-
-def _word(allow: bool) -> str:
-    return ALLOW if allow else DENY

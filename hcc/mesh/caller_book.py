@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from hcc.mesh.caller import Remembered, caller_name, parse_remembered
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy, verdict_of
+from hcc.mesh.rules import ALLOW, DENY
 
-ALLOW, DENY = "allow", "deny"
 # About 4 MB in HAProxy's memory. One more, and the one known longest has to be asked about again.
 MAX_REMEMBERED = 10_000
 # Connections that came before their caller had a server line of its own.

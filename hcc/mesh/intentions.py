@@ -2,6 +2,7 @@
 
     verdict_of(policy, caller)           a connection: allow, deny, or the rules that decide request by request
     rule_sets(policy)                    all the rules that any caller may get
+    demands_of(policy)                   what tokens must be where rules leave it to them
     decide(policy, caller, request)      one request: allow or deny, by which intention and which permission
 
 The SPOE workers decide with this module, so it imports nothing but the standard library's small parts.
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
-from hcc.mesh.permissions import JwtProvider, Permission, speaks_of, token_label
+from hcc.mesh.permissions import JwtProvider, Permission, speaks_of
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization, NormalRequest, Request, RequestError, normalised
-from hcc.mesh.rules import RuleSet, compiled_rules
+from hcc.mesh.rules import ALLOW, DENY, Demands, RuleSet, compiled_rules, token_demands, what_says
+from hcc.mesh.token_demands import TokenDemand, demand_label
+from hcc.mesh.token_providers import TokenProviders
 
 WILDCARD = "*"
 
@@ -38,8 +41,7 @@ class Intention:
         precedence: Consul's number; the highest that matches governs.
         permissions: in order, for an `Action.PERMISSIONS` intention: the first that speaks of a request decides.
         peer: name of the cluster peer the source lives in; empty for our own cluster.
-        jwt: the providers, one of which must have signed a token; None where none is demanded. Tokens are not
-            validated, so such an intention denies.
+        jwt: the providers, one of which must have signed a token; None where none is demanded.
     """
 
     source: str
@@ -66,6 +68,7 @@ class Policy:
         http: the destination speaks http, http2 or grpc; else permissions deny, as there are no requests.
         normalization: how requests are brought into one form before permissions are looked at; None while unknown,
             which makes permissions deny.
+        providers: who may sign the tokens that intentions demand; None while unknown, and then no token is good enough.
     """
 
     destination: str
@@ -75,6 +78,7 @@ class Policy:
     version: int = 0
     http: bool = False
     normalization: Normalization | None = CONSULS_DEFAULT
+    providers: TokenProviders | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Verdict:
         intention: the one that governs; None if the default policy decided, or the caller's trust domain.
         permission: position of the deciding one among the intention's; None if none decided.
         rules: what decides request by request; `allowed` is False then, as the connection alone gets nothing.
+        by_token: the request's token decides; `allowed` is False then, as nobody has looked at it.
     """
 
     allowed: bool
@@ -93,6 +98,7 @@ class Verdict:
     intention: Intention | None = None
     permission: int | None = None
     rules: RuleSet | None = None
+    by_token: bool = False
 
 
 def verdict_of(policy: Policy, caller: ServiceIdentity) -> Verdict:
@@ -121,20 +127,32 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     verdict = verdict_of(policy, caller)
     intention = verdict.intention
     how = policy.normalization
-    if intention is None or intention.action is not Action.PERMISSIONS or intention.jwt is not None:
+    if intention is None or not _by_request(intention) or how is None or not policy.http:
         return verdict
-    if how is None or not policy.http:
-        return verdict
+    label = f"intention {intention.label()}"
     try:
-        found = _first(intention.permissions, normalised(request, how))
+        normal = normalised(request, how)
     except RequestError as exc:
         return Verdict(False, f"the request is refused: {exc}", intention)
-    label = f"intention {intention.label()}"
+    permissions, demands = _permissions(intention), _demands(intention, policy)
+    found = _first(permissions, normal)
     if found is None:
-        return Verdict(bool(policy.default_allow), f"{label}: no permission matches; {_default(policy)}", intention)
-    permission = intention.permissions[found]
-    allowed, reason = _by_permission(permission)
-    return Verdict(allowed, f"{label}, Permissions[{found}]: {reason}", intention, found)
+        says = demands.said(None) if policy.default_allow else DENY
+        reason = f"{label}: no permission matches; {_default(policy)}"
+    else:
+        says = what_says(permissions[found], demands)
+        reason = f"{label}, Permissions[{found}]: {_why(permissions[found], policy)}"
+    if intention.action is not Action.PERMISSIONS:
+        found, reason = None, label
+    reason += _told(intention, policy)
+    if says in (ALLOW, DENY):
+        return Verdict(says == ALLOW, reason, intention, found)
+    return Verdict(False, f"{reason}; the token decides", intention, found, by_token=True)
+
+
+def demands_tokens(intention: Intention) -> bool:
+    """Whether it, or one of its permissions, demands a token."""
+    return intention.jwt is not None or any(one.jwt is not None for one in intention.permissions)
 
 
 def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
@@ -143,29 +161,59 @@ def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
     return tuple(dict.fromkeys(verdict.rules for verdict in verdicts if verdict.rules is not None))
 
 
+def demands_of(policy: Policy) -> dict[str, TokenDemand]:
+    """Every demand that one of the rule sets may name, by its name."""
+    found = (
+        demand
+        for intention in policy.intentions
+        if not intention.peer and policy.http and policy.normalization is not None
+        for demand in token_demands(_permissions(intention), _demands(intention, policy))
+    )
+    return {demand.name: demand for demand in found}
+
+
 def _by_intention(intention: Intention, policy: Policy) -> Verdict:
     label = f"intention {intention.label()}"
-    if intention.jwt is not None:
-        return Verdict(False, f"{label} demands {token_label(intention.jwt)}", intention)
-    if intention.action is not Action.PERMISSIONS:
+    if not _by_request(intention):
         return Verdict(intention.action is Action.ALLOW, label, intention)
+    told = _told(intention, policy)
+    has = "has L7 permissions" if intention.action is Action.PERMISSIONS else "looks at requests"
     if not policy.http:
-        return Verdict(False, f"{label} has L7 permissions, but {policy.destination!r} is a tcp service", intention)
-    rules = compiled_rules(intention.permissions, bool(policy.default_allow))
+        return Verdict(False, f"{label} {has}, but {policy.destination!r} is a tcp service{told}", intention)
     if policy.normalization is None:
-        return Verdict(False, f"{label} has L7 permissions, and the mesh entry is not known yet", intention)
-    notes = "".join(f"; {note}" for note in _notes(intention.permissions))
-    if rules.rules:
-        return Verdict(False, f"{label}: the request decides{notes}", intention, rules=rules)
-    said = _word(rules.default_allow)
-    return Verdict(rules.default_allow, f"{label}: {said}, whatever the request{notes}", intention)
+        return Verdict(False, f"{label} {has}, and the mesh entry is not known yet{told}", intention)
+    rules = compiled_rules(_permissions(intention), bool(policy.default_allow), _demands(intention, policy))
+    told += "".join(f"; {note}" for note in _notes(intention.permissions, policy))
+    if rules.by_request:
+        return Verdict(False, f"{label}: the request decides{told}", intention, rules=rules)
+    return Verdict(rules.default == ALLOW, f"{label}: {rules.default}, whatever the request{told}", intention)
 
 
-def _notes(permissions: tuple[Permission, ...]) -> Iterator[str]:
-    """What is denied although its author may have meant to allow it."""
+def _by_request(intention: Intention) -> bool:
+    """Whether requests, or their tokens, decide: not where it denies everything anyway."""
+    demanding = intention.jwt is not None and intention.action is Action.ALLOW
+    return demanding or intention.action is Action.PERMISSIONS
+
+
+def _permissions(intention: Intention) -> tuple[Permission, ...]:
+    """Those of an intention; one that just allows has one that says so."""
+    return intention.permissions if intention.action is Action.PERMISSIONS else (Permission(allow=True),)
+
+
+def _demands(intention: Intention, policy: Policy) -> Demands:
+    return Demands(intention.jwt, policy.providers)
+
+
+def _told(intention: Intention, policy: Policy) -> str:
+    """What the intention itself demands of tokens, to be added to a reason."""
+    return "" if intention.jwt is None else f"; it {demand_label(intention.jwt, policy.providers)}"
+
+
+def _notes(permissions: tuple[Permission, ...], policy: Policy) -> Iterator[str]:
+    """What may be denied although its author meant to allow it."""
     for position, permission in enumerate(permissions):
         if permission.fault or permission.jwt is not None:
-            yield f"Permissions[{position}]: {_by_permission(permission)[1]}"
+            yield f"Permissions[{position}]: {_why(permission, policy)}"
 
 
 def _first(permissions: tuple[Permission, ...], request: NormalRequest) -> int | None:
@@ -175,12 +223,12 @@ def _first(permissions: tuple[Permission, ...], request: NormalRequest) -> int |
     return None
 
 
-def _by_permission(permission: Permission) -> tuple[bool, str]:
+def _why(permission: Permission, policy: Policy) -> str:
     if permission.fault:
-        return False, f"denied, as it is not understood: {permission.fault}"
-    if permission.jwt is not None:
-        return False, f"demands {token_label(permission.jwt)}"
-    return permission.allow, _word(permission.allow)
+        return f"denied, as it is not understood: {permission.fault}"
+    if permission.jwt is not None and permission.allow:
+        return demand_label(permission.jwt, policy.providers)
+    return _word(permission.allow)
 
 
 def _default(policy: Policy) -> str:

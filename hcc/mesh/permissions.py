@@ -73,10 +73,12 @@ class JwtProvider:
 
     Args:
         claims: of the token, each a path into it and the value to be found there.
+        fault: why we do not know what is demanded; no token is good enough then.
     """
 
     name: str
     claims: tuple[tuple[tuple[str, ...], str], ...] = ()
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +106,13 @@ class Permission:
         parts += [header.label() for header in self.headers]
         parts += [f"method {' or '.join(self.methods)}"] if self.methods else []
         if self.jwt is not None:
-            parts.append(f"demands {token_label(self.jwt)}")
+            parts.append(f"demands a JWT of {' or '.join(one.name for one in self.jwt) or 'nobody'}")
         return f"{'allow' if self.allow else 'deny'} {', '.join(parts) or 'every request'}"
 
     @property
     def unconditional(self) -> bool:
         """Whether it speaks of every request."""
         return self.path is None and not self.headers and not self.methods
-
-
-def token_label(providers: tuple[JwtProvider, ...]) -> str:
-    """A token that one of these has signed, and that nobody looks at, in one phrase."""
-    names = ", ".join(provider.name for provider in providers) or "nobody"
-    return f"a JWT (of {names}), which is not supported yet"
 
 
 def speaks_of(permission: Permission, request: NormalRequest) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hcc.spoe.payloads import Message, Scope, SetVar, encode_actions, encode_entries
+from hcc.spoe.payloads import Entries, Message, Scope, SetVar, encode_actions, encode_entries
 from hcc.spoe.status import SpopError
 from hcc.spoe.values import FALSE, NULL, TRUE, Kind, Value
 from hcc.spoe.varint import CONTINUED, ONE_BYTE_BELOW, decode_varint, encode_varint
@@ -13,6 +13,8 @@ MESSAGE = b"caller"
 ARGUMENT = b"der"
 # Word of a request that rules refuse; it asks nothing.
 REFUSED = b"refused"
+# A question about a request's tokens. A worker knows nothing of them, and so refuses.
+TOKEN = b"token"
 REFUSED_ARGUMENTS = (b"caller", b"method", b"path")
 # Where the caller's connection comes from: sent by a HAProxy that remembers callers, and is to be told whom.
 PEER = (b"src", b"src_port")
@@ -45,6 +47,7 @@ class Asked(NamedTuple):
         fault: why the question is no question, or empty.
         peer: the arguments that say where it calls from, encoded; `hcc.spoe.events` reads them. Empty without.
         refused: no question, but word of a request that rules refuse: caller, method and path.
+        token: the arguments of a question about a request's tokens.
     """
 
     ids: bytes
@@ -52,6 +55,7 @@ class Asked(NamedTuple):
     fault: str = ""
     peer: bytes = b""
     refused: tuple[bytes, ...] = ()
+    token: Entries = ()
 
 
 def matched(data: bytes, start: int, stop: int) -> Asked | None:
@@ -90,8 +94,9 @@ def matched(data: bytes, start: int, stop: int) -> Asked | None:
 
 def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
     """The question in a NOTIFY of any shape; doubt about who is meant becomes a fault, which denies."""
-    if len(messages) == 1 and messages[0].name == REFUSED:
-        return Asked(ids, b"", refused=_texts(messages[0]))
+    if len(messages) == 1 and messages[0].name in (REFUSED, TOKEN):
+        word = messages[0]
+        return Asked(ids, b"", token=word.args) if word.name == TOKEN else Asked(ids, b"", refused=_texts(word))
     callers = [message for message in messages if message.name == MESSAGE]
     if len(callers) != 1:
         return Asked(ids, b"", f"expected one message {MESSAGE.decode()!r}, found {len(callers)}")

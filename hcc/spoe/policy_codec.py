@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from hcc.errors import HccError
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 _T = TypeVar("_T")
 _Decoder = Callable[[object], Any]
@@ -21,7 +23,9 @@ class PolicyCodecError(HccError):
 
 
 def encode_policy(policy: Policy) -> bytes:
-    """The bytes of a policy."""
+    """The bytes of a policy; how tokens are checked is not among them."""
+    if policy.providers is not None:
+        policy = replace(policy, providers=policy.providers.without_checks())
     return json.dumps(_plain(policy), separators=(",", ":")).encode("ascii")
 
 
@@ -97,7 +101,9 @@ def _object(made: Callable[..., _T], /, **decoders: _Decoder) -> Callable[[objec
 
 
 _TEXT, _FLAG, _NUMBER = _exactly(str), _exactly(bool), _exactly(int)
-_JWT = _optional(_several(_object(JwtProvider, name=_TEXT, claims=_several(_pair(_several(_TEXT), _TEXT)))))
+_JWT = _optional(
+    _several(_object(JwtProvider, name=_TEXT, claims=_several(_pair(_several(_TEXT), _TEXT)), fault=_TEXT))
+)
 _PERMISSION = _object(
     Permission,
     allow=_FLAG,
@@ -127,6 +133,7 @@ _NORMALIZATION = _object(
     escaped_slashes=_member(EscapedSlashes),
     underscores=_member(Underscores),
 )
+_PROVIDER = _object(TokenProvider, name=_TEXT, issuer=_TEXT, keys=_TEXT, fault=_TEXT, checks=_exactly(type(None)))
 _POLICY = _object(
     Policy,
     destination=_TEXT,
@@ -136,4 +143,5 @@ _POLICY = _object(
     version=_NUMBER,
     http=_FLAG,
     normalization=_optional(_NORMALIZATION),
+    providers=_optional(_object(TokenProviders, entries=_several(_PROVIDER))),
 )

@@ -28,6 +28,7 @@ ACTORS = (
     "ProcessSupervisor",
     "SPOE",
     "SPOEPool",
+    "TokenAgent",
     "Authoriser",
     "Verifier",
     "Admin",

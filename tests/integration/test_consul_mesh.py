@@ -13,18 +13,20 @@ import pytest
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.client import ConsulClient
+from hcc.consul.decode import roots
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulPermissionError, NoProxyError
 from hcc.consul.keys import EndpointsWatch, IntentionsWatch, ProxyWatch, WatchKey
 from hcc.consul.selection import proxy_for_service
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
-from hcc.mesh.identity import parse_service_uri
-from hcc.mesh.intentions import verdict_of
+from hcc.mesh.identity import ServiceIdentity, parse_service_uri
+from hcc.mesh.intentions import demands_of, rule_sets, verdict_of
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
 from tests.binaries import CONSUL_LINES
 from tests.consul_agent import DevAgent, accepts, acls
 from tests.consul_http import AgentError, service_with_sidecar
+from tests.tokens import entry, signer
 
 pytestmark = pytest.mark.integration
 T = TypeVar("T")
@@ -341,6 +343,78 @@ def test_a_service_identity_suffices_and_a_token_without_rights_is_named_as_the_
         try:
             shell.until_failing(ConsulPermissionError, 1)
             assert "service:read" in str(next(iter(shell.failing.values())))
+        finally:
+            shell.close()
+
+
+def test_who_may_not_read_the_intentions_may_not_ask_about_single_callers_either(line: str) -> None:
+    """Why nothing stands in for the list: `agent/connect/authorize` reads it with the same token."""
+    rules = 'service "web" { policy = "write" intentions = "%s" }'
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
+        agent.register(web())
+        asked: dict[str, list[str]] = {}
+        for access in ("deny", "read"):
+            policy = agent.ask("PUT", "/v1/acl/policy", {"Name": access, "Rules": rules % access})
+            made = agent.ask("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})
+            asked[access] = list(what_intentions_say(agent.http_addr, made["SecretID"]))
+        assert asked["read"] == ["the list", "a verdict"]
+        assert ["intentions:read" in refused for refused in asked["deny"]] == [True, True]
+
+
+def what_intentions_say(http_addr: str, token: str) -> Iterator[str]:
+    client = ConsulClient(consul_settings(http_addr=http_addr), lambda: Secret(token))
+    caller = ServiceIdentity(roots(client.roots().data).trust_domain, "api", "dc1").uri()
+    questions: dict[str, Callable[[], object]] = {
+        "the list": lambda: client.intentions("web"),
+        "a verdict": lambda: client.authorize("web", caller),
+    }
+    try:
+        for name, question in questions.items():
+            try:
+                question()
+            except ConsulPermissionError as exc:
+                yield str(exc)
+            else:
+                yield name
+    finally:
+        client.close()
+
+
+def test_a_service_identity_may_read_who_signs_the_tokens_that_intentions_demand() -> None:
+    line = CONSUL_LINES[-1]
+    provider = {"Kind": "jwt-provider", "Name": "okta", "Issuer": "https://okta"}
+    demand = {"Sources": [{"Name": "api", "Action": "allow"}], "JWT": {"Providers": [{"Name": "okta"}]}}
+    with DevAgent(json.dumps(acls(line, "root-token")), "root-token", line) as agent:
+        agent.register(web())
+        agent.put_config(provider | {"JSONWebKeySet": {"Remote": {"URI": "https://okta/keys"}}})
+        agent.put_config({"Kind": "service-defaults", "Name": "web", "Protocol": "http"})
+        agent.put_config({"Kind": "service-intentions", "Name": "web"} | demand)
+        made = agent.ask("PUT", "/v1/acl/token", {"ServiceIdentities": [{"ServiceName": "web"}]})
+        shell = Shell(agent.http_addr, "web-sidecar-proxy", made["SecretID"])
+
+        def demands(now: Snapshot) -> bool:
+            return now.policy is not None and bool(demands_of(now.policy))
+
+        def why(now: Snapshot) -> str:
+            assert now.policy is not None
+            verdict = verdict_of(now.policy, ServiceIdentity(now.policy.trust_domain, "api", "dc1"))
+            assert not verdict.allowed
+            return verdict.reason
+
+        try:
+            told = "of okta [issuer 'https://okta', keys on a server; keys can only be used from the entry itself]"
+            shell.until("the provider", lambda now: now.policy and told in why(now))
+            agent.put_config(provider | {"JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbeyJrdHkiOiJFQyJ9XX0="}}})
+            shell.until("its new keys", lambda now: now.policy and "keys in its entry: EC; none" in why(now))
+            agent.put_config(entry(signer("ES256"), signer("HS256"), Audiences=["web"], ClockSkewSeconds=7))
+            policy = shell.until("keys to check with", lambda now: now.policy if demands(now) else None)
+            assert verdict_of(policy, ServiceIdentity(policy.trust_domain, "api", "dc1")).rules == rule_sets(policy)[0]
+            assert policy.providers
+            (okta,) = policy.providers.entries
+            assert okta.checks
+            assert (okta.checks.audiences, okta.checks.skew_s) == (("web",), 7)
+            assert [key.algorithms for key in okta.checks.keys] == [("ES256",), ("HS256", "HS384", "HS512")]
+            assert not shell.failing
         finally:
             shell.close()
 

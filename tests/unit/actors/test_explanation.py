@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.actors.explanation import BY_REQUEST, Explanation, Question, explained, parse_question
+from hcc.actors.explanation import BY_REQUEST, BY_TOKEN, Explanation, Question, explained, parse_question
 from hcc.errors import SettingError
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import Request
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 from hcc.settings import Enforcement
 
 DOMAIN = "example.consul"
@@ -55,16 +56,19 @@ def test_permissions_leave_a_connection_to_its_requests_and_name_themselves() ->
     )
 
 
-def test_a_token_that_is_demanded_denies_with_its_provider_by_name() -> None:
+def test_a_token_that_cannot_be_checked_denies_with_its_provider_by_name_and_one_that_can_decides() -> None:
     guarded = Permission(allow=True, path=PathRule(PathMatch.PREFIX, "/pay"), jwt=(JwtProvider("okta"),))
     policy = replace(POLICY, intentions=(Intention("web", Action.PERMISSIONS, 9, (guarded, *RULES)),))
 
     found = asked("web", policy, path="/pay/now")
 
-    why = "demands a JWT (of okta), which is not supported yet"
     assert (found.verdict, found.permission) == ("deny", 0)
-    assert found.reason.endswith(f"Permissions[0]: {why}")
-    assert found.permissions[0] == f"allow path prefix '/pay', {why}"
+    assert found.reason.endswith("Permissions[0]: demands a JWT of okta [not known yet], which cannot be checked")
+    known = TokenProviders((TokenProvider("okta", "https://okta", "keys in its entry: RSA"),))
+    found = asked("web", replace(policy, providers=known), path="/pay/now")
+    assert (found.verdict, found.permission) == (BY_TOKEN, 0)
+    assert found.reason.endswith("[issuer 'https://okta', keys in its entry: RSA]; the token decides")
+    assert found.permissions[0] == "allow path prefix '/pay', demands a JWT of okta"
 
 
 def test_a_request_is_explained_by_the_permission_that_decided() -> None:

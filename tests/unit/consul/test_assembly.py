@@ -18,13 +18,16 @@ from hcc.consul.keys import (
     QueryWatch,
     RootsWatch,
     ServiceWatch,
+    TokenProvidersWatch,
     WatchKey,
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import JwtProvider, Permission
 from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
 from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 from tests import builders
 
 TD = builders.TRUST_DOMAIN
@@ -287,6 +290,22 @@ def test_the_mesh_entry_is_read_from_the_start() -> None:
     assert read.tls == entry.tls
     assert read.policy is not None
     assert (read.policy.normalization, read.policy.version) == (entry.normalization, before.policy.version + 1)
+
+
+def test_who_may_sign_tokens_is_read_only_where_an_intention_demands_one() -> None:
+    okta = (JwtProvider("okta"),)
+    by_permission = Intention("web", Action.PERMISSIONS, 9, (Permission(allow=True, jwt=okta),))
+    for demanding in (by_permission, Intention("web", Action.ALLOW, 9, jwt=okta)):
+        state = after((PROXY, registered()), ROOTS, (INTENTIONS, IntentionList((demanding,), True)))
+        assert TokenProvidersWatch() in wanted(state)
+        before = whole(state).policy
+        assert before is not None
+        assert before.providers is None
+        told = TokenProviders((TokenProvider("okta", "https://okta", "keys on a server"),))
+        read = whole(after((TokenProvidersWatch(), told), state=state)).policy
+        assert read is not None
+        assert (read.providers, read.version) == (told, before.version + 1)
+    assert TokenProvidersWatch() not in wanted(after((PROXY, registered()), ROOTS, (INTENTIONS, ALLOW_WEB)))
 
 
 def test_under_a_new_trust_domain_the_last_policy_stays_and_lets_nobody_of_the_new_one_in() -> None:

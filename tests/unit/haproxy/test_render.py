@@ -12,6 +12,7 @@ from hcc.haproxy.desired import desired
 from hcc.haproxy.render import Rendered, name_list, render
 from hcc.haproxy.words import TokenError
 from hcc.mesh.snapshot import Endpoint, Health, UpstreamKey
+from hcc.settings import Enforcement
 from tests.builders import (
     V2_6,
     certificates,
@@ -42,6 +43,7 @@ def shown(found: Rendered) -> str:
         ("tcp", V2_6, "tcp"),
         ("http", V2_6, "http"),
         ("http2", V2_6, "http2"),
+        ("tokens", V2_6, "tokens"),
         # No build of it can be had here: what is written for it has to be read.
         ("tcp", V2_0, "tcp-2.0"),
         ("http", V2_0, "http-2.0"),
@@ -50,6 +52,19 @@ def shown(found: Rendered) -> str:
 def test_the_text_is_as_the_golden_file_has_it(name: str, version: Capabilities, golden: str) -> None:
     found = render(desired(examples()[name], options(), certificates()).desired, version)
     assert shown(found) == (GOLDEN / f"{golden}.cfg").read_text()
+
+
+def test_where_nothing_is_enforced_tokens_are_only_asked_about() -> None:
+    tokens = examples()["tokens"]
+    audit = render(desired(tokens, options(intentions=Enforcement.AUDIT), certificates()).desired, V2_6)
+    assert "event on-backend-http-request if { var(txn.hcc_said) -m beg token- }" in shown(audit)
+    assert "var(txn.hcc.token)" not in audit.config
+    assert "del-header authorization" not in audit.config
+
+
+def test_where_no_rules_can_be_looked_at_no_tokens_are() -> None:
+    tokens = render(desired(examples()["tokens"], options(), certificates()).desired, V2_0)
+    assert "token" not in shown(tokens)
 
 
 @pytest.mark.parametrize("name", sorted(examples()))

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.caller import Remembered, caller_name, parse_remembered
-from hcc.mesh.caller_book import ALLOW, DENY, MAX_PEERS, CallerBook, newly_denied
+from hcc.mesh.caller_book import MAX_PEERS, CallerBook, newly_denied
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.rules import ALLOW, DENY
 
 DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 

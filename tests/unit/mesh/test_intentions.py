@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import Normalization, Request
+from hcc.mesh.token_demands import TokenDemand
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 TRUST_DOMAIN = "example.consul"
 
@@ -81,7 +83,7 @@ def test_an_intention_that_demands_a_token_denies() -> None:
 
     verdict = verdict_of(policy(rule, default_allow=True), caller())
     assert not verdict.allowed
-    assert "demands a JWT (of okta)" in verdict.reason
+    assert "demands a JWT of okta [not known yet], which cannot be checked" in verdict.reason
 
 
 def test_an_intention_for_a_peer_says_nothing_of_our_own_services() -> None:
@@ -174,9 +176,23 @@ def test_a_permission_that_demands_a_token_denies_what_it_speaks_of_by_name() ->
 
     verdict = decide(rules, caller(), get("/secret"))
     assert not verdict.allowed
-    assert "demands a JWT (of okta, own)" in verdict.reason
+    assert "demands a JWT of okta [not known yet] or own [not known yet], which cannot" in verdict.reason
     assert decide(rules, caller(), get("/open")).allowed
     assert "Permissions[0]: demands a JWT" in verdict_of(rules, caller()).reason
+
+
+def test_a_token_that_cannot_be_checked_is_named_with_its_issuer_and_keys_and_lets_nobody_in() -> None:
+    providers = TokenProviders((TokenProvider("okta", "https://okta", "keys on a server", "not here"),))
+    label = "a JWT of okta [issuer 'https://okta', keys on a server; not here] or own [unknown to Consul], which cannot"
+    okta_or_own = (JwtProvider("okta"), JwtProvider("own"))
+    # Consul's Envoy looks at no token on a tcp service, nor where what it is demanded for is the default anyway.
+    for default_allow in (True, False):
+        whole = policy(Intention("web", Action.ALLOW, 9, jwt=okta_or_own), default_allow=default_allow)
+        by_path = l7(on("/pay", allow=True, jwt=okta_or_own), on("/", allow=True), default_allow=default_allow)
+        for asked in (whole, replace(whole, http=True), by_path):
+            verdict = decide(replace(asked, providers=providers), caller(), get("/pay"))
+            assert not verdict.allowed
+            assert label in verdict.reason
 
 
 def test_a_permission_that_is_not_understood_denies_all_that_reaches_it_and_says_why() -> None:
@@ -194,7 +210,7 @@ def test_an_intention_that_demands_a_token_denies_whatever_its_permissions_say()
 
     verdict = decide(policy(rule, default_allow=True, http=True), caller(), get("/"))
     assert not verdict.allowed
-    assert "JWT (of nobody)" in verdict.reason
+    assert "JWT of nobody, which cannot be checked" in verdict.reason
 
 
 def test_a_request_without_a_normal_path_is_denied_where_permissions_govern() -> None:
@@ -235,3 +251,48 @@ def test_conditions_on_path_methods_and_headers_must_all_hold() -> None:
         Request("GET", "/x", full[1:]),
     ):
         assert not decide(rules, caller(), request).allowed
+
+
+KNOWN = TokenProviders(
+    (TokenProvider("far", "f", "keys on a server", "not here"), TokenProvider("okta", "https://okta", "keys"))
+)
+
+
+def test_a_token_that_can_be_checked_decides_whatever_the_default() -> None:
+    okta = (JwtProvider("okta"),)
+    for default_allow in (True, False):
+        whole = policy(Intention("web", Action.ALLOW, 9, jwt=okta), default_allow=default_allow, http=True)
+        by_path = l7(on("/pay", allow=True, jwt=okta), on("/pay", allow=True), default_allow=default_allow)
+        for asked in (replace(whole, providers=KNOWN), replace(by_path, providers=KNOWN)):
+            verdict = decide(asked, caller(), get("/pay"))
+            assert (verdict.allowed, verdict.by_token) == (False, True)
+            rules = verdict_of(asked, caller()).rules
+            assert rules is not None
+            says = rules.rules[0].says if rules.rules else rules.default
+            assert demands_of(asked) == {says: TokenDemand((okta,))}
+        other = decide(replace(by_path, providers=KNOWN), caller(), get("/other"))
+        assert (other.allowed, other.by_token) == (default_allow, False)
+
+
+def test_an_intentions_demand_comes_on_top_of_each_permissions() -> None:
+    okta, claims = (JwtProvider("okta"),), (JwtProvider("far"), JwtProvider("okta", ((("role",), "admin"),)))
+    rule = Intention("web", Action.PERMISSIONS, 9, (on("/pay", allow=True, jwt=claims), on("/", allow=True)), jwt=okta)
+    both, one = TokenDemand((okta, claims[1:])), TokenDemand((okta,))
+    asked = replace(policy(rule, default_allow=True, http=True), providers=KNOWN)
+    rules = verdict_of(asked, caller()).rules
+    assert rules is not None
+    assert [each.says for each in rules.rules] + [rules.default] == [both.name, one.name]
+    assert both.name != one.name
+    assert demands_of(asked) == {both.name: both, one.name: one}
+
+
+def test_a_denial_stays_one_and_no_token_helps_where_requests_cannot_be_looked_at() -> None:
+    okta = (JwtProvider("okta"),)
+    deny = policy(Intention("web", Action.DENY, 9, jwt=okta), default_allow=True, http=True)
+    tcp = policy(Intention("web", Action.ALLOW, 9, jwt=okta), default_allow=True)
+    early = replace(policy(Intention("web", Action.ALLOW, 9, jwt=okta), http=True), normalization=None)
+    odd = l7(on("/", allow=True, jwt=(JwtProvider("okta", fault="Issuers is not supported"),)))
+    for asked in (deny, tcp, early, odd, l7(on("/", allow=False, jwt=okta))):
+        verdict = decide(replace(asked, providers=KNOWN), caller(), get("/"))
+        assert (verdict.allowed, verdict.by_token, verdict.rules) == (False, False, None)
+        assert not rule_sets(replace(asked, providers=KNOWN))

@@ -8,15 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, decide, rule_sets, verdict_of
+from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, speaks_of
 from hcc.mesh.request import Normalization, Request, normalised
-from hcc.mesh.rules import RuleSet, compiled_rules
+from hcc.mesh.rules import ALLOW, RuleSet, compiled_rules
+from hcc.mesh.token_demands import TOKEN_PREFIX
+from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 API = Permission(True, PathRule(PathMatch.PREFIX, "/api"))
 NOT_ADMIN = Permission(False, PathRule(PathMatch.EXACT, "/api/admin"))
 A, B = HeaderRule("a", HeaderMatch.PRESENT), HeaderRule("b", HeaderMatch.EXACT, "1")
 CALLER = ServiceIdentity("td", "web", "dc1")
+
+OKTA = (JwtProvider("okta"),)
+# Of one of them tokens can be checked.
+KNOWN = TokenProviders((TokenProvider("far", "f", "keys on a server", "not here"), TokenProvider("okta", "o", "keys")))
 
 PERMISSIONS = st.builds(
     Permission,
@@ -25,7 +31,7 @@ PERMISSIONS = st.builds(
     | st.builds(PathRule, st.sampled_from((PathMatch.EXACT, PathMatch.PREFIX)), st.sampled_from(("/", "/a", "/a/b"))),
     headers=st.lists(st.sampled_from((A, B)), max_size=2).map(tuple),
     methods=st.lists(st.sampled_from(("GET", "PUT")), max_size=2).map(tuple),
-    jwt=st.sampled_from((None, None, None, (JwtProvider("okta"),))),
+    jwt=st.sampled_from((None, None, None, OKTA, (JwtProvider("far"),))),
     fault=st.sampled_from(("", "", "", "not understood")),
 )
 REQUESTS = st.builds(
@@ -36,24 +42,37 @@ REQUESTS = st.builds(
 )
 
 
-def by_rules(rules: RuleSet, request: Request) -> bool:
+def by_rules(rules: RuleSet, request: Request) -> str:
     """What HAProxy makes of the rules."""
     normal = normalised(request, Normalization())
     for rule in rules.rules:
-        if speaks_of(Permission(rule.allow, rule.path, rule.headers, rule.methods), normal):
-            return rule.allow
-    return rules.default_allow
+        if speaks_of(Permission(True, rule.path, rule.headers, rule.methods), normal):
+            return rule.says
+    return rules.default
 
 
-@given(st.lists(PERMISSIONS, min_size=1, max_size=5).map(tuple), st.sampled_from((True, False, None)), REQUESTS)
+@given(
+    st.lists(PERMISSIONS, min_size=1, max_size=5).map(tuple),
+    st.sampled_from((True, False, None)),
+    st.sampled_from((None, None, OKTA, (JwtProvider("far"),))),
+    REQUESTS,
+)
 def test_compiled_rules_decide_every_request_as_the_permissions_do(
-    permissions: tuple[Permission, ...], default: bool | None, request: Request
+    permissions: tuple[Permission, ...],
+    default: bool | None,
+    everywhere: tuple[JwtProvider, ...] | None,
+    request: Request,
 ) -> None:
-    rule = Intention("web", Action.PERMISSIONS, 9, permissions)
-    policy = Policy("db", "td", (rule,), default, http=True)
+    rule = Intention("web", Action.PERMISSIONS, 9, permissions, jwt=everywhere)
+    policy = Policy("db", "td", (rule,), default, http=True, providers=KNOWN)
     connection = verdict_of(policy, CALLER)
-    by_connection = connection.allowed if connection.rules is None else by_rules(connection.rules, request)
-    assert decide(policy, CALLER, request).allowed is by_connection
+    decided = decide(policy, CALLER, request)
+    if connection.rules is None:
+        assert (decided.allowed, decided.by_token) == (connection.allowed, False)
+    else:
+        says = by_rules(connection.rules, request)
+        assert (decided.allowed, decided.by_token) == (says == ALLOW, says.startswith(TOKEN_PREFIX))
+        assert not decided.by_token or says in demands_of(policy)
 
 
 @given(st.lists(PERMISSIONS, max_size=5).map(tuple), st.booleans())
@@ -62,7 +81,7 @@ def test_no_rule_is_without_conditions_and_the_last_one_differs_from_the_default
 ) -> None:
     found = compiled_rules(permissions, default)
     assert all(rule.path or rule.headers or rule.methods for rule in found.rules)
-    assert not found.rules or found.rules[-1].allow is not found.default_allow
+    assert not found.rules or found.rules[-1].says != found.default
 
 
 def test_sets_that_say_the_same_in_another_way_are_equal_and_have_one_name() -> None:

@@ -48,6 +48,12 @@ def test_an_origin_of_another_shape_is_none() -> None:
         assert matched(body, 0, len(body)) is None
 
 
+def test_a_question_about_tokens_is_none_about_a_caller() -> None:
+    args = ((b"demand", Value(Kind.STRING, b"token-1")), (b"headers.authorization", Value(Kind.INT64, 1)))
+    assert question(b"", (Message(b"token", args),)) == Asked(b"", b"", token=args)
+    assert question(b"", (Message(b"token", args), Message(b"token", args))).fault
+
+
 def test_word_of_a_refused_request_is_no_question() -> None:
     words = ((b"caller", text(b"a|b|web")), (b"method", text(b"GET")), (b"path", NULL))
     found = question(b"", (Message(b"refused", words),))

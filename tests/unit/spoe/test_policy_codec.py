@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.intentions import Action, Intention, Policy, rule_sets
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import EscapedSlashes, Normalization, Underscores
+from hcc.mesh.secret import Secret
+from hcc.mesh.token_providers import USUAL_PLACES, TokenChecks, TokenKey, TokenProvider, TokenProviders
 from hcc.spoe.policy_codec import PolicyCodecError, decode_policy, encode_policy
 
 TEXT = st.text(max_size=8)
 JWT = st.none() | st.lists(
     st.builds(
-        JwtProvider, TEXT, st.lists(st.tuples(st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=2).map(tuple)
+        JwtProvider, TEXT, st.lists(st.tuples(st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=2).map(tuple), TEXT
     ),
     max_size=2,
 ).map(tuple)
@@ -53,12 +55,25 @@ POLICIES = st.builds(
     | st.builds(
         Normalization, st.booleans(), st.booleans(), st.sampled_from(EscapedSlashes), st.sampled_from(Underscores)
     ),
+    providers=st.none()
+    | st.builds(TokenProviders, st.lists(st.builds(TokenProvider, TEXT, TEXT, TEXT), max_size=2).map(tuple)),
 )
 
 
 @given(POLICIES)
 def test_every_policy_comes_back(policy: Policy) -> None:
     assert decode_policy(encode_policy(policy)) == policy
+
+
+def test_no_worker_is_told_how_tokens_are_checked() -> None:
+    key = TokenKey("one", ("HS256",), Secret("a key that can sign"))
+    provider = TokenProvider("okta", "https://okta", "keys", checks=TokenChecks((), 30, USUAL_PLACES, (key,)))
+    okta = Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta"),))
+    whole = Policy("a", "b", (okta,), None, http=True, providers=TokenProviders((provider,)))
+    encoded = encode_policy(whole)
+    assert b"sign" not in encoded
+    assert rule_sets(decode_policy(encoded)) == rule_sets(whole)
+    assert rule_sets(whole)
 
 
 def test_every_field_of_a_policy_travels() -> None:

@@ -1,0 +1,72 @@
+"""Words by which HAProxy has the token of a request checked, where its rules leave the request to one.
+
+Pure. It asks on the way from the public listener to the application, as `token_question` says, and lets nothing on
+without an answer that names the very demand that the rules named. Not by `send-spoe-group`: see `render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hcc.haproxy import words
+from hcc.haproxy.model import Authorisation
+from hcc.haproxy.names import TOKEN_AGENT
+from hcc.haproxy.render_rules import SAID
+from hcc.mesh.intentions import Policy, demands_of
+from hcc.mesh.token_demands import TOKEN_PREFIX
+from hcc.mesh.token_providers import PlaceKind, TokenPlace
+
+# The SPOE engine.
+TOKENS = "hcc-tokens"
+# The agent's answer: the demand that is fulfilled, and the headers to be taken away, a comma on either side of each.
+GIVEN, STRIP = "txn.hcc.token", "txn.hcc.strip"
+_BY_TOKEN = f"{{ var({SAID}) -m beg {TOKEN_PREFIX} }}"
+_COUNT = {PlaceKind.HEADER: "req.fhdr_cnt", PlaceKind.COOKIE: "req.cook_cnt"}
+_VALUE = {PlaceKind.HEADER: "req.fhdr", PlaceKind.COOKIE: "req.cook"}
+
+
+def token_places(policy: Policy) -> tuple[TokenPlace, ...]:
+    """Where tokens are that a demand of this policy may be fulfilled with, each once, sorted."""
+    names = {one.name for demand in demands_of(policy).values() for any_of in demand.all_of for one in any_of}
+    providers = policy.providers.entries if policy.providers else ()
+    checks = (one.checks for one in providers if one.name in names and one.checks)
+    found = {(place.kind.value, _asked_name(place)): place for each in checks for place in each.places}
+    return tuple(TokenPlace(place.kind, name) for (_, name), place in sorted(found.items()))
+
+
+def token_question(places: tuple[TokenPlace, ...], about: str) -> Iterator[str]:
+    """The message of the SPOE engine; `about` are the arguments that say whose request it is."""
+    yield "spoe-message token"
+    yield f"  args demand=var({SAID}) {about} {' '.join(_arguments(place) for place in places)}"
+    yield f"  event on-backend-http-request if {_BY_TOKEN}"
+
+
+def token_lines(authorisation: Authorisation) -> Iterator[str]:
+    """The lines of the application's backend, the first of all on requests."""
+    rule = "  http-request"
+    yield f"{rule} deny deny_status 403 if {_BY_TOKEN} !{{ var({GIVEN}),strcmp({SAID}) eq 0 }}"
+    for place in authorisation.token_places:
+        if place.kind is PlaceKind.HEADER:
+            yield f"{rule} del-header {words.header(place.name)} if {{ var({STRIP}) -m sub ,{place.name}, }}"
+
+
+def token_backend(authorisation: Authorisation) -> Iterator[str]:
+    """Who answers. Not checked: where nobody answers, the question itself finds out."""
+    yield ""
+    yield f"backend {TOKEN_AGENT}"
+    yield "  mode tcp"
+    yield "  timeout connect 1000ms"
+    yield "  timeout server 5m"
+    yield f"  server t1 unix@{words.path(authorisation.token_socket)}"
+
+
+def _asked_name(place: TokenPlace) -> str:
+    # Of a query all is told.
+    return "" if place.kind is PlaceKind.QUERY else place.name
+
+
+def _arguments(place: TokenPlace) -> str:
+    if place.kind is PlaceKind.QUERY:
+        return f"{place.argument}=query"
+    name = words.header(place.name)
+    return f"{place.argument}={_VALUE[place.kind]}({name}) {place.counted}={_COUNT[place.kind]}({name})"

@@ -1,0 +1,254 @@
+"""Whether the tokens of a request are what an intention demands.
+
+Signatures and times are PyJWT's. What is added: a key is used with the algorithms of its kind alone, whatever a token
+says of itself; nothing is critical to us, so `crit` is refused; and one provider's token is one token.
+
+Source: RFC 7515, RFC 7519; hashicorp/consul agent/xds/rbac.go, jwt_authn.go (1.20.1) for what counts as demanded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from jwt import PyJWK
+from jwt.exceptions import (
+    ExpiredSignatureError,
+    ImmatureSignatureError,
+    InvalidAudienceError,
+    InvalidIssuerError,
+    InvalidSignatureError,
+    MissingRequiredClaimError,
+    PyJWTError,
+)
+
+from hcc.errors import PeerError
+from hcc.mesh.intentions import Policy, demands_of
+from hcc.mesh.permissions import JwtProvider
+from hcc.mesh.token_providers import PlaceKind, TokenChecks, TokenKey, TokenPlace, TokenProvider, TokenProviders
+
+MAX_TOKEN_CHARACTERS = 8 * 1024
+# What was found good is not checked again for this long, nor after it has expired.
+REMEMBER_S = 300.0
+MAX_REMEMBERED = 4_096
+# What may be wrong with claims whose signature is right, and how it is told.
+_WRONG: tuple[tuple[type[PyJWTError], str], ...] = (
+    (ExpiredSignatureError, "has expired"),
+    (ImmatureSignatureError, "is not valid yet"),
+    (InvalidAudienceError, "is for another audience"),
+    (InvalidIssuerError, "is of another issuer"),
+    (InvalidSignatureError, "has a signature that is not right"),
+    (MissingRequiredClaimError, "lacks a claim that is needed"),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class TokenError(PeerError):
+    """A token that is not good enough. The text says why and never quotes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer.
+
+    Args:
+        reason: for people, where it is no; quotes no token.
+        strip: names of the headers that the application is not to get.
+    """
+
+    good: bool
+    reason: str = ""
+    strip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """One that is good: its claims, and the headers it came in that are not sent on."""
+
+    claims: Mapping[str, Any]
+    strip: tuple[str, ...]
+
+
+class TokenChecker:
+    """Checks by one policy; another policy takes another checker. Not safe to be used by two threads at once."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._demands = demands_of(policy)
+        self._known = policy.providers or TokenProviders()
+        self._remembered: dict[bytes, tuple[Outcome, float]] = {}
+        self._keys: dict[TokenKey, Any] = {}
+        for provider in self._known.entries:
+            for key in provider.checks.keys if provider.checks else ():
+                self._load(provider.name, key)
+
+    def check(self, demand: str, sent: Mapping[str, str | int], now_s: float) -> Outcome:
+        """Whether a request's tokens fulfil the demand of that name.
+
+        Args:
+            demand: as rules name it.
+            sent: what HAProxy found in the request, by `TokenPlace.argument` and `TokenPlace.counted`.
+            now_s: seconds since the epoch; PyJWT reads the clock itself.
+        """
+        wanted = self._demands.get(demand)
+        if wanted is None:
+            return Outcome(False, "it needs a token that the intentions do not demand any more")
+        digest = _digest(demand, sent)
+        outcome, until_s = self._remembered.get(digest, (Outcome(False), 0.0))
+        if outcome.good and now_s < until_s:
+            return outcome
+        try:
+            tokens = [self._any_of(any_of, sent) for any_of in wanted.all_of]
+        except TokenError as exc:
+            return Outcome(False, str(exc))
+        outcome = Outcome(True, strip=tuple(sorted({name for one in tokens for name in one.strip})))
+        self._remember(digest, outcome, min(_expiry_s(one.claims, now_s) for one in tokens))
+        return outcome
+
+    def _any_of(self, providers: tuple[JwtProvider, ...], sent: Mapping[str, str | int]) -> _Token:
+        reasons = []
+        for demanded in providers:
+            provider = self._known.find(demanded.name)
+            try:
+                token = self._token_of(provider, sent)
+                _check_claims(demanded, token.claims)
+            except TokenError as exc:
+                reasons.append(f"{demanded.name}: {exc}")
+            else:
+                return token
+        raise TokenError("; ".join(reasons))
+
+    def _token_of(self, provider: TokenProvider | None, sent: Mapping[str, str | int]) -> _Token:
+        if provider is None or provider.checks is None:
+            raise TokenError("its tokens cannot be checked")
+        checks = provider.checks
+        found = [(place, text) for place in checks.places if (text := _found(place, sent))]
+        texts = {text for _, text in found}
+        if len(texts) != 1:
+            raise TokenError("there is more than one token" if texts else "there is no token")
+        claims = self._claims(texts.pop(), provider.issuer, checks)
+        headers = (place for place, _ in found if place.kind is PlaceKind.HEADER and not place.forward)
+        return _Token(claims, tuple(place.name for place in headers))
+
+    def _claims(self, token: str, issuer: str, checks: TokenChecks) -> Mapping[str, Any]:
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise TokenError(f"the token is longer than {MAX_TOKEN_CHARACTERS} characters")
+        try:
+            algorithm, kid = _header(token)
+            return self._by_one_of(self._fitting(checks.keys, algorithm, kid), token, algorithm, issuer, checks)
+        except PyJWTError as exc:
+            raise TokenError(f"the token {_told(exc)}") from None
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            raise TokenError("the token cannot be read") from None
+
+    def _fitting(self, keys: tuple[TokenKey, ...], algorithm: str, kid: str) -> tuple[TokenKey, ...]:
+        """Those that may have signed it: a key without a name may be any."""
+        able = (key for key in keys if key in self._keys and algorithm in key.algorithms)
+        found = tuple(key for key in able if not kid or key.kid in ("", kid))
+        if not found:
+            raise TokenError("the token is of no key that is known, or of an algorithm that is not that key's")
+        return found
+
+    def _by_one_of(
+        self, keys: tuple[TokenKey, ...], token: str, algorithm: str, issuer: str, checks: TokenChecks
+    ) -> Mapping[str, Any]:
+        for key in keys:
+            with suppress(InvalidSignatureError):
+                return _decoded(token, self._keys[key], algorithm, issuer, checks)
+        raise InvalidSignatureError
+
+    def _load(self, provider: str, key: TokenKey) -> None:
+        try:
+            self._keys[key] = PyJWK.from_json(key.jwk.reveal(), key.algorithms[0]).key
+        except (PyJWTError, UnsupportedAlgorithm, ValueError) as exc:
+            _log.warning("a key of jwt-provider %s cannot be used: %s", provider, type(exc).__name__)
+
+    def _remember(self, digest: bytes, outcome: Outcome, until_s: float) -> None:
+        self._remembered.pop(digest, None)
+        self._remembered[digest] = (outcome, until_s)
+        if len(self._remembered) > MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+
+def _digest(demand: str, sent: Mapping[str, str | int]) -> bytes:
+    return hashlib.sha256(json.dumps([demand, sorted(sent.items())]).encode()).digest()
+
+
+def _expiry_s(claims: Mapping[str, Any], now_s: float) -> float:
+    # A number, as it was compared with the clock.
+    return min(float(claims.get("exp", now_s + REMEMBER_S)), now_s + REMEMBER_S)
+
+
+# ---- where it is
+
+
+def _found(place: TokenPlace, sent: Mapping[str, str | int]) -> str:
+    """The token at that place, empty if there is none; one that another reader might not find is an error."""
+    if place.kind is PlaceKind.QUERY:
+        return _in_query(place.name, str(sent.get(place.argument, "")))
+    count, value = sent.get(place.counted, 0), str(sent.get(place.argument, ""))
+    if not count:
+        return ""
+    if count != 1:
+        raise TokenError(f"the {place.kind.value} {place.name} is there more than once")
+    return value.removeprefix(place.prefix).strip(" \t") if value.startswith(place.prefix) else ""
+
+
+def _in_query(name: str, query: str) -> str:
+    values = [value for key, value in parse_qsl(query, keep_blank_values=True) if key == name]
+    if len(values) > 1:
+        raise TokenError(f"the query parameter {name} is there more than once")
+    return values[0] if values else ""
+
+
+# ---- what it says
+
+
+def _header(token: str) -> tuple[str, str]:
+    header = jwt.get_unverified_header(token)
+    if "crit" in header or "b64" in header:
+        raise TokenError("the token's header demands what is not known")
+    algorithm, kid = header.get("alg"), header.get("kid", "")
+    if not isinstance(algorithm, str) or not isinstance(kid, str):
+        raise TokenError("the token's header cannot be read")
+    return algorithm, kid
+
+
+def _decoded(token: str, key: Any, algorithm: str, issuer: str, checks: TokenChecks) -> Mapping[str, Any]:  # noqa: ANN401 (a key of any kind)
+    return jwt.decode(
+        token,
+        key=key,
+        algorithms=[algorithm],
+        issuer=issuer,
+        audience=checks.audiences or None,
+        leeway=checks.skew_s,
+        options={
+            "require": ["iss"],
+            "verify_aud": bool(checks.audiences),
+            # When it was made is nobody's demand.
+            "verify_iat": False,
+            "enforce_minimum_key_length": True,
+        },
+    )
+
+
+def _told(exc: PyJWTError) -> str:
+    # Never the library's own words, which may quote the token.
+    return next((words for kind, words in _WRONG if isinstance(exc, kind)), "cannot be read")
+
+
+def _check_claims(demanded: JwtProvider, claims: Mapping[str, Any]) -> None:
+    for path, expected in demanded.claims:
+        value: object = claims
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, str) or value != expected:
+            raise TokenError(f"the claim {'.'.join(path)} is not what is demanded")

@@ -1,0 +1,200 @@
+"""Where HAProxy asks about tokens: one unix socket, served by one thread of the main process.
+
+While that thread is not there nobody answers, and HAProxy denies. No token is kept or told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from hcc.mesh.intentions import Policy, demands_of
+from hcc.metrics import Metrics
+from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, SCOPE, Asked
+from hcc.spoe.connection import Connection
+from hcc.spoe.listener import Listener
+from hcc.spoe.payloads import Entries, SetVar, encode_actions
+from hcc.spoe.values import Kind, Value
+
+if TYPE_CHECKING:
+    from hcc.tokens.check import Outcome, TokenChecker
+
+DEMAND = "demand"
+# What is answered: the demand that is fulfilled, and the headers to be taken away, with a comma on either side of each.
+GIVEN, STRIP = b"token", b"strip"
+MAX_CONNECTIONS = 200
+# A HAProxy that asks but does not read its answers.
+SEND_TIMEOUT_S = 1.0
+# Refusals told in a second; all are counted.
+MAX_TOLD = 20
+MAX_WORD_CHARACTERS = 100
+_RECEIVE_BYTES = 65_536
+# Few connections at once, as it is one thread.
+_BACKLOG_PAUSE_S = 0.1
+_NO = BRIEF_ACTIONS[False]
+
+Refused = Callable[[str, str], None]
+
+_log = logging.getLogger(__name__)
+
+
+class TokenServer:
+    """The socket, and the policy by which tokens are checked.
+
+    `serve` runs in a thread of its owner; `set_policy` and `wake` may be called from others.
+
+    Args:
+        path: of the socket.
+    """
+
+    def __init__(self, path: str, metrics: Metrics) -> None:
+        self._listener = Listener(path)
+        self._listener.take_place()
+        self._checks = metrics.token_checks
+        self._checker: TokenChecker | None = None
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Written by the thread that serves alone.
+        self.refused_total = 0
+        self._told_until_s = 0.0
+        self._told_left = 0
+
+    def set_policy(self, policy: Policy) -> None:
+        """Check by this policy from now on."""
+        if not demands_of(policy):
+            self._checker = None
+            return
+        # Few sidecars need the library; the others start without it.
+        from hcc.tokens.check import TokenChecker  # noqa: PLC0415
+
+        self._checker = TokenChecker(policy)
+
+    def serve(self, stop: threading.Event, refused: Refused) -> None:
+        """Answer until `stop` is set and `wake` was called; `refused` is told caller and reason of some refusals."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_fd, selectors.EVENT_READ)
+            selector.register(self._listener.sock, selectors.EVENT_READ)
+            peers: dict[socket.socket, Connection] = {}
+            try:
+                while not stop.is_set():
+                    for key, _ in selector.select():
+                        if key.fileobj is self._listener.sock:
+                            self._accept(selector, peers)
+                        elif isinstance(key.fileobj, socket.socket):
+                            self._serve_peer(selector, peers, key.fileobj, refused)
+            finally:
+                for sock in peers:
+                    sock.close()
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._wake_fd)
+
+    def wake(self) -> None:
+        """Let `serve` look whether it is to stop."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def close(self) -> None:
+        """Give up the socket; `serve` has returned."""
+        self._listener.close()
+        os.close(self._wake_fd)
+
+    # ---- connections
+
+    def _accept(self, selector: selectors.BaseSelector, peers: dict[socket.socket, Connection]) -> None:
+        try:
+            sock, _ = self._listener.sock.accept()
+        except OSError:
+            # Somebody gave up waiting, or there is no file left.
+            time.sleep(_BACKLOG_PAUSE_S)
+            return
+        if len(peers) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        sock.settimeout(SEND_TIMEOUT_S)
+        peers[sock] = Connection()
+        selector.register(sock, selectors.EVENT_READ)
+
+    def _serve_peer(
+        self,
+        selector: selectors.BaseSelector,
+        peers: dict[socket.socket, Connection],
+        sock: socket.socket,
+        refused: Refused,
+    ) -> None:
+        try:
+            over = self._exchange(peers[sock], sock, refused)
+        except OSError:
+            over = True
+        except Exception as exc:  # noqa: BLE001 (one connection ends, and what it asked is denied)
+            # Its text may quote a token.
+            _log.error("a question about a token cannot be answered: %s", type(exc).__name__)
+            over = True
+        if over:
+            selector.unregister(sock)
+            del peers[sock]
+            sock.close()
+
+    def _exchange(self, connection: Connection, sock: socket.socket, refused: Refused) -> bool:
+        """Read and answer once; whether the connection is over."""
+        data = sock.recv(_RECEIVE_BYTES)
+        if data:
+            connection.receive_data(data)
+        else:
+            connection.receive_eof()
+        for event in connection.events():
+            if isinstance(event, Asked):
+                connection.acknowledge(event.ids, self._answer(event.token, refused), _NO)
+        sock.sendall(connection.data_to_send())
+        return not data or connection.finished
+
+    # ---- answers
+
+    def _answer(self, asked: Entries, refused: Refused) -> bytes:
+        """The actions of an answer: those that say yes name the demand they are about."""
+        sent = _sent(asked)
+        demand, checker = str(sent.pop(DEMAND, "")), self._checker
+        told = [str(sent.pop(name.decode(), ""))[:MAX_WORD_CHARACTERS] for name in REFUSED_ARGUMENTS]
+        if checker is None or not demand:
+            self._tell(refused, told, "no token is looked at")
+            return _NO
+        outcome = checker.check(demand, sent, time.time())
+        if not outcome.good:
+            self._tell(refused, told, outcome.reason)
+            return _NO
+        self._checks.labels("good").inc()
+        return _actions(demand, outcome)
+
+    def _tell(self, refused: Refused, told: list[str], reason: str) -> None:
+        self._checks.labels("refused").inc()
+        self.refused_total += 1
+        now_s = time.monotonic()
+        if now_s > self._told_until_s:
+            self._told_until_s, self._told_left = now_s + 1.0, MAX_TOLD
+        if self._told_left:
+            self._told_left -= 1
+            caller, method, path = told
+            source = (*caller.split("|"), "", "")[2]
+            refused(source, f"the token for {method} {path} is refused: {reason}")
+
+
+def _sent(asked: Entries) -> dict[str, str | int]:
+    found: dict[str, str | int] = {}
+    for name, value in asked:
+        if isinstance(value.data, bytes):
+            # What is not ASCII is no token.
+            found[name.decode("latin-1")] = value.data.decode("ascii", "backslashreplace")
+        elif type(value.data) is int:
+            found[name.decode("latin-1")] = value.data
+    return found
+
+
+def _actions(demand: str, outcome: Outcome) -> bytes:
+    actions = [SetVar(SCOPE, GIVEN, Value(Kind.STRING, demand.encode()))]
+    if outcome.strip:
+        actions.append(SetVar(SCOPE, STRIP, Value(Kind.STRING, f",{','.join(outcome.strip)},".encode())))
+    return encode_actions(tuple(actions))

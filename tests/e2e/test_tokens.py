@@ -1,0 +1,92 @@
+"""JWT in intentions: Consul says who may sign, HAProxy lets nobody on without a token that was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.e2e.standing import WEB_PORT, Standing
+from tests.e2e.test_ask import asked
+from tests.e2e.waiting import wait_until
+from tests.tokens import ISSUER, entry, signer
+
+pytestmark = pytest.mark.e2e
+ES256, NEXT = signer("ES256", "first"), signer("ES256", "next")
+DEMAND = {"Providers": [{"Name": "okta", "VerifyClaims": [{"Path": ["perms", "role"], "Value": "admin"}]}]}
+ADMIN: dict[str, Any] = {"perms": {"role": "admin"}, "aud": ["web"]}
+
+
+@contextmanager
+def demanded(standing: Standing) -> Iterator[None]:
+    """A token is demanded for /who while in the block."""
+    server = standing.site.server
+    permission = {"Action": "allow", "HTTP": {"PathPrefix": "/who"}, "JWT": DEMAND}
+    rest = {"Action": "allow", "HTTP": {"PathPrefix": "/"}}
+    source = {"Name": "caller", "Permissions": [permission, rest]}
+    server.put("/v1/config", entry(ES256, Audiences=["web", "other"]))
+    server.put("/v1/config", {"Kind": "service-intentions", "Name": "web", "Sources": [source]})
+    try:
+        yield
+    finally:
+        server.delete("/v1/config/service-intentions/web")
+        server.delete("/v1/config/jwt-provider/okta")
+        wait_until("no demand", lambda: status(standing, "/who") == 200)
+
+
+def status(standing: Standing, path: str, token: str = "") -> int:
+    connection = standing.client.http(WEB_PORT)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def test_a_request_gets_on_with_a_good_token_and_keys_are_exchanged_without_a_reload(standing: Standing) -> None:
+    sidecar = standing.web.sidecar
+    good = ES256.token(**ADMIN)
+    with demanded(standing):
+        wait_until("the demand", lambda: status(standing, "/who") == 403)
+        wait_until("the token to be good", lambda: status(standing, "/who", good) == 200)
+        assert status(standing, "/who") == 403
+        assert status(standing, "/seen") == 200
+        assert status(standing, f"/who?access_token={good}") == 200
+        for bad in (
+            ES256.token(perms={"role": "user"}, aud="web"),
+            ES256.token(perms={"role": ["admin"]}, aud="web"),
+            ES256.token(**ADMIN | {"aud": "elsewhere"}),
+            ES256.token(**ADMIN, exp=1),
+            ES256.token(**ADMIN, iss=f"{ISSUER}x"),
+            NEXT.token(**ADMIN),
+            f"{good[:-4]}AAAA",
+        ):
+            assert status(standing, "/who", bad) == 403
+        told = asked(standing.web, "explain", "--source", "caller", "--path", "/who")
+        assert (told.returncode, "the token decides" in told.stdout.replace("\n", " ")) == (5, True)
+        worker = sidecar.worker_pid()
+        standing.site.server.put("/v1/config", entry(NEXT))
+        wait_until("the other key", lambda: status(standing, "/who", NEXT.token(**ADMIN)) == 200)
+        assert status(standing, "/who", good) == 403
+        assert sidecar.worker_pid() == worker, "a change of keys reloaded HAProxy"
+        wait_until("the reason", lambda: "the token for GET /who is refused: okta: " in sidecar.log_text())
+        assert good.split(".")[2] not in sidecar.log_text()
+        assert sidecar.metrics()['hcc_token_checks_total{verdict="good"}'] >= 3
+
+
+def test_a_token_of_a_provider_whose_keys_are_elsewhere_lets_nobody_in(standing: Standing) -> None:
+    good = ES256.token(**ADMIN)
+    with demanded(standing):
+        wait_until("the demand", lambda: status(standing, "/who") == 403)
+        wait_until("the token to be good", lambda: status(standing, "/who", good) == 200)
+        remote = {"Remote": {"URI": "https://okta.test/keys"}}
+        standing.site.server.put("/v1/config", entry(ES256) | {"JSONWebKeySet": remote})
+        wait_until("nobody to get in", lambda: status(standing, "/who", good) == 403)
+        told = asked(standing.web, "explain", "--source", "caller", "--path", "/who")
+        assert (told.returncode, "keys on a server" in told.stdout) == (3, True)
+        # Nobody is asked about tokens any more, which takes a reload.
+        wait_until("others to get on", lambda: status(standing, "/seen") == 200)

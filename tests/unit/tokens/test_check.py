@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jwt import PyJWK
+
+from hcc.mesh.intentions import Action, Intention, demands_of
+from hcc.mesh.permissions import JwtProvider
+from hcc.tokens.check import MAX_REMEMBERED, MAX_TOKEN_CHARACTERS, Outcome, TokenChecker
+from tests.tokens import ISSUER, Signer, entry, known, policy, segment, signer
+
+OKTA = (JwtProvider("okta"),)
+ES256 = signer("ES256", "main")
+
+
+def now() -> int:
+    return int(time.time())
+
+
+class Asking:
+    """A checker under a policy with one demand, and a way to ask it."""
+
+    def __init__(self, *entries: dict[str, Any], jwt: tuple[JwtProvider, ...] = OKTA) -> None:
+        asked = policy(Intention("web", Action.ALLOW, 9, jwt=jwt), known(*entries))
+        self.checker = TokenChecker(asked)
+        (self.demand,) = demands_of(asked)
+
+    def sent(self, sent: dict[str, str | int], now_s: float | None = None) -> Outcome:
+        return self.checker.check(self.demand, sent, now() if now_s is None else now_s)
+
+    def bearer(self, token: str, now_s: float | None = None) -> Outcome:
+        return self.sent(bearer(token), now_s)
+
+
+def bearer(token: str) -> dict[str, str | int]:
+    return {"header.authorization": f"Bearer {token}", "headers.authorization": 1}
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256"]
+)
+def test_a_token_of_every_kind_of_key_is_good_and_one_of_another_such_key_is_not(algorithm: str) -> None:
+    asking = Asking(entry(signer(algorithm)))
+    assert asking.bearer(signer(algorithm).token()) == Outcome(True, strip=("authorization",))
+    other = signer(algorithm).token().rpartition(".")[0] + "." + segment(b"\0" * 64)
+    assert asking.bearer(other) == Outcome(False, "okta: the token has a signature that is not right")
+
+
+def unsigned(**claims: Any) -> str:
+    return f"{segment({'alg': 'none'})}.{segment({'iss': ISSUER, 'exp': now() + 60, **claims})}."
+
+
+def with_hmac_of(key: bytes, algorithm: str = "HS256") -> str:
+    text = f"{segment({'alg': algorithm, 'typ': 'JWT'})}.{segment({'iss': ISSUER, 'exp': now() + 60})}"
+    return f"{text}.{segment(hmac.digest(key, text.encode(), 'sha256'))}"
+
+
+def public_pem(of: Signer) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    key: Any = PyJWK(of.jwk, of.algorithm).key
+    pem: bytes = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem
+
+
+def tampered(token: str, **claims: Any) -> str:
+    head, _, signature = token.split(".")
+    return f"{head}.{segment({'iss': ISSUER, 'exp': now() + 600, **claims})}.{signature}"
+
+
+RS256 = signer("RS256", "rsa")
+FORGED: dict[str, Callable[[], str]] = {
+    "no algorithm": unsigned,
+    "no algorithm, other case": lambda: unsigned().replace(segment({"alg": "none"}), segment({"alg": "nOnE"})),
+    "no algorithm, kept signature": lambda: unsigned() + RS256.token().rpartition(".")[2],
+    "HMAC with the public key as PEM": lambda: with_hmac_of(public_pem(RS256)),
+    "HMAC with the public key as JWK": lambda: with_hmac_of(json.dumps(RS256.jwk).encode()),
+    "HMAC with nothing": lambda: with_hmac_of(b""),
+    "another key of the same name": lambda: Signer("RS256", "rsa").token(),
+    "its own key in the header": lambda: Signer("RS256", "rsa").token(header={"jwk": Signer("RS256").jwk}),
+    "a key on a server": lambda: Signer("RS256", "rsa").token(header={"jku": "http://127.0.0.1/", "x5u": "http://x"}),
+    "another key's name": lambda: RS256.token(header={"kid": "main"}),
+    "an unknown name": lambda: RS256.token(header={"kid": "other"}),
+    "the name of a file": lambda: RS256.token(header={"kid": "../../dev/null"}),
+    "claims exchanged": lambda: tampered(RS256.token(), role="admin"),
+    "a critical header": lambda: RS256.token(header={"crit": ["exp"]}),
+    "no base64": lambda: RS256.token(header={"b64": False, "crit": ["b64"]}),
+    "expired": lambda: RS256.token(exp=now() - 40),
+    "expired, no number": lambda: RS256.token(exp="tomorrow"),
+    "expired, no finite number": lambda: RS256.token(exp=float("inf")),
+    "not valid yet": lambda: RS256.token(nbf=now() + 60),
+    "no issuer": lambda: RS256.token(iss=None),
+    "another issuer": lambda: RS256.token(iss=f"{ISSUER}/"),
+    "a list of issuers": lambda: f"{RS256.token().rpartition('.')[0]}.{segment([ISSUER])}",
+    "empty": lambda: "",
+    "dots": lambda: "..",
+    "one part": lambda: "abc",
+    "two parts": lambda: RS256.token().rpartition(".")[0],
+    "four parts": lambda: f"{RS256.token()}.{segment({})}",
+    "five parts, encrypted": lambda: f"{segment({'alg': 'RSA-OAEP', 'enc': 'A256GCM'})}.a.b.c.d",
+    "not JSON": lambda: f"{segment(b'x')}.{segment(b'y')}.AAAA",
+    "a list": lambda: f"{segment([1])}.{segment([1])}.AAAA",
+    "deep": lambda: f"{segment(b'[' * 3000)}.{segment({})}.AAAA",
+    "huge": lambda: RS256.token(much="x" * MAX_TOKEN_CHARACTERS),
+    "not ASCII": lambda: f"{RS256.token()}\\xff",
+    "two tokens": lambda: f"{RS256.token()},{RS256.token()}",
+    "two tokens, a blank": lambda: f"{RS256.token()} {RS256.token()}",
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_forged_or_broken_token_is_good(name: str) -> None:
+    asking = Asking(entry(RS256, ES256))
+    token = FORGED[name]()
+    outcome = asking.bearer(token)
+    assert not outcome.good
+    assert outcome.reason.startswith("okta: the")
+    parts = [part for part in token.split(".") if len(part) > 3]
+    assert not any(part in outcome.reason for part in parts)
+    assert asking.bearer(RS256.token()).good
+
+
+def test_a_key_without_a_name_may_have_signed_anything_and_one_that_is_none_keeps_no_other_from_it() -> None:
+    nameless, broken = signer("ES256"), {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}
+    odd = Signer("ES256")
+    odd.jwk = broken
+    asking = Asking(entry(odd, ES256, nameless))
+    assert asking.bearer(nameless.token(header={"kid": "any"})).good
+    assert asking.bearer(ES256.token()).good
+    assert asking.bearer(ES256.token(header={"kid": ""})).good
+
+
+def test_an_hmac_key_is_for_no_signature_of_a_key_pair() -> None:
+    asking = Asking(entry(signer("HS256")))
+    assert not asking.bearer(RS256.token(header={"kid": ""})).good
+    assert not asking.bearer(with_hmac_of(b"another secret of thirty-two bytes")).good
+
+
+def test_the_clock_may_differ_by_the_skew_of_the_entry() -> None:
+    asking = Asking(entry(ES256))
+    assert asking.bearer(ES256.token(exp=now() - 10)).good
+    assert asking.bearer(ES256.token(nbf=now() + 10)).good
+    assert asking.bearer(ES256.token(iat=now() + 3600, exp=None)).good
+    strict = Asking(entry(ES256, ClockSkewSeconds=1))
+    assert not strict.bearer(ES256.token(exp=now() - 10)).good
+    assert not strict.bearer(ES256.token(nbf=now() + 30)).good
+
+
+@pytest.mark.parametrize(
+    ("audience", "good"), [("a", True), (["x", "b"], True), (["x"], False), ("ab", False), (None, False), ([], False)]
+)
+def test_one_of_the_audiences_must_be_the_tokens(audience: object, good: bool) -> None:
+    assert Asking(entry(ES256, Audiences=["a", "b"])).bearer(ES256.token(aud=audience)).good is good
+    assert Asking(entry(ES256)).bearer(ES256.token(aud="whoever")).good
+
+
+@pytest.mark.parametrize(
+    ("claims", "good"),
+    [
+        ({"role": "admin", "deep": {"er": "x"}}, True),
+        ({"role": "admin", "deep": {"er": "x"}, "more": 1}, True),
+        ({"role": "admin"}, False),
+        ({"deep": {"er": "x"}}, False),
+        ({"role": ["admin"], "deep": {"er": "x"}}, False),
+        ({"role": "Admin", "deep": {"er": "x"}}, False),
+        ({"role": "admin", "deep": {"er": ["x"]}}, False),
+        ({"role": "admin", "deep": "x"}, False),
+        ({"role": "admin", "deep.er": "x"}, False),
+        ({"role": True, "deep": {"er": "x"}}, False),
+    ],
+)
+def test_all_claims_must_be_there_as_texts(claims: dict[str, Any], good: bool) -> None:
+    demanded = JwtProvider("okta", ((("role",), "admin"), (("deep", "er"), "x")))
+    assert Asking(entry(ES256), jwt=(demanded,)).bearer(ES256.token(**claims)).good is good
+
+
+def test_of_several_providers_one_is_enough_but_each_demand_needs_its_own() -> None:
+    far = entry(RS256, name="far", Issuer="far", Locations=[{"Header": {"Name": "X-Far", "Forward": True}}])
+    either = Asking(far, entry(ES256), jwt=(JwtProvider("far"), JwtProvider("okta")))
+    assert either.bearer(ES256.token()).good
+    by_far = either.sent({"header.x-far": RS256.token(iss="far"), "headers.x-far": 1})
+    assert by_far == Outcome(True)
+    none = either.bearer(RS256.token(iss="far"))
+    assert none.reason.startswith("far: there is no token; okta: the token ")
+    asked = policy(Intention("web", Action.ALLOW, 9, jwt=OKTA), known(far, entry(ES256)))
+    assert not TokenChecker(asked).check("token-of-nobody", bearer(ES256.token()), now()).good
+
+
+@pytest.mark.parametrize(
+    ("sent", "good"),
+    [
+        ({"header.authorization": "Bearer {}", "headers.authorization": 1}, True),
+        ({"header.authorization": "Bearer  {}", "headers.authorization": 1}, True),
+        ({"header.authorization": "bearer {}", "headers.authorization": 1}, False),
+        ({"header.authorization": "{}", "headers.authorization": 1}, False),
+        ({"header.authorization": "Basic {}", "headers.authorization": 1}, False),
+        ({"header.authorization": "Bearer {}", "headers.authorization": 2}, False),
+        ({"header.authorization": "Bearer {}"}, False),
+        ({"query": "a=b&access_token={}"}, True),
+        ({"query": "access_token={}&access_token=x"}, False),
+        ({"query": "access_token={}&access%5ftoken=x"}, False),
+        ({"query": "access_token={}x"}, False),
+        ({"query": "token={}"}, False),
+        ({"query": "access_token={}", "header.authorization": "Bearer {}", "headers.authorization": 1}, True),
+        ({"query": "access_token=x.y.z", "header.authorization": "Bearer {}", "headers.authorization": 1}, False),
+        ({"query": "access_token={}", "header.authorization": "Bearer {}", "headers.authorization": 2}, False),
+        ({"query": "", "cookie.access_token": "{}", "cookies.access_token": 1}, False),
+        ({}, False),
+    ],
+)
+def test_a_token_is_looked_for_where_it_usually_is(sent: dict[str, Any], good: bool) -> None:
+    token = ES256.token()
+    filled = {name: value.format(token) if isinstance(value, str) else value for name, value in sent.items()}
+    outcome = Asking(entry(ES256)).sent(filled)
+    assert outcome.good is good
+    assert outcome.strip == (("authorization",) if good and "header.authorization" in sent else ())
+
+
+def test_a_token_is_looked_for_where_the_entry_says_and_nowhere_else() -> None:
+    places = [{"Header": {"Name": "X-Token"}}, {"Cookie": {"Name": "jwt"}}, {"QueryParam": {"Name": "t"}}]
+    asking = Asking(entry(ES256, Locations=places))
+    token = ES256.token()
+    assert asking.sent({"header.x-token": token, "headers.x-token": 1}) == Outcome(True, strip=("x-token",))
+    assert asking.sent({"cookie.jwt": token, "cookies.jwt": 1}) == Outcome(True)
+    assert asking.sent({"query": f"t={token}"}) == Outcome(True)
+    assert not asking.sent({"cookie.jwt": token, "cookies.jwt": 2}).good
+    assert not asking.bearer(token).good
+
+
+def test_a_good_token_is_not_checked_again_before_it_expires_or_the_policy_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking = Asking(entry(ES256))
+    start = now()
+    token = ES256.token(exp=start + 100)
+    assert asking.bearer(token).good
+    checked: list[object] = []
+
+    def check(*_: object) -> None:
+        checked.append(_)
+        raise ValueError
+
+    monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    assert asking.bearer(token).good
+    assert asking.bearer(token, start + 99.0).good
+    assert not checked
+    assert not asking.bearer(token, start + 101.0).good
+    assert not asking.bearer(token + "x").good
+    assert not Asking(entry(ES256)).bearer(token).good
+    assert len(checked) == 2
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    asking = Asking(entry(ES256, Locations=[{"QueryParam": {"Name": "t"}}]))
+    token = ES256.token()
+    for number in range(MAX_REMEMBERED + 10):
+        asking.checker._remember(f"{number}".encode(), Outcome(True), now())
+    assert asking.sent({"query": f"t={token}"}).good
+    assert len(asking.checker._remembered) == MAX_REMEMBERED
