@@ -90,3 +90,21 @@ def test_a_token_of_a_provider_whose_keys_are_elsewhere_lets_nobody_in(standing:
         assert (told.returncode, "keys on a server" in told.stdout) == (3, True)
         # Nobody is asked about tokens any more, which takes a reload.
         wait_until("others to get on", lambda: status(standing, "/seen") == 200)
+
+
+def test_while_hcc_is_dead_no_token_is_good_enough_and_the_next_one_goes_on(standing: Standing) -> None:
+    sidecar = standing.web.sidecar
+    good = ES256.token(**ADMIN)
+    with demanded(standing):
+        wait_until("the demand", lambda: status(standing, "/who") == 403)
+        wait_until("the token to be good", lambda: status(standing, "/who", good) == 200)
+        worker = sidecar.worker_pid()
+        sidecar.kill()
+        try:
+            assert [status(standing, "/who", good), status(standing, "/seen")] == [403, 200]
+        finally:
+            sidecar.start()
+        wait_until("the token to be good again", lambda: status(standing, "/who", good) == 200)
+        assert status(standing, "/who") == 403
+        sidecar.wait_ready()
+        assert sidecar.worker_pid() == worker
