@@ -471,6 +471,9 @@ def test_connections_beyond_an_upstreams_limit_are_refused(there: Stage) -> None
     wait_until(lambda: greeting(tcp) == "peer", "the connection is no longer counted")
 
 
+# A connection that is reset before `wrap_socket` looks at it is left open by that call (Lib/ssl.py of Python 3.11.7,
+# `SSLSocket._create`, where recv(1) of one without a peer fails otherwise than by ENOTCONN).
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_connections_beyond_the_public_limit_are_refused(there: Stage) -> None:
     app = there.app()
     public = free_port()
