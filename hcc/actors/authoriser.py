@@ -98,6 +98,7 @@ class Authoriser(Actor):
         self._policy: Policy | None = None
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
+        self._gathering = False
         # What is in HAProxy now, as far as we know.
         self._verdicts: dict[str, str] = {}
         self._rules: dict[str, str] = {}
@@ -173,10 +174,13 @@ class Authoriser(Actor):
             self._met.add(name)
             self._book.note_peer(peer, name)
             self._book.remember(certificate_digest(der), caller)
-        self.after(GATHER_S, _Remember(), key="remember")
+        if not self._gathering:
+            self._gathering = True
+            self.after(GATHER_S, _Remember(), key="remember")
 
     def _remember(self) -> None:
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
+        self._gathering = False
         if self._policy is None:
             return
         if set(self._book.callers) != set(self._verdicts):
