@@ -8,7 +8,7 @@ from __future__ import annotations
 from hcc.consul.answers import Answer, Application
 from hcc.consul.chains import chain
 from hcc.consul.errors import ConsulAnswerError
-from hcc.consul.fields import Fields, fields, items
+from hcc.consul.fields import Fields, fields, items, shown
 from hcc.consul.instances import query_instances
 from hcc.consul.keys import (
     ChainWatch,
@@ -98,6 +98,9 @@ def leaf(data: object) -> Leaf:
 def intentions(data: object) -> tuple[Intention, ...]:
     """The intentions of a match answer (a map with one name, whose list may be null), in Consul's order."""
     lists = fields(data, "").values
+    if len(lists) != 1:
+        # That there are none Consul says by name; taking less for it could open the door.
+        raise ConsulAnswerError("answer", "an object with one list", shown(data))
     return tuple(
         _intention(fields(item, f"[{name}][{position}]"))
         for name in sorted(lists)

@@ -91,6 +91,10 @@ class Fields:
         value = self.values.get(name)
         return fields({} if value is None else value, f"{self.path}.{name}".lstrip("."))
 
+    def required_child(self, name: str) -> Fields:
+        """An object that must be there: an answer without it says nothing."""
+        return fields(self.values.get(name), f"{self.path}.{name}".lstrip("."))
+
     def children(self, name: str) -> tuple[Fields, ...]:
         """A list of objects, empty when absent."""
         return fields_list(self.values.get(name), f"{self.path}.{name}".lstrip("."))

@@ -42,7 +42,10 @@ def query_instances(data: object, home: str) -> tuple[Instance, ...]:
         data: `{Nodes: [{Node, Service, Checks}]}`.
         home: our datacenter; instances of another one are reached by their WAN address.
     """
-    entries = fields(data, "").children("Nodes")
+    body = fields(data, "")
+    if "Nodes" not in body.values:
+        raise body.error("Nodes", "a list")
+    entries = body.children("Nodes")
     return _sorted(tuple(instance(entry, _is_elsewhere(entry, home)) for entry in entries))
 
 
@@ -57,7 +60,7 @@ def _sorted(found: tuple[Instance | None, ...]) -> tuple[Instance, ...]:
 
 def instance(entry: Fields, wan: bool) -> Instance | None:
     """The instance of one entry, None when it is left out."""
-    node, service = entry.child("Node"), entry.child("Service")
+    node, service = entry.required_child("Node"), entry.required_child("Service")
     address, port = _address(node, service, wan)
     if not address or not 0 < port <= _MAX_PORT or not _speaks_connect(service):
         return None

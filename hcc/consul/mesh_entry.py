@@ -18,6 +18,7 @@ _SLASHES = {
     **{action.value: action for action in EscapedSlashes},
 }
 _VERSIONS = {"": None, "TLS_AUTO": None, **{version.value: version for version in TlsVersion}}
+_KIND = "mesh"
 _UNDERSCORES = {"": Underscores.ALLOW, **{action.value: action for action in Underscores}}
 
 
@@ -25,10 +26,15 @@ def mesh_entry(data: object) -> MeshEntry:
     """What the list of mesh entries says; what we do not know is the strictest.
 
     Raises:
-        ConsulAnswerError: a field is of another type than Consul's.
+        ConsulAnswerError: an entry of another kind, a field of another type than Consul's.
     """
     entries = fields_list(data, "")
-    return MeshEntry(_normalization(entries[0]), _tls(entries[0].child("TLS"))) if entries else MeshEntry()
+    if not entries:
+        return MeshEntry()
+    first = entries[0]
+    if first.text("Kind") != _KIND:
+        raise first.error("Kind", _KIND)
+    return MeshEntry(_normalization(first), _tls(first.child("TLS")))
 
 
 def _normalization(entry: Fields) -> Normalization:

@@ -99,7 +99,9 @@ def test_a_sameness_group_lets_nobody_of_ours_in_and_keeps_out_whom_it_denies() 
     assert match(SourceSamenessGroup="g", Action="deny")[0].peer == ""
 
 
-@pytest.mark.parametrize("body", [None, [], {"web": {}}, {"web": [{}]}, {"web": [{"SourceName": 3}]}])
+@pytest.mark.parametrize(
+    "body", [None, [], {}, {"web": [], "db": []}, {"web": {}}, {"web": [{}]}, {"web": [{"SourceName": 3}]}]
+)
 def test_intentions_of_another_shape_are_an_error(body: object) -> None:
     with pytest.raises(ConsulAnswerError):
         intentions(body)

@@ -75,7 +75,9 @@ def test_an_answer_in_another_form_is_read_whole(indent: int | None, by_entry: b
     assert bool(made.entries) is by_entry
 
 
-@pytest.mark.parametrize("text", [b"{}", b'[{"Node":{},"Service":[]}]', b'[{"Node":{"Address":7}}]', b"[7]"])
+@pytest.mark.parametrize(
+    "text", [b"{}", b'[{"Node":{},"Service":[]}]', b'[{"Node":{"Address":7}}]', b"[7]", b"[{}]", b'[{"a":1}]']
+)
 def test_another_shape_is_an_error_and_no_empty_list(text: bytes) -> None:
     with pytest.raises(ConsulAnswerError):
         read(text, Reading(), wan=False)

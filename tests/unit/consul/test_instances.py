@@ -109,10 +109,18 @@ def test_each_result_of_a_query_is_seen_from_home() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", ["x", {}, [1], [{"Node": []}], [{"Service": {"Port": "80"}}]])
+@pytest.mark.parametrize(
+    "body", ["x", {}, [1], [{}], [{"Node": [], "Service": {}}], [{"Node": {}, "Service": {"Port": "80"}}]]
+)
 def test_another_shape_is_an_error(body: object) -> None:
     with pytest.raises(ConsulAnswerError):
         instances(body, wan=False)
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"Nodes": {}}, {"Nodes": [{}]}])
+def test_a_query_of_another_shape_is_an_error(body: object) -> None:
+    with pytest.raises(ConsulAnswerError):
+        query_instances(body, "dc1")
 
 
 json_values = st.recursive(

@@ -16,9 +16,7 @@ def entry(**said: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "data", [[], None, [{"Kind": "mesh"}], [{"HTTP": None}], [{"HTTP": {"Incoming": None}}], entry()]
-)
+@pytest.mark.parametrize("data", [[], None, [{"Kind": "mesh"}], [{"Kind": "mesh", "HTTP": None}], entry()])
 def test_without_a_word_consuls_default_counts(data: object) -> None:
     assert (
         mesh_entry(data).normalization
@@ -69,9 +67,11 @@ def test_each_word_on_underscores_has_its_action_and_an_unknown_one_refuses(word
     [
         {},
         [1],
-        [{"TLS": []}],
-        [{"TLS": {"Incoming": {"CipherSuites": [1]}}}],
-        [{"HTTP": []}],
+        [{}],
+        [{"Kind": "service-defaults"}],
+        [{"Kind": "mesh", "TLS": []}],
+        [{"Kind": "mesh", "TLS": {"Incoming": {"CipherSuites": [1]}}}],
+        [{"Kind": "mesh", "HTTP": []}],
         entry(MergeSlashes="yes"),
         entry(PathWithEscapedSlashesAction=1),
     ],
@@ -82,20 +82,20 @@ def test_another_shape_is_an_error(data: object) -> None:
 
 
 def test_without_a_word_tls_is_left_to_the_proxy() -> None:
-    for data in ([], [{"TLS": None}], [{"TLS": {"Incoming": {"TLSMinVersion": "TLS_AUTO"}, "Outgoing": None}}]):
-        assert mesh_entry(data).tls == MeshTls()
+    assert mesh_entry([]).tls == MeshTls()
+    for said in (None, {"Incoming": {"TLSMinVersion": "TLS_AUTO"}, "Outgoing": None}):
+        assert mesh_entry([{"Kind": "mesh", "TLS": said}]).tls == MeshTls()
 
 
 def test_tls_is_read_for_both_directions() -> None:
     suite = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
     incoming = {"TLSMinVersion": "TLSv1_3"}
     outgoing = {"TLSMinVersion": "TLSv1_2", "TLSMaxVersion": "TLSv1_2", "CipherSuites": [suite]}
-    found = mesh_entry([{"TLS": {"Incoming": incoming, "Outgoing": outgoing}}]).tls
+    found = mesh_entry([{"Kind": "mesh", "TLS": {"Incoming": incoming, "Outgoing": outgoing}}]).tls
     assert found.incoming == TlsLimits(TlsVersion.TLS_1_3)
     assert found.outgoing == TlsLimits(TlsVersion.TLS_1_2, TlsVersion.TLS_1_2, (suite,))
 
 
 def test_a_lowest_version_that_is_not_known_is_the_highest_known() -> None:
-    assert mesh_entry([{"TLS": {"Incoming": {"TLSMinVersion": "TLSv1_4"}}}]).tls.incoming == TlsLimits(
-        TlsVersion.TLS_1_3
-    )
+    said = {"Incoming": {"TLSMinVersion": "TLSv1_4"}}
+    assert mesh_entry([{"Kind": "mesh", "TLS": said}]).tls.incoming == TlsLimits(TlsVersion.TLS_1_3)
