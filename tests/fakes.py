@@ -190,6 +190,7 @@ class FakeWatcher:
     def __init__(self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None]) -> None:
         self.key = key
         self.running = False
+        self.hurried = False
         self._deliver = deliver
 
     def start(self) -> None:
@@ -197,6 +198,9 @@ class FakeWatcher:
 
     def stop(self) -> None:
         self.running = False
+
+    def hurry(self) -> None:
+        self.hurried = True
 
     def say(self, event: WatchEvent) -> None:
         self._deliver(self.key, event)
@@ -329,8 +333,10 @@ class FakePool:
                 self.happen(PolicyApplied(index, policy.version))
 
     def poll(self, timeout_s: float | None) -> tuple[PoolEvent, ...]:
-        event = self._events.get(timeout=10.0)
-        return () if event is None else (event,)
+        found = [self._events.get(timeout=10.0)]
+        while not self._events.empty():
+            found.append(self._events.get())
+        return tuple(event for event in found if event is not None)
 
     def replace_hung(self, misses: int) -> tuple[str, ...]:
         return ()
@@ -401,11 +407,11 @@ class FakeMaps:
     def verdicts(self) -> dict[str, str] | None:
         return self._read("verdicts")
 
-    def identities_loaded(self) -> bool:
-        return self._read("identities") is not None
-
-    def change_identities(self, change: MapChange) -> None:
+    def change_identities(self, change: MapChange) -> bool:
+        if self._read("identities") is None:
+            return False
         self._change("identities", change)
+        return True
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
         self._change("verdicts", change)

@@ -41,8 +41,6 @@ from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
 
-# Callers met in this time are remembered together; they are let in meanwhile, as the workers are asked.
-GATHER_S = 0.02
 STORE_S = 2.0
 EXPIRY_S = 60.0
 RETRY_S = 0.5
@@ -51,13 +49,6 @@ MAX_RETRY_S = 10.0
 CUT_AGAIN_S = 0.5
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Remember:
-    """To itself: put into HAProxy what was gathered."""
-
-    coalesce_key: ClassVar[str] = "remember"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +89,6 @@ class Authoriser(Actor):
         self._policy: Policy | None = None
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
-        self._gathering = False
         # What is in HAProxy now, as far as we know.
         self._verdicts: dict[str, str] = {}
         self._rules: dict[str, str] = {}
@@ -131,7 +121,6 @@ class Authoriser(Actor):
                 self._remember()
             case CallersMet(calls):
                 self._meet(calls)
-            case _Remember():
                 self._remember()
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
@@ -174,13 +163,9 @@ class Authoriser(Actor):
             self._met.add(name)
             self._book.note_peer(peer, name)
             self._book.remember(certificate_digest(der), caller)
-        if not self._gathering:
-            self._gathering = True
-            self.after(GATHER_S, _Remember(), key="remember")
 
     def _remember(self) -> None:
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
-        self._gathering = False
         if self._policy is None:
             return
         if set(self._book.callers) != set(self._verdicts):
@@ -196,13 +181,10 @@ class Authoriser(Actor):
             removed=tuple(digest for digest, text in news.items() if text is None),
         )
         if change:
-            self._try(lambda: self._tell_identities(change))
+            # Where none runs, the next one starts with what is on disk.
+            self._try(lambda: self._maps.change_identities(change))
             self._store_soon()
         self._report()
-
-    def _tell_identities(self, change: MapChange) -> None:
-        if self._maps.identities_loaded():
-            self._maps.change_identities(change)
 
     # ---- policy
 

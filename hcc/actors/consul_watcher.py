@@ -224,6 +224,8 @@ class ConsulWatcher(Actor):
         self._metrics.watch_answers.labels(type(key).__name__).inc()
         if self._failing.pop(key, None) is not None:
             _log.info("%s: Consul answers again", key.label())
+            for other in self._failing:
+                self._watchers[other].hurry()
             self._report()
 
     def _say_lacks(self, lacks: frozenset[Lack]) -> None:

@@ -27,6 +27,10 @@ _FIRST_RETRY_SPREAD_S = 0.2
 _MAX_DOUBLINGS = 10
 # What does not exist may be registered any moment, and asking costs the agent little.
 MAX_NOT_FOUND_RETRY_S = 5.0
+# An agent that is not there costs nothing to ask, and when it is back, all should know soon.
+MAX_UNAVAILABLE_RETRY_S = 10.0
+# Watches that failed while Consul was away are spread over this time when it answers one of them.
+HURRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def after_failure(
 ) -> tuple[Pace, float]:
     """The pace after an error, and the seconds to wait before the next query.
 
-    Exponential back-off with full jitter from 1 to 60 s; the first retry comes within a quarter of a second.
+    Exponential back-off with full jitter from 1 to `limit_s`; the first retry comes within a quarter of a second.
 
     Args:
         pace: so far.

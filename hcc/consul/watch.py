@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from hcc.consul.answers import Answer
 from hcc.consul.client import ConsulClient
@@ -18,6 +19,7 @@ from hcc.consul.errors import (
     ConsulNotFoundError,
     ConsulPermissionError,
     ConsulStatusError,
+    ConsulUnavailableError,
     InterruptedPollError,
 )
 from hcc.consul.fetch import Fetched, Position, fetch
@@ -25,10 +27,12 @@ from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import ChainWatch, IntentionsWatch, WatchKey
 from hcc.consul.names import Names, look_up
 from hcc.consul.pacing import (
+    HURRY_S,
     MAX_IDLE_PAUSE_S,
     MAX_INTENTIONS_PAUSE_S,
     MAX_NOT_FOUND_RETRY_S,
     MAX_RETRY_S,
+    MAX_UNAVAILABLE_RETRY_S,
     Pace,
     after_change,
     after_failure,
@@ -111,6 +115,8 @@ class Watcher:
         self._chains = chains if isinstance(key, ChainWatch) else None
         self._has_place = False
         self._stopped = threading.Event()
+        # Ends a pause: we are to stop, or to ask sooner.
+        self._woken = threading.Event()
         self._lock = threading.Lock()
         self._client: ConsulClient | None = None
         self._thread = threading.Thread(target=self._run, name=f"watch {key.label()}", daemon=True)
@@ -120,6 +126,8 @@ class Watcher:
         self._began_at = clock()
         # Since when it fails, and why; replaced as one, since other threads read it.
         self._failing: tuple[float, str] | None = None
+        # The last question failed, and not because of what it asked.
+        self._away = False
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -129,8 +137,14 @@ class Watcher:
         """End, breaking off a question that waits; returns at once, and nothing is delivered afterwards."""
         with self._lock:
             self._stopped.set()
+            self._woken.set()
             if self._client is not None:
                 self._client.interrupt()
+
+    def hurry(self) -> None:
+        """Ask soon, if Consul was away: it answered somebody else. What it refused is not asked sooner."""
+        if self._away:
+            self._woken.set()
 
     def state(self) -> WatchState:
         """How it does now. Any thread may call this."""
@@ -149,8 +163,9 @@ class Watcher:
     def _run(self) -> None:
         try:
             while not self._stopped.is_set():
-                if self._stopped.wait(self._turn()):
-                    return
+                if self._woken.wait(self._turn()):
+                    self._woken.clear()
+                    self._stopped.wait(HURRY_S * self._jitter())
         finally:
             self._hang_up()
             if self._chains is not None and self._has_place:
@@ -204,7 +219,7 @@ class Watcher:
         value = fetched.value
         if isinstance(value, tuple):
             value = self._names.resolved(value)
-        recovered, self._failing = self._failing is not None, None
+        recovered, self._failing, self._away = self._failing is not None, None, False
         self._position = fetched.position
         self.last_answer_at = now
         if fetched.poll_s:
@@ -223,6 +238,7 @@ class Watcher:
         now = self._clock()
         since = self._failing[0] if self._failing else now
         self._failing = (since, str(error))
+        self._away = _is_outage(error)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
         self._position = Position()
         if isinstance(error, ConsulPermissionError) and self._has_new_token():
@@ -231,7 +247,7 @@ class Watcher:
             self._pace,
             self._jitter(),
             retry_after_s=error.retry_after_s if isinstance(error, ConsulStatusError) else 0.0,
-            limit_s=MAX_NOT_FOUND_RETRY_S if isinstance(error, ConsulNotFoundError) else MAX_RETRY_S,
+            limit_s=_longest_retry_s(error),
         )
         self._tell(WatchFailed(error, retry_s, since))
         return retry_s
@@ -246,3 +262,20 @@ class Watcher:
     def _tell(self, event: WatchEvent) -> None:
         if not self._stopped.is_set():
             self._deliver(self.key, event)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether it says nothing about the question: any other would have failed as well."""
+    return isinstance(error, ConsulUnavailableError) or (
+        isinstance(error, ConsulStatusError) and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    )
+
+
+def _longest_retry_s(error: Exception) -> float:
+    match error:
+        case ConsulNotFoundError():
+            return MAX_NOT_FOUND_RETRY_S
+        case ConsulUnavailableError():
+            return MAX_UNAVAILABLE_RETRY_S
+        case _:
+            return MAX_RETRY_S

@@ -14,7 +14,7 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, map_loaded, read_map, silent
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, silent
 from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions, payloads
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
@@ -77,13 +77,9 @@ class CallerMaps:
         """As `identities`."""
         return self._read(self._verdicts)
 
-    def identities_loaded(self) -> bool:
-        """Whether a worker runs that has the map."""
-        return map_loaded(self._runtime.send, self._identities)
-
-    def change_identities(self, change: MapChange) -> None:
-        """Change those of the current worker."""
-        change_map(self._runtime, self._identities, change, self._payload_bytes)
+    def change_identities(self, change: MapChange) -> bool:
+        """Whether there is a current worker with the map; it is changed then."""
+        return change_map(self._runtime, self._identities, change, self._payload_bytes)
 
     def rules(self) -> dict[str, str] | None:
         """As `identities`, in their order; None also when the listener speaks no http."""
@@ -95,14 +91,14 @@ class CallerMaps:
             self._swap(self._rules, wanted)
         else:
             change = map_change(self._read(self._rules) or {}, wanted)
-            change_map(self._runtime, self._rules, change, self._payload_bytes)
+            self._change(self._rules, change)
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
         """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes."""
         if self._transactions and len(change) > 1:
             self._swap(self._verdicts, wanted)
         else:
-            change_map(self._runtime, self._verdicts, change, self._payload_bytes)
+            self._change(self._verdicts, change)
         for send in self._stopping_workers():
             # Whom it does not know it does not find, and one that is gone decides nothing any more.
             with contextlib.suppress(RuntimeSocketError):
@@ -124,6 +120,10 @@ class CallerMaps:
             with contextlib.suppress(RuntimeSocketError):
                 cut += _cut(send, callers, owner)
         return cut
+
+    def _change(self, path: str, change: MapChange) -> None:
+        if not change_map(self._runtime, path, change, self._payload_bytes):
+            raise ControlError(f"expected a HAProxy that has loaded {path} to change it, found none")
 
     def _read(self, path: str) -> dict[str, str] | None:
         return read_map(self._runtime.send, path)

@@ -15,7 +15,7 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, map_loaded, read_map
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map
 from hcc.haproxy.map_text import MapChange, map_file
 from hcc.haproxy.replies import ReplyError, parse_servers
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
@@ -59,10 +59,7 @@ class LeafMap:
 
     def change(self, change: MapChange) -> bool:
         """Whether there is a worker with the map; its map is changed then."""
-        if not map_loaded(self._runtime.send, self._path):
-            return False
-        change_map(self._runtime, self._path, change, self._payload_bytes)
-        return True
+        return change_map(self._runtime, self._path, change, self._payload_bytes)
 
     def take_out(self, address: str, port: int) -> None:
         """Put an endpoint into maintenance and end all sessions to it, in whatever backend.

@@ -15,6 +15,10 @@ JOINED = 40
 _NOT_LOADED = "Unknown map identifier"
 
 
+class _NotLoadedError(ControlError):
+    """The worker has not loaded that file."""
+
+
 def read_map(send: Callable[[str], str], path: str) -> dict[str, str] | None:
     """The entries; None when no worker runs, or one that has not loaded that file."""
     try:
@@ -24,26 +28,27 @@ def read_map(send: Callable[[str], str], path: str) -> dict[str, str] | None:
     return None if _NOT_LOADED in answer else parse_map(answer)
 
 
-def map_loaded(send: Callable[[str], str], path: str) -> bool:
-    """Whether a worker runs that has loaded that file."""
+def change_map(runtime: RuntimeSocket, path: str, change: MapChange, payload_bytes: int) -> bool:
+    """Whether a worker runs that has loaded that file; the change is made then, entry by entry.
+
+    No payload is longer than `payload_bytes`.
+    """
     try:
-        return _NOT_LOADED not in send(f"get map {path} none")
-    except NotListeningError:
+        for payload in payloads(change.added, payload_bytes):
+            silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
+        commands = [f"set map {path} {key} {value}" for key, value in change.changed]
+        commands += [f"del map {path} {key}" for key in change.removed]
+        for start in range(0, len(commands), JOINED):
+            silent(runtime.send(*commands[start : start + JOINED]), "change a map")
+    except (NotListeningError, _NotLoadedError):
         return False
-
-
-def change_map(runtime: RuntimeSocket, path: str, change: MapChange, payload_bytes: int) -> None:
-    """Make the change, entry by entry; no payload is longer than this."""
-    for payload in payloads(change.added, payload_bytes):
-        silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
-    commands = [f"set map {path} {key} {value}" for key, value in change.changed]
-    commands += [f"del map {path} {key}" for key in change.removed]
-    for start in range(0, len(commands), JOINED):
-        silent(runtime.send(*commands[start : start + JOINED]), "change a map")
+    return True
 
 
 def silent(answer: str, what: str) -> None:
     """Nothing, when HAProxy said nothing."""
+    if _NOT_LOADED in answer:
+        raise _NotLoadedError(f"expected HAProxy to {what} that it has not loaded")
     # Nothing is there to be removed: as wanted.
     said = answer.replace("Key not found.", "").strip()
     if said:

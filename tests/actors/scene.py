@@ -40,18 +40,19 @@ class Scene:
     def expect(self, neighbour: str, kind: type[T], holds: Callable[[T], bool] = lambda _: True) -> T:
         """The newest message of that kind, as soon as one came for which it holds."""
         eventually(
-            lambda: any(holds(message) for message in self._of(neighbour, kind)),
+            lambda: any(holds(message) for message in self.all_of(neighbour, kind)),
             f"{neighbour} hears a fitting {kind.__name__} among {self.heard[neighbour]}",
         )
-        return [message for message in self._of(neighbour, kind) if holds(message)][-1]
+        return [message for message in self.all_of(neighbour, kind) if holds(message)][-1]
+
+    def all_of(self, neighbour: str, kind: type[T]) -> list[T]:
+        """Every message of that kind so far, oldest first."""
+        return [message for message in list(self.heard[neighbour]) if isinstance(message, kind)]
 
     def facts(self, neighbour: str, kind: type[T]) -> T | None:
         """The newest facts of that kind."""
-        found = [m.facts for m in self._of(neighbour, FactsReported) if isinstance(m.facts, kind)]
+        found = [m.facts for m in self.all_of(neighbour, FactsReported) if isinstance(m.facts, kind)]
         return found[-1] if found else None
-
-    def _of(self, neighbour: str, kind: type[T]) -> list[T]:
-        return [message for message in list(self.heard[neighbour]) if isinstance(message, kind)]
 
 
 @contextmanager

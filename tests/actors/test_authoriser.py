@@ -1,11 +1,10 @@
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from hcc.actors.authoriser import GATHER_S, Authoriser, _Resync
+from hcc.actors.authoriser import Authoriser, _Resync
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -133,16 +132,6 @@ def test_what_a_worker_tells_of_a_certificate_is_not_believed_but_read(scene: Au
 
     scene.knows(WEB)
     scene.verdicts(web="allow")
-
-
-def test_callers_that_go_on_coming_do_not_put_off_that_they_are_remembered(scene: AuthoriserScene) -> None:
-    scene.tell(PolicyChanged(policy()))
-    for _ in range(200):
-        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
-        time.sleep(GATHER_S / 10)
-        if "change identities" in scene.maps.done:
-            return
-    pytest.fail("not remembered while others came")
 
 
 def test_a_caller_whom_a_worker_let_in_by_an_older_policy_is_cut(scene: AuthoriserScene) -> None:

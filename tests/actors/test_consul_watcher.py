@@ -33,7 +33,7 @@ from tests.builders import TRUST_DOMAIN, leaf, proxy, roots
 from tests.fakes import FakeWatchers
 
 PROXY = ProxyWatch("server-sidecar-proxy")
-LEAF = LeafWatch("server")
+LEAF, ROOTS = LeafWatch("server"), RootsWatch()
 INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
 
 
@@ -155,6 +155,19 @@ def test_a_failing_watch_is_told_once_and_so_is_its_recovery(
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if "no answer" in line]) == 1
     assert len([line for line in said if "answers again" in line]) == 1
+
+
+def test_when_consul_answers_one_watch_again_the_others_that_fail_ask_soon(scene: WatcherScene) -> None:
+    scene.answer_all()
+    for key in (LEAF, ROOTS):
+        scene.watchers.fail(key, ConsulUnavailableError("no answer"))
+
+    scene.watchers.say(LEAF, leaf())
+
+    def hurried() -> set[WatchKey]:
+        return {watcher.key for watcher in scene.watchers.made if watcher.hurried}
+
+    eventually(lambda: hurried() == {ROOTS}, "the other one asks")
 
 
 def test_draining_ends_all_watches(scene: WatcherScene) -> None:

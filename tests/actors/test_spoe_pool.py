@@ -3,11 +3,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from hcc.actors.messages import ADMIN, CONSUL_WATCHER, SPOE_POOL, PolicyChanged, Publish
+from hcc.actors.messages import (
+    ADMIN,
+    AUTHORISER,
+    CONSUL_WATCHER,
+    SPOE_POOL,
+    CallersMet,
+    PolicyChanged,
+    Publish,
+)
 from hcc.actors.readiness import PolicyFacts
 from hcc.actors.spoe_pool import DENIALS_LOGGED, SPOEPool
 from hcc.metrics import Metrics
-from hcc.spoe.events import Denied, WorkerExited, WorkerPhase, ZygoteExited
+from hcc.spoe.events import Denied, Met, WorkerExited, WorkerPhase, ZygoteExited
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.builders import policy
@@ -19,7 +27,7 @@ class PoolScene(Scene):
         self.pool = FakePool()
         self.metrics = Metrics()
         edges = {"pool": self.pool, "metrics": self.metrics, "enforced": enforced}
-        super().__init__(SPOE_POOL, SPOEPool, edges, (ADMIN, CONSUL_WATCHER))
+        super().__init__(SPOE_POOL, SPOEPool, edges, (ADMIN, AUTHORISER, CONSUL_WATCHER))
 
     def callers(self) -> list[tuple[str, bool]]:
         facts = self.facts(ADMIN, PolicyFacts) or PolicyFacts()
@@ -117,3 +125,26 @@ def test_who_was_denied_is_told_and_counted_by_source_and_destination(scene: Poo
     scene.tell(PolicyChanged(policy(version=6)))
 
     eventually(lambda: scene.callers() == [("web", False)], "it is no decision by the policy in force")
+
+
+def test_callers_that_come_close_together_are_told_of_together_and_each_in_its_turn(scene: PoolScene) -> None:
+    calls = tuple((f"{number}".encode(), f"10.0.0.1:{number}") for number in range(1_000))
+    for der, peer in calls:
+        scene.pool.happen(Met(0, der, peer))
+
+    def told() -> list[CallersMet]:
+        return scene.all_of(AUTHORISER, CallersMet)
+
+    eventually(lambda: sum(len(one.calls) for one in told()) == len(calls), "all are told")
+    assert tuple(call for one in told() for call in one.calls) == calls
+    assert len(told()) < len(calls) / 10
+
+
+def test_a_worker_that_ends_is_not_waited_for_behind_callers(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+    scene.pool.happen(Met(0, b"der", "10.0.0.1:1"))
+    scene.pool.happen(WorkerExited(1, 101, -9))
+
+    eventually(lambda: scene.pool.respawned == [1], "a new worker")
+    scene.expect(AUTHORISER, CallersMet)

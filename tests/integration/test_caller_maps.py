@@ -99,9 +99,10 @@ def test_ten_thousand_callers_are_remembered_and_forgotten(subject: Subject) -> 
 
 
 def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> None:
-    assert subject.maps.identities_loaded()
+    entry = MapChange(added=(("A" * 64, "web:dc1|spiffe://d/x|1"),))
+    assert subject.maps.change_identities(entry)
     subject.stop()
-    assert not subject.maps.identities_loaded()
+    assert not subject.maps.change_identities(entry)
     assert subject.maps.identities() is None
     assert subject.maps.verdicts() is None
     subject.maps.store_identities({"A" * 64: "web:dc1|spiffe://d/x|1"})

@@ -413,6 +413,31 @@ def test_a_watch_says_how_it_does(fake: FakeConsul, watch: Watch) -> None:
     assert 0 <= state.age_s < DEADLINE_S
 
 
+@pytest.mark.parametrize(
+    ("fault", "hurries"),
+    [(Fault("close"), True), (Fault("status", code=500), True), (Fault("status", code=403), False)],
+)
+def test_a_watch_that_failed_while_consul_was_away_asks_soon_when_told(
+    fake: FakeConsul, watch: Watch, fault: Fault, hurries: bool
+) -> None:
+    chances = iter((0.0, 0.0, 0.0, 0.0, 0.0, 0.9))
+    fake.fail("ca/roots", fault, times=6)
+    observed = watch(RootsWatch(), jitter=lambda: next(chances, 0.0))
+    failures = [observed.failure(ConsulError) for _ in range(6)]
+    assert failures[-1].retry_s > 5
+    time.sleep(0.05)
+
+    begin = time.monotonic()
+    observed.watcher.hurry()
+
+    if hurries:
+        observed.recovery()
+        assert time.monotonic() - begin < 3
+    else:
+        with pytest.raises(queue.Empty):
+            observed.events.get(timeout=1.0)
+
+
 def test_a_long_wait_that_consul_asks_for_is_obeyed(fake: FakeConsul, watch: Watch) -> None:
     fake.fail("ca/roots", Fault("status", code=429, headers=(("Retry-After", "30"),)))
     observed = watch(RootsWatch())
