@@ -182,10 +182,12 @@ class Worker:
             connection.receive_data(data)
         else:
             connection.receive_eof()
-        questions, allowed = self._answer(connection, connection.events())
+        answered, allowed = self._answer(connection, connection.events())
         self._send(peer, connection.data_to_send())
-        if questions:
-            self._slots.answered(questions, allowed, time.perf_counter_ns() - started_ns)
+        if answered:
+            self._slots.answered(len(answered), allowed, time.perf_counter_ns() - started_ns)
+            # Behind the answers, as somebody waits for those.
+            self._tell(answered)
         if not data:
             self._drop(peer)
 
@@ -226,10 +228,11 @@ class Worker:
 
     # ---- answers
 
-    def _answer(self, connection: Connection, events: list[Event]) -> tuple[int, int]:
-        """Answer every question among the events; how many there were, and how many callers may come in."""
+    def _answer(self, connection: Connection, events: list[Event]) -> tuple[list[tuple[Asked, Answer]], int]:
+        """Answer every question among the events; which there were, and how many callers may come in."""
         known = self._cache.answers
-        questions = allowed = 0
+        answered: list[tuple[Asked, Answer]] = []
+        allowed = 0
         for event in events:
             if type(event) is Asked:
                 answer = known.get(event.der) if event.der else None
@@ -238,15 +241,11 @@ class Worker:
                 elif not answer.decision.understood:
                     self._slots.add(Slot.ERRORS)
                 connection.acknowledge(event.ids, answer.actions, answer.brief)
-                questions += 1
+                answered.append((event, answer))
                 allowed += answer.counted
-                if not answer.counted:
-                    self._tell_denied(event, answer.decision)
-                elif event.peer:
-                    self._tell_met(event)
             elif type(event) is Parted and not event.by_peer and event.status != Status.NORMAL:
                 self._slots.add(Slot.FRAMES_BAD)
-        return questions, allowed
+        return answered, allowed
 
     def _decide(self, asked: Asked) -> Answer:
         if asked.refused:
@@ -262,6 +261,13 @@ class Worker:
         return answer
 
     # ---- the main process
+
+    def _tell(self, answered: list[tuple[Asked, Answer]]) -> None:
+        for asked, answer in answered:
+            if not answer.counted:
+                self._tell_denied(asked, answer.decision)
+            elif asked.peer:
+                self._tell_met(asked)
 
     def _tell_denied(self, asked: Asked, decision: Decision) -> None:
         """Tell of a denial, of so many in a second; of a fault not: it says something about a configuration."""

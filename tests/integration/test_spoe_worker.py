@@ -389,6 +389,7 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
                 client.send(caller(WEB, 2) + caller(DB, 3) + farewell())
                 kinds = [frame.kind for frame in frames_of(client.recv(65536))]
                 assert kinds == [FrameType.ACK, FrameType.ACK, FrameType.AGENT_DISCONNECT]
+            wait_for("the connection is gone", lambda: memory.read()[0].connections_open == 0)
         finally:
             ours.close()
             thread.join(10)
