@@ -375,6 +375,7 @@ class FakeMaps:
     def __init__(self, *, running: bool = True) -> None:
         self.running = running
         self.silent = False
+        self.disk_full = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.done: list[str] = []
@@ -384,14 +385,14 @@ class FakeMaps:
         return dict(self.stored["identities"])
 
     def store_identities(self, entries: Mapping[str, str]) -> None:
-        self.stored["identities"] = dict(entries)
+        self._store("identities", entries)
 
     def store_verdicts(self, entries: Mapping[str, str]) -> None:
+        self._store("verdicts", entries)
         self.done.append("store verdicts")
-        self.stored["verdicts"] = dict(entries)
 
     def store_rules(self, entries: Mapping[str, str]) -> None:
-        self.stored["rules"] = dict(entries)
+        self._store("rules", entries)
 
     def rules(self) -> dict[str, str] | None:
         return self._read("rules")
@@ -426,6 +427,11 @@ class FakeMaps:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
         return dict(self.loaded[name]) if self.running else None
+
+    def _store(self, name: str, entries: Mapping[str, str]) -> None:
+        if self.disk_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.stored[name] = dict(entries)
 
     def _change(self, name: str, change: MapChange) -> None:
         entries = self._read(name)

@@ -57,6 +57,11 @@ class _Store:
 
 
 @dataclass(frozen=True, slots=True)
+class _StorePolicy:
+    """To itself: write verdicts and rules, which the disk did not take."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Expire:
     """To itself: forget certificates that have expired."""
 
@@ -95,6 +100,9 @@ class Authoriser(Actor):
         # What the worker that runs puts before the rules.
         self._headers: tuple[str, ...] = ()
         self._stored = True
+        # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
+        self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
+        self._disk_problem = ""
         self._failures = 0
 
     def setup(self) -> None:
@@ -137,6 +145,8 @@ class Authoriser(Actor):
         match message:
             case _Store():
                 self._store()
+            case _StorePolicy():
+                self._store_policy()
             case _Expire():
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
@@ -191,22 +201,22 @@ class Authoriser(Actor):
     def _decide(self) -> None:
         if self._policy is None:
             return
-        wanted, rules = self._book.verdicts(self._policy), self._wanted_rules(self._policy)
-        if rules != self._rules:
-            # Those that are new first, those that are old last: a verdict must always find its rules.
-            self._maps.store_rules(rules)
-            if not self._try(lambda: self._replace_rules(self._rules | rules)):
-                return
+        self._tell_haproxy(self._book.verdicts(self._policy), self._wanted_rules(self._policy))
+        # Enforced first: a disk may be slow, or full. A HAProxy that starts meanwhile is compared as soon as it runs.
+        self._store_policy()
+        self._report()
+
+    def _tell_haproxy(self, wanted: dict[str, str], rules: dict[str, str]) -> None:
+        # Rules that are new first, those that are old last: a verdict must always find its rules.
+        if rules != self._rules and not self._try(lambda: self._replace_rules(self._rules | rules)):
+            return
         if wanted != self._verdicts:
-            # A HAProxy that starts now starts with it.
-            self._maps.store_verdicts(wanted)
             if not self._try(lambda: self._enforce(wanted)):
                 return
             self._verdicts = wanted
             self._publish()
         if rules != self._rules and self._try(lambda: self._replace_rules(rules)):
             self._rules = rules
-        self._report()
 
     def _enforce(self, wanted: Mapping[str, str]) -> None:
         denied = newly_denied(self._verdicts, wanted)
@@ -254,6 +264,7 @@ class Authoriser(Actor):
         if self._policy is None:
             return
         self._try(lambda: self._repaired(drift=drift))
+        self._store_policy()
         self._report()
 
     def _differences(self) -> tuple[str, ...]:
@@ -284,7 +295,6 @@ class Authoriser(Actor):
             return ()
         self._rules = self._wanted_rules(policy)
         if rules is not None and list(rules.items()) != list(self._rules.items()):
-            self._maps.store_rules(self._rules)
             self._maps.replace_rules(self._rules)
             repaired.append("rules")
         self._book.take_news()
@@ -321,7 +331,39 @@ class Authoriser(Actor):
 
     def _store(self) -> None:
         self._stored = True
-        self._maps.store_identities(self._book.identities())
+        if not self._write(lambda: self._maps.store_identities(self._book.identities())):
+            self._store_soon()
+
+    def _store_policy(self) -> None:
+        """Write what a HAProxy that starts is to start with, unless it is there."""
+        if self._policy is None:
+            return
+        wanted = self._book.verdicts(self._policy), self._wanted_rules(self._policy)
+        if wanted == self._stored_policy:
+            return
+        self._stored_policy = None
+
+        def write() -> None:
+            self._maps.store_rules(wanted[1])
+            self._maps.store_verdicts(wanted[0])
+
+        if self._write(write):
+            self._stored_policy = wanted
+        else:
+            self.after(STORE_S, _StorePolicy(), key="store-policy")
+
+    def _write(self, act: Callable[[], object]) -> bool:
+        """Whether the disk took it; if not, that is said once."""
+        try:
+            act()
+        except OSError as exc:
+            problem = f"what HAProxy remembers of its callers cannot be written for its next start: {exc.strerror}"
+            if problem != self._disk_problem:
+                _log.error("%s", problem)
+            self._disk_problem = problem
+            return False
+        self._disk_problem = ""
+        return True
 
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.

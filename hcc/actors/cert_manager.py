@@ -80,10 +80,15 @@ class CertManager(Actor):
         except CertificateError as exc:
             self._refuse(str(exc))
             return
+        if credentials != self._held:
+            try:
+                self._store(credentials)
+            except OSError as exc:
+                # HAProxy could not start anew with what is not on disk.
+                self._refuse(f"it cannot be written: {exc}")
+                return
         self.cancel("again")
         self._problem = ""
-        if credentials != self._held:
-            self._store(credentials)
         self._publish()
 
     def _refuse(self, problem: str) -> None:

@@ -16,7 +16,7 @@ from hcc.haproxy.dataplane_program import Program, command_line, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import ENVIRONMENT, Exit, recorded_pid, start_time, trim_log
+from hcc.haproxy.process import ENVIRONMENT, Exit, record_pid, recorded_pid, trim_log
 from hcc.mesh.secret import Secret
 
 STOP_TIMEOUT_S = 3.0
@@ -66,7 +66,7 @@ class DataplaneProcess:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError as exc:
             raise ControlError(f"cannot run {self._program.binary}: {exc}") from exc
-        write_private(self._layout.dataplane_pid_file, f"{self.pid} {start_time(self.pid)}\n")
+        record_pid(self._layout.dataplane_pid_file, self.pid)
         return self.pid
 
     def answers(self, timeout_s: float) -> bool:

@@ -7,6 +7,7 @@ Its standard error goes to a file, never to a pipe: HAProxy outlives hcc. One ow
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -31,6 +32,8 @@ MAX_LOG_BYTES = 1024 * 1024
 POLL_S = 0.005
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 class LaunchError(ControlError):
@@ -85,7 +88,7 @@ class HAProxyProcess:
         except OSError as exc:
             raise LaunchError(f"cannot run {self._binary}: {exc}") from exc
         self._take(self._child.pid)
-        write_private(self._layout.pid_file, f"{self._pid} {start_time(self._pid)}\n")
+        record_pid(self._layout.pid_file, self._pid)
         return self._pid
 
     def adopt(self) -> int | None:
@@ -103,7 +106,7 @@ class HAProxyProcess:
                 self.forget()
             return None
         self._take(answering)
-        write_private(self._layout.pid_file, f"{answering} {start_time(answering)}\n")
+        record_pid(self._layout.pid_file, answering)
         return answering
 
     def wait_ready(self, structure: str = "", timeout_s: float = 30.0) -> int:
@@ -271,6 +274,14 @@ def start_time(pid: int) -> int:
         return int(stat.rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def record_pid(pid_file: str, pid: int) -> None:
+    """Note a process for the next hcc. A full disk is no reason to stop it: as long as it answers, it is found so."""
+    try:
+        write_private(pid_file, f"{pid} {start_time(pid)}\n")
+    except OSError as exc:
+        _log.warning("process %d cannot be noted in %s: %s", pid, pid_file, exc.strerror)
 
 
 def recorded_pid(pid_file: str) -> int | None:

@@ -37,6 +37,11 @@ class Scene:
     def restart(self) -> None:
         self.tree.restart(self.name, 5.0)
 
+    def generation(self) -> int:
+        """1 until the actor was restarted."""
+        (status,) = [one for one in self.tree.actors(5.0) if one.name == self.name]
+        return status.generation
+
     def expect(self, neighbour: str, kind: type[T], holds: Callable[[T], bool] = lambda _: True) -> T:
         """The newest message of that kind, as soon as one came for which it holds."""
         eventually(

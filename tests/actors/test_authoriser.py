@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hcc.actors import authoriser
 from hcc.actors.authoriser import Authoriser, _Resync
 from hcc.actors.messages import (
     ADMIN,
@@ -65,11 +66,14 @@ def scene() -> Iterator[AuthoriserScene]:
 
 def test_a_caller_that_was_met_is_remembered_with_its_verdict_first(scene: AuthoriserScene) -> None:
     scene.tell(PolicyChanged(policy()))
+    eventually(lambda: scene.maps.done == ["store verdicts"], "that there are none is on disk")
+    scene.maps.done.clear()
+
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
 
     scene.knows(WEB)
     scene.verdicts(web="allow")
-    assert scene.maps.done == ["store verdicts", "change verdicts", "change identities"]
+    assert scene.maps.done == ["change verdicts", "store verdicts", "change identities"]
     assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: bool(told.callers)).callers == ("web:dc1",)
     eventually(lambda: scene.facts(ADMIN, CallerFacts) == CallerFacts((("web:dc1", "allow"),), 1), "the facts")
 
@@ -96,8 +100,32 @@ def test_a_caller_that_becomes_denied_is_denied_first_and_cut_then(scene: Author
 
     scene.verdicts(web="deny", db="allow")
     eventually(lambda: scene.maps.cut_callers == [("web:dc1",)] * 2, "a cut, and one more for who just came in")
-    assert scene.maps.done[:3] == ["store verdicts", "change verdicts", "cut"]
+    assert scene.maps.done[:3] == ["change verdicts", "cut", "store verdicts"]
     assert scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: len(told.callers) == 1).callers == ("db:dc1",)
+
+
+def test_a_full_disk_keeps_nobody_in_and_nobody_out_and_what_it_did_not_take_is_written_later(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "STORE_S", 0.05)
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+    scene.maps.disk_full = True
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    scene.tell(CallersMet(((DB, "10.0.0.2:4711"),)))
+
+    scene.verdicts(web="deny", db="allow")
+    scene.knows(WEB, DB)
+    eventually(lambda: caplog.text.count("No space left on device") == 1, "it is said, and once")
+    assert scene.maps.stored["verdicts"] == {"web:dc1": "allow"}
+
+    scene.maps.disk_full = False
+
+    eventually(lambda: scene.maps.stored["verdicts"] == scene.maps.loaded["verdicts"], "the verdicts on disk")
+    eventually(lambda: scene.maps.stored["identities"] == scene.maps.loaded["identities"], "the identities on disk")
+    assert scene.generation() == 1
 
 
 def test_where_nothing_is_enforced_nobody_is_cut() -> None:
@@ -231,7 +259,7 @@ def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(s
     eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"].startswith("rules-"), "the rules")
     name = scene.maps.loaded["verdicts"]["web:dc1"]
     eventually(lambda: len(scene.maps.done) == 4, "all of it")
-    assert scene.maps.done == ["replace rules", "store verdicts", "change verdicts", "replace rules"]
+    assert scene.maps.done == ["replace rules", "change verdicts", "replace rules", "store verdicts"]
     assert [verdict for entry, verdict in scene.maps.loaded["rules"].items() if name in entry] == ["allow", "deny"]
     assert scene.maps.stored["rules"] == scene.maps.loaded["rules"]
     assert scene.maps.cut_callers == []

@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 import time
 from collections.abc import Iterator
@@ -93,6 +95,30 @@ def test_bad_credentials_are_refused_and_the_last_good_ones_stay(scene: Scene, t
     assert "svc/other" in facts.problem
     assert (tmp_path / "leaf.pem").read_text() == before
     assert len(scene.heard[CONFIG_RECONCILER]) == 1
+
+
+def test_credentials_that_cannot_be_written_are_not_used_until_they_can(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cert_manager, "CHECK_AGAIN_S", 0.05)
+    full = [True]
+
+    def write(path: str, text: str) -> None:
+        if full and path.endswith("leaf.pem"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        write_private(path, text)
+
+    monkeypatch.setattr(cert_manager, "write_private", write)
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"))))
+    eventually(
+        lambda: "No space left" in (scene.facts(ADMIN, CredentialFacts) or CredentialFacts()).problem, "the problem"
+    )
+    assert not scene.all_of(CONFIG_RECONCILER, CredentialsReady)
+
+    full.clear()
+
+    scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    assert scene.generation() == 1
 
 
 def test_a_restarted_manager_asks_consul_again_and_says_the_same(scene: Scene) -> None:

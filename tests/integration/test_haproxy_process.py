@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -95,6 +96,26 @@ def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
     # It may start anew once more; with the pid file that is waited for, without it is not.
     wait_until(lambda: there.process.adopt() == master, "the master is adopted")
     assert recorded_pid(there.layout.pid_file) == master
+
+
+def test_on_a_full_disk_a_master_starts_and_is_adopted(
+    there: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: str, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    serve(there)
+    there.process.kill()
+    wait_until(there.process.reap, "the master has ended")
+    monkeypatch.setattr("hcc.haproxy.process.write_private", full)
+
+    master = there.process.launch()
+
+    there.process.wait_ready(timeout_s=DEADLINE_S)
+    there.process.release()
+    there.process = HAProxyProcess(there.binary, there.layout)
+    assert there.process.adopt() == master
+    assert caplog.text.count("No space left") == 2
 
 
 def test_a_recycled_process_id_is_not_adopted(there: Stage) -> None:
