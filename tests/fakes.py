@@ -430,6 +430,7 @@ class FakeMaps:
 
     def _store(self, name: str, entries: Mapping[str, str]) -> None:
         if self.disk_full:
+            self.stored["verdicts"] = {}
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.stored[name] = dict(entries)
 

@@ -6,6 +6,7 @@ A worker that stops after a reload still has maps and sessions of its own; it is
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -62,7 +63,14 @@ class CallerMaps:
         write_private(self._identities, map_file(entries))
 
     def store_verdicts(self, entries: Mapping[str, str]) -> None:
-        write_private(self._verdicts, map_file(entries))
+        try:
+            write_private(self._verdicts, map_file(entries))
+        except OSError:
+            # The file there may let in who is denied now; a HAProxy that starts with an empty one asks about everybody.
+            # To empty it takes no room on a full disk.
+            with contextlib.suppress(OSError):
+                os.truncate(self._verdicts, 0)
+            raise
 
     def store_rules(self, entries: Mapping[str, str]) -> None:
         write_private(self._rules, map_file(entries))

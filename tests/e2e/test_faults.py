@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
+from tests.e2e.faults.scene import filled, small_disk
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import Namespace, is_running
@@ -23,7 +24,7 @@ from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import stays, wait_until
 
 pytestmark = pytest.mark.e2e
-WEB_PORT, DB_PORT, NEW_PORT = 9401, 9402, 9403
+WEB_PORT, DB_PORT, NEW_PORT, FULL_PORT = 9401, 9402, 9403, 9404
 MENDED_S = 5.0
 
 
@@ -193,3 +194,38 @@ def _status(namespace: Namespace, port: int) -> int:
         return http_get(namespace, port).status
     except OSError:
         return 0
+
+
+@on_2_8
+def test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed(site: Site, haproxy: str) -> None:
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_disk(site.directory / f"disk-{site.number()}"))
+        mesh = Mesh(site, haproxy)
+        stack.callback(mesh.close)
+        member = mesh.add(Service("ffull", upstreams=(upstream("ffull", FULL_PORT),)), state_base=disk)
+        member.wait_ready()
+        member.wait_healthy(site.client)
+        sidecar, verdicts = member.sidecar, next(disk.glob("*/verdicts.map"))
+        wait_until("an answer", lambda: tcp_ask(member.namespace, FULL_PORT) == "ffull")
+        wait_until("the caller on disk", lambda: verdicts.read_text() == "ffull:dc1 allow\n")
+
+        with filled(disk):
+            mesh.intend("ffull", "ffull", "deny")
+            wait_until("the denial", lambda: refused(member))
+            worker = sidecar.worker_pid()
+            os.kill(worker, signal.SIGKILL)
+            wait_until("another HAProxy", lambda: sidecar.worker_pid() not in (0, worker))
+            stays("denied", lambda: refused(member), 1.0)
+            # The old one was emptied, in the room of which the new one may fit.
+            assert "allow" not in verdicts.read_text()
+
+        wait_until("the denial on disk", lambda: verdicts.read_text() == "ffull:dc1 deny\n")
+        assert "Actor Authoriser" not in sidecar.log_text()
+
+
+def refused(member: Member) -> bool:
+    """Whether the service may not call itself."""
+    try:
+        return tcp_ask(member.namespace, FULL_PORT) == ""
+    except OSError:
+        return True

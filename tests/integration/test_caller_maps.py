@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -132,6 +134,22 @@ def test_an_hcc_that_finds_no_haproxy_running_trusts_nobody_remembered(real: Sub
     maps.prepare(running=True)
     assert read_text(real.stage.layout.verdicts) == "web:dc1 allow\n"
     maps.prepare(running=False)
+    assert read_text(real.stage.layout.verdicts) == ""
+
+
+def test_verdicts_that_cannot_be_written_leave_none_for_the_next_haproxy(
+    real: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    maps = real.maps
+    maps.store_verdicts({"web:dc1": "allow"})
+    monkeypatch.setattr("hcc.haproxy.caller_maps.write_private", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        maps.store_verdicts({"web:dc1": "deny"})
+
     assert read_text(real.stage.layout.verdicts) == ""
 
 

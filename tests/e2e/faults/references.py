@@ -63,6 +63,11 @@ REFERENCES = (
         _FAULTS + "test_all_spoe_workers_killed_at_once_come_back",
     ),
     Reference(
+        "the disk is full while an intention denies; SIGKILL of the HAProxy worker",
+        "denied at once, and by the next HAProxy; written once there is room",
+        _FAULTS + "test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed",
+    ),
+    Reference(
         "SIGTERM of one of two instances under load",
         "no request lost, those that still need an upstream included; exit 0, nothing left",
         _DRAIN + "test_sigterm_under_load_costs_no_request_where_there_is_another_instance",

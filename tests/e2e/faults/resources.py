@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.e2e.clients import tcp_ask
 from tests.e2e.faults.actors import order
-from tests.e2e.faults.scene import SPARE_PORT, Scene
+from tests.e2e.faults.scene import SPARE_PORT, Scene, filled
 from tests.e2e.faults.table import fault
 from tests.e2e.waiting import wait_until
 
@@ -20,7 +20,7 @@ TEN_YEARS_S = 10 * 365 * 86_400
 
 @fault(GROUP, "the disk of the state directory is full", "no request lost; a change is applied once there is room")
 def _disk_full(scene: Scene) -> None:
-    with _filled(scene.disk):
+    with filled(scene.disk):
         scene.inject()
         with scene.more_upstreams(scene.caller, SPARE_PORT):
             wait_until("a complaint", lambda: "No space left" in scene.caller.sidecar.log_text(), 20)
@@ -103,16 +103,3 @@ def _another_time(scene: Scene) -> Iterator[None]:
         yield
     finally:
         order(scene, "calling", kind="clock", seconds=0)
-
-
-@contextlib.contextmanager
-def _filled(disk: Path) -> Iterator[None]:
-    filler = disk / "filler"
-    try:
-        with contextlib.suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        yield
-    finally:
-        filler.unlink(missing_ok=True)

@@ -193,6 +193,20 @@ def small_disk(path: Path, size: str = "8m") -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True, timeout=10)
 
 
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """No room left on that file system, until its `filler` is removed."""
+    filler = disk / "filler"
+    try:
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        yield
+    finally:
+        filler.unlink(missing_ok=True)
+
+
 def mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True, timeout=10)
 
