@@ -23,6 +23,7 @@ from tests.e2e.waiting import wait_until
 pytestmark = pytest.mark.e2e
 # Consul spreads the renewal of leaves after a change of CA over half a minute, after a second change over more.
 RENEWED_S = 90.0
+NOT_REPEATING = ("2.2", "2.6")
 
 
 @pytest.mark.timeout(240)
@@ -51,11 +52,22 @@ def test_a_new_ca_and_its_new_leaves_cost_no_request_and_no_reload_where_haproxy
         for load in loads:
             load.go_on(50)
     for load in loads:
-        load.assert_clean()
+        _assert_kept(load, haproxy_version)
     if can(haproxy_version, Feature.SERVER_CERT_UPDATE):
         assert _workers(listeners) == trusting, "a new leaf reloaded"
     if can(haproxy_version, Feature.CA_UPDATE):
         assert _workers((*listeners, standing.caller)) == before, "new roots reloaded"
+
+
+def _assert_kept(load: Load, haproxy_version: str) -> None:
+    """No request was lost; with 2.2 and 2.6 one may have been, at most, as README's Limits say.
+
+    There a new CA takes a reload, and a request that meets a connection the old worker is closing is not repeated.
+    """
+    met_a_close = sum(times for error, times in load.failed.items() if error.startswith("RemoteDisconnected"))
+    if haproxy_version in NOT_REPEATING and load.ok and met_a_close == sum(load.failed.values()) <= 1:
+        return
+    load.assert_clean()
 
 
 def _workers(members: tuple[Member, ...]) -> dict[str, int]:
