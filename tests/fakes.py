@@ -430,7 +430,8 @@ class FakeMaps:
 
     def _store(self, name: str, entries: Mapping[str, str]) -> None:
         if self.disk_full:
-            self.stored["verdicts"] = {}
+            if name == "verdicts":
+                self.stored[name] = {}
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.stored[name] = dict(entries)
 

@@ -344,8 +344,9 @@ class Authoriser(Actor):
         self._stored_policy = None
 
         def write() -> None:
-            self._maps.store_rules(wanted[1])
+            # Verdicts first: where they cannot be written they are emptied, and one without its rules denies.
             self._maps.store_verdicts(wanted[0])
+            self._maps.store_rules(wanted[1])
 
         if self._write(write):
             self._stored_policy = wanted
