@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 on_2_8 = pytest.mark.parametrize("haproxy_version", ["2.8"], indirect=True, scope="session")
 WEB_PORT, DB_PORT = 9131, 9132
 WINDOW = "30s"
+WEB_RATE = 'destination:hcc_inbound_requests:rate5m{destination="seen-web"}'
 # What is not there while all is well.
 MAY_BE_EMPTY = "> 0"
 
@@ -153,10 +154,15 @@ def test_it_finds_the_sidecars_and_every_panel_and_rule_has_data_or_is_silent_as
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
     firing = [rule["name"] for rule in rules if rule.get("state", "inactive") != "inactive"]
     assert firing == []
-    for expression in rule_expressions():
-        for name in names(expression):
-            assert prometheus.query(name), f"no data for {name}"
-    assert value(prometheus, 'destination:hcc_inbound_requests:rate5m{destination="seen-web"}') > 0
+    # Rules are evaluated at their own moments, up to an interval after the samples that a panel already shows.
+    wait_until("every rule to have data", lambda: all_have_data(prometheus), 30, 1.0)
+    wait_until("the rate of requests", lambda: value(prometheus, WEB_RATE) > 0, 30, 1.0)
+
+
+def all_have_data(prometheus: Prometheus) -> bool:
+    for name in {name for expression in rule_expressions() for name in names(expression)}:
+        assert prometheus.query(name), f"no data for {name}"
+    return True
 
 
 def answered(prometheus: Prometheus, expression: str) -> bool:
