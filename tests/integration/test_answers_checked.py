@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import RowKind
 from hcc.haproxy.stats_reader import SUMMARY, StatsReader
 from hcc.mesh.caller_certificate import certificate_digest
@@ -143,6 +146,56 @@ def test_kept_and_resumed_connections_go_on_being_answered(there: Stage) -> None
         assert http_answer(port)[0] == 200
     assert any(peer.resumed), "no session was resumed"
     assert cuts(there) == 0
+
+
+def table(port: int) -> str:
+    """Where connections of the upstream on that port are remembered."""
+    return f"up:web:{port}:to"
+
+
+def looked_at(there: Stage, port: int) -> list[str]:
+    """Connections whose certificate was found right: the random bytes of our ClientHello, in hex."""
+    said = RuntimeSocket(there.layout.stats_socket).send(f"show table {table(port)}")
+    return re.findall(r"key=([0-9A-F]+)", said)
+
+
+def exchange(client: socket.socket) -> bytes:
+    """A request and all of its answer that arrives at once."""
+    client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    return client.recv(65536)
+
+
+def test_a_certificate_is_looked_at_once_for_each_connection_and_again_if_that_is_forgotten(there: Stage) -> None:
+    port = free_port()
+    peer = there.peer("right", http=True)
+    there.converge(there.rendered(calling(port, "http", at(peer))))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert exchange(client).startswith(b"HTTP/1.1 200")
+        (first,) = looked_at(there, port)
+        assert (len(first), peer.accepted) == (64, 1)
+        assert exchange(client).startswith(b"HTTP/1.1 200")
+        assert looked_at(there, port) == [first]
+        RuntimeSocket(there.layout.stats_socket).send(f"clear table {table(port)}")
+        assert exchange(client).startswith(b"HTTP/1.1 200")
+        assert looked_at(there, port) == [first]
+        for connection in list(peer.open):
+            connection.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: not peer.open, "the connections to end")
+        assert exchange(client).startswith(b"HTTP/1.1 200")
+    assert len(set(looked_at(there, port))) == peer.accepted == 2
+
+
+def test_an_impostors_connection_is_looked_at_for_every_answer(there: Stage) -> None:
+    port = free_port()
+    impostor = there.peer("impostor", http=True, leaf=there.authority.leaf(EVIL))
+    there.converge(there.rendered(calling(port, "http", at(impostor))))
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+            for _ in range(2):
+                with contextlib.suppress(ConnectionError):
+                    assert not exchange(client).startswith(b"HTTP/1.1 200")
+    assert looked_at(there, port) == []
+    wait_until(lambda: cuts(there) >= 5, "the cuts to be counted")
 
 
 def test_a_leaf_that_a_probe_has_seen_is_known_by_its_digest(there: Stage) -> None:
