@@ -45,6 +45,8 @@ from hcc.peers.prober import Deliver, Probed
 from hcc.peers.tls import client_context
 from hcc.settings import VerifyUpstream
 
+# Who may get traffic is told at once; while many are being probed, at most this part of the time is spent on telling.
+TELL_SHARE = 0.05
 # Probes under way at once. They are handshakes in one thread, which sleeps while endpoints do.
 MOST_PROBES = 64
 STORE_S = 1.0
@@ -95,6 +97,11 @@ class _Outcomes:
 @dataclass(frozen=True, slots=True)
 class _Probe:
     """To itself: somebody is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tell:
+    """To itself: what probes have found meanwhile is to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +172,9 @@ class Verifier(Actor):
         self._cuts: dict[str, int] | None = None
         self._began_s = 0.0
         self._told_s: dict[str, float] = {}
+        # Upstreams by endpoint, made when somebody is to be named; and when admissions may be told again.
+        self._names: dict[Peer, list[str]] | None = None
+        self._tell_at_s = 0.0
 
     def setup(self) -> None:
         self._began_s = time.monotonic()
@@ -201,6 +211,8 @@ class Verifier(Actor):
         match message:
             case _Probe():
                 self._probe()
+            case _Tell():
+                self._publish()
             case _StartProbing():
                 self._start_probing()
             case _Store():
@@ -225,7 +237,7 @@ class Verifier(Actor):
     # ---- probes
 
     def _follow(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+        self._snapshot, self._names = snapshot, None
         if self._mode.probes:
             self._book.follow(snapshot, time.monotonic(), _jitter())
             self._probe()
@@ -268,11 +280,12 @@ class Verifier(Actor):
         self._take_out(tuple(one.peer for one in news if one.impostor and one.before is Standing.ADMITTED))
         # The leaf before its endpoint: HAProxy must know it when it answers.
         self._tell_leaves()
+        self._probe()
         if news:
-            self._publish()
+            # HAProxy must not be told to take somebody back who was just taken out.
+            self._publish_soon(now=any(one.now is Standing.REFUSED for one in news))
         for judgement in news:
             self._say(judgement)
-        self._probe()
 
     def _noted(self, one: Probed) -> Judgement | None:
         judgement = self._book.note(one.peer, one.outcome, time.monotonic(), _jitter())
@@ -280,28 +293,31 @@ class Verifier(Actor):
             self._metrics.probes.labels(_word(one, judgement)).inc()
         return judgement
 
+    def _publish_soon(self, *, now: bool) -> None:
+        """To tell takes time by the number of all endpoints, so it is not done for each of ten thousand."""
+        began_s = time.monotonic()
+        if not now and self._under_way and began_s < self._tell_at_s:
+            self.after(self._tell_at_s - began_s, _Tell(), key="tell")
+            return
+        self._publish()
+        ended_s = time.monotonic()
+        self._tell_at_s = ended_s + (ended_s - began_s) / TELL_SHARE
+
     def _say(self, judgement: Judgement) -> None:
-        peer, name = judgement.peer, self._name(judgement.peer)
+        peer = judgement.peer
         if judgement.now is Standing.REFUSED and judgement.news:
             what = "is another service" if judgement.impostor else "is not to be trusted"
-            _log.error("%s: %s %s and gets no traffic: %s", name, peer.where, what, judgement.reason)
+            _log.error("%s: %s %s and gets no traffic: %s", self._name(peer), peer.where, what, judgement.reason)
         elif judgement.now is Standing.ADMITTED and judgement.before is Standing.REFUSED:
-            _log.info("%s: %s is who it should be, and gets traffic", name, peer.where)
+            _log.info("%s: %s is who it should be, and gets traffic", self._name(peer), peer.where)
         elif judgement.now is Standing.UNKNOWN:
-            _log.debug("%s: %s is not known yet: %s", name, peer.where, judgement.reason)
+            _log.debug("%s is not known yet: %s", peer.where, judgement.reason)
 
     def _name(self, peer: Peer) -> str:
         """The upstreams that have this endpoint, for people."""
-        upstreams = self._snapshot.upstreams if self._snapshot else ()
-        place = (peer.address, peer.port, peer.identity)
-        found = [
-            state.upstream.key.label()
-            for state in upstreams
-            if any(
-                (one.address, one.port, one.identity) == place for target in state.targets for one in target.endpoints
-            )
-        ]
-        return f"upstream {', '.join(found)}"
+        if self._names is None:
+            self._names = _names(self._snapshot) if self._snapshot else {}
+        return f"upstream {', '.join(self._names.get(peer, ()))}"
 
     def _start_probing(self) -> None:
         try:
@@ -430,6 +446,7 @@ class Verifier(Actor):
         self._register.keep(self._book.kept())
 
     def _publish(self) -> None:
+        self.cancel("tell")
         admission, refused, impostors = self._book.admission(), self._book.refused(), self._book.impostors()
         self._metrics.refused_endpoints.labels("impostor").set(impostors)
         self._metrics.refused_endpoints.labels("unverified").set(len(refused) - impostors)
@@ -437,6 +454,16 @@ class Verifier(Actor):
         self.tell(CONFIG_RECONCILER, AdmissionChanged(admission))
         self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused)))
         self._store_soon()
+
+
+def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
+    """The labels of the upstreams that have an endpoint."""
+    names: dict[Peer, list[str]] = {}
+    for state in snapshot.upstreams:
+        label = state.upstream.key.label()
+        for one in {Peer(e.address, e.port, e.identity) for target in state.targets for e in target.endpoints}:
+            names.setdefault(one, []).append(label)
+    return names
 
 
 def _word(one: Probed, judgement: Judgement) -> str:

@@ -104,6 +104,10 @@ class VerifierScene(Scene):
         """Addresses of those that are being probed."""
         return [peer.address for peer in self.probers.made[-1].asked] if self.probers.made else []
 
+    def probes(self, outcome: str) -> float:
+        """How many ended so."""
+        return self.metrics.registry.get_sample_value("hcc_probes_total", {"outcome": outcome}) or 0.0
+
     def expect_admitted(self, *endpoints: Endpoint) -> Admission:
         wanted = {Peer(one.address, one.port, one.identity) for one in endpoints}
         return self.expect(
@@ -174,6 +178,48 @@ def test_an_impostor_is_told_once_by_name_refused_and_cut(
     assert facts.refused == ((Peer("10.0.0.2", 21000, WEB), f"expected {WEB}, found {EVIL}"),)
     assert scene.metrics.registry.get_sample_value("hcc_refused_endpoints", {"reason": "impostor"}) == 1
     assert scene.metrics.registry.get_sample_value("hcc_probes_total", {"outcome": "impostor"}) == 2
+
+
+def test_while_many_are_probed_those_admitted_are_told_together(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After having told once it would wait for hours.
+    monkeypatch.setattr(verifier, "TELL_SHARE", 1e-9)
+    endpoints = [endpoint(f"10.0.0.{number}") for number in range(1, 7)]
+    scene.begin(*endpoints)
+    for one in endpoints[:4]:
+        scene.probers.now.answer({one.address: seen()})
+    scene.expect_admitted(endpoints[0])
+    eventually(lambda: scene.probes("right") == 4, "the others are noted")
+    assert {len(told.admission.admitted) for told in scene.all_of(CONFIG_RECONCILER, AdmissionChanged)} == {0, 1}
+
+    scene.probers.now.answer({endpoints[4].address: seen(EVIL)})
+
+    scene.expect_admitted(*endpoints[:4])
+
+
+def test_the_last_that_was_probed_is_told_at_once(scene: VerifierScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "TELL_SHARE", 1e-9)
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({ONE.address: seen()})
+    scene.expect_admitted(ONE)
+
+    scene.probers.now.answer({TWO.address: seen()})
+
+    scene.expect_admitted(ONE, TWO)
+
+
+def test_those_admitted_while_others_do_not_answer_are_told_after_a_while(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "TELL_SHARE", 1e-3)
+    three = endpoint("10.0.0.3")
+    scene.begin(ONE, TWO, three)
+    scene.probers.now.answer({ONE.address: seen()})
+    scene.expect_admitted(ONE)
+    scene.probers.now.answer({TWO.address: seen()})
+
+    assert scene.expect_admitted(ONE, TWO).probing
 
 
 def test_one_that_does_not_answer_waits_and_is_asked_again(scene: VerifierScene) -> None:
