@@ -562,16 +562,18 @@ def _check_answers(table: str, mode: Mode, check: PeerCheck) -> Iterator[str]:
     if mode is Mode.TCP:
         yield f"  tcp-response content reject unless {seen} || {plain_key} {named}"
         return
-    # No http-response rule sees an interim answer (100, 103), which goes to the client at once. The certificate is only
-    # looked at when there is one, as each look takes 1 to 2 us.
-    interim = "{ status lt 200 }"
-    yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
-    yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
     # A connection's first answer vouches for the later ones: a look at the certificate costs 1.4 us, one into the table
     # 0.15. The key is ours, not the server's, and no connection's twice. One that the table has no room for, or no
     # longer knows, is looked at again.
+    known = f"{{ {_CONNECTION},in_table({table}) }}"
     yield f"  stick-table type binary len {_RANDOM_BYTES} size {_CHECKED_CONNECTIONS} expire {_CHECKED_FOR}"
-    yield f"  http-response allow if {{ {_CONNECTION},in_table({table}) }}"
+    # No http-response rule sees an interim answer (100, 103), which goes to the client at once; so on a new connection
+    # the first answer is waited for. Not on others: 2.2 and 2.6 repeat no request while a rule waits (tried).
+    interim = "{ status lt 200 }"
+    yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
+    yield f"  tcp-response content accept if {known}"
+    yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
+    yield f"  http-response allow if {known}"
     # Without a status of its own: 502 is what it answers, and older Data Plane APIs do not know the word.
     yield f"  http-response deny unless {seen} || {plain_key} {named}"
     yield f"  http-response track-sc0 {_CONNECTION}"

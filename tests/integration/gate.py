@@ -48,6 +48,8 @@ from tests.spoe_certificates import TRUST_DOMAIN, Leaf
 ALLOWED, DENIED = "allowed", "denied"
 # What HAProxy answers to a request whose session is ended while it waits for the application.
 CUT = "502"
+# And while it connects: seen once, on 3.0.11.
+CUT_WHILE_CONNECTING = "500"
 # Callers with a server line of their own, where HAProxy can have those; the reconciler is not here to make them.
 LINES = ("db:dc1", "web:dc1")
 

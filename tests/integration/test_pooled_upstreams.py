@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from hcc.haproxy.capabilities import Version
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
@@ -74,12 +73,7 @@ def test_a_request_that_may_be_repeated_survives_a_peer_that_closes(made: Stage)
     assert isinstance(peer, ClosingServer)
     peer.seen = []
     port = upstream_port(made, peer)
-    answers = [status(port, "GET") for _ in range(3)]
-    if made.capabilities.version < Version(2, 8):
-        # There the look at answers comes before the one of HAProxy that asks again (README, Limits).
-        assert answers == [200, 0, 200]
-        return
-    assert answers == [200] * 3
+    assert [status(port, "GET") for _ in range(3)] == [200] * 3
     assert len(peer.seen) > 3
 
 
