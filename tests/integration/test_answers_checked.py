@@ -129,6 +129,44 @@ def test_what_an_impostor_says_before_its_answer_does_not_come_through_either(th
     assert answer.endswith(b"\r\n\r\nearly")
 
 
+class Replaced(Server):
+    """Honest on its first connection, which it closes at the second request; later ones are an impostor's."""
+
+    def __init__(self, honest: ssl.SSLContext, impostor: ssl.SSLContext) -> None:
+        self._next = iter((honest,))
+        self._impostor = impostor
+        super().__init__("replaced", honest)
+
+    def _serve(self, connection: socket.socket) -> None:
+        self._tls = next(self._next, self._impostor)
+        super()._serve(connection)
+
+    def talk(self, connection: socket.socket) -> None:
+        assert connection.recv(65536)
+        if self.accepted == 1:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            connection.recv(65536)
+        else:
+            connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </early>\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+            connection.recv(65536)
+
+
+def test_a_request_that_is_repeated_on_a_new_connection_is_answered_by_nobody_else(there: Stage) -> None:
+    contexts = [there.context(ssl.PROTOCOL_TLS_SERVER, there.authority.leaf(uri)) for uri in (service_uri("web"), EVIL)]
+    server = Replaced(*contexts)
+    there.servers.append(server)
+    port = free_port()
+    there.converge(there.rendered(calling(port, "http", at(server))))
+    assert asked(port).endswith(b"\r\n\r\nok")
+
+    answer = asked(port)
+
+    assert b"early" not in answer
+    assert not answer.startswith(b"HTTP/1.1 200")
+    assert server.accepted > 1
+
+
 def test_kept_and_resumed_connections_go_on_being_answered(there: Stage) -> None:
     port = free_port()
     peer = there.peer("right", http=True)
