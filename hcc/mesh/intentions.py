@@ -80,6 +80,11 @@ class Policy:
     normalization: Normalization | None = CONSULS_DEFAULT
     providers: TokenProviders | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that it needs was told, whoever may sign the tokens that it demands included."""
+        return self.providers is not None or not any(demands_tokens(one) for one in self.intentions)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

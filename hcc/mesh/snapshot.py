@@ -245,7 +245,7 @@ class Snapshot:
 
     def complete(self, *, intentions: bool) -> bool:
         """Whether every question that Consul was asked has an answer (which may be "nothing there")."""
-        policy_known = self.policy is not None or not intentions
+        policy_known = (self.policy is not None and self.policy.complete) or not intentions
         return (
             self.leaf is not None
             and self.roots is not None

@@ -24,8 +24,11 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy.model import Listening, TcpBind
 from hcc.haproxy.plan import AddServer, EnableListener, Install, Reload, SetServerState, WriteConfig
+from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.peer_book import Admission, Peer
+from hcc.mesh.permissions import JwtProvider
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot
+from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -214,6 +217,28 @@ def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwh
 
     eventually(lambda: scene.reported().snapshot_version == 3, "the complete snapshot is applied")
     assert [kind for kind in scene.kinds() if kind is not WriteConfig] == [AddServer]
+
+
+def test_a_restarted_reconciler_waits_for_who_may_sign_the_tokens_that_are_demanded(scene: ReconcilerScene) -> None:
+    whole = with_endpoints(ONE, version=1)
+    assert whole.policy is not None
+    demanding = Intention("api", Action.ALLOW, 9, jwt=(JwtProvider("okta"),))
+    told = replace(whole.policy, intentions=(demanding,), http=True, providers=TokenProviders())
+    scene.run(replace(whole, policy=told))
+    scene.restart()
+    scene.expect(PROCESS_SUPERVISOR, Publish)
+
+    # What would be decided without them is another structure: a reload, and another when they are told.
+    early = with_endpoints(ONE, TWO, version=2)
+    scene.tell(SnapshotChanged(replace(early, policy=replace(told, providers=None))))
+    scene.give_credentials()
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    scene.tell(Publish())
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "all of that was dealt with")
+    assert scene.reported().snapshot_version != 2
+    scene.tell(SnapshotChanged(replace(with_endpoints(ONE, TWO, version=3), policy=told)))
+
+    eventually(lambda: scene.reported().snapshot_version == 3, "the complete snapshot is applied")
 
 
 def test_a_silent_haproxy_is_reported_and_tried_again(scene: ReconcilerScene) -> None:

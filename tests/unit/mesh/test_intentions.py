@@ -274,6 +274,14 @@ def test_a_token_that_can_be_checked_decides_whatever_the_default() -> None:
         assert (other.allowed, other.by_token) == (default_allow, False)
 
 
+def test_a_policy_that_demands_tokens_is_complete_when_it_is_told_who_may_sign_them() -> None:
+    okta = (JwtProvider("okta"),)
+    assert policy(Intention("web", Action.ALLOW, 9)).complete
+    for asked in (policy(Intention("web", Action.ALLOW, 9, jwt=okta)), l7(on("/pay", allow=True, jwt=okta))):
+        assert not asked.complete
+        assert replace(asked, providers=TokenProviders()).complete
+
+
 def test_an_intentions_demand_comes_on_top_of_each_permissions() -> None:
     okta, claims = (JwtProvider("okta"),), (JwtProvider("far"), JwtProvider("okta", ((("role",), "admin"),)))
     rule = Intention("web", Action.PERMISSIONS, 9, (on("/pay", allow=True, jwt=claims), on("/", allow=True)), jwt=okta)
