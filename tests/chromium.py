@@ -50,6 +50,8 @@ class Chromium:
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "bash", *words],
             pass_fds=(theirs_in, theirs_out),
+            # It leaves a directory of its own in the one for temporary files.
+            env={**os.environ, "TMPDIR": self._profile.name},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
