@@ -242,6 +242,7 @@ class ConfigReconciler(Actor):
         if self._facts.applied and not self._gathering:
             self._reconcile(thorough=True)
         elif self._unsettled:
+            self._unsettled = False
             self._settle_soon()
 
     def _reconcile(self, *, thorough: bool = False) -> None:

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from hcc.actors import config_reconciler
 from hcc.actors.config_reconciler import ConfigReconciler, _Resync
 from hcc.actors.messages import (
     ADMIN,
@@ -336,6 +337,22 @@ def test_what_is_not_written_down_yet_is_at_the_end(scene: ReconcilerScene) -> N
     scene.tree.stop(10.0)
 
     assert "10.0.0.2" in (scene.control.actual.config or "")
+
+
+def test_what_was_done_is_written_down_though_more_is_gathered_just_then(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    monkeypatch.setattr(config_reconciler, "WINDOW_S", 0.5)
+    monkeypatch.setattr(config_reconciler, "SHORT_WINDOW_S", 0.5)
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "the change is applied")
+
+    # Gathered for longer than it takes until what was done is to be written.
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, endpoint("10.0.0.3"), version=3)))
+
+    eventually(lambda: scene.kinds() == [WriteConfig], "all is written down")
+    assert "10.0.0.3" in (scene.control.actual.config or "")
 
 
 @pytest.mark.parametrize("state", [Listening.PAUSED, Listening.SHUT])
