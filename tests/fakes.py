@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +51,8 @@ class FakeControl:
         silent: nothing can be read.
         taken_binds: addresses that somebody else has.
         busy: names of servers with connections, which keep them from being deleted or freed.
+        may_write: what only writes waits for this.
+        full: such a write fails with this text.
     """
 
     capabilities: Capabilities = V2_6
@@ -59,9 +62,16 @@ class FakeControl:
     silent: bool = False
     taken_binds: tuple[Bind, ...] = ()
     busy: frozenset[str] = frozenset()
+    may_write: threading.Event = field(default_factory=threading.Event)
+    full: str = ""
     plans: list[Plan] = field(default_factory=list)
     # What is known of `actual`: a test that changes that by hand is found out by reading alone.
     known: Actual | None = None
+    # Two threads may apply plans: one of them such as only write.
+    applying: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.may_write.set()
 
     def running(self) -> bool:
         return self.actual.running
@@ -88,6 +98,13 @@ class FakeControl:
         return tuple(Taken(bind, "in use") for bind in desired.binds() if bind in self.taken_binds)
 
     def apply(self, plan: Plan) -> Applied:
+        at_once, _ = plan.parted()
+        if not at_once:
+            self.may_write.wait(10.0)
+        with self.applying:
+            return self._applied(plan)
+
+    def _applied(self, plan: Plan) -> Applied:
         self.plans.append(plan)
         done: list[Operation] = []
         pending: list[Operation] = []
@@ -102,6 +119,8 @@ class FakeControl:
                 failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe(), line)
                 self.known = None
                 return Applied(tuple(done), failure=failure)
+            if self.full and isinstance(operation, WriteConfig):
+                return Applied(tuple(done), failure=ApplyError(self.full, operation.describe()))
             self._change(operation)
             done.append(operation)
         return Applied(tuple(done), tuple(pending), reloaded=plan.reloads)

@@ -37,6 +37,7 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
+from hcc.actors.writing import Writer, Written
 from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
@@ -139,9 +140,13 @@ class ConfigReconciler(Actor):
         self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
         self._window_s = WINDOW_S
         self._settle_s = SETTLE_S
+        self._look_s = 0.0
         # Whether this actor has read anything back; whether it did something since that is not written down either.
         self._looked = False
         self._unsettled = False
+        # Whatever reads all back waits for it.
+        self._writer = Writer(control, self.address)
+        self._look_when_written = False
         # Whether there are news that nothing was done about.
         self._news = False
         self._late: frozenset[Operation] = frozenset()
@@ -166,6 +171,17 @@ class ConfigReconciler(Actor):
                 self._admit(admission)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
+            case Publish():
+                self._report(self._facts)
+            case Drain():
+                self._draining = True
+            case _:
+                self._go_on(message)
+        return None
+
+    def _go_on(self, message: object) -> None:
+        """With what was begun."""
+        match message:
             case _Reconcile(retry, thorough):
                 if retry:
                     self._refused_structure = ""
@@ -174,11 +190,8 @@ class ConfigReconciler(Actor):
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
                 self._look()
-            case Publish():
-                self._report(self._facts)
-            case Drain():
-                self._draining = True
-        return None
+            case Written():
+                self._written(message)
 
     def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
         self._news = True
@@ -192,8 +205,12 @@ class ConfigReconciler(Actor):
 
     def teardown(self, reason: StopReason) -> None:
         """Write down what was done; what runs goes on, and the successor reads it back."""
-        if self._unsettled and reason is not StopReason.FAILURE:
-            self._look()
+        if reason is StopReason.FAILURE:
+            return
+        self._writer.finish()
+        if self._unsettled and self._facts.applied:
+            self._reconcile(thorough=True)
+            self._writer.finish()
 
     def _admit(self, admission: Admission) -> None:
         before, self._admission = self._admission, admission
@@ -239,7 +256,7 @@ class ConfigReconciler(Actor):
 
     def _look(self) -> None:
         """Compare all of what runs and what is on disk with what is wanted, and repair it."""
-        if self._facts.applied and not self._gathering:
+        if self._facts.applied and not self._gathering and not self._writer.busy:
             self._reconcile(thorough=True)
         elif self._unsettled:
             self._unsettled = False
@@ -253,8 +270,8 @@ class ConfigReconciler(Actor):
         if self._snapshot is None or self._draining or not self._may_decide():
             return
         # Without news whatever is to be done was not asked for.
-        self._drift = not self._news and self._facts.applied
-        self._news = False
+        news, self._news = self._news, False
+        self._drift = not news and self._facts.applied
         began_s = time.monotonic()
         if self._reconciled_version == self._snapshot.version:
             self._admitted_s = began_s
@@ -264,6 +281,9 @@ class ConfigReconciler(Actor):
         self._tell_problems(problems)
         try:
             done = None if thorough else self._done_at_run_time(wanted.desired)
+            if done is None and self._writer.busy:
+                self._look_when_written, self._news = True, news
+                return
             rendered, actual = done or self._brought_about(wanted.desired)
         except (ControlError, OSError) as exc:
             self._failed(exc)
@@ -300,6 +320,7 @@ class ConfigReconciler(Actor):
             self._note_taken(taken)
         self._looked, self._unsettled = True, False
         self.cancel("settle")
+        self.cancel("retry")
         if steps:
             self._apply(steps)
         if steps.reloads:
@@ -359,15 +380,49 @@ class ConfigReconciler(Actor):
     def _pace(self, took_s: float, *, thorough: bool) -> None:
         self._window_s = min(max(took_s, SHORT_WINDOW_S), WINDOW_S)
         if thorough:
-            self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
+            self._look_s = took_s
+            self._pace_settling(took_s)
+
+    def _pace_settling(self, took_s: float) -> None:
+        """`took_s`: to read all back, and to write it down."""
+        self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
 
     def _apply(self, steps: Plan) -> None:
-        began_s = time.monotonic()
-        applied = self._with_origin(self._control.apply(steps), steps)
+        at_once, written = steps.parted()
+        late, self._late = self._late, frozenset()
         # To wait for connections is no drift, nor to write down what was done.
-        self._drift = self._drift and any(one not in self._late for one in _shown(steps))
-        self._late = frozenset(applied.pending)
-        self._note(steps, applied, time.monotonic() - began_s)
+        self._drift = self._drift and any(one not in late for one in at_once.operations)
+        if at_once:
+            began_s = time.monotonic()
+            applied = self._control.apply(at_once)
+            self._late = frozenset(applied.pending)
+            self._follow_up(at_once, applied, time.monotonic() - began_s)
+        if written:
+            self._drift = False
+            self._writer.start(written)
+
+    def _written(self, told: Written) -> None:
+        self._writer.over()
+        if told.error is not None:
+            raise told.error
+        self._pace_settling(self._look_s + told.took_s)
+        if self._unsettled:
+            self._unsettled = False
+            self._settle_soon()
+        look, self._look_when_written = self._look_when_written, False
+        try:
+            self._follow_up(told.steps, told.applied, told.took_s)
+        except ControlError as exc:
+            self._failed(exc)
+        else:
+            look = look or self._failures > 0
+        if look:
+            self._reconcile(thorough=True)
+
+    def _follow_up(self, steps: Plan, applied: Applied, took_s: float) -> None:
+        """Of a plan that was carried out, or not. Raises its failure."""
+        applied = self._with_origin(applied, steps)
+        self._note(steps, applied, took_s)
         level = logging.INFO if _shown(steps) else logging.DEBUG
         _log.log(level, "%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
         if applied.failure is not None:
@@ -416,9 +471,12 @@ class ConfigReconciler(Actor):
                 self.tell(hearer, WorkerReplaced())
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
-        """All of it was applied, or is on disk for HAProxy to start with."""
-        self._failures = 0
+        """All of it was applied, or is on disk for HAProxy to start with; or is being written there."""
         self._applied = rendered.desired
+        if self._failures and self._writer.busy:
+            # Whether that failure is over will be seen when it is written.
+            return
+        self._failures = 0
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:

@@ -1,7 +1,7 @@
 """The interface through which HAProxy is controlled: `direct` and `dataplane` have it.
 
-One owner thread calls it; no method is safe to call from two threads at once. Every method is bounded in
-time.
+One owner thread calls it. A second one may do one thing meanwhile: apply a plan that does nothing but write. Every
+method is bounded in time.
 """
 
 from __future__ import annotations
@@ -100,4 +100,4 @@ class Control(Protocol):
         """The addresses of `desired` that a reload could not bind, other than what our own HAProxy has."""
 
     def apply(self, plan: Plan) -> Applied:
-        """Carry out a plan up to its first failure; a failed install or reload leaves the last good files."""
+        """Carry out a plan up to its first failure; a failed install, reload or write leaves the last good files."""

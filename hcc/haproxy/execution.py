@@ -6,6 +6,7 @@ Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` diffe
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -82,6 +83,8 @@ class SocketControl:
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
         self._capabilities = capabilities
         self._store = store
+        # Texts are written one after the other, whichever thread it is.
+        self._storing = threading.Lock()
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
         self._told_through_master = False
         # What runs as far as we know; None when something happened that we did not follow.
@@ -138,6 +141,9 @@ class SocketControl:
         return taken_binds(desired.binds(), (actual.pid,) if actual.pid else ())
 
     def apply(self, plan: Plan) -> Applied:
+        at_once, written = plan.parted()
+        if not at_once:
+            return self._written(written)
         known, self._known = self._known, None
         done: list[Operation] = []
         pending: list[Operation] = []
@@ -148,12 +154,20 @@ class SocketControl:
                 pending.extend(late)
                 done.extend(operation for operation in batch if operation not in late)
         except (ControlError, ReplyError, OSError) as exc:
-            failure = exc if isinstance(exc, ApplyError) else ApplyError(str(exc), batch[0].describe())
-            return Applied(tuple(done), tuple(pending), _reloaded(done), failure)
+            return Applied(tuple(done), tuple(pending), _reloaded(done), _failure(exc, batch[0]))
         finally:
             self._pending = frozenset(pending)
         self._known = _followed(known, done, pending)
         return Applied(tuple(done), tuple(pending), _reloaded(done))
+
+    def _written(self, plan: Plan) -> Applied:
+        """Changes nothing of what this object knows: it may not be its owner who calls."""
+        try:
+            for operation in plan.operations:
+                self._carry_out((operation,))
+        except (ControlError, ReplyError, OSError) as exc:
+            return Applied((), failure=_failure(exc, plan.operations[0]))
+        return Applied(plan.operations)
 
     def _tell_the_way(self) -> None:
         """A line in the log when commands begin, or cease, to go through the master."""
@@ -200,17 +214,22 @@ class SocketControl:
             return self._take_out(deletions, self._not_deleted)
         if isinstance(first, FreeSlot):
             return self._take_out([operation for operation in batch if isinstance(operation, FreeSlot)], self._not_free)
-        if isinstance(first, Reload):
-            self._store.reload(first)
-        elif isinstance(first, Install):
-            self._store.install(first)
-        elif isinstance(first, WriteConfig):
-            self._store.write(first)
+        if isinstance(first, Reload | Install | WriteConfig):
+            self._keep(first)
         else:
             if isinstance(first, SetTicketKeys):
                 write_ticket_keys(first.file)
             self._at_run_time(batch)
         return ()
+
+    def _keep(self, operation: Reload | Install | WriteConfig) -> None:
+        with self._storing:
+            if isinstance(operation, Reload):
+                self._store.reload(operation)
+            elif isinstance(operation, Install):
+                self._store.install(operation)
+            else:
+                self._store.write(operation)
 
     def _at_run_time(self, batch: tuple[Operation, ...]) -> None:
         commands.run(self._runtime, batch, self._capabilities)
@@ -239,6 +258,10 @@ class SocketControl:
             if slot.server not in busy[slot.backend]:
                 commands.free(self._runtime, slot)
         return [slot for slot in batch if slot.server in busy[slot.backend]]
+
+
+def _failure(error: Exception, operation: Operation) -> ApplyError:
+    return error if isinstance(error, ApplyError) else ApplyError(str(error), operation.describe())
 
 
 def _followed(known: Actual | None, done: list[Operation], pending: list[Operation]) -> Actual | None:

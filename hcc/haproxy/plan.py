@@ -262,6 +262,12 @@ class Plan:
         """Whether a new worker has to take over."""
         return any(isinstance(operation, Reload) for operation in self.operations)
 
+    def parted(self) -> tuple[Plan, Plan]:
+        """What is to be done, and what only is to be written down."""
+        if self.operations and isinstance(self.operations[-1], WriteConfig):
+            return Plan(self.operations[:-1], self.reasons[:-1]), Plan(self.operations[-1:], self.reasons[-1:])
+        return self, Plan()
+
     def describe(self) -> tuple[str, ...]:
         """One line per operation, for people; holds no secret."""
         return tuple(operation.describe() for operation in self.operations)

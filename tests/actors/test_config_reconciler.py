@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -217,7 +218,8 @@ def test_a_restarted_reconciler_asks_for_what_it_missed_and_drops_nothing_meanwh
     scene.give_credentials()
 
     eventually(lambda: scene.reported().snapshot_version == 3, "the complete snapshot is applied")
-    assert [kind for kind in scene.kinds() if kind is not WriteConfig] == [AddServer]
+    done = [kind for plan in range(1, len(scene.control.plans)) for kind in scene.kinds(plan)]
+    assert [kind for kind in done if kind is not WriteConfig] == [AddServer]
 
 
 def test_a_restarted_reconciler_waits_for_who_may_sign_the_tokens_that_are_demanded(scene: ReconcilerScene) -> None:
@@ -325,7 +327,8 @@ def test_what_did_not_take_effect_is_found_out_soon_and_counts_as_drift(scene: R
     scene.control.actual = replace(scene.control.actual, servers=(lost, *scene.control.actual.servers[1:]))
 
     eventually(lambda: scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0, "it is repaired")
-    assert scene.kinds() == [AddServer, WriteConfig]
+    eventually(lambda: scene.kinds() == [WriteConfig], "what was done is written down")
+    assert scene.kinds(-2) == [AddServer]
     assert len(scene.control.actual.servers[0][1]) == 2
 
 
@@ -337,6 +340,76 @@ def test_what_is_not_written_down_yet_is_at_the_end(scene: ReconcilerScene) -> N
     scene.tree.stop(10.0)
 
     assert "10.0.0.2" in (scene.control.actual.config or "")
+
+
+def test_while_one_text_is_written_endpoints_still_change_and_are_written_down_after_it(
+    scene: ReconcilerScene,
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    three, writing = endpoint("10.0.0.3"), being_written(scene)
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, three, version=3)))
+
+    eventually(lambda: scene.reported().snapshot_version == 3, "the change is applied")
+    assert running(scene).keys() == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+    assert "10.0.0.2" not in (scene.control.actual.config or "")
+    writing.set()
+    eventually(lambda: "10.0.0.3" in (scene.control.actual.config or ""), "all is written down")
+
+
+def test_while_a_text_is_written_another_structure_waits_for_it(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    writing = being_written(scene)
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9999)), version=3)))
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9998)), version=4)))
+    scene.tell(Publish())
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "the news were looked at")
+    assert scene.kinds() == [AddServer]
+
+    writing.set()
+
+    eventually(lambda: scene.reported().snapshot_version == 4, "the new structure runs")
+    assert [kind for plan in range(2, len(scene.control.plans)) for kind in scene.kinds(plan)] == [WriteConfig, Reload]
+    assert not scene.reported().plans[0].drift
+
+
+def test_a_text_that_cannot_be_written_is_told_and_tried_until_it_can(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.full = "no space left"
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: scene.reported().failure == "no space left", "the failure is told")
+    tried = scene.metrics.registry.get_sample_value("hcc_plans_total", {"outcome": "failed"})
+    eventually(
+        lambda: scene.metrics.registry.get_sample_value("hcc_plans_total", {"outcome": "failed"}) != tried,
+        "it is tried again",
+    )
+    told = [one.facts for one in scene.all_of(ADMIN, FactsReported) if isinstance(one.facts, ReconcilerFacts)]
+    first = next(n for n, facts in enumerate(told) if facts.failure)
+    assert all(facts.failure and not facts.applied for facts in told[first:])
+
+    scene.control.full = ""
+
+    eventually(lambda: scene.reported().applied, "it is written")
+    assert "10.0.0.2" in (scene.control.actual.config or "")
+    assert not scene.reported().failure
+
+
+def test_a_text_that_is_being_written_at_the_end_is_waited_for(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    writing = being_written(scene)
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, endpoint("10.0.0.3"), version=3)))
+    eventually(lambda: scene.reported().snapshot_version == 3, "the change is applied")
+    letting_go = threading.Timer(0.3, writing.set)
+    letting_go.start()
+
+    scene.tree.stop(10.0)
+
+    letting_go.join()
+    assert "10.0.0.3" in (scene.control.actual.config or "")
 
 
 def test_what_was_done_is_written_down_though_more_is_gathered_just_then(
@@ -353,6 +426,14 @@ def test_what_was_done_is_written_down_though_more_is_gathered_just_then(
 
     eventually(lambda: scene.kinds() == [WriteConfig], "all is written down")
     assert "10.0.0.3" in (scene.control.actual.config or "")
+
+
+def being_written(scene: ReconcilerScene) -> threading.Event:
+    """Add an endpoint, and wait until that is being written; the event ends it."""
+    scene.control.may_write.clear()
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: any(one.name == "config-writer" for one in threading.enumerate()), "it is being written")
+    return scene.control.may_write
 
 
 @pytest.mark.parametrize("state", [Listening.PAUSED, Listening.SHUT])

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,30 @@ def test_endpoints_change_without_a_reload_and_the_file_follows(there: Dataplane
         assert not there.plan(rendered), there.plan(rendered).describe()
         assert {greeting(port) for _ in range(12)} == names
         assert there.worker() == worker
+
+
+def test_while_one_text_is_posted_servers_change_and_the_next_text_follows(there: DataplaneStage) -> None:
+    servers, port = [there.peer(name) for name in ("first", "second", "third")], free_port()
+    texts = [
+        there.rendered(client_snapshot(upstream_state(upstream("web", port), map(at, servers[:number]))))
+        for number in (1, 2, 3)
+    ]
+    there.converge(texts[0])
+    _, posted = there.plan(texts[1]).parted()
+    with ThreadPoolExecutor(1) as another:
+        posting = another.submit(there.control.apply, posted)
+        adding, _ = there.plan(texts[2]).parted()
+        assert there.control.apply(adding).failure is None
+        assert {greeting(port) for _ in range(12)} == {"first", "second", "third"}
+        assert posting.result().done == posted.operations
+    worker = there.worker()
+
+    applied = there.converge(texts[2])
+
+    assert [type(operation) for operation in applied.done] == [WriteConfig]
+    assert there.file_says(texts[2])
+    assert not there.plan(texts[2])
+    assert there.worker() == worker
 
 
 def test_a_change_of_structure_is_one_reload(there: DataplaneStage) -> None:
