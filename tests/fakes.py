@@ -416,10 +416,12 @@ class FakeMaps:
     def rules(self) -> dict[str, str] | None:
         return self._read("rules")
 
-    def replace_rules(self, wanted: Mapping[str, str]) -> None:
-        self._read("rules")
+    def replace_rules(self, wanted: Mapping[str, str]) -> bool:
+        if self._read("rules") is None:
+            return False
         self.loaded["rules"] = dict(wanted)
         self.done.append("replace rules")
+        return True
 
     def identities(self) -> dict[str, str] | None:
         return self._read("identities")
@@ -433,9 +435,12 @@ class FakeMaps:
         self._change("identities", change)
         return True
 
-    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        if self._read("verdicts") is None:
+            return False
         self._change("verdicts", change)
         assert self.loaded["verdicts"] == dict(wanted)
+        return True
 
     def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
         self.done.append("cut")

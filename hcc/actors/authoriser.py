@@ -208,20 +208,19 @@ class Authoriser(Actor):
 
     def _tell_haproxy(self, wanted: dict[str, str], rules: dict[str, str]) -> None:
         # Rules that are new first, those that are old last: a verdict must always find its rules.
-        if rules != self._rules and not self._try(lambda: self._replace_rules(self._rules | rules)):
+        if rules != self._rules and not self._try(lambda: self._maps.replace_rules(self._rules | rules)):
             return
         if wanted != self._verdicts:
             if not self._try(lambda: self._enforce(wanted)):
                 return
             self._verdicts = wanted
             self._publish()
-        if rules != self._rules and self._try(lambda: self._replace_rules(rules)):
+        if rules != self._rules and self._try(lambda: self._maps.replace_rules(rules)):
             self._rules = rules
 
     def _enforce(self, wanted: Mapping[str, str]) -> None:
         denied = newly_denied(self._verdicts, wanted)
-        if self._maps.verdicts() is not None:
-            self._maps.change_verdicts(map_change(self._verdicts, wanted), wanted)
+        if self._maps.change_verdicts(map_change(self._verdicts, wanted), wanted):
             self._cut(denied)
         if denied:
             self.after(CUT_AGAIN_S, _CutAgain(denied))
@@ -231,10 +230,6 @@ class Authoriser(Actor):
         sets = rule_sets(policy)
         coming = rule_headers(policy)
         return rule_entries(sets, self._headers) | rule_entries(sets, coming)
-
-    def _replace_rules(self, wanted: Mapping[str, str]) -> None:
-        if self._maps.rules() is not None:
-            self._maps.replace_rules(wanted)
 
     def _cut(self, callers: tuple[str, ...]) -> None:
         cut = self._maps.cut(callers, self._book.owner) if callers and self._cuts else 0

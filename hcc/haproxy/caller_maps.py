@@ -12,18 +12,16 @@ from pathlib import Path
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
-from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, silent
-from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions, payloads
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, swap_map
+from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
 
 # A verdict must not wait for a HAProxy that hangs.
 TIMEOUT_S = 5.0
-VERSION_CREATED = "New version created:"
 
 
 class CallerMaps:
@@ -87,26 +85,29 @@ class CallerMaps:
 
     def change_identities(self, change: MapChange) -> bool:
         """Whether there is a current worker with the map; it is changed then."""
-        return change_map(self._runtime, self._identities, change, self._payload_bytes)
+        return self._change(self._identities, change)
 
     def rules(self) -> dict[str, str] | None:
         """As `identities`, in their order; None also when the listener speaks no http."""
         return self._read(self._rules)
 
-    def replace_rules(self, wanted: Mapping[str, str]) -> None:
-        """Make these the rules of the current worker: at once where HAProxy can, else those that are new come last."""
-        if self._transactions:
-            self._swap(self._rules, wanted)
-        else:
-            change = map_change(self._read(self._rules) or {}, wanted)
-            self._change(self._rules, change)
+    def replace_rules(self, wanted: Mapping[str, str]) -> bool:
+        """Make these the rules of the current worker: at once where HAProxy can, else those that are new come last.
 
-    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> None:
-        """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes."""
-        if self._transactions and len(change) > 1:
-            self._swap(self._verdicts, wanted)
-        else:
-            self._change(self._verdicts, change)
+        Whether there is one with that map.
+        """
+        if self._transactions:
+            return self._swap(self._rules, wanted)
+        return self._change(self._rules, map_change(self._read(self._rules) or {}, wanted))
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes.
+
+        Whether there is a current one with that map; else nothing is done.
+        """
+        at_once = self._transactions and len(change) > 1
+        if not (self._swap(self._verdicts, wanted) if at_once else self._change(self._verdicts, change)):
+            return False
         for send in self._stopping_workers():
             # Whom it does not know it does not find, and one that is gone decides nothing any more.
             with contextlib.suppress(RuntimeSocketError):
@@ -114,6 +115,7 @@ class CallerMaps:
                     send(f"set map {self._verdicts} {key} {value}")
                 for key in change.removed:
                     send(f"del map {self._verdicts} {key}")
+        return True
 
     def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
         """End the sessions of these callers; how many there were.
@@ -129,22 +131,14 @@ class CallerMaps:
                 cut += _cut(send, callers, owner)
         return cut
 
-    def _change(self, path: str, change: MapChange) -> None:
-        if not change_map(self._runtime, path, change, self._payload_bytes):
-            raise ControlError(f"expected a HAProxy that has loaded {path} to change it, found none")
+    def _change(self, path: str, change: MapChange) -> bool:
+        return change_map(self._runtime, path, change, self._payload_bytes)
 
     def _read(self, path: str) -> dict[str, str] | None:
         return read_map(self._runtime.send, path)
 
-    def _swap(self, path: str, wanted: Mapping[str, str]) -> None:
-        answer = self._runtime.send(f"prepare map {path}")
-        _, marker, version = answer.partition(VERSION_CREATED)
-        if not marker or not version.strip().isdigit():
-            raise ControlError(f"expected HAProxy to prepare a map, it answered: {answer.strip()[:200]}")
-        at = f"@{version.strip()} {path}"
-        for payload in payloads(wanted.items(), self._payload_bytes):
-            silent(self._runtime.send_payload(f"add map {at}", payload), "add to a map")
-        silent(self._runtime.send(f"commit map {at}"), "commit a map")
+    def _swap(self, path: str, wanted: Mapping[str, str]) -> bool:
+        return swap_map(self._runtime, path, wanted, self._payload_bytes)
 
     def _stopping_workers(self) -> list[Callable[[str], str]]:
         try:

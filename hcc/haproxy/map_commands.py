@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, parse_map, payloads
@@ -12,6 +12,7 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
 COMMAND_BYTES = 256
 # Commands joined into one line; each takes less than 300 bytes.
 JOINED = 40
+_VERSION_CREATED = "New version created:"
 _NOT_LOADED = "Unknown map identifier"
 
 
@@ -35,17 +36,33 @@ def change_map(runtime: RuntimeSocket, path: str, change: MapChange, payload_byt
     """
     try:
         for payload in payloads(change.added, payload_bytes):
-            silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
+            _silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
         commands = [f"set map {path} {key} {value}" for key, value in change.changed]
         commands += [f"del map {path} {key}" for key in change.removed]
         for start in range(0, len(commands), JOINED):
-            silent(runtime.send(*commands[start : start + JOINED]), "change a map")
+            _silent(runtime.send(*commands[start : start + JOINED]), "change a map")
     except (NotListeningError, _NotLoadedError):
         return False
     return True
 
 
-def silent(answer: str, what: str) -> None:
+def swap_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], payload_bytes: int) -> bool:
+    """Whether a worker runs that has loaded that file; it has these entries then, all at once. From HAProxy 2.4 on."""
+    try:
+        answer = runtime.send(f"prepare map {path}")
+        _, marker, version = answer.partition(_VERSION_CREATED)
+        if not marker or not version.strip().isdigit():
+            _silent(answer.strip() or "nothing", "prepare a map")
+        at = f"@{version.strip()} {path}"
+        for payload in payloads(wanted.items(), payload_bytes):
+            _silent(runtime.send_payload(f"add map {at}", payload), "add to a map")
+        _silent(runtime.send(f"commit map {at}"), "commit a map")
+    except (NotListeningError, _NotLoadedError):
+        return False
+    return True
+
+
+def _silent(answer: str, what: str) -> None:
     """Nothing, when HAProxy said nothing."""
     if _NOT_LOADED in answer:
         raise _NotLoadedError(f"expected HAProxy to {what} that it has not loaded")

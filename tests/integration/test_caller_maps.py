@@ -103,8 +103,14 @@ def test_ten_thousand_callers_are_remembered_and_forgotten(subject: Subject) -> 
 def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> None:
     entry = MapChange(added=(("A" * 64, "web:dc1|spiffe://d/x|1"),))
     assert subject.maps.change_identities(entry)
+    one, two = {"a:dc1": "allow"}, {"a:dc1": "deny", "b:dc1": "allow"}
+    assert subject.maps.change_verdicts(map_change({}, one), one)
+    assert subject.maps.change_verdicts(map_change(one, two), two)
     subject.stop()
     assert not subject.maps.change_identities(entry)
+    assert not subject.maps.change_verdicts(map_change(two, one), one)
+    assert not subject.maps.change_verdicts(map_change({}, two), two)
+    assert not subject.maps.replace_rules({"a:dc1": "x"})
     assert subject.maps.identities() is None
     assert subject.maps.verdicts() is None
     subject.maps.store_identities({"A" * 64: "web:dc1|spiffe://d/x|1"})
@@ -151,6 +157,14 @@ def test_verdicts_that_cannot_be_written_leave_none_for_the_next_haproxy(
         maps.store_verdicts({"web:dc1": "deny"})
 
     assert read_text(real.stage.layout.verdicts) == ""
+
+
+def test_a_haproxy_without_public_listener_has_no_maps_to_change(real: Subject) -> None:
+    real.stage.converge(real.stage.rendered(snapshot(proxy_=proxy(local_port=0))))
+    for wanted in ({"a:dc1": "allow"}, {"a:dc1": "deny", "b:dc1": "allow"}):
+        assert not real.maps.change_verdicts(map_change({}, wanted), wanted)
+        assert not real.maps.replace_rules(wanted)
+    assert real.maps.verdicts() is None
 
 
 def test_a_refusal_of_haproxy_is_an_error(real: Subject) -> None:
