@@ -43,6 +43,7 @@ from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, Result, desired
 from hcc.haproxy.model import Desired
+from hcc.haproxy.names import APP
 from hcc.haproxy.origin import origin
 from hcc.haproxy.plan import (
     Actual,
@@ -122,7 +123,8 @@ class ConfigReconciler(Actor):
         self._draining = False
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
-        self._callers: tuple[str, ...] = ()
+        # None before it was told who calls: the lines that run stay.
+        self._callers: tuple[str, ...] | None = None
         # Where endpoints are probed, nothing is done before it is known who may get traffic: what runs goes on.
         self._probes = probes
         self._admission: Admission | None = None
@@ -183,9 +185,10 @@ class ConfigReconciler(Actor):
         """With what was begun."""
         match message:
             case _Reconcile(retry, thorough):
-                if retry:
-                    self._refused_structure = ""
-                self._reconcile(thorough=thorough)
+                # What comes of the writing says whether there is to be another try.
+                if not (retry and self._writer.busy):
+                    self._refused_structure = "" if retry else self._refused_structure
+                    self._reconcile(thorough=thorough)
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
@@ -276,10 +279,9 @@ class ConfigReconciler(Actor):
         if self._reconciled_version == self._snapshot.version:
             self._admitted_s = began_s
         self._reconciled_version = self._snapshot.version
-        wanted = self._wanted(self._snapshot)
-        problems = tuple(str(problem) for problem in wanted.problems)
-        self._tell_problems(problems)
         try:
+            wanted = self._wanted(self._snapshot)
+            self._tell_problems(tuple(str(problem) for problem in wanted.problems))
             done = None if thorough else self._done_at_run_time(wanted.desired)
             if done is None and self._writer.busy:
                 self._look_when_written, self._news = True, news
@@ -320,7 +322,6 @@ class ConfigReconciler(Actor):
             self._note_taken(taken)
         self._looked, self._unsettled = True, False
         self.cancel("settle")
-        self.cancel("retry")
         if steps:
             self._apply(steps)
         if steps.reloads:
@@ -333,7 +334,8 @@ class ConfigReconciler(Actor):
         """What is to be done, with all read back; and the addresses that others have, None when that matters not."""
         rendered, actual, steps = self._compared(wanted)
         if not any(isinstance(operation, Install | Reload) for operation in steps.operations):
-            return rendered, actual, steps, None
+            # All that is wanted is there, and nothing of it taken; but for what is not to be tried now.
+            return rendered, actual, steps, None if rendered.structure == self._refused_structure else ()
         taken = self._control.taken(wanted, actual)
         if taken:
             rendered, actual, steps = self._compared(wanted.without(one.bind for one in taken))
@@ -355,12 +357,19 @@ class ConfigReconciler(Actor):
         if self._snapshot is None or not self._may_decide():
             raise ControlError("Consul has not told of this proxy yet; ask again")
         rendered, _, steps, _ = self._planned(self._wanted(self._snapshot).desired)
-        review = Review(self._options, self._callers, self._snapshot, self._admitted)
+        review = Review(self._options, self._who_calls(), self._snapshot, self._admitted)
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
         probing = self._probes and self._admission is not None and self._awaits(self._admission, snapshot)
-        return desired(snapshot, self._options, self._certificates, self._callers, self._admitted, probing=probing)
+        callers = self._who_calls()
+        return desired(snapshot, self._options, self._certificates, callers, self._admitted, probing=probing)
+
+    def _who_calls(self) -> tuple[str, ...]:
+        if self._callers is not None:
+            return self._callers
+        lines = dict(self._control.servers()).get(APP, ()) if self._options.intentions.asks else ()
+        return tuple(line.name for line in lines if line.name != APP)
 
     @staticmethod
     def _awaits(admission: Admission, snapshot: Snapshot) -> bool:
@@ -472,6 +481,9 @@ class ConfigReconciler(Actor):
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with; or is being written there."""
+        if rendered.structure == self._refused_structure:
+            # It was not, but for what can be done in what runs; another try is on its way.
+            return
         self._applied = rendered.desired
         if self._failures and self._writer.busy:
             # Whether that failure is over will be seen when it is written.

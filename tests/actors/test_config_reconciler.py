@@ -15,6 +15,7 @@ from hcc.actors.messages import (
     PROCESS_SUPERVISOR,
     VERIFIER,
     AdmissionChanged,
+    CallersChanged,
     ConfigurationInstalled,
     CredentialsReady,
     Drain,
@@ -25,7 +26,16 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy.model import Listening, TcpBind
-from hcc.haproxy.plan import AddServer, EnableListener, Install, Reload, SetServerState, WriteConfig
+from hcc.haproxy.plan import (
+    AddCaller,
+    AddServer,
+    DeleteServer,
+    EnableListener,
+    Install,
+    Reload,
+    SetServerState,
+    WriteConfig,
+)
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.permissions import JwtProvider
@@ -41,8 +51,8 @@ from tests.fakes import FakeControl
 class ReconcilerScene(Scene):
     """ConfigReconciler between a HAProxy in memory and neighbours that listen."""
 
-    def __init__(self, *, probes: bool = False) -> None:
-        self.control = FakeControl()
+    def __init__(self, *, probes: bool = False, control: FakeControl | None = None) -> None:
+        self.control = control or FakeControl()
         self.metrics = Metrics()
         super().__init__(
             CONFIG_RECONCILER,
@@ -170,6 +180,95 @@ def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: 
     scene.tell(SnapshotChanged(worse))
 
     eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
+
+
+def with_api(*endpoints: object, version: int) -> Snapshot:
+    """Another structure than `with_endpoints` has."""
+    web = upstream_state(upstream("web"), endpoints)  # type: ignore[arg-type] # endpoints
+    return snapshot(web, upstream_state(upstream("api", 9999)), version=version)
+
+
+def test_an_endpoint_that_changes_while_a_reload_is_to_be_tried_again_takes_nothing_from_that(
+    scene: ReconcilerScene,
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "no room for another process"
+    scene.tell(SnapshotChanged(with_api(ONE, version=2)))
+    eventually(lambda: "no room" in scene.reported().failure, "the failure is reported")
+
+    scene.tell(SnapshotChanged(with_api(ONE, TWO, version=3)))
+
+    eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
+    scene.tell(Publish())
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "it said how it is")
+    assert "no room" in scene.reported().failure
+    assert not scene.reported().applied
+    scene.control.refusing = ""
+    eventually(lambda: scene.reported().snapshot_version == 3, "it is tried again")
+    assert Reload in {kind for plan in range(len(scene.control.plans)) for kind in scene.kinds(plan)}
+    assert "127.0.0.1:9999" in (scene.control.actual.config or "")
+
+
+def test_news_while_the_first_installation_is_to_be_tried_again_take_nothing_from_that(scene: ReconcilerScene) -> None:
+    scene.control.refusing = "no space left"
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(with_endpoints(ONE, version=1)))
+    eventually(lambda: "no space" in scene.reported().failure, "the failure is reported")
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=2)))
+    scene.tell(Publish())
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "the news were looked at")
+    assert not scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    scene.control.refusing = ""
+
+    scene.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    assert "10.0.0.2" in (scene.control.actual.config or "")
+
+
+@pytest.mark.parametrize("told", [(), ("web:dc1",), ("db:dc1", "web:dc1")])
+def test_beside_a_haproxy_that_runs_callers_keep_their_lines_until_it_is_told_who_calls(told: tuple[str, ...]) -> None:
+    earlier = ReconcilerScene()
+    with playing(earlier):
+        earlier.run(with_endpoints(ONE, version=1))
+        earlier.tell(CallersChanged(("db:dc1", "web:dc1")))
+        eventually(lambda: AddCaller in earlier.kinds(), "lines of their own")
+        eventually(lambda: earlier.kinds() == [WriteConfig], "they are written down")
+    control, before = earlier.control, len(earlier.control.plans)
+    later = ReconcilerScene(control=control)
+    with playing(later):
+        later.give_credentials()
+        later.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=1)))
+        eventually(lambda: later.reported().applied, "it goes on")
+        eventually(lambda: "10.0.0.2" in (control.actual.config or ""), "all is written down")
+        assert lines(control) == {"db:dc1", "web:dc1"}
+        assert DeleteServer not in {kind for plan in range(before, len(control.plans)) for kind in later.kinds(plan)}
+
+        later.tell(CallersChanged(told))
+
+        eventually(lambda: lines(control) == set(told), "the lines of who calls")
+
+
+def lines(control: FakeControl) -> set[str]:
+    return {line.name for line in dict(control.actual.servers)["app"]} - {"app"}
+
+
+def test_an_address_that_is_not_wanted_any_more_is_not_tried_any_more(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "TAKEN_RETRY_S", 0.05)
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+    scene.run(snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1))
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("api", 9292)), version=2)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "it is not wanted any more")
+
+    # Long enough for the try that was on its way, and several more.
+    threading.Event().wait(0.2)
+    seen = len(scene.all_of(ADMIN, FactsReported))
+    threading.Event().wait(0.4)
+
+    assert len(scene.all_of(ADMIN, FactsReported)) <= seen + 1
 
 
 def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene) -> None:
