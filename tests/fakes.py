@@ -9,7 +9,7 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -20,6 +20,7 @@ from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, Listening, Server
+from hcc.haproxy.names import APP
 from hcc.haproxy.outcome import outcome
 from hcc.haproxy.plan import (
     Actual,
@@ -398,7 +399,9 @@ class FakeMaps:
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.done: list[str] = []
-        self.cut_callers: list[tuple[str, ...]] = []
+        self.failed: list[str] = []
+        # Line of the application's backend, and where the caller calls from; `app` is the common line.
+        self.sessions: list[tuple[str, str]] = []
 
     def stored_identities(self) -> dict[str, str]:
         return dict(self.stored["identities"])
@@ -442,13 +445,17 @@ class FakeMaps:
         assert self.loaded["verdicts"] == dict(wanted)
         return True
 
-    def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
+    def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
+        if self.silent:
+            raise ControlError("the runtime socket does not answer")
         self.done.append("cut")
-        self.cut_callers.append(tuple(callers))
-        return len(callers)
+        owners = {session: owner(session[1]) if session[0] == APP else session[0] for session in self.sessions}
+        self.sessions = [session for session in self.sessions if not denied(owners[session])]
+        return tuple(caller for session, caller in owners.items() if session not in self.sessions)
 
     def _read(self, name: str) -> dict[str, str] | None:
         if self.silent:
+            self.failed.append(name)
             raise ControlError("the runtime socket does not answer")
         return dict(self.loaded[name]) if self.running else None
 

@@ -34,10 +34,10 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import rule_entries, rule_headers
-from hcc.mesh.caller import caller_name
-from hcc.mesh.caller_book import CallerBook, newly_denied
+from hcc.mesh.caller import caller_name, named_caller
+from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
-from hcc.mesh.intentions import Policy, rule_sets
+from hcc.mesh.intentions import Policy, may_deny_anew, rule_sets
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
 
@@ -75,9 +75,7 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while these were being cut."""
-
-    callers: tuple[str, ...]
+    """To itself: cut what came in while others were being cut."""
 
 
 class Authoriser(Actor):
@@ -92,10 +90,16 @@ class Authoriser(Actor):
         self._book = CallerBook()
         self._labels = Labels()
         self._policy: Policy | None = None
+        # Whether there may be sessions of callers that were let in before and are denied now.
+        self._must_cut = False
+        # Whether all that are open began under another trust domain.
+        self._all_are_strangers = False
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
-        # What is in HAProxy now, as far as we know.
-        self._verdicts: dict[str, str] = {}
+        # What is in HAProxy now, as far as we know; None while it could not be read.
+        self._verdicts: dict[str, str] | None = {}
+        # Who may have a server line, as told last.
+        self._told: tuple[str, ...] | None = None
         self._rules: dict[str, str] = {}
         # What the worker that runs puts before the rules.
         self._headers: tuple[str, ...] = ()
@@ -124,7 +128,7 @@ class Authoriser(Actor):
     def _deal_with(self, message: object) -> None:
         match message:
             case PolicyChanged(policy):
-                self._policy = policy
+                self._take(policy)
                 self._decide()
                 self._remember()
             case CallersMet(calls):
@@ -151,9 +155,8 @@ class Authoriser(Actor):
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
                     self._remember()
-            case _CutAgain(callers):
-                still = tuple(caller for caller in callers if self._verdicts.get(caller, DENY) == DENY)
-                self._try(lambda: self._cut(still))
+            case _CutAgain():
+                self._try(self._cut)
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
         """Leave on disk what is remembered."""
@@ -167,6 +170,9 @@ class Authoriser(Actor):
             caller = remembered_caller(der)
             if caller is None or self._policy is None:
                 continue
+            if caller.identity.trust_domain != self._policy.trust_domain.lower():
+                # A worker decided by the policy before.
+                continue
             source = self._labels.of(caller.identity.service)
             self._metrics.decisions.labels(source, self._policy.destination, ALLOW).inc()
             name = caller_name(caller.identity)
@@ -178,13 +184,13 @@ class Authoriser(Actor):
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
         if self._policy is None:
             return
-        if set(self._book.callers) != set(self._verdicts):
+        if set(self._book.callers) != set(self._verdicts or ()):
             self._decide()
         # A worker may have decided by the policy before.
         met, self._met = self._met, set()
-        denied = tuple(sorted(name for name in met if self._verdicts.get(name) == DENY))
-        if denied:
-            self._try(lambda: self._cut(denied))
+        if any((self._verdicts or {}).get(name) == DENY for name in met):
+            self._must_cut = True
+            self._try(self._cut)
         news = self._book.take_news()
         change = MapChange(
             added=tuple((digest, text) for digest, text in news.items() if text is not None),
@@ -198,32 +204,42 @@ class Authoriser(Actor):
 
     # ---- policy
 
+    def _take(self, policy: Policy) -> None:
+        before, self._policy = self._policy, policy
+        # Names of services do not say their trust domain: nobody of the old one is who the name says now.
+        self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
+        # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
+        denied_anew = before is not None and may_deny_anew(before, policy)
+        self._must_cut |= self._all_are_strangers or denied_anew
+
     def _decide(self) -> None:
         if self._policy is None:
             return
-        self._tell_haproxy(self._book.verdicts(self._policy), self._wanted_rules(self._policy))
+        if self._verdicts is None:
+            # An entry that is there is not to be added a second time: HAProxy goes by the first.
+            self._try(self._repair)
+        else:
+            self._tell_haproxy(self._verdicts, self._policy)
         # Enforced first: a disk may be slow, or full. A HAProxy that starts meanwhile is compared as soon as it runs.
         self._store_policy()
         self._report()
 
-    def _tell_haproxy(self, wanted: dict[str, str], rules: dict[str, str]) -> None:
+    def _tell_haproxy(self, found: dict[str, str], policy: Policy) -> None:
+        wanted, rules = self._book.verdicts(policy), self._wanted_rules(policy)
+        self._must_cut |= self._denies_some(found)
         # Rules that are new first, those that are old last: a verdict must always find its rules.
         if rules != self._rules and not self._try(lambda: self._maps.replace_rules(self._rules | rules)):
             return
-        if wanted != self._verdicts:
-            if not self._try(lambda: self._enforce(wanted)):
-                return
-            self._verdicts = wanted
-            self._publish()
+        if wanted != found and not self._try(lambda: self._maps.change_verdicts(map_change(found, wanted), wanted)):
+            # Some of it may have been done.
+            self._verdicts = None
+            return
+        self._verdicts = wanted
+        self._tell_who_calls()
+        if self._must_cut:
+            self._try(self._cut)
         if rules != self._rules and self._try(lambda: self._maps.replace_rules(rules)):
             self._rules = rules
-
-    def _enforce(self, wanted: Mapping[str, str]) -> None:
-        denied = newly_denied(self._verdicts, wanted)
-        if self._maps.change_verdicts(map_change(self._verdicts, wanted), wanted):
-            self._cut(denied)
-        if denied:
-            self.after(CUT_AGAIN_S, _CutAgain(denied))
 
     def _wanted_rules(self, policy: Policy) -> dict[str, str]:
         """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
@@ -231,11 +247,29 @@ class Authoriser(Actor):
         coming = rule_headers(policy)
         return rule_entries(sets, self._headers) | rule_entries(sets, coming)
 
-    def _cut(self, callers: tuple[str, ...]) -> None:
-        cut = self._maps.cut(callers, self._book.owner) if callers and self._cuts else 0
+    def _cut(self) -> None:
+        """End every session whose caller is denied, or not known: one too many is better than a denied one."""
+        if not self._cuts:
+            return
+        cut = self._maps.cut(self._is_denied, self._book.owner)
+        self._all_are_strangers = False
+        if self._must_cut:
+            self._must_cut = False
+            self.after(CUT_AGAIN_S, _CutAgain(), key="cut-again")
         if cut:
-            self._metrics.sessions_cut.inc(cut)
-            _log.warning("cut %d sessions of callers that are denied now: %s", cut, ", ".join(callers))
+            self._metrics.sessions_cut.inc(len(cut))
+            names = sorted({caller or "unknown" for caller in cut})
+            _log.warning("cut %d sessions of callers that are denied now: %s", len(cut), ", ".join(names))
+
+    def _denies_some(self, verdicts: Mapping[str, str]) -> bool:
+        """Whether it denies callers that HAProxy lets in by these."""
+        return any(verdict != DENY and self._is_denied(caller) for caller, verdict in verdicts.items())
+
+    def _is_denied(self, caller: str | None) -> bool:
+        if self._policy is None or caller is None or self._all_are_strangers:
+            return True
+        identity = named_caller(caller, self._policy.trust_domain)
+        return identity is None or verdict_on(self._policy, identity) == DENY
 
     # ---- HAProxy
 
@@ -245,8 +279,9 @@ class Authoriser(Actor):
             identities, verdicts = self._maps.identities(), self._maps.verdicts()
         except (ControlError, MapTextError) as exc:
             _log.warning("what HAProxy remembers of its callers cannot be read: %s", exc)
-            identities = verdicts = None
-        self._verdicts = verdicts or {}
+            identities, self._verdicts = None, None
+        else:
+            self._verdicts = verdicts or {}
         self._book.restore(identities if identities is not None else self._maps.stored_identities())
         self._book.take_news()
         self._book.forget_expired(time.time())
@@ -283,23 +318,30 @@ class Authoriser(Actor):
 
     def _repair(self) -> tuple[str, ...]:
         """What was repaired, in words."""
-        repaired: list[str] = []
         policy = self._policy
-        verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
-        if policy is None or verdicts is None or identities is None:
+        if policy is None:
             return ()
+        verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
+        if verdicts is None or identities is None:
+            # None runs, or one without public listener: the next one starts with what is on disk.
+            self._verdicts = self._book.verdicts(policy)
+            return ()
+        repaired: list[str] = []
         self._rules = self._wanted_rules(policy)
         if rules is not None and list(rules.items()) != list(self._rules.items()):
             self._maps.replace_rules(self._rules)
             repaired.append("rules")
         self._book.take_news()
         wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
+        self._must_cut |= self._denies_some(verdicts)
         change = map_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
             self._maps.change_verdicts(change, wanted_verdicts)
-            self._cut(newly_denied(verdicts, wanted_verdicts))
         self._verdicts = wanted_verdicts
+        self._tell_who_calls()
+        if self._must_cut:
+            self._cut()
         change = map_change(identities, wanted_identities)
         if change:
             repaired.append(f"{len(change)} identities")
@@ -367,12 +409,19 @@ class Authoriser(Actor):
 
     # ---- others
 
+    def _tell_who_calls(self) -> None:
+        """Also that nobody does: until then every line that runs stays."""
+        allowed = tuple(sorted(name for name, verdict in (self._verdicts or {}).items() if verdict != DENY))
+        if allowed != self._told:
+            self._told = allowed
+            self.tell(CONFIG_RECONCILER, CallersChanged(allowed))
+
     def _publish(self) -> None:
-        allowed = tuple(sorted(name for name, verdict in self._verdicts.items() if verdict != DENY))
-        self.tell(CONFIG_RECONCILER, CallersChanged(allowed))
+        if self._told is not None:
+            self.tell(CONFIG_RECONCILER, CallersChanged(self._told))
         self._report()
 
     def _report(self) -> None:
         self._metrics.callers_remembered.set(len(self._book))
-        facts = CallerFacts(tuple(sorted(self._verdicts.items())), len(self._book))
+        facts = CallerFacts(tuple(sorted((self._verdicts or {}).items())), len(self._book))
         self.tell(ADMIN, FactsReported(facts))

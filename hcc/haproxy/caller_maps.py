@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hcc.haproxy import words
@@ -18,7 +18,7 @@ from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, swap_m
 from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
-from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
 
 # A verdict must not wait for a HAProxy that hangs.
 TIMEOUT_S = 5.0
@@ -117,19 +117,21 @@ class CallerMaps:
                     send(f"del map {self._verdicts} {key}")
         return True
 
-    def cut(self, callers: Collection[str], owner: Callable[[str], str | None]) -> int:
-        """End the sessions of these callers; how many there were.
+    def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
+        """End the sessions of callers that are denied; whose each was.
 
         Args:
-            callers: names of services that are denied now.
-            owner: whose a session on the common line is, by where it calls from; None for one that nobody
-                knows, which is cut as well: a session too many is better than a denied one.
+            denied: whether that caller is, by its name; None is one that nobody knows.
+            owner: whose a session on the common line is, by where it calls from.
         """
-        cut = _cut(self._runtime.send, callers, owner)
+        cut: list[str | None] = []
+        # Where none runs it has no sessions.
+        with contextlib.suppress(NotListeningError):
+            cut += _cut(self._runtime.send, denied, owner)
         for send in self._stopping_workers():
             with contextlib.suppress(RuntimeSocketError):
-                cut += _cut(send, callers, owner)
-        return cut
+                cut += _cut(send, denied, owner)
+        return tuple(cut)
 
     def _change(self, path: str, change: MapChange) -> bool:
         return change_map(self._runtime, path, change, self._payload_bytes)
@@ -152,16 +154,17 @@ class CallerMaps:
         return lambda command: self._master.send(f"@!{pid} {command}")
 
 
-def _cut(send: Callable[[str], str], callers: Collection[str], owner: Callable[[str], str | None]) -> int:
+def _cut(
+    send: Callable[[str], str], denied: Callable[[str | None], bool], owner: Callable[[str], str | None]
+) -> list[str | None]:
     found = [one for one in parse_sessions(send("show sess")) if one.backend == APP]
-    on_lines = [one for one in found if one.server in callers]
-    on_common = [one for one in found if one.server == APP and _is_theirs(owner(one.peer), callers)]
-    for caller in sorted({one.server for one in on_lines}):
+    on_lines = [one.server for one in found if one.server != APP]
+    leaving = {caller for caller in set(on_lines) if denied(caller)}
+    for caller in sorted(leaving):
         send(f"shutdown sessions server {APP}/{words.name(caller)}")
-    for one in on_common:
-        send(f"shutdown session {one.id}")
-    return len(on_lines) + len(on_common)
-
-
-def _is_theirs(owner: str | None, callers: Iterable[str]) -> bool:
-    return owner is None or owner in callers
+    cut: list[str | None] = [caller for caller in on_lines if caller in leaving]
+    for one in found:
+        if one.server == APP and denied(owner(one.peer)):
+            send(f"shutdown session {one.id}")
+            cut.append(owner(one.peer))
+    return cut

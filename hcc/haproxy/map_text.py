@@ -60,7 +60,7 @@ def parse_map_file(text: str) -> dict[str, str]:
 
 
 def parse_map(text: str) -> dict[str, str]:
-    """The answer to `show map FILE`: an address, a key and a value a line.
+    """The answer to `show map FILE`: an address, a key and a value a line; of equal keys the first counts.
 
     Raises:
         MapTextError: it is another answer, as when no such map is loaded.
@@ -73,7 +73,7 @@ def parse_map(text: str) -> dict[str, str]:
         key, blank, value = entry.partition(" ")
         if not address.startswith("0x") or not blank:
             raise MapTextError(f"expected an answer to `show map`, found {text.strip()[:120]!r}")
-        entries[key] = value
+        entries.setdefault(key, value)
     return entries
 
 

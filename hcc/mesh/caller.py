@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, IdentityError, ServiceIdentity, parse_service_uri
-from hcc.mesh.naming import joined
+from hcc.mesh.naming import joined, parts
 
 SEPARATOR = "|"
 
@@ -18,6 +18,18 @@ def caller_name(identity: ServiceIdentity) -> str:
     if (identity.namespace, identity.partition) == (DEFAULT_NAMESPACE, DEFAULT_PARTITION):
         return joined(identity.service, identity.datacenter)
     return joined(identity.service, identity.datacenter, identity.namespace, identity.partition)
+
+
+def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
+    """The service of this trust domain with that `caller_name`; None where it is no such name."""
+    match parts(name):
+        case [service, datacenter]:
+            found = ServiceIdentity(trust_domain, service, datacenter)
+        case [service, datacenter, namespace, partition]:
+            found = ServiceIdentity(trust_domain, service, datacenter, namespace, partition)
+        case _:
+            return None
+    return found if caller_name(found) == name else None
 
 
 def caller_text(identity: ServiceIdentity) -> str:

@@ -79,6 +79,13 @@ class CallerBook:
             self._forget(digest)
         return bool(expired)
 
+    def keep_only(self, trust_domain: str) -> bool:
+        """Whether certificates of another trust domain were forgotten: names do not tell them apart."""
+        others = [digest for digest, one in self._remembered.items() if one.identity.trust_domain != trust_domain]
+        for digest in others:
+            self._forget(digest)
+        return bool(others)
+
     def restore(self, entries: Mapping[str, str]) -> None:
         """Take over what a map of identities says; entries that are not ours are left out."""
         for digest, text in entries.items():
@@ -109,8 +116,3 @@ def verdict_on(policy: Policy, identity: ServiceIdentity) -> str:
     """The word for the map of verdicts."""
     verdict = verdict_of(policy, identity)
     return verdict.rules.name if verdict.rules else ALLOW if verdict.allowed else DENY
-
-
-def newly_denied(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """The callers that were let in and are not any more."""
-    return tuple(name for name, verdict in now.items() if verdict == DENY and before.get(name, DENY) != DENY)

@@ -3,6 +3,7 @@
     verdict_of(policy, caller)           a connection: allow, deny, or the rules that decide request by request
     rule_sets(policy)                    all the rules that any caller may get
     demands_of(policy)                   what tokens must be where rules leave it to them
+    may_deny_anew(before, now)           whether there can be a caller that was let in and is not any more
     decide(policy, caller, request)      one request: allow or deny, by which intention and which permission
 
 The SPOE workers decide with this module, so it imports nothing but the standard library's small parts.
@@ -11,7 +12,7 @@ The SPOE workers decide with this module, so it imports nothing but the standard
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
@@ -153,6 +154,38 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     if says in (ALLOW, DENY):
         return Verdict(says == ALLOW, reason, intention, found)
     return Verdict(False, f"{reason}; the token decides", intention, found, by_token=True)
+
+
+def may_deny_anew(before: Policy, now: Policy) -> bool:
+    """Whether some caller, of whatever name, was let in by `before` and is denied whatever it requests by `now`."""
+    if before.trust_domain.lower() != now.trust_domain.lower():
+        return True
+    told = [one for one in (*before.intentions, *now.intentions) if not one.peer]
+    places = {(one.source_namespace, one.source_partition) for one in told} | {(WILDCARD, WILDCARD)}
+    earlier, later = _by_source(before), _by_source(now)
+    # A wildcard in a name's place is a name that no intention has: only wildcards match it.
+    callers = (
+        ServiceIdentity(now.trust_domain.lower(), source, "", namespace, partition)
+        for source in earlier.keys() | later.keys()
+        for namespace, partition in places
+    )
+    return any(_lets_in(earlier, before, one) and not _lets_in(later, now, one) for one in callers)
+
+
+def _by_source(policy: Policy) -> dict[str, tuple[Intention, ...]]:
+    """The intentions that can match a source of that name; under the wildcard those for all other names."""
+    general = tuple(one for one in policy.intentions if one.source == WILDCARD)
+    found = {WILDCARD: general}
+    for one in policy.intentions:
+        if one.source != WILDCARD:
+            found[one.source] = (*found.get(one.source, general), one)
+    return found
+
+
+def _lets_in(by_source: dict[str, tuple[Intention, ...]], policy: Policy, caller: ServiceIdentity) -> bool:
+    matching = by_source.get(caller.service, by_source[WILDCARD])
+    verdict = verdict_of(replace(policy, intentions=matching), caller)
+    return verdict.allowed or verdict.rules is not None
 
 
 def demands_tokens(intention: Intention) -> bool:

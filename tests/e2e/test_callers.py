@@ -167,6 +167,28 @@ def test_the_first_session_of_a_caller_is_cut_too(standing: Standing, stranger: 
                 assert read_line(other) == "db"
 
 
+def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
+    standing: Standing, stranger: Path, haproxy_version: str
+) -> None:
+    wait_known(standing)
+    sidecar, roots = standing.db.sidecar, standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    wait_until("the known one to have a line", lambda: _lines(sidecar, haproxy_version))
+    lines, said = _lines(sidecar, haproxy_version), len(sidecar.log_text())
+    sidecar.kill()
+    with handshake(standing.client, host, port, roots, stranger) as came:
+        assert answer(came, b"WHO\n") == b"db\n"
+        sidecar.start()
+        sidecar.wait_ready()
+        assert answer(came, b"WHO\n") == b"db\n"
+        with intention(standing, _service(stranger), "db", "deny"):
+            wait_until("it to be cut", lambda: _ended(came))
+        # The new hcc took no line from those that were known.
+        assert _lines(sidecar, haproxy_version) >= lines
+        assert "delete server app/" not in sidecar.log_text()[said:]
+    wait_known(standing)
+
+
 def test_what_is_remembered_survives_a_reload_and_a_restart_of_its_actor(standing: Standing) -> None:
     wait_known(standing)
     sidecar = standing.web.sidecar

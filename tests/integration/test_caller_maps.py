@@ -15,6 +15,7 @@ from hcc.haproxy.files import read_text
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
@@ -165,6 +166,21 @@ def test_a_haproxy_without_public_listener_has_no_maps_to_change(real: Subject) 
         assert not real.maps.change_verdicts(map_change({}, wanted), wanted)
         assert not real.maps.replace_rules(wanted)
     assert real.maps.verdicts() is None
+
+
+def test_of_two_entries_the_one_counts_that_haproxy_goes_by_and_both_are_put_right(real: Subject) -> None:
+    real.serve()
+    one = {"web:dc1": "allow"}
+    real.maps.change_verdicts(map_change({}, one), one)
+    # As somebody does who does not know that it is there.
+    again = MapChange(added=(("web:dc1", "deny"),))
+    real.maps.change_verdicts(again, {"web:dc1": "deny"})
+    assert real.maps.verdicts() == {"web:dc1": "allow"}
+
+    real.maps.change_verdicts(MapChange(changed=(("web:dc1", "deny"),)), {"web:dc1": "deny"})
+
+    shown = RuntimeSocket(real.stage.layout.stats_socket).send(f"show map {real.stage.layout.verdicts}").split()
+    assert [word for word in shown if word in ("allow", "deny")] == ["deny", "deny"]
 
 
 def test_a_refusal_of_haproxy_is_an_error(real: Subject) -> None:

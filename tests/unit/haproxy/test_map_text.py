@@ -47,6 +47,8 @@ def test_the_answer_to_show_map_is_read() -> None:
         "db:dc1": "deny",
     }
     assert parse_map("\n") == {}
+    # HAProxy looks up the first of two (2.2.9 to 3.2.26).
+    assert parse_map("0x1 web:dc1 allow\n0x2 web:dc1 deny\n") == {"web:dc1": "allow"}
 
 
 @pytest.mark.parametrize("text", ["Unknown map identifier. Please use #<id> or <file>.\n", "0x55bc59823180 web\n"])

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.mesh.caller import Remembered, caller_name, parse_remembered
-from hcc.mesh.caller_book import MAX_PEERS, CallerBook, newly_denied
+from hcc.mesh.caller import Remembered, caller_name, named_caller, parse_remembered
+from hcc.mesh.caller_book import MAX_PEERS, CallerBook
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.rules import ALLOW, DENY
@@ -99,9 +99,27 @@ def test_news_are_told_once() -> None:
     assert book.take_news() == {}
 
 
-def test_only_who_was_let_in_is_newly_denied() -> None:
-    before = {"a": ALLOW, "b": DENY, "c": ALLOW}
-    assert newly_denied(before, {"a": DENY, "b": DENY, "c": ALLOW, "d": DENY}) == ("a",)
+@given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1), st.text(min_size=1))
+def test_a_callers_name_names_it(service: str, datacenter: str, namespace: str, partition: str) -> None:
+    for one in (
+        ServiceIdentity(DOMAIN, service, datacenter),
+        ServiceIdentity(DOMAIN, service, datacenter, namespace, partition),
+    ):
+        assert named_caller(caller_name(one), DOMAIN) == one
+    for name in ("app", "web:dc1:x", "", "a:b:default:default"):
+        assert named_caller(name, DOMAIN) is None
+
+
+def test_certificates_of_another_trust_domain_are_forgotten_with_their_names() -> None:
+    book, other = CallerBook(), Remembered(ServiceIdentity("other.consul", "web", "dc1"), 9)
+    book.remember("A", other)
+    book.remember("B", caller("web"))
+    assert book.keep_only(caller("web").identity.trust_domain)
+
+    assert book.identities() == {"B": caller("web").text()}
+    assert not book.keep_only(caller("web").identity.trust_domain)
+    assert book.keep_only("third.consul")
+    assert book.callers == ()
 
 
 def test_peers_are_bounded_and_the_newest_note_counts() -> None:
