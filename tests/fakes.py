@@ -344,7 +344,7 @@ class FakePool:
         self.respawned: list[int] = []
         self.zygotes = 0
         self._phases = [WorkerPhase.READY] * workers
-        self._events: queue.Queue[PoolEvent | None] = queue.Queue()
+        self._events: queue.Queue[PoolEvent | Exception | None] = queue.Queue()
 
     def set_policy(self, policy: Policy) -> None:
         self.policies.append(policy)
@@ -356,7 +356,10 @@ class FakePool:
         found = [self._events.get(timeout=10.0)]
         while not self._events.empty():
             found.append(self._events.get())
-        return tuple(event for event in found if event is not None)
+        for failure in found:
+            if isinstance(failure, Exception):
+                raise failure
+        return tuple(event for event in found if event is not None and not isinstance(event, Exception))
 
     def replace_hung(self, misses: int) -> tuple[str, ...]:
         return ()
@@ -377,7 +380,8 @@ class FakePool:
         self.zygotes += 1
         self.zygote_pid = 2
 
-    def happen(self, event: PoolEvent) -> None:
+    def happen(self, event: PoolEvent | Exception) -> None:
+        """The next `poll` tells it, or raises it."""
         if isinstance(event, WorkerExited):
             self._phases[event.index] = WorkerPhase.EXITED
         self._events.put(event)

@@ -146,6 +146,8 @@ class ConfigReconciler(Actor):
         # Whether this actor has read anything back; whether it did something since that is not written down either.
         self._looked = False
         self._unsettled = False
+        # Whether there is something on disk for HAProxy to start with.
+        self._installed = False
         # Whatever reads all back waits for it.
         self._writer = Writer(control, self.address)
         self._look_when_written = False
@@ -175,6 +177,8 @@ class ConfigReconciler(Actor):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
             case Publish():
                 self._report(self._facts)
+                if self._installed:
+                    self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
             case Drain():
                 self._draining = True
             case _:
@@ -493,6 +497,7 @@ class ConfigReconciler(Actor):
         self.cancel("retry")
         if self._taken:
             self.after(TAKEN_RETRY_S, _Reconcile(thorough=True), key="taken")
+        self._installed = True
         if not actual.running:
             self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
         self._metrics.applied_version.set(version)

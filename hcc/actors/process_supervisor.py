@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -111,6 +112,17 @@ class _Force:
     kill: bool
 
 
+@dataclass(slots=True)
+class Draining:
+    """What outlives the actor, used by one generation at a time: HAProxy is to end.
+
+    Args:
+        deadline_s: when open connections are cut, by `time.monotonic`; None: it is not to end.
+    """
+
+    deadline_s: float | None = None
+
+
 class ProcessSupervisor(Actor):
     """Owns the HAProxy process, and that of the Data Plane API when there is one."""
 
@@ -121,13 +133,14 @@ class ProcessSupervisor(Actor):
         version: str,
         metrics: Metrics,
         on_drained: Callable[[], None],
+        draining: Draining,
         dataplane: DataplaneProcess | None = None,
     ) -> None:
         self._process = process
         self._version = version
         self._metrics = metrics
         self._on_drained = on_drained
-        self._draining = False
+        self._draining = draining
         self._back_off = BackOff()
         self._misses = 0
         self._dataplane = dataplane
@@ -144,6 +157,11 @@ class ProcessSupervisor(Actor):
         if self._process.pid or self._process.adopt():
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
             self._look_after()
+        if self._draining.deadline_s is not None:
+            self._go_on_draining(self._draining.deadline_s)
+        elif self.context.generation > 1:
+            # Nobody may have heard that there is something to start, or it was about to be tried again.
+            self.tell(CONFIG_RECONCILER, Publish())
 
     def handle(self, message: object) -> None:
         match message:
@@ -173,7 +191,7 @@ class ProcessSupervisor(Actor):
             os.close(self._leaving)
 
     def _start(self) -> None:
-        if self._draining or self._process.pid:
+        if self._draining.deadline_s is not None or self._process.pid:
             return
         try:
             self._process.launch()
@@ -193,7 +211,7 @@ class ProcessSupervisor(Actor):
         self._publish()
 
     def _probe(self) -> None:
-        if not self._process.pid or self._draining:
+        if not self._process.pid or self._draining.deadline_s is not None:
             return
         silent = self._process.silent(PROBE_TIMEOUT_S)
         self._misses = self._misses + 1 if silent else 0
@@ -217,7 +235,7 @@ class ProcessSupervisor(Actor):
         ended = self._process.reap()
         status = ended.status if ended else None
         self._report()
-        if self._draining:
+        if self._draining.deadline_s is not None:
             _log.info("HAProxy ended, all connections are done")
             self._on_drained()
             return
@@ -283,12 +301,15 @@ class ProcessSupervisor(Actor):
         self.after(delay, _StartDataplane(), key="start-dataplane")
 
     def _drain(self, timeout_s: float) -> None:
-        self._draining = True
+        self._draining.deadline_s = time.monotonic() + timeout_s
+        self._go_on_draining(self._draining.deadline_s)
+
+    def _go_on_draining(self, deadline_s: float) -> None:
         self.cancel("start")
         if not self._process.pid:
             self._on_drained()
             return
-        self.after(timeout_s, _Force(kill=False), key="force")
+        self.after(max(0.0, deadline_s - time.monotonic()), _Force(kill=False), key="force")
         # The application may need its upstreams to answer what it was asked already: they close last.
         if self._process.close_public():
             _log.info("the public listener is closed")

@@ -71,6 +71,17 @@ class _Calls:
     calls: tuple[tuple[bytes, str], ...]
 
 
+class SPOEPoolError(RuntimeError):
+    """What keeps this actor from going on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """From the reading thread: it cannot go on."""
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Respawn:
     """To itself: time to start that worker again."""
@@ -148,7 +159,7 @@ class SPOEPool(Actor):
                 self._note_denial(source, reason)
             case _Calls(calls):
                 self.tell(AUTHORISER, CallersMet(calls))
-            case _Respawn() | _RespawnZygote() | _Look():
+            case _Respawn() | _RespawnZygote() | _Look() | _Ended():
                 self._mend(message)
             case _Stable():
                 self._deaths = 0
@@ -165,8 +176,10 @@ class SPOEPool(Actor):
         if self._reader is not None:
             self._reader.join(timeout=2)
 
-    def _mend(self, message: _Respawn | _RespawnZygote | _Look) -> None:
+    def _mend(self, message: _Respawn | _RespawnZygote | _Look | _Ended) -> None:
         match message:
+            case _Ended(reason):
+                raise SPOEPoolError(reason)
             case _Respawn(index):
                 self._respawn(index)
             case _RespawnZygote():
@@ -252,7 +265,11 @@ class SPOEPool(Actor):
 
         def read() -> None:
             while not stopping.is_set():
-                events = pool.poll(POLL_S)
+                try:
+                    events = pool.poll(POLL_S)
+                except Exception as exc:  # noqa: BLE001 (told to whoever can start another)
+                    address.tell(_Ended(f"{type(exc).__name__}: {exc}"))
+                    return
                 calls = tuple((event.der, event.peer) for event in events if isinstance(event, Met))
                 for event in events:
                     if not isinstance(event, Met):

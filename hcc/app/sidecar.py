@@ -35,7 +35,7 @@ from hcc.actors.messages import (
     ReloadToken,
 )
 from hcc.actors.picture import UNENFORCED, Identity
-from hcc.actors.process_supervisor import ProcessSupervisor
+from hcc.actors.process_supervisor import Draining, ProcessSupervisor
 from hcc.actors.restart import Intensity
 from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
@@ -332,6 +332,7 @@ class Sidecar:
                     "version": version,
                     "metrics": self._metrics,
                     "on_drained": self._drained.set,
+                    "draining": Draining(),
                     "dataplane": haproxy.dataplane,
                 },
                 heartbeat_s=15.0,

@@ -33,6 +33,7 @@ class Listener:
     def __init__(self, path: str) -> None:
         self.path = path
         self._aside = path + ASIDE
+        self._in_place = False
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise ListenerError(f"expected a socket path of at most {MAX_PATH_BYTES} bytes, found {path!r}")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -49,9 +50,12 @@ class Listener:
             self.take_place()
 
     def take_place(self) -> None:
-        """Be found from now on by whoever connects; again: nothing."""
+        """Be found from now on by whoever connects; again: nothing, whatever became of the file system."""
+        if self._in_place:
+            return
         with suppress(FileNotFoundError):
             Path(self._aside).rename(self.path)
+        self._in_place = True
 
     def close(self) -> None:
         """Stop listening and remove the path, if it is still ours."""

@@ -301,9 +301,10 @@ def test_who_may_have_a_line_is_told_though_nothing_changed_in_haproxy() -> None
 
 
 def test_maps_that_could_not_be_read_get_no_second_entry() -> None:
-    scene = AuthoriserScene(remembering(WEB, "allow"))
-    scene.maps.silent = True
-    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    maps = remembering(WEB, "allow")
+    maps.silent = True
+    maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene = AuthoriserScene(maps)
     with playing(scene):
         eventually(lambda: bool(scene.maps.failed), "it tried to read")
         scene.maps.silent = False

@@ -20,6 +20,7 @@ from hcc.actors.messages import (
     CredentialsReady,
     Drain,
     FactsReported,
+    HAProxyDown,
     HAProxyUp,
     Publish,
     SnapshotChanged,
@@ -225,6 +226,23 @@ def test_news_while_the_first_installation_is_to_be_tried_again_take_nothing_fro
 
     scene.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
     assert "10.0.0.2" in (scene.control.actual.config or "")
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_who_starts_haproxy_may_ask_again_whether_there_is_something_to_start(
+    scene: ReconcilerScene, runs: bool
+) -> None:
+    scene.tell(Publish())
+    scene.expect(ADMIN, FactsReported)
+    assert not scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    scene.run(with_endpoints(ONE, version=1))
+    if not runs:
+        scene.tell(HAProxyDown("it died"))
+    told = len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled))
+
+    scene.tell(Publish())
+
+    eventually(lambda: len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled)) == told + 1, "the answer")
 
 
 @pytest.mark.parametrize("told", [(), ("web:dc1",), ("db:dc1", "web:dc1")])

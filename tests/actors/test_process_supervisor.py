@@ -16,7 +16,7 @@ from hcc.actors.messages import (
     HAProxyUp,
     Publish,
 )
-from hcc.actors.process_supervisor import ProcessSupervisor
+from hcc.actors.process_supervisor import Draining, ProcessSupervisor
 from hcc.actors.readiness import HAProxyFacts
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
@@ -33,6 +33,7 @@ class ProcessScene(Scene):
             "version": "2.6.12",
             "metrics": Metrics(),
             "on_drained": self.drained.set,
+            "draining": Draining(),
             "dataplane": dataplane,
         }
         super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, (ADMIN, CONFIG_RECONCILER))
@@ -107,6 +108,48 @@ def test_a_restarted_actor_goes_on_with_the_running_haproxy_and_sees_its_death()
 
         there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
         assert there.process.said == []
+
+
+def test_an_actor_restarted_while_haproxy_is_down_asks_whether_there_is_something_to_start() -> None:
+    with scene(FakeProcess(failing=4)) as there:
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.process.launched >= 3, "tries that fail")
+
+        there.restart()
+
+        there.expect(CONFIG_RECONCILER, Publish)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_actor_restarted_while_it_drains_goes_on_and_starts_nothing(ended: bool) -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.tell(Drain(10.0))
+        eventually(lambda: "stop gracefully" in there.process.said, "it drains")
+
+        if ended:
+            there.process.die()
+        there.restart()
+        if not ended:
+            there.process.die()
+
+        assert there.drained.wait(5.0)
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.tree.actors(1.0)[-1].mailbox_depth == 0, "all to be heard")
+        assert there.process.launched == 1
+
+
+def test_an_actor_restarted_while_it_drains_keeps_the_time_at_which_connections_are_cut() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.tell(Drain(0.5))
+        eventually(lambda: "stop gracefully" in there.process.said, "it drains")
+
+        there.restart()
+
+        eventually(lambda: "terminate" in there.process.said, "the cut")
 
 
 def test_a_restarted_actor_leaves_no_thread_behind() -> None:

@@ -52,6 +52,17 @@ def test_a_policy_goes_to_the_workers_and_readiness_follows_theirs(scene: PoolSc
     assert [given.version for given in scene.pool.policies] == [5]
 
 
+def test_a_pool_that_cannot_be_listened_to_restarts_the_actor_which_goes_on(scene: PoolScene) -> None:
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+
+    scene.pool.happen(OSError("read-only file system"))
+
+    eventually(lambda: scene.generation() == 2, "another one")
+    scene.pool.happen(WorkerExited(1, 101, -9))
+    eventually(lambda: 1 in scene.pool.respawned, "it hears what happens, or sees it")
+
+
 def test_a_dead_worker_is_started_again_at_once(scene: PoolScene) -> None:
     scene.tell(PolicyChanged(policy(version=5)))
     scene.knows(5, 2, 2)
