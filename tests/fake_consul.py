@@ -239,7 +239,8 @@ class FakeConsul(ConsulHttp):
     # Services.
 
     def _agent_self(self, **_: Any) -> _Answer:
-        return _Answer(200, {"Config": {"Datacenter": DATACENTER, "NodeName": "dev"}}, {})
+        config = {"Datacenter": DATACENTER, "NodeName": "dev"}
+        return _Answer(200, {"Config": config, "DebugConfig": {"DefaultIntentionPolicy": ""}}, {})
 
     def _register(self, *, body: Any, **_: Any) -> _Answer:
         service = _stored(body)

@@ -37,6 +37,12 @@ class Lack(Enum):
     )
 
 
+def default_intention_policy(data: object) -> str | None:
+    """What `agent/self` says of it; empty where it is not set, or not known there; None where nothing is said."""
+    debug = fields(data, "").child("DebugConfig").values
+    return str(debug.get("DefaultIntentionPolicy") or "") if debug else None
+
+
 def lacks_of_agent(data: object) -> frozenset[Lack]:
     """What the answer of `agent/self` shows to be missing; nothing where it does not say."""
     debug = fields(data, "").child("DebugConfig").values

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hcc.consul.abilities import Lack, is_unknown_kind, lacks_of_agent
+from hcc.consul.abilities import Lack, default_intention_policy, is_unknown_kind, lacks_of_agent
 from hcc.consul.answers import Answer, IntentionList
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, intentions, probe
@@ -27,13 +27,15 @@ from hcc.consul.keys import (
     WatchKey,
 )
 from hcc.consul.pacing import next_index
-from hcc.consul.policy import Probe, default_allow, is_outdated, probe_uri
+from hcc.consul.policy import Probe, configured_default, is_outdated, probe_uri, probed_default
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Intention
 
 # How often an endpoint that cannot block is asked.
 POLL_S = 5.0
 _NO_MATCH = frozenset((Lack.BLOCKING_MATCH, Lack.BLOCKING_INTENTIONS))
+# When authorize still spoke of an older list, it is asked again after this.
+UNCERTAIN_S = 1.0
 # The agent answers `authorize` from a cache that follows a write within a millisecond or so.
 _PROBES = 6
 _PROBE_PAUSE_S = 0.02
@@ -167,8 +169,10 @@ def _fetch_intentions(
 ) -> Fetched:
     result, index, lacks = _matched(client, key, position)
     found = intentions(result.data)
-    probed = _probe(client, key, found, pause)
-    value = IntentionList(found, default_allow(probed, found, result.default_policy), lacks)
+    default, is_certain = _default_allow(client, key, found, result.default_policy, pause)
+    value = IntentionList(found, default, lacks)
+    if not is_certain:
+        return Fetched(value, Position(lacks=lacks), UNCERTAIN_S)
     if index is None:
         return Fetched(value, Position(lacks=lacks), POLL_S)
     return Fetched(value, Position(index, lacks=lacks))
@@ -208,25 +212,37 @@ def _lacks(client: ConsulClient, key: IntentionsWatch, matched: Result) -> froze
     except (ConsulStatusError, ConsulAnswerError) as exc:
         if is_unknown_kind(str(exc)):
             lacks.add(Lack.INTENTION_ENTRIES)
-    # It needs agent:read, which a sidecar's token seldom has.
+    return frozenset(lacks | lacks_of_agent(_agent(client)))
+
+
+def _agent(client: ConsulClient) -> Mapping[str, object]:
+    """What the agent says of itself; nothing where the token may not ask, as it needs agent:read, which few have."""
     with contextlib.suppress(ConsulStatusError, ConsulAnswerError):
-        lacks |= lacks_of_agent(client.agent_self().data)
-    return frozenset(lacks)
+        said = client.agent_self().data
+        return said if isinstance(said, Mapping) else {}
+    return {}
 
 
-def _probe(
+def _default_allow(
     client: ConsulClient,
     key: IntentionsWatch,
     found: tuple[Intention, ...],
+    header: str,
     pause: Callable[[float], object],
-) -> Probe | None:
-    last = _authorized(client, key)
-    for _ in range(_PROBES):
-        if last is None or not is_outdated(last, found):
+) -> tuple[bool | None, bool]:
+    """What no intention decides, None when unknown; and whether asking again at once would say the same."""
+    probed = _authorized(client, key)
+    if probed is None or not probed.by_intention:
+        return probed_default(probed, header), True
+    configured = default_intention_policy(_agent(client))
+    for _ in range(_PROBES if configured is None else 0):
+        if not is_outdated(probed, found):
             break
         pause(_PROBE_PAUSE_S)
-        last = _authorized(client, key)
-    return last
+        probed = _authorized(client, key)
+        if probed is None or not probed.by_intention:
+            return probed_default(probed, header), True
+    return configured_default(configured, header), configured is not None or not is_outdated(probed, found)
 
 
 def _authorized(client: ConsulClient, key: IntentionsWatch) -> Probe | None:

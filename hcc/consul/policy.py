@@ -1,7 +1,9 @@
 """What the default policy is, when no intention says anything: read from Consul's answers, denying on doubt.
 
-Consul has no endpoint for it. A probe with a caller that cannot exist gets the default from `authorize`,
-which alone knows `default_intention_policy`; `X-Consul-Default-ACL-Policy` shows only the ACL part.
+Consul has no endpoint for it. A probe with a caller that cannot exist gets the default from `authorize`, unless an
+intention names everyone, which then answers. The default still decides there: on requests that no permission of an
+intention matches. Then it is what the agent is configured with: `default_intention_policy`, which few tokens may read,
+and where that is not set the ACL default policy, which every answer carries in `X-Consul-Default-ACL-Policy`.
 
 Source: reference/consul.md section 6.
 """
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import WILDCARD, Action, Intention
 
+_VALUES = {"allow": True, "deny": False}
 # No service can have this name: it would have to be registered with it. It sorts and reads as what it is.
 IMPOSSIBLE_CALLER = "hcc-probe-of-the-default-policy"
 
@@ -39,24 +42,29 @@ def is_outdated(probe: Probe, intentions: tuple[Intention, ...]) -> bool:
     return probe.by_intention and probe.authorized not in said
 
 
-def default_allow(probe: Probe | None, intentions: tuple[Intention, ...], header: str) -> bool | None:
-    """Whether callers that no intention names are let in; None when it cannot be known, which denies.
+def probed_default(probe: Probe | None, header: str) -> bool | None:
+    """Whether callers that no intention names are let in, by a probe that no intention answered.
 
-    Where an intention names everyone it answers the probe itself, and the default decides nothing; an allow
-    is then taken over only while the header does not contradict it.
+    None when it cannot be known, which denies.
 
     Args:
         probe: None where the token may not ask.
-        intentions: the list that was read just before.
         header: `allow`, `deny`, or empty.
     """
-    if probe is None:
-        return {"allow": True, "deny": False}.get(header)
-    if is_outdated(probe, intentions):
-        return None
-    if probe.by_intention:
-        return probe.authorized and header != "deny"
-    return probe.authorized
+    return _VALUES.get(header) if probe is None else probe.authorized
+
+
+def configured_default(configured: str | None, header: str) -> bool | None:
+    """The same by the agent's configuration.
+
+    Args:
+        configured: its `default_intention_policy`, empty where that is not set; None where the token may not read it.
+        header: `allow`, `deny`, or empty.
+    """
+    if configured is None:
+        # With ACLs that allow by default it can be read, unless somebody took care that it cannot.
+        return False if header == "deny" else None
+    return _VALUES.get(configured or header)
 
 
 def _names_everyone(intention: Intention) -> bool:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from hcc.consul.answers import Answer
@@ -223,7 +223,7 @@ class Watcher:
         self._position = fetched.position
         self.last_answer_at = now
         if fetched.poll_s:
-            pause = fetched.poll_s
+            self._pace, pause = replace(self._pace, failures=0), fetched.poll_s
         elif value == self._value:
             limit_s = MAX_INTENTIONS_PAUSE_S if isinstance(self.key, IntentionsWatch) else MAX_IDLE_PAUSE_S
             self._pace, pause = after_wakeup(self._pace, held_s, limit_s)

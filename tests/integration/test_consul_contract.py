@@ -213,12 +213,15 @@ def test_the_default_policy_is_learned_with_the_list(client: ConsulClient) -> No
     assert getattr(value, "default_allow", None) is True
 
 
-def test_a_wildcard_answers_the_probe_itself(agent: ConsulHttp, client: ConsulClient) -> None:
+def test_a_wildcard_answers_the_probe_itself(agent: ConsulHttp, client: ConsulClient, line: str) -> None:
     agent.deny("*", "web")
     try:
         trust_domain = roots(client.roots().data).trust_domain
         default = probe(client.authorize("web", probe_uri(trust_domain, "dc1")).data)
         assert (default.authorized, default.by_intention) == (False, True)
+        # On a request that no permission of another intention speaks of, the default decides all the same.
+        value = fetch(client, IntentionsWatch("web", trust_domain, "dc1"), Position(), pause).value
+        assert getattr(value, "default_allow", None) is (None if line == "1.8" else True)
     finally:
         agent.delete_intention("*", "web")
 

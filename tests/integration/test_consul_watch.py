@@ -274,17 +274,61 @@ def test_where_authorize_is_forbidden_the_header_tells_the_default(fake: FakeCon
     assert watch(INTENTIONS).value(IntentionList).default_allow is True
 
 
+STALE = {"Authorized": True, "Reason": "Matched L4 intention: one that is gone"}
+FORBIDDEN = Fault("status", code=403, text="Permission denied")
+
+
+def test_where_an_intention_answers_the_probe_the_default_is_what_the_agent_is_configured_with(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    fake.deny("*", "web")
+    assert watch(INTENTIONS).value(IntentionList).default_allow is True
+    assert fake.count("connect/authorize") == 1
+
+
+@pytest.mark.parametrize(("header", "expected"), [("allow", None), ("deny", False)])
+def test_where_the_agent_does_not_say_how_it_is_configured_nobody_is_let_in_by_default(
+    fake: FakeConsul, watch: Watch, header: str, expected: bool | None
+) -> None:
+    fake.fail("agent/self", FORBIDDEN, times=1000)
+    fake.set_default_policy(header)
+    fake.deny("*", "web")
+    assert watch(INTENTIONS).value(IntentionList).default_allow is expected
+
+
 def test_an_outdated_probe_is_asked_again(fake: FakeConsul, watch: Watch) -> None:
-    stale = {"Authorized": True, "Reason": "Matched L4 intention: one that is gone"}
-    fake.fail("connect/authorize", Fault("body", body=stale), times=3)
+    fake.fail("agent/self", FORBIDDEN, times=1000)
+    fake.fail("connect/authorize", Fault("body", body=STALE), times=3)
     assert watch(INTENTIONS).value(IntentionList).default_allow is True
     assert fake.count("connect/authorize") == 4
 
 
-def test_a_probe_that_stays_outdated_leaves_the_default_unknown(fake: FakeConsul, watch: Watch) -> None:
-    stale = {"Authorized": True, "Reason": "Matched L4 intention: one that is gone"}
-    fake.fail("connect/authorize", Fault("body", body=stale), times=100)
-    assert watch(INTENTIONS).value(IntentionList).default_allow is None
+def test_a_probe_that_stays_outdated_leaves_the_default_unknown_until_it_does_not(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_fetch, "UNCERTAIN_S", 0.1)
+    fake.fail("agent/self", FORBIDDEN, times=1000)
+    fake.fail("connect/authorize", Fault("body", body=STALE), times=8)
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList).default_allow is None
+    assert observed.value(IntentionList).default_allow is True
+
+
+def test_failures_that_are_over_do_not_add_up_where_answers_are_polled(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_fetch, "POLL_S", 0.05)
+    fake.match_blocks = False
+    fake.may_list_intentions = False
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    retries = []
+    for _ in range(6):
+        fake.fail("connect/authorize", Fault("status", code=500))
+        retries.append(observed.failure(ConsulStatusError).retry_s)
+        observed.value(IntentionList)
+    # Of a first failure; a sixth in a row waits up to 16 s.
+    assert max(retries) <= 0.25
 
 
 # What is not delivered.

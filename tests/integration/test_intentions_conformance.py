@@ -129,6 +129,25 @@ def test_the_default_policy_is_learned_and_decides_where_no_intention_does(world
     assert policy.default_allow is world.default_allow
 
 
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_the_default_decides_on_what_no_permission_speaks_of_though_an_intention_names_everyone(
+    world: World, action: str
+) -> None:
+    world.agent.put_config({"Kind": "service-defaults", "Name": "till", "Protocol": "http"})
+    some = [{"Action": says, "HTTP": {"PathPrefix": f"/{says}"}} for says in ("allow", "deny")]
+    sources = [{"Name": "web", "Permissions": some}, {"Name": "*", "Action": action}]
+    world.agent.put_config({"Kind": "service-intentions", "Name": "till", "Sources": sources})
+
+    policy = world.policy("till", http=True)
+
+    # Source: hashicorp/consul agent/xds/rbac.go (1.20.1), makeRBACRules: the rest is the default's.
+    assert policy.default_allow is world.default_allow
+    paths = ("/allow", "/deny", "/other")
+    says = [decide(policy, world.caller("web"), Request("GET", path)).allowed for path in paths]
+    assert says == [True, False, world.default_allow]
+    assert verdict_of(policy, world.caller("other")).allowed is (action == "allow")
+
+
 ALL_KINDS = [
     {"Name": "X-Exact", "Exact": "a", "IgnoreCase": True},
     {"Name": "x-prefix", "Prefix": "a", "Invert": True},
