@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.consul_http import ConsulHttp
 
@@ -316,6 +316,7 @@ class FakeConsul(ConsulHttp):
 
     def _leaf(self, service: str, **_: Any) -> _Answer:
         serial = self._leaf_serials.setdefault(service, 1)
+        named = quote(service, safe="$&+,;=:@~-._")
         return self._indexed(
             f"leaf {service}",
             {
@@ -323,7 +324,7 @@ class FakeConsul(ConsulHttp):
                 "CertPEM": _pem(f"leaf {service} {serial}"),
                 "PrivateKeyPEM": _pem(f"key {service} {serial}"),
                 "Service": service,
-                "ServiceURI": f"spiffe://{TRUST_DOMAIN}/ns/default/dc/{DATACENTER}/svc/{service}",
+                "ServiceURI": f"spiffe://{TRUST_DOMAIN}/ns/default/dc/{DATACENTER}/svc/{named}",
                 "ValidAfter": "2026-11-22T00:00:00Z",
                 "ValidBefore": "2026-11-25T00:00:00Z",
             },

@@ -26,7 +26,7 @@ from hcc.mesh.secret import Secret
 ANSWER_TIMEOUT_S = 15.0
 DEFAULT_WAIT_S = 60.0
 _OK = 200
-_NOT_NAMED = ("", "default")
+_DEFAULT = "default"
 _FLAGS = ("stale", "cached")
 _Callback = Callable[[object], object]
 Parameters = list[tuple[str, str]]
@@ -74,8 +74,7 @@ class ConsulClient:
 
     def services(self) -> Result:
         """All services registered on this agent, by ID."""
-        self._agent.services()
-        return self._http.last
+        return self._get("/v1/agent/services", [])
 
     def agent_self(self) -> Result:
         """The agent's configuration; needs agent:read."""
@@ -121,7 +120,8 @@ class ConsulClient:
 
     def authorize(self, service: str, caller_uri: str) -> Result:
         """Whether the agent would let a caller with this SPIFFE URI connect to the service."""
-        self._agent.connect.authorize(service, caller_uri, "00")
+        asked = {"Target": service, "ClientCertURI": caller_uri, "ClientCertSerial": "00"}
+        self._http.post(_ignored, "/v1/agent/connect/authorize", self._own([]), data=json.dumps(asked))
         return self._http.last
 
     def authorized(self, rights: Sequence[tuple[str, str, str]]) -> Result:
@@ -136,7 +136,7 @@ class ConsulClient:
     def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
         """The compiled discovery chain, from any server, or from the agent's cache, which follows a server."""
         source = "cached" if cached else "stale"
-        params = [(source, ""), ("compile-dc", key.datacenter), *_tenancy(key.namespace, key.partition)]
+        params = [(source, ""), ("compile-dc", key.datacenter), *self._tenancy(key.namespace, key.partition)]
         override = _chain_override(key)
         path = f"/v1/discovery-chain/{_segment(key.service)}"
         return self._blocking(path, params, index, body=override if len(override) else None)
@@ -147,7 +147,7 @@ class ConsulClient:
             ("stale", ""),
             ("dc", key.datacenter),
             ("filter", key.filter),
-            *_tenancy(key.namespace, key.partition),
+            *self._tenancy(key.namespace, key.partition),
         ]
         return self._blocking(f"/v1/health/connect/{_segment(key.service)}", params, index, parse=parse)
 
@@ -166,11 +166,12 @@ class ConsulClient:
 
     def deregister(self, service_id: str) -> None:
         """Deregister a service of this agent."""
-        self._agent.service.deregister(_segment(service_id))
+        self._http.put(_ignored, f"/v1/agent/service/deregister/{_segment(service_id)}", self._own([]))
 
     def maintenance(self, service_id: str, *, on: bool, reason: str) -> None:
         """Put a service of this agent into maintenance mode, or out of it."""
-        self._agent.service.maintenance(_segment(service_id), "true" if on else "false", reason)
+        params = self._own([("enable", "true" if on else "false"), ("reason", reason)])
+        self._http.put(_ignored, f"/v1/agent/service/maintenance/{_segment(service_id)}", params)
 
     def _blocking(
         self,
@@ -208,6 +209,16 @@ class ConsulClient:
         given = {name for name, _ in params}
         ours = [(name, value) for name, value in self._namespace if value and name not in given]
         return [(name, value) for name, value in params if value or name in _FLAGS] + ours
+
+    def _tenancy(self, namespace: str, partition: str) -> Parameters:
+        """Of a target; where it has none, or ours is the default as well, nothing.
+
+        Consul without Enterprise refuses these parameters, whatever their value.
+        """
+        targets = {"ns": namespace, "partition": partition}
+        own = {name: value or _DEFAULT for name, value in self._namespace}
+        needless = (_DEFAULT, _DEFAULT)
+        return [(name, value) for name, value in targets.items() if value and (value, own[name]) != needless]
 
     def _wait(self) -> str:
         return f"{round(self._wait_s * 1000)}ms"
@@ -299,11 +310,6 @@ def _read_timeout_s(wait_s: float) -> float:
 
 def _segment(name: str) -> str:
     return quote(name, safe="")
-
-
-def _tenancy(namespace: str, partition: str) -> Parameters:
-    # Consul without Enterprise refuses these parameters, whatever their value.
-    return [(name, value) for name, value in (("ns", namespace), ("partition", partition)) if value not in _NOT_NAMED]
 
 
 def _chain_override(key: ChainWatch) -> dict[str, object]:

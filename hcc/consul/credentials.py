@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from hcc.consul.environment import ConsulSettings
+from hcc.consul.environment import ConsulSettings, checked_token
 from hcc.errors import SettingError
 from hcc.mesh.secret import Secret
 
@@ -22,14 +22,11 @@ def read_token(settings: ConsulSettings) -> Secret | None:
         return settings.token
     try:
         with Path(settings.token_file).open("rb") as file:
-            text = file.read(_MAX_TOKEN_BYTES).decode("ascii").strip()
+            text = file.read(_MAX_TOKEN_BYTES).decode("ascii")
     except (OSError, UnicodeDecodeError) as exc:
         msg = f"token file {settings.token_file}: expected a readable file with a token, found {exc}"
         raise SettingError(msg) from exc
-    if not text or not text.isprintable() or " " in text:
-        msg = f"token file {settings.token_file}: expected one token, found {'nothing' if not text else 'more'}"
-        raise SettingError(msg)
-    return Secret(text)
+    return checked_token(text, f"token file {settings.token_file}")
 
 
 class TokenSource:

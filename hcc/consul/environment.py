@@ -56,7 +56,7 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
     `http_addr_source` is the flag, variable or key that `http_addr` came from, for messages.
 
     Raises:
-        SettingError: an address that cannot be used, or a certificate without its key.
+        SettingError: an address that cannot be used, a certificate without its key, or a token that is none.
     """
     if bool(client_cert) != bool(client_key):
         missing, given = ("key", "certificate") if client_cert else ("certificate", "key")
@@ -67,8 +67,8 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
         raise SettingError(msg)
     return ConsulSettings(
         address=agent_address(http_addr, ssl=ssl, source=http_addr_source),
-        token=Secret(token) if token else None,
-        token_file="" if token else token_file,
+        token=checked_token(token, "ACL token") if token.strip() else None,
+        token_file="" if token.strip() else token_file,
         auth=Secret(auth) if auth else None,
         ssl_verify=ssl_verify,
         ca_file=ca_file,
@@ -79,3 +79,17 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
         namespace=namespace,
         partition=partition,
     )
+
+
+def checked_token(text: str, source: str) -> Secret:
+    """The token that a text is, without the blanks and line ends around it, as `echo` leaves one.
+
+    `source` is said in the message; the token itself never is.
+
+    Raises:
+        SettingError: it is empty, or more than one word of printable ASCII, which alone can go into a header.
+    """
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingError(f"{source}: expected one token, found {'more' if token else 'nothing'}")
+    return Secret(token)

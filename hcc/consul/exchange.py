@@ -108,6 +108,9 @@ def _basic_auth(auth: Secret | None) -> tuple[str, str] | None:
 
 def _cause(exc: BaseException) -> str:
     """The socket's own word ("connection refused") where there is one; the libraries wrap it several times."""
+    if isinstance(exc, requests.exceptions.InvalidHeader):
+        # It quotes the header, which is the token.
+        return "a token that no header can carry"
     layers = list(_layers(exc))
     spoken = (layer.strerror for layer in layers if isinstance(layer, OSError) and layer.strerror)
     return next(spoken, "").lower() or str(layers[-1]).rpartition(">: ")[2] or type(exc).__name__

@@ -106,6 +106,7 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
     options.warnings = into.warnings
     protocol = options.protocol()
     gateway = item.child("MeshGateway").text("Mode") or proxy_gateway
+    limits = options.nested("limits")
     upstream = Upstream(
         key=key,
         local_bind_address=_listen_address(item, options, label),
@@ -116,7 +117,8 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
         connect_timeout_ms=_connect_timeout_ms(options, ("connect_timeout_ms",), 0),
         read_timeout_ms=options.duration_ms("read_timeout", 0),
         poll_interval_ms=options.duration_ms("poll_interval", _DEFAULT_POLL_INTERVAL_MS, low=_MIN_POLL_INTERVAL_MS),
-        max_connections=options.nested("limits").number("max_connections", 0),
+        # service-defaults spell it MaxConnections, and so does the agent that merges them in.
+        max_connections=limits.number("max_connections", limits.number("maxconnections", 0)),
         mesh_gateway=gateway if gateway in _GATEWAY_MODES else "",
     )
     _warn_of_envoy(options, label)

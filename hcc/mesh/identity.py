@@ -111,8 +111,8 @@ def _named_segments(uri: str, segments: list[str]) -> dict[str, str]:
 
 
 def _encode(name: str) -> str:
-    # Go's url.PathEscape leaves these alone; nothing else may differ, or the same service gets two URIs.
-    return quote(name, safe="$&+=:@~-._")
+    # Go's URL leaves these alone in a path; nothing else may differ, or the same service gets two URIs.
+    return quote(name, safe="$&+,;=:@~-._")
 
 
 def _decode(uri: str, segment: str) -> str:

@@ -257,8 +257,39 @@ def test_names_are_encoded_and_defaults_left_out(fake: FakeConsul, connect: Conn
 
 def test_namespace_and_partition_of_the_settings_go_with_every_question(fake: FakeConsul, connect: Connect) -> None:
     settings = consul_settings(http_addr=fake.http_addr, namespace="team", partition="part")
-    connect(settings).intentions("web")
-    assert fake.requests[0][1].endswith("?by=destination&name=web&ns=team&partition=part")
+    client = connect(settings)
+    client.intentions("web")
+    client.services()
+    client.authorize("web", "spiffe://x/ns/default/dc/dc1/svc/y")
+    client.register({"Name": "web", "ID": "web"})
+    with pytest.raises(ConsulNotFoundError):  # the fake has no such thing
+        client.maintenance("web", on=True, reason="a b")
+    client.deregister("web")
+    paths = [path for _, path, _ in fake.requests]
+    assert paths[0].endswith("?by=destination&name=web&ns=team&partition=part")
+    assert paths[4].endswith("/maintenance/web?enable=true&reason=a+b&ns=team&partition=part")
+    assert all(path.endswith("ns=team&partition=part") for path in paths), paths
+
+
+@pytest.mark.parametrize(
+    ("own", "target", "asked"),
+    [
+        ("", "", ""),
+        ("", "default", ""),
+        ("default", "default", "&ns=default&partition=default"),
+        ("team", "", "&ns=team&partition=team"),
+        ("team", "default", "&ns=default&partition=default"),
+        ("team", "other", "&ns=other&partition=other"),
+        ("", "other", "&ns=other&partition=other"),
+    ],
+)
+def test_a_target_is_asked_for_where_it_is(
+    fake: FakeConsul, connect: Connect, own: str, target: str, asked: str
+) -> None:
+    client = connect(consul_settings(http_addr=fake.http_addr, namespace=own, partition=own))
+    client.endpoints(EndpointsWatch("db", "dc1", namespace=target, partition=target))
+    client.chain(ChainWatch("db", "dc1", target, target))
+    assert [path.partition("dc=dc1")[2] for _, path, _ in fake.requests] == [asked, asked]
 
 
 def test_nobody_there_says_where_and_why(connect: Connect) -> None:

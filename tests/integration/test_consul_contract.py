@@ -19,6 +19,7 @@ from hcc.consul.fetch import POLL_S, Position, fetch
 from hcc.consul.keys import ChainWatch, EndpointsWatch, IntentionsWatch, MeshWatch, ProxyWatch, QueryWatch
 from hcc.consul.policy import probe_uri
 from hcc.consul.response import Result
+from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action
 from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Health
@@ -142,6 +143,12 @@ def test_roots_and_leaf_belong_to_one_trust_domain(client: ConsulClient) -> None
     certificate = leaf(client.leaf("web").data)
     assert certificate.uri == f"spiffe://{found.trust_domain}/ns/default/dc/dc1/svc/web"
     assert [root.active for root in found.roots] == [True]
+
+
+@pytest.mark.parametrize("name", ["a,b;c", "a b", "\u00fc", "a+b", "a'(b)*!", "a:b@c=d&e$f~g", "a%b", 'a"<b>[c]'])
+def test_a_service_has_the_uri_that_consul_writes(client: ConsulClient, name: str) -> None:
+    identity = ServiceIdentity(roots(client.roots().data).trust_domain, name, "dc1")
+    assert leaf(client.leaf(name).data).uri == identity.uri()
 
 
 def test_roots_are_held_while_nothing_changes(client: ConsulClient) -> None:

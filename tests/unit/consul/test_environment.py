@@ -22,6 +22,19 @@ def test_a_token_wins_over_its_file() -> None:
     assert (settings.token, settings.token_file) == (Secret("t"), "")
 
 
+def test_a_token_may_have_the_line_end_that_echo_leaves() -> None:
+    assert consul_settings(token=" t\n").token == Secret("t")
+    settings = consul_settings(token="\n", token_file="f")
+    assert (settings.token, settings.token_file) == (None, "f")
+
+
+@pytest.mark.parametrize("token", ["s3cret and more", "s3cret\nmore", "s3cr\u00e9t"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(SettingError, match="expected one token, found more") as refused:
+        consul_settings(token=token)
+    assert "s3c" not in str(refused.value)
+
+
 def test_a_client_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(SettingError, match="CONSUL_CLIENT_KEY"):
         consul_settings(client_cert="c.pem")

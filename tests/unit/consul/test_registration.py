@@ -170,6 +170,21 @@ def test_an_upstream_config_is_read() -> None:
     assert (override, warnings) == (ChainOverride("grpc", "local"), ())
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"MaxConnections": 7, "MaxPendingRequests": 8}, 7),  # as agents merge it in (1.14.4, 1.20.1)
+        ({"MaxConnections": None}, 0),
+        ({"max_connections": 3, "MaxConnections": 7}, 3),
+    ],
+)
+def test_the_limit_of_service_defaults_counts_where_the_registration_has_none(
+    limits: dict[str, int | None], expected: int
+) -> None:
+    upstream, _, warnings = one({"limits": limits})
+    assert (upstream.max_connections, warnings) == (expected, ())
+
+
 def test_a_mesh_gateway_mode_of_the_proxy_holds_for_its_upstreams() -> None:
     found = decoded({}, {"DestinationName": "db", "LocalBindPort": 1}, proxy={"MeshGateway": {"Mode": "remote"}})
     assert found.overrides == (ChainOverride(mesh_gateway="remote"),)
