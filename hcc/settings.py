@@ -129,6 +129,17 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNIT_S[match[2] or "s"]
 
 
+def parse_directory(text: str) -> str:
+    """The name of a directory; an empty one would be wherever hcc was started.
+
+    Raises:
+        SettingError: there is none.
+    """
+    if not text.strip():
+        raise SettingError("expected a directory, found nothing")
+    return text
+
+
 def parse_boolean(text: str) -> bool:
     """The truth value of `text`, by the words that Go's flag package takes.
 

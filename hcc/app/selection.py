@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hcc.consul.client import ConsulClient
-from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError
+from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError, NoProxyError
 from hcc.consul.fields import fields
 from hcc.consul.selection import proxy_by_id, proxy_for_service, proxy_for_tag
+from hcc.errors import HccError
 from hcc.settings import Selection
 
 FIRST_RETRY_S = 0.25
@@ -43,18 +44,21 @@ def choose_proxy(
 ) -> Chosen | None:
     """The chosen proxy; None when `stop` was set while the agent did not answer.
 
-    After each time that it did not, `instead` may choose.
+    After each time that it did not, `instead` may choose. To list no service at all is no answer: that is what an agent
+    does that cannot look up the token, as after a boot without its servers (1.8.7, 1.20.1).
 
     Raises:
-        SelectionError: the agent has none or several that fit; the text names the candidates.
+        SelectionError: of the services that the agent lists none or several fit; the text names the candidates.
         ConsulError: the agent refuses to answer, for a reason that waiting does not mend.
     """
     wait_s, said = FIRST_RETRY_S, ""
     while not stop.is_set():
+        services: object = None
         try:
-            return chosen(_services(client), selection)
-        except ConsulError as exc:
-            if not _may_pass(exc):
+            services = _services(client)
+            return chosen(services, selection)
+        except (ConsulError, NoProxyError) as exc:
+            if not _may_pass(exc, services):
                 raise
             if str(exc) != said:
                 _log.warning("looking for %s, asking until there is an answer: %s", selection.phrase(), exc)
@@ -97,8 +101,10 @@ def _services(make_client: Callable[[], ConsulClient]) -> object:
         client.close()
 
 
-def _may_pass(error: ConsulError) -> bool:
+def _may_pass(error: HccError, services: object) -> bool:
     """Whether waiting may help: no answer, too many requests, trouble of the server; not a refusal."""
+    if isinstance(error, NoProxyError):
+        return services == {}
     if isinstance(error, ConsulPermissionError):
         return False
     if isinstance(error, ConsulStatusError):

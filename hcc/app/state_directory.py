@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from hcc.haproxy.layout import Layout, layout
 
 LOCK = "lock"
 CONTROL_SOCKET = "control.sock"
+ROOT = 0
 # What the directory's name may take of a socket's path; a longer proxy ID is cut and gets a digest.
 MAX_NAME_BYTES = 40
 
@@ -83,8 +85,20 @@ def directory_name(proxy_id: str) -> str:
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        # Who owns it may put another directory in the place of ours.
+        _refuse_of_others(path.parent, (os.geteuid(), ROOT))
+        if path.is_symlink():
+            raise SettingError(f"expected {path} to be a directory, found a link; remove it")
+        if path.exists():
+            _refuse_of_others(path, (os.geteuid(),))
         private_directory(str(path))
     except OSError as exc:
         raise SettingError(f"expected to make the state directory {path}: {exc.strerror}") from exc
-    if path.is_symlink() or path.stat().st_uid != os.geteuid():
-        raise SettingError(f"expected {path} to be a directory of our own, found somebody else's; remove it")
+
+
+def _refuse_of_others(path: Path, owners: Collection[int]) -> None:
+    """Raises SettingError unless it is a directory of one of these, and no link that somebody else may turn."""
+    for found in (path.lstat(), path.stat()):
+        if found.st_uid not in owners:
+            told = f"expected {path} to be a directory of our own, found it is of the user with the ID {found.st_uid}"
+            raise SettingError(f"{told}; remove it, or choose another one by --state-dir")

@@ -73,7 +73,10 @@ def _translate(words: Iterator[str]) -> Iterator[str]:
         elif name in _BOOLEAN:
             yield f"{_BOOLEAN[name]}={value}" if has_value else _BOOLEAN[name]
         elif name in _WITH_VALUE:
-            yield f"{_WITH_VALUE[name]}={value if has_value else _next(words, name)}"
+            given = value if has_value else _next(words, name)
+            # The Go program's defaults are empty: to say so is to say nothing.
+            if given:
+                yield f"{_WITH_VALUE[name]}={given}"
         else:
             known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, *_BOOLEAN, _INTENTIONS)))
             raise SettingError(f"unknown flag -{name}; expected one of {known}")

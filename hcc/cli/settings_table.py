@@ -15,6 +15,7 @@ from hcc.settings import (
     Enforcement,
     parse_access_log,
     parse_boolean,
+    parse_directory,
     parse_duration,
     parse_listen_address,
     parse_log_level,
@@ -129,6 +130,7 @@ STATE_DIR = Setting(
     "DIR",
     "base directory; each proxy gets one of mode 0700 below it",
     default_text="`$XDG_RUNTIME_DIR/hcc`, as root `/run/hcc`",
+    parse=parse_directory,
 )
 HAPROXY = Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package")
 

@@ -1,7 +1,14 @@
+import threading
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 
-from hcc.app.selection import Chosen, chosen
-from hcc.consul.errors import AmbiguousProxyError, NoProxyError
+from hcc.app import selection
+from hcc.app.selection import Chosen, choose_proxy, chosen
+from hcc.consul.client import ConsulClient
+from hcc.consul.errors import AmbiguousProxyError, ConsulUnavailableError, NoProxyError
+from hcc.consul.response import Result
 from hcc.settings import Selection
 
 
@@ -43,3 +50,49 @@ def test_several_sidecars_are_an_error_that_names_them() -> None:
 def test_no_sidecar_is_an_error_that_names_what_there_is() -> None:
     with pytest.raises(NoProxyError, match="web1"):
         chosen(SERVICES, Selection(sidecar_for="api"))
+
+
+class Agent:
+    """Answers one after the other; an exception is raised."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+
+    def __call__(self) -> "Agent":
+        return self
+
+    def services(self) -> Result:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return Result(answer)
+
+    def close(self) -> None:
+        pass
+
+
+def choose(*answers: object, instead: Chosen | None = None) -> Chosen | None:
+    agent = cast("Callable[[], ConsulClient]", Agent(*answers))
+    return choose_proxy(Selection(sidecar_for="web1"), agent, threading.Event(), lambda: instead)
+
+
+def test_an_agent_that_lists_nothing_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selection, "FIRST_RETRY_S", 0.0)
+
+    found = choose({}, ConsulUnavailableError("nobody there"), {}, {}, SERVICES)
+
+    assert found is not None
+    assert found.proxy_id == "web1-proxy"
+    assert [record.getMessage().count("asking until there is an answer") for record in caplog.records] == [1, 1, 1]
+
+
+def test_an_agent_that_lists_nothing_may_be_gone_on_without() -> None:
+    assert choose({}, instead=Chosen("web1-proxy")) == Chosen("web1-proxy")
+
+
+def test_among_the_services_that_an_agent_lists_ours_must_be() -> None:
+    others = {name: SERVICES[name] for name in ("web2", "web2-proxy")}
+    with pytest.raises(NoProxyError, match="web2"):
+        choose(others, instead=Chosen("web1-proxy"))

@@ -53,11 +53,41 @@ def test_what_an_earlier_hcc_left_is_kept_for_the_next(base: Path) -> None:
 
 
 def test_a_link_in_place_of_the_directory_is_refused(base: Path) -> None:
-    (base / "elsewhere").mkdir()
+    (base / "elsewhere").mkdir(mode=0o755)
+    before = mode(base / "elsewhere")
     (base / "web").symlink_to(base / "elsewhere")
 
-    with pytest.raises(SettingError, match="somebody else's"):
+    with pytest.raises(SettingError, match="found a link"):
         StateDirectory(str(base), "web")
+    # Nor was anything done to what it leads to.
+    assert mode(base / "elsewhere") == before
+
+
+@pytest.mark.parametrize("which", ["base", "directory", "link to the base"])
+def test_a_place_of_somebody_else_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    ours, theirs = os.geteuid(), 54_001
+    (base / "hcc" / "web").mkdir(parents=True)
+    (base / "link").symlink_to(base / "hcc")
+    place = base / ("link" if which == "link to the base" else "hcc")
+    # As the system would say it, had another user made them.
+    owned = {"base": place, "directory": place / "web", "link to the base": place}[which]
+    real = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        found = real(path)
+        return os.stat_result((*found[:4], theirs if path == owned else ours, *found[5:10]))
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+
+    with pytest.raises(SettingError, match=f"the user with the ID {theirs}.*--state-dir"):
+        StateDirectory(str(place), "web")
+
+
+def test_a_base_of_ours_may_be_a_link(base: Path) -> None:
+    (base / "hcc").mkdir()
+    (base / "link").symlink_to(base / "hcc")
+
+    StateDirectory(str(base / "link"), "web").remove()
 
 
 def test_a_base_that_is_a_file_is_a_clear_error(base: Path) -> None:

@@ -30,6 +30,11 @@ def test_every_flag_of_the_go_program_is_taken() -> None:
     )
 
 
+def test_an_empty_value_is_as_good_as_none() -> None:
+    words = ["-sidecar-for", "web", "-sidecar-for-tag", "", "-token=", "-haproxy-cfg-base-path", ""]
+    assert translated(words) == ("--sidecar-for=web",)
+
+
 def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
     assert translated(["-enable-intentions=false"]) == ("--intentions=off",)
     with pytest.raises(SettingError, match="found 'false'"):

@@ -43,6 +43,11 @@ def test_flags_beat_our_variables_beat_consul_s_beat_the_file_beat_the_default()
     ]
 
 
+def test_a_state_directory_is_not_wherever_hcc_was_started() -> None:
+    with pytest.raises(SettingError, match="--state-dir: expected a directory, found nothing"):
+        found({"state_dir": ""})
+
+
 def test_every_setting_can_come_from_our_variable_and_from_the_file() -> None:
     samples = {"true|false": "true", "N": "3", "TIME": "3s", "HOST:PORT": ":1", "LEVEL": "warn"}
     samples |= {"direct|dataplane": "direct", "text|json|auto": "json", "TARGET": "stdout", "drain|leave": "leave"}
