@@ -24,18 +24,11 @@ job "count" {
             image = "haproxy-connect:0.1.0"
             args  = ["run"]
 
+            # State, keys among it, goes to the image's volume /run/hcc, which hcc's user owns; a tmpfs that Nomad mounts
+            # is root's.
             readonly_rootfs = true
             cap_drop        = ["all"]
             security_opt    = ["no-new-privileges"]
-
-            mount {
-              type   = "tmpfs"
-              target = "/run/hcc"
-              tmpfs_options {
-                size = 16777216
-                mode = 448 # 0700
-              }
-            }
           }
 
           env {
