@@ -400,6 +400,7 @@ class FakeMaps:
         self.running = running
         self.silent = False
         self.disk_full = False
+        self.refusing_rules = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.done: list[str] = []
@@ -426,6 +427,8 @@ class FakeMaps:
     def replace_rules(self, wanted: Mapping[str, str]) -> bool:
         if self._read("rules") is None:
             return False
+        if self.refusing_rules:
+            raise ControlError("expected HAProxy to add to a map, it answered: regex '..' is invalid")
         self.loaded["rules"] = dict(wanted)
         self.done.append("replace rules")
         return True

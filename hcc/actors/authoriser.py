@@ -33,7 +33,7 @@ from hcc.actors.readiness import CallerFacts
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
-from hcc.haproxy.request_rules import rule_entries, rule_headers
+from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
 from hcc.mesh.caller import caller_name, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
@@ -101,6 +101,8 @@ class Authoriser(Actor):
         # Who may have a server line, as told last.
         self._told: tuple[str, ...] | None = None
         self._rules: dict[str, str] = {}
+        # Sets of rules that HAProxy would not take.
+        self._left_out: tuple[str, ...] = ()
         # What the worker that runs puts before the rules.
         self._headers: tuple[str, ...] = ()
         self._stored = True
@@ -227,9 +229,9 @@ class Authoriser(Actor):
     def _tell_haproxy(self, found: dict[str, str], policy: Policy) -> None:
         wanted, rules = self._book.verdicts(policy), self._wanted_rules(policy)
         self._must_cut |= self._denies_some(found)
-        # Rules that are new first, those that are old last: a verdict must always find its rules.
-        if rules != self._rules and not self._try(lambda: self._maps.replace_rules(self._rules | rules)):
-            return
+        # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
+        # denies, so verdicts do not wait for rules that HAProxy does not take.
+        added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
         if wanted != found and not self._try(lambda: self._maps.change_verdicts(map_change(found, wanted), wanted)):
             # Some of it may have been done.
             self._verdicts = None
@@ -238,14 +240,24 @@ class Authoriser(Actor):
         self._tell_who_calls()
         if self._must_cut:
             self._try(self._cut)
-        if rules != self._rules and self._try(lambda: self._maps.replace_rules(rules)):
-            self._rules = rules
+        if added and self._rules != rules:
+            self._try(lambda: self._replace_rules(rules))
+
+    def _replace_rules(self, rules: dict[str, str]) -> None:
+        self._maps.replace_rules(rules)
+        self._rules = rules
 
     def _wanted_rules(self, policy: Policy) -> dict[str, str]:
         """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
         sets = rule_sets(policy)
         coming = rule_headers(policy)
+        self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
         return rule_entries(sets, self._headers) | rule_entries(sets, coming)
+
+    def _tell_left_out(self, names: tuple[str, ...]) -> None:
+        if names and names != self._left_out:
+            _log.error("permissions of %d intentions are too long for HAProxy, their requests are denied", len(names))
+        self._left_out = names
 
     def _cut(self) -> None:
         """End every session whose caller is denied, or not known: one too many is better than a denied one."""
@@ -324,13 +336,10 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
-            self._verdicts = self._book.verdicts(policy)
+            self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy)
             return ()
         repaired: list[str] = []
-        self._rules = self._wanted_rules(policy)
-        if rules is not None and list(rules.items()) != list(self._rules.items()):
-            self._maps.replace_rules(self._rules)
-            repaired.append("rules")
+        refused = self._repair_rules(rules, self._wanted_rules(policy), repaired)
         self._book.take_news()
         wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
         self._must_cut |= self._denies_some(verdicts)
@@ -346,7 +355,23 @@ class Authoriser(Actor):
         if change:
             repaired.append(f"{len(change)} identities")
             self._maps.change_identities(change)
+        if refused is not None:
+            raise refused
         return tuple(repaired)
+
+    def _repair_rules(
+        self, found: dict[str, str] | None, wanted: dict[str, str], repaired: list[str]
+    ) -> ControlError | None:
+        """Why HAProxy does not take them; verdicts must not wait for that."""
+        self._rules = wanted if found is None else found
+        if list(self._rules.items()) == list(wanted.items()):
+            return None
+        try:
+            self._replace_rules(wanted)
+        except ControlError as exc:
+            return exc
+        repaired.append("rules")
+        return None
 
     def _try(self, act: Callable[[], object]) -> bool:
         """Whether it was done; if not, all is compared again soon."""
@@ -375,7 +400,8 @@ class Authoriser(Actor):
         """Write what a HAProxy that starts is to start with, unless it is there."""
         if self._policy is None:
             return
-        wanted = self._book.verdicts(self._policy), self._wanted_rules(self._policy)
+        # Of rules those that HAProxy took: with others it would not start.
+        wanted = self._book.verdicts(self._policy), self._rules
         if wanted == self._stored_policy:
             return
         self._stored_policy = None

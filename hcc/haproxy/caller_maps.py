@@ -14,8 +14,8 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, swap_map
-from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions
+from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, refill_map, swap_map
+from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
@@ -98,7 +98,7 @@ class CallerMaps:
         """
         if self._transactions:
             return self._swap(self._rules, wanted)
-        return self._change(self._rules, map_change(self._read(self._rules) or {}, wanted))
+        return refill_map(self._runtime, self._rules, wanted, self._payload_bytes)
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
         """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes.

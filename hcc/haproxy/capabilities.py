@@ -58,6 +58,7 @@ class Feature(Enum):
     RELOAD_ANSWER = auto()
     SRV_REMOVABLE_WAIT = auto()
     NO_SNI_AUTO = auto()
+    H2C_UPGRADE_IS_DROPPED = auto()
     LARGE_PAYLOAD = auto()
 
 
@@ -87,6 +88,8 @@ SINCE: dict[Feature, Version] = {
     Feature.NO_EXPOSE_FD: Version(2, 6),  # the master passes listeners by itself; section 4.5
     Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
     Feature.SRV_REMOVABLE_WAIT: Version(3, 0),  # `wait <t> srv-removable`; section 4.1
+    # 2.2.9 and 2.6.12 pass `Upgrade: h2c` on, and then whatever the tunnel holds; 2.8.25 to 3.4.7 do not (tried).
+    Feature.H2C_UPGRADE_IS_DROPPED: Version(2, 8),
     Feature.NO_SNI_AUTO: Version(3, 3),  # server keyword `no-sni-auto`, needed since SNI is automatic; 6.1
     Feature.LARGE_PAYLOAD: Version(3, 4),  # command-line payload up to 128 KiB; section 5
 }

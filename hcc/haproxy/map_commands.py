@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.map_text import MapChange, parse_map, payloads
+from hcc.haproxy.map_text import MapChange, parse_map, parse_references, payloads
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
 
 # Room for `add map @N FILE <<` beside the entries.
@@ -57,6 +57,34 @@ def swap_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], paylo
         for payload in payloads(wanted.items(), payload_bytes):
             _silent(runtime.send_payload(f"add map {at}", payload), "add to a map")
         _silent(runtime.send(f"commit map {at}"), "commit a map")
+    except (NotListeningError, _NotLoadedError):
+        return False
+    return True
+
+
+def refill_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], payload_bytes: int) -> bool:
+    """As `swap_map`, before HAProxy 2.4: what is new comes last, then goes what is not wanted.
+
+    Keys may be anything: on a command line HAProxy reads escapes and ends of commands in them, so they are named by
+    reference.
+    """
+    try:
+        answer = runtime.send(f"show map {path}")
+        _silent(answer if _NOT_LOADED in answer else "", "show a map")
+        found = parse_references(answer)
+        there = {entry.partition(" ")[0] for entry in found.values()}
+        new = tuple(item for item in wanted.items() if item[0] not in there)
+        for payload in payloads(new, payload_bytes):
+            _silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
+        old = [reference for reference, entry in found.items() if entry.partition(" ")[0] not in wanted]
+        commands = [f"del map {path} {reference}" for reference in old]
+        commands += [
+            f"set map {path} {reference} {wanted[key]}"
+            for reference, (key, _, value) in ((each, entry.partition(" ")) for each, entry in found.items())
+            if wanted.get(key, value) != value
+        ]
+        for start in range(0, len(commands), JOINED):
+            _silent(runtime.send(*commands[start : start + JOINED]), "change a map")
     except (NotListeningError, _NotLoadedError):
         return False
     return True

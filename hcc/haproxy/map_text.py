@@ -59,6 +59,16 @@ def parse_map_file(text: str) -> dict[str, str]:
     return {key: value for key, blank, value in pairs if blank and key}
 
 
+def parse_references(text: str) -> dict[str, str]:
+    """The answer to `show map FILE`: what each entry can be named by in place of its key.
+
+    Raises:
+        MapTextError: as of `parse_map`.
+    """
+    parse_map(text)
+    return {f"#{line.partition(' ')[0]}": line.partition(" ")[2] for line in text.splitlines() if line.strip()}
+
+
 def parse_map(text: str) -> dict[str, str]:
     """The answer to `show map FILE`: an address, a key and a value a line; of equal keys the first counts.
 

@@ -386,8 +386,9 @@ def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: I
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
     yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
     if has_rules:
-        # What the agent says of a stranger whom rules govern.
-        yield f"  http-request set-var({VERDICT}) var({RULES}) if {{ var({RULES}) -m found }}"
+        # What the agent says of a stranger whom rules govern; a worker may not have heard of a verdict that there is.
+        stranger = f"{{ var({RULES}) -m found }} ! {{ var({VERDICT}) -m found }}"
+        yield f"  http-request set-var({VERDICT}) var({RULES}) if {stranger}"
     if asked.enforced:
         yield from _refuse_requests(capabilities)
     if has_rules:
@@ -445,6 +446,9 @@ def _app(
         # Before all else: tokens are asked about on the way here.
         yield from token_lines(asked)
     if public and public.mode is Mode.HTTP:
+        if not capabilities.has(Feature.H2C_UPGRADE_IS_DROPPED):
+            # Inside such a tunnel nobody would look at requests.
+            yield "  http-request del-header Upgrade if { req.hdr(upgrade),lower -m sub h2c }"
         # Here, as the listener's rules on requests end with the first that allows.
         yield from _caller_headers(public, capabilities)
     if capabilities.has(Feature.DYNAMIC_SERVERS):

@@ -12,6 +12,10 @@ The text is made of lines, each ended by LF, which neither a method, a path nor 
 
 HAProxy looks at the entries in order (`map_reg`), so that the first rule that speaks of the request decides. Every
 expression matches the whole text and spells out every LF in it, so nothing in it can match across a line's end.
+
+When PCRE gives up (a group repeated over a long path takes more memory than it has), HAProxy takes that for no match
+and looks at the next entry: a long path would get by a rule that denies. So an entry that says more than such a rule
+before it says once more that that one does not match. Where PCRE gives up there as well no entry matches, which denies.
 Source: HAProxy configuration.txt section 7.1.3 and the map converters; pcre2pattern(3).
 """
 
@@ -19,12 +23,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from hcc.mesh.intentions import Policy, rule_sets
+from hcc.mesh.patterns import compiled_bytes, unnamed
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
-from hcc.mesh.rules import Rule, RuleSet
+from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet
 
+# Of one entry: less than the smallest buffer of a HAProxy takes (`Capabilities.payload_bytes`).
+MAX_ENTRY_BYTES = 12_000
+MAX_COMPILED_BYTES = 60_000
 _DIGEST_CHARACTERS = 8
 _ANY_LINE = r"[^\n]*\n"
 _PLAIN = re.compile(r"[A-Za-z0-9_/]")
@@ -47,18 +55,46 @@ def rule_entries(sets: Iterable[RuleSet], headers: tuple[str, ...]) -> dict[str,
 
     Args:
         sets: those that may govern.
-        headers: names that HAProxy puts into the text, in that order; a set that looks at others is left out, which
-            denies.
+        headers: names that HAProxy puts into the text, in that order; a set that looks at others, or that it would not
+            take, is left out, which denies.
     """
     entries: dict[str, str] = {}
     for each in sets:
-        if not {header.name for rule in each.rules for header in rule.headers} <= set(headers):
-            continue
-        head = f"^{each.name}\\n{headers_digest(headers)}\\n"
-        for rule in each.rules:
-            entries.setdefault(f"{head}{_lines(rule, headers)}\\z", rule.says)
-        entries[head] = each.default
+        if {header.name for rule in each.rules for header in rule.headers} <= set(headers) and is_small(each, headers):
+            entries |= _entries(each, headers)
     return entries
+
+
+def is_small(rules: RuleSet, headers: tuple[str, ...]) -> bool:
+    """Whether HAProxy takes the set: PCRE makes at most 65,535 bytes of an entry, which has to fit into a command."""
+    written_out = sum(compiled_bytes(pattern) for rule in rules.rules for pattern in _patterns(rule))
+    longest = max((len(entry) for entry in _entries(rules, headers)), default=0)
+    return longest <= MAX_ENTRY_BYTES and written_out + 2 * longest <= MAX_COMPILED_BYTES
+
+
+def _entries(rules: RuleSet, headers: tuple[str, ...]) -> dict[str, str]:
+    head = f"^{rules.name}\\n{headers_digest(headers)}\\n"
+    found: dict[str, str] = {}
+    # The lines of rules at which PCRE may give up, and what those say.
+    doubtful: list[tuple[str, str]] = []
+    for rule in rules.rules:
+        lines = _lines(rule, headers)
+        found.setdefault(f"{head}{_unless(doubtful, rule.says)}{lines}\\z", rule.says)
+        if rule.says != ALLOW and any(_patterns(rule)):
+            doubtful.append((lines, rule.says))
+    found[f"{head}{_unless(doubtful, rules.default)}"] = rules.default
+    return found
+
+
+def _unless(doubtful: list[tuple[str, str]], says: str) -> str:
+    """That none of these matches, where `says` lets more in than it."""
+    return "" if says == DENY else "".join(f"(?!{lines}\\z)" for lines, told in doubtful if told != says)
+
+
+def _patterns(rule: Rule) -> Iterator[str]:
+    if rule.path is not None and rule.path.kind is PathMatch.REGEX:
+        yield rule.path.value
+    yield from (header.value for header in rule.headers if header.kind is HeaderMatch.REGEX)
 
 
 def _lines(rule: Rule, headers: tuple[str, ...]) -> str:
@@ -108,8 +144,7 @@ def _expression(pattern: str) -> str:
     """A pattern of `hcc.mesh.patterns` for one line: `^` and `$` are its ends, and no blank stands in it."""
     found = _FLAGS.match(pattern)
     flags = "im" if found and "i" in found[1] else "m"
-    rest = pattern[found.end() :] if found else pattern
-    return f"(?{flags}:{''.join(_printable(character) for character in rest)})"
+    return f"(?{flags}:{''.join(_printable(character) for character in unnamed(pattern))})"
 
 
 def _printable(character: str) -> str:

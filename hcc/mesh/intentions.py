@@ -161,13 +161,15 @@ def may_deny_anew(before: Policy, now: Policy) -> bool:
     if before.trust_domain.lower() != now.trust_domain.lower():
         return True
     told = [one for one in (*before.intentions, *now.intentions) if not one.peer]
-    places = {(one.source_namespace, one.source_partition) for one in told} | {(WILDCARD, WILDCARD)}
+    namespaces = {one.source_namespace for one in told} | {WILDCARD}
+    partitions = {one.source_partition for one in told} | {WILDCARD}
     earlier, later = _by_source(before), _by_source(now)
     # A wildcard in a name's place is a name that no intention has: only wildcards match it.
     callers = (
         ServiceIdentity(now.trust_domain.lower(), source, "", namespace, partition)
         for source in earlier.keys() | later.keys()
-        for namespace, partition in places
+        for namespace in namespaces
+        for partition in partitions
     )
     return any(_lets_in(earlier, before, one) and not _lets_in(later, now, one) for one in callers)
 

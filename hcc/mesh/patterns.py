@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 
 _ESCAPE = r"\\(?:[dDwWsStnrfv]|x[0-9A-Fa-f]{2}|[!-/:-@\[-`{-~])"
 _TOKEN = re.compile(
@@ -20,6 +21,11 @@ _TOKEN = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _FLAGS = re.compile(r"\(\?[is]{1,2}\)")
+# PCRE makes at most 65,535 bytes of an expression; repeated groups are written out. Room for what stands around it.
+MAX_COMPILED_BYTES = 20_000
+# What its parts take, rather more than less (PCRE2 10.42): a class has a bit for each character.
+_CHARACTER_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 8, 48, 24, 16
+_NAMED = "(?P<"
 # Python may one day read these inside [..] as operations on sets.
 _SET_OPERATIONS = ("--", "&&", "||", "~~")
 
@@ -51,7 +57,44 @@ def _fault(pattern: str) -> str:
             return f"the regular expression {pattern!r} is not understood from character {pos + 1} on"
         repeated = bool(token["repeat"])
         pos = token.end()
+    if compiled_bytes(pattern) > MAX_COMPILED_BYTES:
+        return f"the regular expression {pattern!r} is too large: its repetitions are written out"
     return ""
+
+
+def unnamed(pattern: str) -> str:
+    """The same without names of groups, which mean nothing here: PCRE takes each once, and only short ones."""
+    return "".join("(" if token[0].startswith(_NAMED) else token[0] for token in _tokens(pattern))
+
+
+def compiled_bytes(pattern: str) -> int:
+    """About how long PCRE's form of a pattern is, not less than it is."""
+    # What each open group holds so far, and the group that has just ended: only groups are written out.
+    holds, ended = [0], 0
+    for token in _tokens(pattern):
+        if token["group"]:
+            holds.append(0)
+        elif token["repeat"]:
+            holds[-1] += _REPEAT_BYTES + (_most(token["repeat"]) - 1) * ended
+        elif not token["end"]:
+            holds[-1] += _CLASS_BYTES if token["class"] else _CHARACTER_BYTES
+        ended = 0
+        if token["end"] and len(holds) > 1:
+            ended = holds.pop() + _GROUP_BYTES
+            holds[-1] += ended
+    return sum(holds)
+
+
+def _tokens(pattern: str) -> Iterator[re.Match[str]]:
+    """Those of a pattern without fault, its flags left out."""
+    flags = _FLAGS.match(pattern)
+    yield from _TOKEN.finditer(pattern, flags.end() if flags else 0)
+
+
+def _most(repeat: str) -> int:
+    """How often what stands before is written out: `{2,5}` five times, `*` once."""
+    numbers = [int(number) for number in re.findall(r"\d+", repeat)]
+    return max(1, *numbers) if numbers else 1
 
 
 def _is_set_operation(found: str | None) -> bool:

@@ -363,13 +363,45 @@ def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(s
 
     eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"].startswith("rules-"), "the rules")
     name = scene.maps.loaded["verdicts"]["web:dc1"]
-    eventually(lambda: len(scene.maps.done) == 4, "all of it")
-    assert scene.maps.done == ["replace rules", "change verdicts", "replace rules", "store verdicts"]
+    eventually(lambda: len(scene.maps.done) == 3, "all of it")
+    assert scene.maps.done == ["replace rules", "change verdicts", "store verdicts"]
     assert [verdict for entry, verdict in scene.maps.loaded["rules"].items() if name in entry] == ["allow", "deny"]
     assert scene.maps.stored["rules"] == scene.maps.loaded["rules"]
     scene.tell(PolicyChanged(policy(3)))
     eventually(lambda: scene.maps.loaded["rules"] == {}, "no rules")
     scene.verdicts(web="allow")
+
+
+def test_rules_that_haproxy_does_not_take_hold_up_no_verdict_and_are_not_what_it_starts_with(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.05)
+    read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
+    scene.tell(PolicyChanged(ruled(1, read)))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    eventually(lambda: scene.maps.loaded["verdicts"].get("db:dc1") == "deny", "the verdicts")
+    before = dict(scene.maps.loaded["rules"])
+    scene.maps.refusing_rules = True
+    db = Intention("db", Action.PERMISSIONS, 9, (Permission(True, PathRule(PathMatch.PREFIX, "/write")),))
+
+    scene.tell(PolicyChanged(replace(ruled(2), intentions=(Intention("web", Action.DENY, 9), db))))
+
+    eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"] == "deny", "the denial")
+    eventually(lambda: scene.maps.stored["verdicts"] == scene.maps.loaded["verdicts"], "the verdicts on disk")
+    assert scene.maps.loaded["rules"] == scene.maps.stored["rules"] == before
+    scene.maps.refusing_rules = False
+    eventually(lambda: "/write" in "".join(scene.maps.loaded["rules"]), "the rules, as soon as it takes them")
+    eventually(lambda: scene.maps.stored["rules"] == scene.maps.loaded["rules"], "and on disk")
+
+
+def test_permissions_that_are_too_long_for_haproxy_are_told(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/" + "a" * 20_000)))))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    eventually(lambda: scene.maps.loaded["verdicts"].get("web:dc1", "").startswith("rules-"), "the verdict")
+    assert scene.maps.loaded["rules"] == {}
+    assert caplog.text.count("permissions of 1 intentions are too long for HAProxy") == 1
 
 
 def test_until_haproxy_looks_at_another_header_the_rules_are_there_for_both(scene: AuthoriserScene) -> None:

@@ -96,13 +96,14 @@ class Gate:
         assert self.stage.worker() != worker
         self.tree.tell(AUTHORISER, WorkerReplaced())
 
-    def decide_by(self, *intentions: Intention, default: bool = False) -> None:
-        """Return when every worker, and HAProxy about those it knows, decides by these."""
+    def decide_by(self, *intentions: Intention, default: bool = False, workers_too: bool = True) -> None:
+        """Return when every worker, and HAProxy about those it knows, decides by these; or HAProxy alone."""
         self._version += 1
         self.policy = replace(self.policy, intentions=intentions, default_allow=default, version=self._version)
-        for name in (AUTHORISER, SPOE_POOL):
+        for name in (AUTHORISER, SPOE_POOL) if workers_too else (AUTHORISER,):
             self.tree.tell(name, PolicyChanged(self.policy))
-        self.wait_whole()
+        if workers_too:
+            self.wait_whole()
         # Its mailbox is served in order: it answers when the policy before is in HAProxy.
         self.tree.ask_actor(AUTHORISER, None, 10.0)
 
@@ -129,6 +130,17 @@ class Gate:
                     return (self._request(tls) if self._http else _greeted(tls)), tls.session
             except (ConnectionError, ssl.SSLEOFError):
                 return DENIED, None
+
+    def head_told(self, context: ssl.SSLContext, *headers: str) -> str:
+        """What the application gets of a request with these lines."""
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
+            context.wrap_socket(plain) as tls,
+        ):
+            tls.sendall("\r\n".join(("GET / HTTP/1.1", "Host: here", *headers, "", "")).encode())
+            answer = http.client.HTTPResponse(tls)
+            answer.begin()
+            return answer.read().decode()
 
     def remembered(self) -> set[str]:
         """The services that HAProxy knows."""

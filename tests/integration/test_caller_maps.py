@@ -16,6 +16,7 @@ from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.runtime import RuntimeSocket
+from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
@@ -181,6 +182,19 @@ def test_of_two_entries_the_one_counts_that_haproxy_goes_by_and_both_are_put_rig
 
     shown = RuntimeSocket(real.stage.layout.stats_socket).send(f"show map {real.stage.layout.verdicts}").split()
     assert [word for word in shown if word in ("allow", "deny")] == ["deny", "deny"]
+
+
+@pytest.mark.parametrize("patterns", [("/a;b[0-9]+", r"/c\d+\w \x41"), ("/c#'\"\\$HOME", "/d"), ("/e", "/f;g\\;h")])
+def test_rules_are_replaced_whatever_stands_in_them(real: Subject, patterns: tuple[str, str]) -> None:
+    entries = [{f"^rules-x{each}{pattern.replace(' ', '')}\\z": "allow" for each in range(3)} for pattern in patterns]
+    here = snapshot(proxy_=proxy(bind_port=real.port, protocol=Protocol.HTTP))
+    real.maps.store_rules(entries[0])
+    real.stage.converge(real.stage.rendered(here, intentions=Enforcement.ENFORCE))
+    assert list((real.maps.rules() or {}).items()) == list(entries[0].items())
+
+    for wanted in (entries[0] | entries[1], entries[1], {}, entries[0]):
+        assert real.maps.replace_rules(wanted)
+        assert list((real.maps.rules() or {}).items()) == list(wanted.items())
 
 
 def test_a_refusal_of_haproxy_is_an_error(real: Subject) -> None:

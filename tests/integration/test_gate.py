@@ -19,6 +19,7 @@ from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_book import MAX_REMEMBERED
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import PathMatch, PathRule, Permission
 from hcc.mesh.snapshot import Protocol
 from hcc.spoe.cache import MAX_ENTRIES
 from tests.binaries import HAPROXY_BRANCHES
@@ -143,6 +144,36 @@ def test_an_intention_flipped_under_load_holds_for_every_call_that_begins_after_
     # A request that is under way when its caller is denied is cut.
     cut = {CUT, CUT_SINCE_3_0} if opened.stage.capabilities.version >= Version(3, 0) else {CUT}
     assert Counter(flipped.answers).keys() <= {ALLOWED, DENIED} | cut
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_denial_holds_though_the_workers_have_not_heard_of_it(branch: str) -> None:
+    some = (Permission(False, PathRule(PathMatch.EXACT, "/x")), Permission(True, PathRule(PathMatch.PREFIX, "/")))
+    other = Intention("other", Action.PERMISSIONS, 9, some)
+    with gate(branch, Protocol.HTTP) as opened:
+        opened.decide_by(Intention(SERVICE, Action.PERMISSIONS, 9, some), other)
+        context = opened.context(numbered(SERVICE, 1))
+        wait_until(lambda: opened.ask(context)[0] == ALLOWED, "the rules")
+        wait_until(lambda: SERVICE in opened.remembered(), "it to be remembered")
+
+        # The rules by which the workers would let it in are still there, as another service has them.
+        opened.decide_by(NO_WEB, other, workers_too=False)
+
+        assert [opened.ask(context)[0] for _ in range(5)] == [DENIED] * 5
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_caller_gets_no_tunnel_in_which_nobody_looks_at_requests(branch: str) -> None:
+    with gate(branch, Protocol.HTTP) as opened:
+        opened.decide_by(WEB)
+        context = opened.context(numbered(SERVICE, 1))
+        settings = "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"
+        for words in (["h2c"], ["H2C"], ["websocket, h2c"], ["h2c, websocket"], ["x", "h2c"]):
+            upgrade = [f"Upgrade: {word}" for word in words]
+            head = opened.head_told(context, "Connection: Upgrade, HTTP2-Settings", *upgrade, settings)
+            assert "h2c" not in head.lower(), words
+        websocket = ("Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")
+        assert "upgrade: websocket" in opened.head_told(context, "Connection: Upgrade", *websocket).lower()
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)

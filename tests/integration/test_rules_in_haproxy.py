@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.map_text import map_file
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.render_rules import MOST_LINES, needs_experimental, refused, rule_lines
-from hcc.haproxy.request_rules import rule_entries
+from hcc.haproxy.request_rules import is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
@@ -174,3 +175,75 @@ def test_haproxy_decides_compiled_rules_as_we_do(branch: str, tmp_path: Path) ->
         assert status(port, Request("GET", "/a"), "rules-no-such-set") == 403
         assert status(port, Request("GET", "/a", (("X-Role", "a"),) * (MOST_LINES + 1)), sets[0].name) == 400
     assert SETS <= allowed <= SETS * (REQUESTS - 1)
+
+
+DOUBTFUL = PathRule(PathMatch.REGEX, "/internal(/[^/]*)*")
+DOUBTFUL_HEADER = HeaderRule("x-role", HeaderMatch.REGEX, r"(?:\w+,)*admin(?:,\w+)*")
+ANYTHING = Permission(True, PathRule(PathMatch.PREFIX, "/"))
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+@pytest.mark.parametrize(
+    ("permissions", "default"),
+    [
+        ((Permission(False, DOUBTFUL),), True),
+        ((Permission(False, DOUBTFUL), ANYTHING), False),
+        ((Permission(False, headers=(DOUBTFUL_HEADER,)), ANYTHING), False),
+        ((Permission(False, DOUBTFUL), Permission(True, PathRule(PathMatch.REGEX, "/[^/].*"))), False),
+    ],
+)
+def test_a_text_at_which_pcre_gives_up_gets_by_no_rule_that_denies(
+    branch: str, permissions: tuple[Permission, ...], default: bool, tmp_path: Path
+) -> None:
+    policy = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, permissions),), default, http=True)
+    rules = verdict_of(policy, CALLER).rules
+    assert rules is not None
+    with running(branch, [rules], tmp_path) as port:
+        by_path = any(one.path == DOUBTFUL for one in permissions)
+        for length in (1, 50, 500, 2_000, 5_000, 12_000):
+            path = "/internal" + "/" * length + "secret" if by_path else "/"
+            role = "user" if by_path else "x," * (length // 3) + "admin" + ",x" * (length // 6)
+            denied = Request("GET", path, (("Host", "h"), ("X-Role", role)))
+            assert not decide(policy, CALLER, denied).allowed
+            assert status(port, denied, rules.name) == 403, length
+        for path in ("/public", "/public" + "/x" * 3_000):
+            allowed = Request("GET", path, (("Host", "h"), ("X-Role", "user")))
+            assert status(port, allowed, rules.name) == 200, len(path)
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+@pytest.mark.parametrize(
+    ("paths", "header"),
+    [
+        (["(?P<v>/a)(?P<w>/b)", "/(?P<v>x)"], "(?P<v>admin)"),
+        ([f"/(?P<{'v' * 40}>a)"], "admin"),
+        # As large as `is_small` takes: single characters, classes, alternatives, groups in groups.
+        ([f"/(ab){{{count}}}" for count in (420, 421, 422)], "(a{1,9999}){1,150}"),
+        (["/([b-d][^e]){165}", "/(?:([b-d]|x)){175}", r"/(\d+\s?){1,150}"], "(((a|b){5}){5}){3}"),
+        (["/(a?b*c+){200}", "/(a{1,3}|[b-e]{2,}){130}", "/((a)|(b)|(c)){110}"], "x*"),
+    ],
+)
+def test_haproxy_takes_what_we_take_for_small_enough(
+    branch: str, paths: list[str], header: str, tmp_path: Path
+) -> None:
+    permissions = [Permission(False, PathRule(PathMatch.REGEX, path)) for path in paths]
+    permissions.append(Permission(False, headers=(HeaderRule("x-role", HeaderMatch.REGEX, header),)))
+    intention = Intention("web", Action.PERMISSIONS, 9, (*permissions, ANYTHING))
+    rules = verdict_of(Policy("db", "td", (intention,), False, http=True), CALLER).rules
+    assert rules is not None
+    assert is_small(rules, ("x-role",))
+    with running(branch, [rules], tmp_path) as port:
+        assert status(port, Request("GET", "/public", (("X-Role", "user"),)), rules.name) == 200
+
+
+def test_a_set_that_haproxy_would_refuse_is_left_out() -> None:
+    large = Permission(False, PathRule(PathMatch.REGEX, "/(ab){420}"))
+    many = [replace(large, path=PathRule(PathMatch.REGEX, f"/{number}(ab){{420}}")) for number in range(4)]
+    sets = [
+        verdict_of(Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, which),), True, http=True), CALLER).rules
+        for which in ((large,), tuple(many), (Permission(False, PathRule(PathMatch.PREFIX, "/" + "a" * 12_000)),))
+    ]
+    found = rule_entries([rules for rules in sets if rules is not None], ())
+    assert sets[0] is not None
+    assert all(sets[0].name in entry for entry in found)
+    assert len(found) == 2

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
@@ -327,6 +327,7 @@ POLICIES = st.builds(
 )
 
 
+@settings(max_examples=1000)
 @given(POLICIES, POLICIES)
 def test_that_somebody_may_be_denied_anew_is_known_whatever_the_name(before: Policy, now: Policy) -> None:
     # No intention names `other`, `elsewhere` or `apart`.
