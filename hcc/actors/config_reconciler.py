@@ -38,6 +38,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
 from hcc.actors.writing import Writer, Written
+from hcc.errors import HccError
 from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
@@ -291,7 +292,8 @@ class ConfigReconciler(Actor):
                 self._look_when_written, self._news = True, news
                 return
             rendered, actual = done or self._brought_about(wanted.desired)
-        except (ControlError, OSError) as exc:
+        except (HccError, OSError) as exc:
+            # Whatever it is, such as a word of Consul's that cannot be in HAProxy's configuration: what runs goes on.
             self._failed(exc)
             return
         finally:
@@ -512,7 +514,7 @@ class ConfigReconciler(Actor):
             )
         )
 
-    def _failed(self, error: ControlError | OSError) -> None:
+    def _failed(self, error: HccError | OSError) -> None:
         delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
         self._failures += 1
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import Fields, fields
+from hcc.consul.options import MAX_TIMEOUT_MS
 from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 
@@ -48,7 +49,7 @@ def _node(name: str, node: Fields) -> Node:
         splits=tuple(_split(split) for split in node.children("Splits")),
         target=resolver.text("Target"),
         failover=resolver.child("Failover").texts("Targets"),
-        connect_timeout_ms=resolver.duration_ms("ConnectTimeout"),
+        connect_timeout_ms=min(max(0, resolver.duration_ms("ConnectTimeout")), MAX_TIMEOUT_MS),
         request_timeout_ms=resolver.duration_ms("RequestTimeout"),
         load_balancer=node.json("LoadBalancer"),
     )

@@ -20,7 +20,8 @@ _T = TypeVar("_T")
 MAX_PORT = 65_535
 # HAProxy's timers are 32 bits of milliseconds, compared as signed: 24 days.
 MAX_TIMEOUT_MS = 2_147_483_647
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+# Of a header's name, without the four characters that mean something in HAProxy's configuration.
+_TOKEN = re.compile(r"[!&*+.^_`|~0-9A-Za-z-]{1,128}")
 _FLAGS = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False, "": False}
 
 

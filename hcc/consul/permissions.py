@@ -8,6 +8,7 @@ Source: hashicorp/consul agent/structs/config_entry_intentions.go (1.20.1); refe
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from hcc.consul.fields import Fields
@@ -29,6 +30,8 @@ _HEADER = frozenset(("Name", "Present", *_VALUES, "Invert", "IgnoreCase"))
 _JWT = frozenset(("Providers",))
 _JWT_PROVIDER = frozenset(("Name", "VerifyClaims"))
 _CLAIM = frozenset(("Path", "Value"))
+# What a header's name may be in a request, without the four characters that mean something in HAProxy's configuration.
+_HEADER_NAME = re.compile(r"[a-z0-9!&*+.^_`|~-]{1,128}")
 _AUTHORITY = ":authority"
 _HOST = "host"
 
@@ -114,7 +117,7 @@ def _header(item: Fields) -> HeaderRule:
 
 
 def _header_faults(header: HeaderRule) -> tuple[str, ...]:
-    if not header.name or header.name.startswith(":"):
+    if not _HEADER_NAME.fullmatch(header.name):
         return (f"no condition on a header that can be looked at: {header.name!r}",)
     return _pattern_faults(header.value) if header.kind is HeaderMatch.REGEX else ()
 

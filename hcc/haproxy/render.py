@@ -36,6 +36,7 @@ from hcc.haproxy.names import TOKEN_AGENT
 from hcc.haproxy.render_rules import as_sent, needs_experimental, refused, rule_lines
 from hcc.haproxy.render_tokens import TOKENS, token_backend, token_lines, token_question
 from hcc.haproxy.slots import slotted
+from hcc.mesh.caller import in_a_list
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
 from hcc.mesh.tls import TlsLimits, TlsVersion
 
@@ -422,7 +423,7 @@ def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Itera
     known = f"if {{ var({IDENTITY}) -m found }}"
     yield f"  http-request del-header {CLIENT_CERT_HEADER}"
     if public.client_cert_by:
-        by = words.uri(public.client_cert_by)
+        by = words.uri(in_a_list(public.client_cert_by))
         digest = f"Hash=%[var({DIGEST}),lower];" if capabilities.has(Feature.SHA2) else ""
         value = f"By={by};{digest}URI=%[var({IDENTITY}),field(2,|)]"
         yield f"  http-request set-header {CLIENT_CERT_HEADER} {value} {known}"

@@ -22,7 +22,7 @@ _PATH = re.compile(r"/[^\x00-\x20\x7f\"'\\#$;<>]*")
 _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
-_URI = re.compile(r"[A-Za-z0-9_./:@&+=~-]+")
+_URI = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
@@ -58,8 +58,8 @@ def socket_path(text: str) -> str:
 
 
 def uri(text: str) -> str:
-    """A URI in a value that HAProxy computes; `%` and `$`, which it would read, are refused."""
-    return _checked(_URI, text, "a URI without %, $ and blanks")
+    """A URI in a value that HAProxy computes, and so reads `%`; `$` means something between quotes only."""
+    return _checked(_URI, text, "a URI without blanks, quotes, separators, \\ and #").replace("%", "%%")
 
 
 def pattern(text: str) -> str:

@@ -34,7 +34,12 @@ def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
 
 def caller_text(identity: ServiceIdentity) -> str:
     """`NAME|URI|SOURCE`; none of them holds a blank or the separator, which URIs have percent-encoded."""
-    return SEPARATOR.join((caller_name(identity), identity.uri(), identity.source()))
+    return SEPARATOR.join((caller_name(identity), in_a_list(identity.uri()), in_a_list(identity.source())))
+
+
+def in_a_list(text: str) -> str:
+    """A URI, or part of one, with what separates the elements of X-Forwarded-Client-Cert percent-encoded."""
+    return text.replace(",", "%2C").replace(";", "%3B")
 
 
 @dataclass(frozen=True, slots=True)

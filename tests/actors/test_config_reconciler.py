@@ -2,6 +2,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 import pytest
 
@@ -26,6 +27,7 @@ from hcc.actors.messages import (
     SnapshotChanged,
 )
 from hcc.actors.readiness import ReconcilerFacts
+from hcc.haproxy import words
 from hcc.haproxy.model import Listening, TcpBind
 from hcc.haproxy.plan import (
     AddCaller,
@@ -181,6 +183,22 @@ def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: 
     scene.tell(SnapshotChanged(worse))
 
     eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
+
+
+def test_a_word_of_consul_s_that_haproxy_cannot_be_told_leaves_what_runs_and_is_reported(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    def refusing(*_: object, **__: object) -> NoReturn:
+        raise words.TokenError("expected a header name, found 'x role'")
+
+    monkeypatch.setattr(config_reconciler, "desired", refusing)
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: "found 'x role'" in scene.reported().failure, "the failure is reported")
+    assert len(scene.control.plans) == 1
+    assert scene.generation() == 1
 
 
 def with_api(*endpoints: object, version: int) -> Snapshot:

@@ -3,10 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import fields
 from hcc.consul.permissions import permission
+from hcc.haproxy import words
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 
 
@@ -39,6 +42,20 @@ def test_every_field_of_a_permission_is_read() -> None:
         methods=("GET", "PUT"),
         jwt=(JwtProvider("okta", ((("a", "b"), "c"),)), JwtProvider("own")),
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["x role", "x'role", 'x"role', "x#role", "x$role", "x%role", "X-Role:", "", ":path", "x,y", "\u00fc"]
+)
+def test_a_header_that_cannot_be_looked_at_makes_a_permission_that_denies(name: str) -> None:
+    found = read(HTTP={"Header": [{"Name": name, "Exact": "admin"}]})
+    assert "no condition on a header that can be looked at" in found.fault
+
+
+@given(st.text(max_size=20))
+def test_a_header_that_is_looked_at_can_be_named_to_haproxy(name: str) -> None:
+    found = read(HTTP={"Header": [{"Name": name, "Exact": "admin"}]})
+    assert found.fault or words.header(found.headers[0].name) == found.headers[0].name
 
 
 @pytest.mark.parametrize("http", [None, {}, {"Header": None, "Methods": [], "PathExact": ""}])

@@ -64,3 +64,10 @@ def test_a_socket_path_has_a_limit() -> None:
 def test_numbers_have_a_range(value: int) -> None:
     with pytest.raises(words.TokenError):
         words.number(value)
+
+
+def test_a_uri_is_what_haproxy_computes_of_it() -> None:
+    assert words.uri("spiffe://d/ns/default/dc/dc1/svc/web%20$app") == "spiffe://d/ns/default/dc/dc1/svc/web%%20$app"
+    for odd in ("a b", "a;b", 'a"b', "a#b", "a\\b", ""):
+        with pytest.raises(words.TokenError):
+            words.uri(odd)

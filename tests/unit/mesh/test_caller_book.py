@@ -110,6 +110,12 @@ def test_a_callers_name_names_it(service: str, datacenter: str, namespace: str, 
         assert named_caller(name, DOMAIN) is None
 
 
+def test_no_name_of_a_caller_ends_an_element_of_the_header_that_tells_it() -> None:
+    odd = caller("x;URI=root,By=y")
+    assert odd.text().split("|")[1].endswith("/svc/x%3BURI=root%2CBy=y")
+    assert parse_remembered(odd.text()) == odd
+
+
 def test_certificates_of_another_trust_domain_are_forgotten_with_their_names() -> None:
     book, other = CallerBook(), Remembered(ServiceIdentity("other.consul", "web", "dc1"), 9)
     book.remember("A", other)
