@@ -9,7 +9,7 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -498,7 +498,8 @@ class FakeLeaves:
         self.silent = False
         self.loaded: dict[str, str] = {}
         self.stored: dict[str, str] = {}
-        self.taken_out: list[tuple[str, int]] = []
+        # Address, port and backends.
+        self.taken_out: list[tuple[str, int, frozenset[str]]] = []
 
     def store(self, entries: Mapping[str, str]) -> None:
         self.stored = dict(entries)
@@ -514,9 +515,9 @@ class FakeLeaves:
             self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
         return self.running
 
-    def take_out(self, address: str, port: int) -> None:
+    def take_out(self, address: str, port: int, backends: Collection[str]) -> None:
         self._answer()
-        self.taken_out.append((address, port))
+        self.taken_out.append((address, port, frozenset(backends)))
 
     def _answer(self) -> None:
         if self.silent:

@@ -35,11 +35,12 @@ from hcc.errors import HccError
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
+from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
 from hcc.haproxy.stats import RowKind, Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
-from hcc.mesh.snapshot import Snapshot
+from hcc.mesh.snapshot import Snapshot, UpstreamState
 from hcc.metrics import Metrics
 from hcc.peers.prober import Deliver, Probed
 from hcc.peers.tls import client_context
@@ -345,9 +346,19 @@ class Verifier(Actor):
     def _cut(self, peers: tuple[Peer, ...]) -> None:
         for peer in peers:
             try:
-                self._leaves.take_out(peer.address, peer.port)
+                self._leaves.take_out(peer.address, peer.port, self._backends(peer))
             except ControlError as exc:
                 _log.error("%s cannot be taken out at once: %s", peer.where, exc)
+
+    def _backends(self, peer: Peer) -> frozenset[str]:
+        """Where the endpoint is, and is not at the same time somebody else who may serve."""
+        states = self._snapshot.upstreams if self._snapshot else ()
+        admitted = self._book.admission().admitted
+        return frozenset(
+            backend_name(state.upstream)
+            for state in states
+            if peer in (there := _at(state, peer.address, peer.port)) and not there & admitted
+        )
 
     # ---- answers
 
@@ -454,6 +465,16 @@ class Verifier(Actor):
         self.tell(CONFIG_RECONCILER, AdmissionChanged(admission))
         self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused)))
         self._store_soon()
+
+
+def _at(state: UpstreamState, address: str, port: int) -> frozenset[Peer]:
+    """Who an upstream's endpoints with that address should be."""
+    return frozenset(
+        Peer(one.address, one.port, one.identity)
+        for target in state.targets
+        for one in target.endpoints
+        if (one.address, one.port) == (address, port)
+    )
 
 
 def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:

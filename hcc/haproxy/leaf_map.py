@@ -8,7 +8,7 @@ A worker that stops after a reload still has a map and sessions of its own; it i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from hcc.haproxy import words
@@ -61,15 +61,16 @@ class LeafMap:
         """Whether there is a worker with the map; its map is changed then."""
         return change_map(self._runtime, self._path, change, self._payload_bytes)
 
-    def take_out(self, address: str, port: int) -> None:
-        """Put an endpoint into maintenance and end all sessions to it, in whatever backend.
+    def take_out(self, address: str, port: int, backends: Collection[str]) -> None:
+        """Put an endpoint of these backends into maintenance and end all sessions to it.
 
-        Whoever plans what HAProxy does finds it so; until then it may be busy with something else.
+        In others it may be who it should be: an address goes from one service to another. Whoever plans what HAProxy
+        does finds it so; until then it may be busy with something else.
         """
         for send in self._workers():
             with contextlib.suppress(NotListeningError, ReplyError):
                 for backend, servers in parse_servers(send("show servers state")):
-                    for server in servers:
+                    for server in servers if backend in backends else ():
                         if (server.address, server.port) == (address, port):
                             name = f"{words.name(backend)}/{words.name(server.name)}"
                             send(f"set server {name} state maint")

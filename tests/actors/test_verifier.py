@@ -29,7 +29,7 @@ from hcc.haproxy.stats import Process, RowKind, Stats
 from hcc.mesh.peer_book import Admission, Kept, NoAnswer, Peer, Seen
 from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.mesh.secret import Secret
-from hcc.mesh.snapshot import Endpoint, Snapshot
+from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
 from hcc.metrics import Metrics
 from hcc.settings import VerifyUpstream
 from tests.actors.scene import Scene, playing
@@ -172,12 +172,43 @@ def test_an_impostor_is_told_once_by_name_refused_and_cut(
     assert line == (
         f"upstream web: 10.0.0.2:21000 is another service and gets no traffic: expected {WEB}, found {EVIL}"
     )
-    eventually(lambda: scene.leaves.taken_out == [("10.0.0.2", 21000)] * 2, "it is taken out, and once more")
+    web = frozenset(("up:web:9191:to",))
+    eventually(lambda: scene.leaves.taken_out == [("10.0.0.2", 21000, web)] * 2, "it is taken out, and once more")
     facts = scene.facts(ADMIN, PeerFacts)
     assert facts is not None
     assert facts.refused == ((Peer("10.0.0.2", 21000, WEB), f"expected {WEB}, found {EVIL}"),)
     assert scene.metrics.registry.get_sample_value("hcc_refused_endpoints", {"reason": "impostor"}) == 1
     assert scene.metrics.registry.get_sample_value("hcc_probes_total", {"outcome": "impostor"}) == 2
+
+
+def test_an_address_that_went_to_another_service_is_taken_out_of_the_upstream_it_left_alone(
+    scene: VerifierScene,
+) -> None:
+    # Consul does not know yet that web's instance is gone.
+    other = replace(TWO, identity=EVIL)
+    rightly = replace(upstream_state(upstream("evil", 9292), (other,)))
+    both = snapshot(upstream_state(upstream("web"), (ONE, TWO)), rightly)
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen(), "10.0.0.2": seen()})
+    scene.expect_admitted(ONE, TWO)
+
+    scene.tell(SnapshotChanged(replace(both, version=2)))
+    eventually(lambda: len(scene.asked()) == 1, "who is new is probed")
+    scene.probers.now.answer({"10.0.0.2": seen(EVIL)})
+    scene.expect_admitted(ONE, TWO, other)
+    scene.tell(SnapshotChanged(replace(both, version=3, upstreams=(_heavier(both.upstreams[0]), rightly))))
+    eventually(lambda: len(scene.asked()) == 1, "what changed is probed again")
+    scene.probers.now.answer({"10.0.0.2": seen(EVIL)})
+
+    scene.expect_admitted(ONE, other)
+    eventually(lambda: len(scene.leaves.taken_out) == 2, "it is taken out, and once more")
+    assert scene.leaves.taken_out == [("10.0.0.2", 21000, frozenset(("up:web:9191:to",)))] * 2
+
+
+def _heavier(state: UpstreamState) -> UpstreamState:
+    (target,) = state.targets
+    changed = (target.endpoints[0], replace(target.endpoints[1], weight=7))
+    return replace(state, targets=(replace(target, endpoints=changed),))
 
 
 def test_while_many_are_probed_those_admitted_are_told_together(

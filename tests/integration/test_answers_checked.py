@@ -14,6 +14,7 @@ import pytest
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.names import backend_name
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import RowKind
 from hcc.haproxy.stats_reader import SUMMARY, StatsReader
@@ -293,23 +294,28 @@ def test_names_of_every_length_and_as_many_services_as_a_query_may_find_are_unde
 
 
 def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -> None:
-    ports = free_port(), free_port()
+    # The third upstream is rightly at the address of the first one's endpoint.
+    ports = free_port(), free_port(), free_port()
     one, other = there.peer("one"), there.peer("other")
-    states = [upstream_state(upstream(name, port)) for name, port in zip(("a", "b"), ports, strict=True)]
+    states = [upstream_state(upstream(name, port)) for name, port in zip(("a", "b", "c"), ports, strict=True)]
     found = [
         replace(state, targets=(TargetEndpoints(state.targets[0].target_id, (at(server),)),))
-        for state, server in zip(states, (one, other), strict=True)
+        for state, server in zip(states, (one, other, one), strict=True)
     ]
     there.converge(there.rendered(snapshot(*found, proxy_=proxy(local_port=0, upstreams=(s.upstream for s in found)))))
     with (
         socket.create_connection(("127.0.0.1", ports[0]), timeout=DEADLINE_S) as first,
         socket.create_connection(("127.0.0.1", ports[1]), timeout=DEADLINE_S) as second,
+        socket.create_connection(("127.0.0.1", ports[2]), timeout=DEADLINE_S) as third,
     ):
-        assert (first.recv(100), second.recv(100)) == (b"one\n", b"other\n")
+        assert (first.recv(100), second.recv(100), third.recv(100)) == (b"one\n", b"other\n", b"one\n")
 
-        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port)
+        leaves = LeafMap(there.layout, there.capabilities)
+        leaves.take_out("127.0.0.1", one.port, {backend_name(found[0].upstream)})
 
         assert first.recv(100) == b""
         assert greeting(ports[0]) == ""
-        second.sendall(b"still here")
-        assert second.recv(100) == b"still here"
+        for other_session in (second, third):
+            other_session.sendall(b"still here")
+            assert other_session.recv(100) == b"still here"
+        assert greeting(ports[2]) == "one"
