@@ -56,7 +56,6 @@ class Feature(Enum):
     ERROR_LOG_FORMAT = auto()
     NO_EXPOSE_FD = auto()
     RELOAD_ANSWER = auto()
-    SRV_REMOVABLE_WAIT = auto()
     NO_SNI_AUTO = auto()
     H2C_UPGRADE_IS_DROPPED = auto()
     LARGE_PAYLOAD = auto()
@@ -87,7 +86,6 @@ SINCE: dict[Feature, Version] = {
     Feature.ERROR_LOG_FORMAT: Version(2, 5),  # keyword `error-log-format`, sample `fc_err_str`; section 9
     Feature.NO_EXPOSE_FD: Version(2, 6),  # the master passes listeners by itself; section 4.5
     Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
-    Feature.SRV_REMOVABLE_WAIT: Version(3, 0),  # `wait <t> srv-removable`; section 4.1
     # 2.2.9 and 2.6.12 pass `Upgrade: h2c` on, and then whatever the tunnel holds; 2.8.25 to 3.4.7 do not (tried).
     Feature.H2C_UPGRADE_IS_DROPPED: Version(2, 8),
     Feature.NO_SNI_AUTO: Version(3, 3),  # server keyword `no-sni-auto`, needed since SNI is automatic; 6.1

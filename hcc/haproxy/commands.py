@@ -6,7 +6,7 @@ Source: HAProxy management.txt section 9.3; answers as measured on 2.6.12 and 2.
 from __future__ import annotations
 
 from hcc.haproxy import words
-from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.plan import (
     AddCaller,
@@ -68,15 +68,14 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
         raise ApplyError(f"not an operation for run time: {first.describe()}", first.describe())
 
 
-def delete(runtime: RuntimeSocket, operation: DeleteServer, capabilities: Capabilities) -> bool:
+def delete(runtime: RuntimeSocket, operation: DeleteServer) -> bool:
     """Whether a server in maintenance is gone now; False while it still has connections.
 
     Raises:
         ApplyError: HAProxy refuses for another reason.
     """
     server = _server(operation.backend, operation.server)
-    wait = (f"wait 100ms srv-removable {server}",) if capabilities.has(Feature.SRV_REMOVABLE_WAIT) else ()
-    answer = _lines(runtime.send(*wait, f"del server {server}"))
+    answer = _lines(runtime.send(f"del server {server}"))
     if DELETED in answer or "No such server" in answer:
         return True
     if BUSY in answer:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError
 from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.execution import DELETE_BUDGET_S
 from hcc.haproxy.model import TcpBind
 from hcc.haproxy.plan import (
     AddServer,
@@ -171,23 +174,34 @@ def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> 
     assert not there.plan(after)
 
 
-@pytest.mark.parametrize("there", ["2.2", "2.8"], indirect=True)
-def test_a_long_connection_to_who_left_holds_up_only_the_first_plan(
+@pytest.mark.parametrize("there", ["2.2", "2.8", "3.0"], indirect=True)
+def test_long_connections_to_those_who_left_hold_up_only_the_first_plan_and_that_once(
     there: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = there.peer("first"), there.peer("second")
+    left, stays = [there.peer(f"left{number}") for number in range(4)], there.peer("stays")
     port = free_port()
-    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)]))))
-    after = client_snapshot(upstream_state(upstream("web", port), [at(second)]))
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), map(at, left)))))
+    after = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(stays)])))
     pauses: list[float] = []
-    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
-        assert client.recv(100) == b"first\n"
-        there.converge(there.rendered(after))
-        monkeypatch.setattr("hcc.haproxy.execution.time.sleep", pauses.append)
-        assert there.converge(there.rendered(after)).pending
+    sleep = time.sleep
+    with contextlib.ExitStack() as stack:
+        for _ in left:
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S))
+            assert client.recv(100).startswith(b"left")
+
+        def slept(seconds: float) -> None:
+            pauses.append(seconds)
+            sleep(seconds)
+
+        monkeypatch.setattr("hcc.haproxy.execution.time.sleep", slept)
+        assert len(there.converge(after).pending) == len(left)
+        # The last pause may begin just before the end.
+        assert 0 < sum(pauses) <= DELETE_BUDGET_S + 0.02
+        pauses.clear()
+        assert there.converge(after).pending
         assert not pauses
     monkeypatch.undo()
-    wait_until(lambda: not there.converge(there.rendered(after)).pending, "the server is gone")
+    wait_until(lambda: not there.converge(after).pending, "they are gone")
 
 
 def served_leaf(there: Stage, port: int, caller: IssuedLeaf) -> bytes:

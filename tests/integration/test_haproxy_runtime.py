@@ -161,7 +161,7 @@ def test_an_unexpected_answer_is_an_error_that_shows_it(fake: Fake, operation: O
 
 def _carry_out(socket_: RuntimeSocket, operation: Operation) -> None:
     if isinstance(operation, DeleteServer):
-        commands.delete(socket_, operation, V2_6)
+        commands.delete(socket_, operation)
     else:
         commands.run(socket_, (operation,), V2_6)
 
