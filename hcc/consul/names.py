@@ -1,4 +1,4 @@
-"""Host names of instances, turned into addresses, since HAProxy is given addresses only."""
+"""Host names of instances and of the application, turned into addresses, since HAProxy is given addresses only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
-from hcc.consul.answers import Instance
+from hcc.consul.answers import Instance, Registration
 from hcc.consul.options import is_ip
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,19 @@ class Names:
         if all(is_ip(instance.address) for instance in instances):
             return instances
         names = {instance.address for instance in instances if not is_ip(instance.address)}
-        addresses = {name: self._address(name) for name in sorted(names)}
+        addresses = {name: self._address(name, "endpoint", "left out") for name in sorted(names)}
         found = (replace(one, address=addresses.get(one.address, one.address)) for one in instances)
         return tuple(instance for instance in found if instance.address)
 
-    def _address(self, name: str) -> str:
+    def application(self, found: Registration) -> Registration:
+        """The registration with the application's IP address; a name that never resolved stays, and is asked again."""
+        name = found.proxy.local_address
+        if is_ip(name):
+            return found
+        address = self._address(name, "application", "its callers get no answer until it has one")
+        return replace(found, proxy=replace(found.proxy, local_address=address or name))
+
+    def _address(self, name: str, whose: str, else_: str) -> str:
         try:
             self._known[name] = self._lookup(name)
         except OSError as exc:
@@ -48,10 +56,11 @@ class Names:
                 self._failing.add(name)
                 kept = self._known.get(name)
                 log.warning(
-                    "endpoint %s: expected a host name with an address, found %s; %s",
+                    "%s %s: expected a host name with an address, found %s; %s",
+                    whose,
                     name,
                     exc,
-                    f"keeping {kept}" if kept else "left out",
+                    f"keeping {kept}" if kept else else_,
                 )
         else:
             self._failing.discard(name)

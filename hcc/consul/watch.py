@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from hcc.consul.answers import Answer
+from hcc.consul.answers import Answer, Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import (
     ConsulNotFoundError,
@@ -22,10 +22,11 @@ from hcc.consul.errors import (
     ConsulUnavailableError,
     InterruptedPollError,
 )
-from hcc.consul.fetch import Fetched, Position, fetch
+from hcc.consul.fetch import POLL_S, Fetched, Position, fetch
 from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import ChainWatch, IntentionsWatch, WatchKey
 from hcc.consul.names import Names, look_up
+from hcc.consul.options import is_ip
 from hcc.consul.pacing import (
     HURRY_S,
     MAX_IDLE_PAUSE_S,
@@ -219,6 +220,11 @@ class Watcher:
         value = fetched.value
         if isinstance(value, tuple):
             value = self._names.resolved(value)
+        elif isinstance(value, Registration):
+            value = self._names.application(value)
+            if not is_ip(value.proxy.local_address):
+                # Nothing in Consul changes when the name gets an address.
+                fetched = Fetched(value, Position(), POLL_S)
         recovered, self._failing, self._away = self._failing is not None, None, False
         self._position = fetched.position
         self.last_answer_at = now

@@ -618,3 +618,34 @@ def test_stop_before_start_and_twice_does_no_harm() -> None:
     assert watcher.join(0)
     watcher.start()
     assert watcher.join(DEADLINE_S)
+
+
+def test_the_application_s_host_name_is_looked_up_until_it_has_an_address_and_again_later(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hcc.consul.watch.POLL_S", 0.05)
+    found: dict[str, str] = {}
+
+    def lookup(name: str) -> str:
+        if name not in found:
+            raise OSError("Name or service not known")
+        return found[name]
+
+    def register(timeout_ms: int) -> None:
+        config = {"local_service_address": "app.internal:8183", "local_connect_timeout_ms": timeout_ms}
+        fake.register(service_with_sidecar("shop", 8183, sidecar_port=21003, config=config))
+
+    register(1)
+    observed = watch(ProxyWatch("shop-sidecar-proxy"), lookup=lookup)
+
+    assert observed.value(Registration).proxy.local_address == "app.internal"
+    assert "application app.internal: expected a host name with an address" in caplog.text
+    found["app.internal"] = "10.0.0.9"
+    assert observed.value(Registration).proxy.local_address == "10.0.0.9"
+    found["app.internal"] = "10.0.0.10"
+    register(2)
+    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    del found["app.internal"]
+    register(3)
+    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    assert "keeping 10.0.0.10" in caplog.text

@@ -204,6 +204,13 @@ def test_long_connections_to_those_who_left_hold_up_only_the_first_plan_and_that
     wait_until(lambda: not there.converge(after).pending, "they are gone")
 
 
+def test_an_application_whose_host_name_has_no_address_is_nothing_to_repair(there: Stage) -> None:
+    nowhere = proxy(bind_port=free_port(), local_address="no-such-host.invalid")
+    rendered = there.rendered(snapshot(proxy_=nowhere))
+    there.converge(rendered)
+    assert not there.plan(rendered), there.plan(rendered).describe()
+
+
 def served_leaf(there: Stage, port: int, caller: IssuedLeaf) -> bytes:
     """The present leaf, as soon as a new handshake shows it: after a reload the old worker may take one more."""
     leaf = there.leaf.certificate.public_bytes(Encoding.DER)
