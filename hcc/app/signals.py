@@ -1,8 +1,8 @@
 """What the operating system tells us, for the main thread.
 
-A handler of Python's runs in the main thread between any two steps, also while that thread has the lock of an event; to
-set the event there would wait for itself, for ever. So handlers do nothing: the interpreter writes the numbers of signals
-into a pipe, whichever thread the system gave them to, and a thread that reads it sets the events.
+A handler of Python's runs in the main thread between any two steps, also while that thread has the lock of an event: to
+set the event there would wait for itself, for ever. So handlers do nothing. The interpreter writes the numbers of
+signals into a pipe, whichever thread the system gave them to, and a thread that reads it sets the events.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 
 from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.patterns import compiled_bytes, unnamed
@@ -65,25 +67,35 @@ def rule_entries(sets: Iterable[RuleSet], headers: tuple[str, ...]) -> dict[str,
     return entries
 
 
+# The same sets are asked about at each change of callers or policy.
+@lru_cache(maxsize=1_024)
 def is_small(rules: RuleSet, headers: tuple[str, ...]) -> bool:
     """Whether HAProxy takes the set: PCRE makes at most 65,535 bytes of an entry, which has to fit into a command."""
-    written_out = sum(compiled_bytes(pattern) for rule in rules.rules for pattern in _patterns(rule))
-    longest = max((len(entry) for entry in _entries(rules, headers)), default=0)
-    return longest <= MAX_ENTRY_BYTES and written_out + 2 * longest <= MAX_COMPILED_BYTES
+    guards = written_out = 0
+    for rule in rules.rules:
+        own = sum(compiled_bytes(pattern) for pattern in _patterns(rule))
+        written_out = max(written_out, own + guards)
+        # Counted for every entry that comes after it.
+        guards += own if rule.says != ALLOW else 0
+    longest = max(len(entry) for entry in _entries(rules, headers))
+    return longest <= MAX_ENTRY_BYTES and max(written_out, guards) + 2 * longest <= MAX_COMPILED_BYTES
 
 
-def _entries(rules: RuleSet, headers: tuple[str, ...]) -> dict[str, str]:
+@lru_cache(maxsize=1_024)
+def _entries(rules: RuleSet, headers: tuple[str, ...]) -> Mapping[str, str]:
     head = f"^{rules.name}\\n{headers_digest(headers)}\\n"
     found: dict[str, str] = {}
     # The lines of rules at which PCRE may give up, and what those say.
     doubtful: list[tuple[str, str]] = []
     for rule in rules.rules:
         lines = _lines(rule, headers)
-        found.setdefault(f"{head}{_unless(doubtful, rule.says)}{lines}\\z", rule.says)
+        guard = _unless(doubtful, rule.says)
+        # The guard last: at a text that the rule does not speak of it costs nothing, however many rules there are.
+        found.setdefault(f"{head}(?={lines}\\z){guard}" if guard else f"{head}{lines}\\z", rule.says)
         if rule.says != ALLOW and any(_patterns(rule)):
             doubtful.append((lines, rule.says))
     found[f"{head}{_unless(doubtful, rules.default)}"] = rules.default
-    return found
+    return MappingProxyType(found)
 
 
 def _unless(doubtful: list[tuple[str, str]], says: str) -> str:

@@ -24,7 +24,7 @@ _FLAGS = re.compile(r"\(\?[is]{1,2}\)")
 # PCRE makes at most 65,535 bytes of an expression; repeated groups are written out. Room for what stands around it.
 MAX_COMPILED_BYTES = 20_000
 # What its parts take, rather more than less (PCRE2 10.42): a class has a bit for each character.
-_CHARACTER_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 8, 48, 24, 16
+_CHARACTER_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 3, 48, 24, 16
 _NAMED = "(?P<"
 # Python may one day read these inside [..] as operations on sets.
 _SET_OPERATIONS = ("--", "&&", "||", "~~")
@@ -58,7 +58,7 @@ def _fault(pattern: str) -> str:
         repeated = bool(token["repeat"])
         pos = token.end()
     if compiled_bytes(pattern) > MAX_COMPILED_BYTES:
-        return f"the regular expression {pattern!r} is too large: its repetitions are written out"
+        return f"the regular expression {pattern!r} is too large for HAProxy, which writes its repetitions out"
     return ""
 
 

@@ -20,6 +20,7 @@ from hcc.haproxy.render_rules import MOST_LINES, needs_experimental, refused, ru
 from hcc.haproxy.request_rules import is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.patterns import compiled_bytes
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import Request
 from hcc.mesh.rules import RuleSet
@@ -217,16 +218,17 @@ def test_a_text_at_which_pcre_gives_up_gets_by_no_rule_that_denies(
     [
         (["(?P<v>/a)(?P<w>/b)", "/(?P<v>x)"], "(?P<v>admin)"),
         ([f"/(?P<{'v' * 40}>a)"], "admin"),
-        # As large as `is_small` takes: single characters, classes, alternatives, groups in groups.
-        ([f"/(ab){{{count}}}" for count in (420, 421, 422)], "(a{1,9999}){1,150}"),
-        (["/([b-d][^e]){165}", "/(?:([b-d]|x)){175}", r"/(\d+\s?){1,150}"], "(((a|b){5}){5}){3}"),
-        (["/(a?b*c+){200}", "/(a{1,3}|[b-e]{2,}){130}", "/((a)|(b)|(c)){110}"], "x*"),
+        # Three as large as `is_small` takes: single characters, classes, alternatives, groups in groups.
+        (["/(ab){N}1", "/(ab){N}2", "/(xyz|ab){N}"], "(a{1,9999}){1,20}"),
+        (["/([b-d][^e]){N}", "/(?:([b-d]|x)){N}", r"/(\d+\s?){1,N}"], "(((a|b){5}){2}){3}"),
+        (["/(a?b*c+){N}", "/(a{1,3}|[b-e]{2,}){N}", "/((a)|(b)|(c)){N}"], "x*"),
+        (["/(?:resource0|resource1)*" + "x" * 3_000, "/(a){N}", "/(b){N}"], "x*"),
     ],
 )
 def test_haproxy_takes_what_we_take_for_small_enough(
     branch: str, paths: list[str], header: str, tmp_path: Path
 ) -> None:
-    permissions = [Permission(False, PathRule(PathMatch.REGEX, path)) for path in paths]
+    permissions = [Permission(False, PathRule(PathMatch.REGEX, as_large(path, 17_500))) for path in paths]
     permissions.append(Permission(False, headers=(HeaderRule("x-role", HeaderMatch.REGEX, header),)))
     intention = Intention("web", Action.PERMISSIONS, 9, (*permissions, ANYTHING))
     rules = verdict_of(Policy("db", "td", (intention,), False, http=True), CALLER).rules
@@ -236,14 +238,40 @@ def test_haproxy_takes_what_we_take_for_small_enough(
         assert status(port, Request("GET", "/public", (("X-Role", "user"),)), rules.name) == 200
 
 
+def as_large(pattern: str, most: int) -> str:
+    """With as many repetitions, N, as go into so many bytes of PCRE's."""
+    if "N" not in pattern:
+        return pattern
+    sizes = (pattern.replace("N", str(count)) for count in range(1, 2_000))
+    return [made for made in sizes if compiled_bytes(made) <= most][-1]
+
+
 def test_a_set_that_haproxy_would_refuse_is_left_out() -> None:
-    large = Permission(False, PathRule(PathMatch.REGEX, "/(ab){420}"))
-    many = [replace(large, path=PathRule(PathMatch.REGEX, f"/{number}(ab){{420}}")) for number in range(4)]
+    large = Permission(False, PathRule(PathMatch.REGEX, as_large("/(ab){N}", 19_000)))
+    many = [replace(large, path=PathRule(PathMatch.REGEX, as_large(f"/{n}(ab){{N}}", 19_000))) for n in range(4)]
     sets = [
         verdict_of(Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, which),), True, http=True), CALLER).rules
         for which in ((large,), tuple(many), (Permission(False, PathRule(PathMatch.PREFIX, "/" + "a" * 12_000)),))
     ]
     found = rule_entries([rules for rules in sets if rules is not None], ())
     assert sets[0] is not None
+    assert found
     assert all(sets[0].name in entry for entry in found)
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_a_long_list_of_what_is_allowed_is_taken_and_costs_a_slow_denial_once(branch: str, tmp_path: Path) -> None:
+    slow = Permission(False, PathRule(PathMatch.REGEX, "/([a-z0-9]+-?)+/admin"))
+    tenants = "/api/v[0-9]+/tenants/[a-z0-9-]+/users/[0-9]+/orders"
+    many = [Permission(True, PathRule(PathMatch.REGEX, f"{tenants}{n}/[0-9]+(/.*)?")) for n in range(150)]
+    intention = Intention("web", Action.PERMISSIONS, 9, (slow, *many))
+    policy = Policy("db", "td", (intention,), False, http=True)
+    rules = verdict_of(policy, CALLER).rules
+    assert rules is not None
+    with running(branch, [rules], tmp_path) as port:
+        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders149/3"), rules.name) == 200
+        assert status(port, Request("GET", "/a-b/admin"), rules.name) == 403
+        # At each of 150 entries it would take as long: HAProxy's watchdog would kill it.
+        assert status(port, Request("GET", "/" + "a" * 60 + "!"), rules.name) == 403
+        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders0/3"), rules.name) == 200
