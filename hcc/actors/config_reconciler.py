@@ -152,6 +152,8 @@ class ConfigReconciler(Actor):
         # Whatever reads all back waits for it.
         self._writer = Writer(control, self.address)
         self._look_when_written = False
+        # Whether what is on disk is not what was to be written.
+        self._write_failed = False
         # Whether there are news that nothing was done about.
         self._news = False
         self._late: frozenset[Operation] = frozenset()
@@ -190,10 +192,8 @@ class ConfigReconciler(Actor):
         """With what was begun."""
         match message:
             case _Reconcile(retry, thorough):
-                # What comes of the writing says whether there is to be another try.
-                if not (retry and self._writer.busy):
-                    self._refused_structure = "" if retry else self._refused_structure
-                    self._reconcile(thorough=thorough)
+                self._refused_structure = "" if retry else self._refused_structure
+                self._reconcile(thorough=thorough)
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
@@ -327,6 +327,7 @@ class ConfigReconciler(Actor):
         if taken is not None:
             self._note_taken(taken)
         self._looked, self._unsettled = True, False
+        self._write_failed = self._write_failed and bool(steps.parted()[1])
         self.cancel("settle")
         if steps:
             self._apply(steps)
@@ -428,10 +429,12 @@ class ConfigReconciler(Actor):
         try:
             self._follow_up(told.steps, told.applied, told.took_s)
         except ControlError as exc:
+            # The next try is thorough: it does what waits, too.
+            self._write_failed = True
             self._failed(exc)
-        else:
-            look = look or self._failures > 0
-        if look:
+            return
+        self._write_failed = False
+        if look or self._failures:
             self._reconcile(thorough=True)
 
     def _follow_up(self, steps: Plan, applied: Applied, took_s: float) -> None:
@@ -487,7 +490,7 @@ class ConfigReconciler(Actor):
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with; or is being written there."""
-        if rendered.structure == self._refused_structure:
+        if rendered.structure == self._refused_structure or self._write_failed:
             # It was not, but for what can be done in what runs; another try is on its way.
             return
         self._applied = rendered.desired

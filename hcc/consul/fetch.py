@@ -234,7 +234,7 @@ def _default_allow(
     probed = _authorized(client, key)
     if probed is None or not probed.by_intention:
         return probed_default(probed, header), True
-    configured = default_intention_policy(_agent(client))
+    configured = _configured(client)
     for _ in range(_PROBES if configured is None else 0):
         if not is_outdated(probed, found):
             break
@@ -243,6 +243,14 @@ def _default_allow(
         if probed is None or not probed.by_intention:
             return probed_default(probed, header), True
     return configured_default(configured, header), configured is not None or not is_outdated(probed, found)
+
+
+def _configured(client: ConsulClient) -> str | None:
+    """The agent's default_intention_policy, None where the token may not read it."""
+    try:
+        return default_intention_policy(client.agent_self().data)
+    except ConsulPermissionError:
+        return None
 
 
 def _authorized(client: ConsulClient, key: IntentionsWatch) -> Probe | None:

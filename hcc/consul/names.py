@@ -13,20 +13,22 @@ from hcc.consul.options import is_ip
 log = logging.getLogger(__name__)
 
 
-def look_up(name: str) -> str:
-    """The first address of a host name.
+def look_up(name: str) -> tuple[str, ...]:
+    """The addresses of a host name, at least one, in the resolver's order.
 
     Raises:
-        OSError: it has none, or the name server does not answer.
+        OSError: it has none, or the name server does not answer. UnicodeError: it is no name.
     """
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return str(found[0][4][0])
+    return tuple(str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
 
 
 class Names:
-    """Resolves, and remembers the last good address of each name, so that a DNS failure takes nothing away."""
+    """Resolves, and remembers the last good address of each name, so that a DNS failure takes nothing away.
 
-    def __init__(self, lookup: Callable[[str], str] = look_up) -> None:
+    Name servers give several addresses in turns: one that is still among them stays.
+    """
+
+    def __init__(self, lookup: Callable[[str], tuple[str, ...]] = look_up) -> None:
         self._lookup = lookup
         self._known: dict[str, str] = {}
         self._failing: set[str] = set()
@@ -50,8 +52,8 @@ class Names:
 
     def _address(self, name: str, whose: str, else_: str) -> str:
         try:
-            self._known[name] = self._lookup(name)
-        except OSError as exc:
+            addresses = self._lookup(name)
+        except (OSError, UnicodeError) as exc:
             if name not in self._failing:
                 self._failing.add(name)
                 kept = self._known.get(name)
@@ -64,4 +66,6 @@ class Names:
                 )
         else:
             self._failing.discard(name)
+            if self._known.get(name) not in addresses:
+                self._known[name] = addresses[0]
         return self._known.get(name, "")

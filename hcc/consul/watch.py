@@ -101,7 +101,7 @@ class Watcher:
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
-        lookup: Callable[[str], str] = look_up,
+        lookup: Callable[[str], tuple[str, ...]] = look_up,
         refresh_token: Callable[[], bool] = lambda: False,
         chains: HeldChains | None = None,
     ) -> None:

@@ -533,6 +533,44 @@ def test_a_text_that_cannot_be_written_is_told_and_tried_until_it_can(scene: Rec
     assert not scene.reported().failure
 
 
+def test_news_that_change_nothing_take_nothing_from_a_text_that_could_not_be_written(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.full = "no space left"
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: scene.reported().failure == "no space left", "the failure is told")
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=3)))
+    scene.tell(Publish())
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "the news were looked at")
+    assert scene.reported().failure == "no space left"
+    scene.control.full = ""
+
+    eventually(lambda: "10.0.0.2" in (scene.control.actual.config or ""), "it is written")
+    eventually(lambda: scene.reported().snapshot_version == 3, "all is well")
+
+
+def test_what_was_refused_and_waits_for_a_text_being_written_is_tried_after_that(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "RETRY_S", 0.2)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "no room for another process"
+    scene.tell(SnapshotChanged(with_api(ONE, version=2)))
+    eventually(lambda: "no room" in scene.reported().failure, "the failure is reported")
+    scene.control.refusing = ""
+    scene.control.may_write.clear()
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=3)))
+    eventually(lambda: any(one.name == "config-writer" for one in threading.enumerate()), "it is being written")
+
+    scene.tell(SnapshotChanged(with_api(ONE, TWO, version=4)))
+    # The retry comes meanwhile.
+    threading.Event().wait(0.4)
+    scene.control.may_write.set()
+
+    eventually(lambda: scene.reported().snapshot_version == 4, "the new structure runs")
+
+
 def test_a_text_that_is_being_written_at_the_end_is_waited_for(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     writing = being_written(scene)

@@ -286,6 +286,15 @@ def test_where_an_intention_answers_the_probe_the_default_is_what_the_agent_is_c
     assert fake.count("connect/authorize") == 1
 
 
+def test_an_agent_that_is_busy_has_not_said_how_it_is_configured(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList).default_allow is True
+    fake.fail("agent/self", Fault("status", code=429), times=1)
+    fake.deny("*", "web")
+    observed.failure(ConsulStatusError)
+    assert observed.value(IntentionList).default_allow is True
+
+
 @pytest.mark.parametrize(("header", "expected"), [("allow", None), ("deny", False)])
 def test_where_the_agent_does_not_say_how_it_is_configured_nobody_is_let_in_by_default(
     fake: FakeConsul, watch: Watch, header: str, expected: bool | None
@@ -560,7 +569,7 @@ def test_a_bug_in_a_watch_is_told_and_does_not_end_it(
     def clock() -> float:
         return next(times, 2.0)
 
-    def lookup(name: str) -> str:
+    def lookup(name: str) -> tuple[str, ...]:
         raise ZeroDivisionError(name)
 
     fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
@@ -577,9 +586,9 @@ def test_a_bug_in_a_watch_is_told_and_does_not_end_it(
 def test_host_names_are_resolved_and_a_name_server_that_fails_takes_nothing_away(
     fake: FakeConsul, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = {"db.example": "10.9.9.9"}
+    names = {"db.example": ("10.9.9.9",)}
 
-    def lookup(name: str) -> str:
+    def lookup(name: str) -> tuple[str, ...]:
         if name not in names:
             raise OSError("no such host")
         return names[name]
@@ -624,11 +633,12 @@ def test_the_application_s_host_name_is_looked_up_until_it_has_an_address_and_ag
     fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("hcc.consul.watch.POLL_S", 0.05)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
 
-    def lookup(name: str) -> str:
+    def lookup(name: str) -> tuple[str, ...]:
         if name not in found:
-            raise OSError("Name or service not known")
+            # What getaddrinfo says of a name such as `app..internal`.
+            raise UnicodeError("label empty or too long")
         return found[name]
 
     def register(timeout_ms: int) -> None:
@@ -640,12 +650,16 @@ def test_the_application_s_host_name_is_looked_up_until_it_has_an_address_and_ag
 
     assert observed.value(Registration).proxy.local_address == "app.internal"
     assert "application app.internal: expected a host name with an address" in caplog.text
-    found["app.internal"] = "10.0.0.9"
+    found["app.internal"] = ("10.0.0.9",)
     assert observed.value(Registration).proxy.local_address == "10.0.0.9"
-    found["app.internal"] = "10.0.0.10"
+    found["app.internal"] = ("10.0.0.10", "10.0.0.11")
     register(2)
     assert observed.value(Registration).proxy.local_address == "10.0.0.10"
-    del found["app.internal"]
+    # Name servers give them in turns.
+    found["app.internal"] = ("10.0.0.11", "10.0.0.10")
     register(3)
+    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    del found["app.internal"]
+    register(4)
     assert observed.value(Registration).proxy.local_address == "10.0.0.10"
     assert "keeping 10.0.0.10" in caplog.text
