@@ -75,7 +75,9 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while others were being cut."""
+    """To itself: cut what came in while others were being cut, by the policy of that version."""
+
+    version: int
 
 
 class Authoriser(Actor):
@@ -157,8 +159,10 @@ class Authoriser(Actor):
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
                     self._remember()
-            case _CutAgain():
-                self._try(self._cut)
+            case _CutAgain(version):
+                # Under another policy whom nobody knows may be whom that lets in.
+                same = self._policy is not None and self._policy.version == version
+                self._try(lambda: self._cut(unknown_too=same))
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
         """Leave on disk what is remembered."""
@@ -259,15 +263,17 @@ class Authoriser(Actor):
             _log.error("permissions of %d intentions are too long for HAProxy, their requests are denied", len(names))
         self._left_out = names
 
-    def _cut(self) -> None:
+    def _cut(self, *, unknown_too: bool = True) -> None:
         """End every session whose caller is denied, or not known: one too many is better than a denied one."""
-        if not self._cuts:
+        if not self._cuts or self._policy is None:
             return
-        cut = self._maps.cut(self._is_denied, self._book.owner)
+        cut = self._maps.cut(
+            lambda caller: self._is_denied(caller) and (unknown_too or caller is not None), self._book.owner
+        )
         self._all_are_strangers = False
         if self._must_cut:
             self._must_cut = False
-            self.after(CUT_AGAIN_S, _CutAgain(), key="cut-again")
+            self.after(CUT_AGAIN_S, _CutAgain(self._policy.version), key="cut-again")
         if cut:
             self._metrics.sessions_cut.inc(len(cut))
             names = sorted({caller or "unknown" for caller in cut})
@@ -346,6 +352,7 @@ class Authoriser(Actor):
         change = map_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
+            self._verdicts = None
             self._maps.change_verdicts(change, wanted_verdicts)
         self._verdicts = wanted_verdicts
         self._tell_who_calls()
