@@ -127,7 +127,7 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) ->
     _say_what_runs(settings, found, build, choice)
 
     def without_agent() -> Chosen | None:
-        manager.readiness(("Consul does not answer",))
+        manager.readiness(("Consul has not told of this proxy",))
         manager.alive()
         return kept_choice(Path(settings.state_dir), settings.selection) if settings.cached_start else None
 

@@ -14,6 +14,7 @@ from enum import Enum
 from ipaddress import ip_address
 
 from hcc.errors import HccError
+from hcc.haproxy.words import is_ip
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import UNLIMITED, TlsLimits
@@ -225,6 +226,11 @@ class AppBackend:
     socket: str = ""
     h2: bool = False
     callers: tuple[str, ...] = ()
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a socket or an IP address, and no host name that nobody could look up."""
+        return bool(self.socket) or is_ip(self.address)
 
 
 @dataclass(frozen=True, slots=True)

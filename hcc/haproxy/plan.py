@@ -25,7 +25,6 @@ from hcc.haproxy.model import (
 )
 from hcc.haproxy.render import Rendered, SideFile, agent_name
 from hcc.haproxy.slots import is_spare
-from hcc.haproxy.words import is_ip
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
 COMMAND_BYTES = 256
@@ -449,7 +448,7 @@ def _fixed_operations(rendered: Rendered, running: dict[str, tuple[Server, ...]]
 def _fixed_weights(rendered: Rendered) -> Iterator[tuple[str, dict[str, int]]]:
     desired = rendered.desired
     # One whose host name has no address yet is out of service, whatever is said.
-    if desired.app and (desired.app.socket or is_ip(desired.app.address)):
+    if desired.app and desired.app.is_placed:
         yield desired.app.name, dict.fromkeys(desired.app.callers, 0) | {desired.app.name: 1}
     if desired.authorisation:
         workers = len(desired.authorisation.sockets)

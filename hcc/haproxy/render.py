@@ -461,7 +461,7 @@ def _app(
 
 def has_caller_lines(app: AppBackend, capabilities: Capabilities) -> bool:
     """Whether callers get a server line each: where lines come and go, and the application has a plain address."""
-    return capabilities.has(Feature.DYNAMIC_SERVERS) and (bool(app.socket) or words.is_ip(app.address))
+    return capabilities.has(Feature.DYNAMIC_SERVERS) and app.is_placed
 
 
 def caller_arguments(app: AppBackend) -> str:
@@ -478,7 +478,7 @@ def _app_address(app: AppBackend) -> str:
         return f"unix@{words.path(app.socket)}"
     where = f"{words.host(app.address)}:{words.number(app.port, words.MAX_PORT)}"
     # A host name that is unknown just now must not keep HAProxy from starting.
-    return where if words.is_ip(app.address) else f"{where} init-addr libc,none"
+    return where if app.is_placed else f"{where} init-addr libc,none"
 
 
 def _refusals() -> Iterator[str]:

@@ -164,10 +164,17 @@ def may_deny_anew(before: Policy, now: Policy) -> bool:
     namespaces = {one.source_namespace for one in told} | {WILDCARD}
     partitions = {one.source_partition for one in told} | {WILDCARD}
     earlier, later = _by_source(before), _by_source(now)
+    alike = replace(before, intentions=(), version=0) == replace(now, intentions=(), version=0)
+    sources = [
+        source
+        for source in earlier.keys() | later.keys()
+        # Of most sources a change says nothing, and it is enforced after this.
+        if not alike or earlier.get(source, earlier[WILDCARD]) != later.get(source, later[WILDCARD])
+    ]
     # A wildcard in a name's place is a name that no intention has: only wildcards match it.
     callers = (
         ServiceIdentity(now.trust_domain.lower(), source, "", namespace, partition)
-        for source in earlier.keys() | later.keys()
+        for source in sources
         for namespace in namespaces
         for partition in partitions
     )
