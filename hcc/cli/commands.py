@@ -52,6 +52,7 @@ def main_go(words: Sequence[str] | None = None) -> int:
 
 
 def _guarded(program: str, command: Callable[[], int]) -> int:
+    _open_missing_streams()
     try:
         return command()
     except SettingError as exc:
@@ -64,6 +65,18 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
         # The reader (head, less) went away; stdout must not be flushed into it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _open_missing_streams() -> None:
+    """Who starts us may have closed standard streams: what is opened next would be taken for one of them."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null != number:
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _command(words: Sequence[str]) -> int:
