@@ -44,7 +44,7 @@ def status() -> Status:
         haproxy=HAProxyStatus(running=True, pid=4712, uptime_s=3500.0, connections=5, problem=""),
         upstreams=(upstream_status(), UpstreamStatus("db", "dc2", "tcp", "127.0.0.1:9192", False, None, ())),
         callers=(
-            CallerStatus("shop", "allow", True, "intention shop => web", NOW - 30, 12, 4),
+            CallerStatus("shop", "allow", True, "intention shop => web", None, 0, 4),
             CallerStatus("spy", "deny", False, "default policy", NOW - 5, 1, None),
         ),
         certificates=(

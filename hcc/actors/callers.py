@@ -1,10 +1,11 @@
-"""Who came to the public listener, and what was decided: the last so many services, for people and metrics."""
+"""Who came to the public listener and was denied: the last so many services, for people and metrics."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from hcc.actors.status import CallerStatus
+from hcc.mesh.rules import DENY
 
 MAX_CALLERS = 200
 UNKNOWN = "(unknown)"
@@ -34,22 +35,20 @@ class Callers:
         self._callers: dict[str, CallerStatus] = {}
         self._labels = Labels()
 
-    def decided(self, service: str, verdict: str, reason: str, now: float) -> str:
-        """Note a decision about a service, empty when its name is not certain; the name to count it under."""
+    def denied(self, service: str, reason: str, now: float) -> str:
+        """Note the denial of a service, empty when its name is not certain; the name to count it under."""
         name = service or UNKNOWN
         # Taken out and put in again, so that the oldest is the first.
-        known = self._callers.pop(name, None) or CallerStatus(name, verdict, True, reason, now, 0, None)
-        self._callers[name] = replace(
-            known, verdict=verdict, current=True, reason=reason, decided_at=now, decisions=known.decisions + 1
-        )
+        known = self._callers.pop(name, None) or CallerStatus(name, DENY, True, reason, now, 0, None)
+        self._callers[name] = replace(known, current=True, reason=reason, denied_at=now, denials=known.denials + 1)
         if len(self._callers) > MAX_CALLERS:
             del self._callers[next(iter(self._callers))]
         return self._labels.of(name)
 
     def policy_changed(self) -> None:
-        """What was decided so far was decided by another policy."""
+        """Who was denied so far was denied by another policy."""
         self._callers = {name: replace(one, current=False) for name, one in self._callers.items()}
 
     def newest(self) -> tuple[CallerStatus, ...]:
-        """All of them, the newest decision first."""
+        """All of them, the newest denial first."""
         return tuple(reversed(self._callers.values()))

@@ -27,6 +27,9 @@ from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import upstream_name
 from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
+from hcc.mesh.caller import named_caller
+from hcc.mesh.caller_book import verdict_on
+from hcc.mesh.intentions import Policy, verdict_of
 from hcc.mesh.naming import parts
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.rules import ALLOW, DENY
@@ -253,8 +256,9 @@ def _state(row: Row | None) -> ServerState:
 
 
 def _callers(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[CallerStatus, ...]:
-    """Those whom HAProxy knows, and those whom workers were asked about, in vain; the newest decision first."""
+    """Those who were denied, the newest denial first, and those whom HAProxy knows."""
     home = observed.snapshot.datacenter if observed.snapshot else ""
+    policy = observed.snapshot.policy if observed.snapshot else None
     sessions = Counter[str]()
     for row in rows:
         name = caller_line(row)
@@ -264,12 +268,20 @@ def _callers(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[C
     for name, verdict in facts.callers.verdicts:
         service, word = _shown(name, home), verdict if verdict in (ALLOW, DENY) else "rules"
         known = found.get(service)
-        if known is None:
-            found[service] = CallerStatus(service, word, True, "", None, 0, None)
-        elif known.verdict != word:
-            # HAProxy follows the policy in force; what a worker said is older.
-            found[service] = replace(known, verdict=word, current=True, reason="")
+        if known is None or known.verdict != word or not known.current:
+            # HAProxy follows the policy in force; what a worker said may be older.
+            reason = _reason(policy, name, verdict)
+            known = known or CallerStatus(service, word, True, "", None, 0, None)
+            found[service] = replace(known, verdict=word, current=True, reason=reason)
     return tuple(replace(one, sessions=sessions.get(one.service)) for one in found.values())
+
+
+def _reason(policy: Policy | None, caller: str, verdict: str) -> str:
+    """Why HAProxy's verdict is what it is, if the policy still says the same."""
+    identity = named_caller(caller, policy.trust_domain) if policy else None
+    if policy is None or identity is None or verdict_on(policy, identity) != verdict:
+        return ""
+    return verdict_of(policy, identity).reason
 
 
 def _shown(caller: str, home: str) -> str:

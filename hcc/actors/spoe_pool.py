@@ -24,6 +24,7 @@ from hcc.actors.messages import (
     TokenRefused,
 )
 from hcc.actors.readiness import PolicyFacts
+from hcc.mesh.rules import DENY
 from hcc.metrics import Metrics
 from hcc.spoe.events import (
     Denied,
@@ -229,16 +230,13 @@ class SPOEPool(Actor):
         self.after(STABLE_S, _Stable(), key="stable")
         return float(delay)
 
-    def _note_decision(self, source: str, verdict: str, reason: str) -> None:
-        label = self._callers.decided(source, verdict, reason, time.time())
-        self._metrics.decisions.labels(label, self._destination, verdict).inc()
+    def _note_denial(self, source: str, reason: str) -> None:
+        label = self._callers.denied(source, reason, time.time())
+        self._metrics.decisions.labels(label, self._destination, DENY).inc()
         # Many may come at once; who looks at them does so rarely.
         if not self._report_due:
             self._report_due = True
             self.after(CALLERS_EVERY_S, _ReportCallers(), key="callers")
-
-    def _note_denial(self, source: str, reason: str) -> None:
-        self._note_decision(source, "deny", reason)
         self._log_denial(source, reason)
 
     def _log_denial(self, source: str, reason: str) -> None:

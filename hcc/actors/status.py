@@ -160,14 +160,15 @@ class UpstreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class CallerStatus:
-    """One service that came to the public listener: those that were decided about last, and those that are here now.
+    """One service that came to the public listener: those that were denied last, and those that HAProxy knows.
 
     Args:
         service: Consul's name, with the datacenter when it is another than ours: `shop.dc2`.
         verdict: `allow`, `deny`, or `rules` when it depends on the request.
         current: whether that is by the policy in force; if not, the next connection may be decided otherwise.
-        reason, decided_at: of that decision; empty and None when it was longer ago than is remembered.
-        decisions: how many there were, of those that are told: a worker tells of a certificate once for each policy.
+        reason: of the verdict, in one phrase; empty where the policy that HAProxy goes by is not the newest any more.
+        denied_at, denials: when a connection or request was refused last, and how many were; None and 0 when none was,
+            or it was longer ago than is remembered.
         sessions: open now; None while HAProxy does not count by caller.
     """
 
@@ -175,8 +176,8 @@ class CallerStatus:
     verdict: str
     current: bool
     reason: str
-    decided_at: float | None
-    decisions: int
+    denied_at: float | None
+    denials: int
     sessions: int | None
 
 

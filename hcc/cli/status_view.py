@@ -76,7 +76,7 @@ def _parts(status: Status) -> Iterator[Table]:
     upstreams = [row for one in status.upstreams for row in _upstream(one, status.at)]
     made = (
         (columns, upstreams),
-        (("CALLER", "VERDICT", "REASON", "DECIDED", "DECISIONS", "SESSIONS"), list(_callers(status))),
+        (("CALLER", "VERDICT", "REASON", "SESSIONS", "DENIALS", "LAST DENIAL"), list(_callers(status))),
         (("CERTIFICATE", "NAME", "LEFT", "UNTIL"), list(_certificates(status))),
         (("WATCH", "AGE", "STATE"), list(_watches(status))),
         (("ACTOR", "STATE", "RESTARTS", "MAILBOX", "UP", "LAST ERROR"), list(_actors(status))),
@@ -123,8 +123,8 @@ def _endpoint(one: EndpointStatus, now: float) -> Row:
 def _callers(status: Status) -> Iterator[Row]:
     for one in status.callers:
         verdict = Cell(one.verdict, _GOOD if one.verdict == "allow" else _BAD)
-        decided = _ago(one.decided_at, status.at)
-        yield one.service, verdict, one.reason, decided, str(one.decisions), _number(one.sessions)
+        denied = _ago(one.denied_at, status.at)
+        yield one.service, verdict, one.reason, _number(one.sessions), str(one.denials), denied
 
 
 def _certificates(status: Status) -> Iterator[Row]:

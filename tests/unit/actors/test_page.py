@@ -61,7 +61,7 @@ def test_everything_an_operator_asks_first_is_there() -> None:
         "api http in dc1, 127.0.0.1:9191 1 of 2 up 3 open",
         "10.0.0.2:21000 critical maintenance 1 3 1 min 1 s ago",
         "not known yet",
-        "spy deny by an earlier policy default policy 5 s ago 1 -",
+        "spy deny by an earlier policy default policy - 1 5 s ago",
         "leaf web 2 d",
         "failed 1 min 30 s ago, 2 s: structure differs line 3: no",
         "endpoints db.dc2 failing never HTTP 500: no path to datacenter",

@@ -18,11 +18,12 @@ from hcc.consul.keys import EndpointsWatch, LeafWatch
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
+from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.naming import joined
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Health, Protocol
 from hcc.settings import Enforcement, VerifyUpstream
-from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
+from tests.builders import endpoint, policy, proxy, snapshot, target_id, upstream, upstream_state
 
 NOW = 1_000_000.0
 IDENTITY = Identity("web-proxy", "web-1", 42, NOW - 60, "1.0", "3.11", "2.6.12", "OpenSSL 3", "direct")
@@ -113,10 +114,30 @@ def test_callers_have_their_live_sessions_and_the_verdict_that_haproxy_goes_by()
     callers = picture(IDENTITY, facts, seen(*lines)).callers
 
     assert callers == (
-        replace(shop, verdict="allow", current=True, reason="", sessions=2),
+        replace(shop, verdict="allow", current=True, reason="no intention matches; default allow", sessions=2),
         spy,
         CallerStatus("cart.dc2", "rules", True, "", None, 0, 1),
     )
+
+
+def test_a_verdict_has_its_reason_while_the_newest_policy_says_the_same() -> None:
+    newest = policy("server", Intention("spy", Action.DENY, 9), Intention("cart", Action.ALLOW, 9), default_allow=False)
+    facts = Facts(
+        policy=PolicyFacts(1, 1, 1, callers=(CallerStatus("spy", "deny", False, "as it was", NOW - 9, 1, None),)),
+        callers=CallerFacts((("cart:dc1", "allow"), ("shop:dc1", "allow"), ("spy:dc1", "deny"), ("no name", "deny"))),
+    )
+    observed = seen(snapshot=snapshot(policy_=newest))
+
+    found = {one.service: (one.verdict, one.current, one.reason) for one in picture(IDENTITY, facts, observed).callers}
+
+    assert found == {
+        "spy": ("deny", True, "intention spy -> deny (precedence 9)"),
+        "cart": ("allow", True, "intention cart -> allow (precedence 9)"),
+        "shop": ("allow", True, ""),  # it would be denied now: HAProxy has not been told yet
+        "no name": ("deny", True, ""),
+    }
+    unknown = replace(snapshot(), policy=None)
+    assert {one.reason for one in picture(IDENTITY, facts, seen(snapshot=unknown)).callers} == {""}
 
 
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
