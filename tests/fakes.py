@@ -34,7 +34,8 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.process import Exit, LaunchError
-from hcc.haproxy.render import Rendered, agent_name
+from hcc.haproxy.render import Rendered
+from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Outcome, Peer
 from hcc.peers.prober import Probed

@@ -24,7 +24,8 @@ from hcc.haproxy.plan import (
     SetServerWeight,
     SetTicketKeys,
 )
-from hcc.haproxy.render import caller_arguments, server_arguments
+from hcc.haproxy.render_public import caller_arguments
+from hcc.haproxy.render_upstream import server_arguments
 from hcc.haproxy.replies import parse_session_counts
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT

@@ -23,7 +23,8 @@ from hcc.haproxy.model import (
     TicketKeys,
     Tls,
 )
-from hcc.haproxy.render import Rendered, SideFile, agent_name
+from hcc.haproxy.render import Rendered, SideFile
+from hcc.haproxy.render_spoe import agent_name
 from hcc.haproxy.slots import is_spare
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.

@@ -1,7 +1,7 @@
 """Words by which HAProxy has the token of a request checked, where its rules leave the request to one.
 
 Pure. It asks on the way from the public listener to the application, as `token_question` says, and lets nothing on
-without an answer that names the very demand that the rules named. Not by `send-spoe-group`: see `render`.
+without an answer that names the very demand that the rules named. Not by `send-spoe-group`: see `render_spoe`.
 """
 
 from __future__ import annotations

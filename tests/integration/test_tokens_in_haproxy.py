@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from hcc.haproxy import render
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.map_text import map_file
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.names import TOKEN_AGENT
 from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
+from hcc.haproxy.render_spoe import spoe_agent
 from hcc.haproxy.render_tokens import TOKENS, token_backend, token_lines, token_places, token_question
 from hcc.haproxy.request_rules import rule_entries
 from hcc.mesh.intentions import Action, Intention, Policy, demands_of, rule_sets
@@ -136,7 +136,7 @@ def running(branch: str, directory: Path, by: Policy) -> Iterator[Gate]:
         token_socket=str(directory / "t.sock"),
         token_places=token_places(by),
     )
-    agent = render._agent(TOKENS, asked, "5m", "token", TOKEN_AGENT)
+    agent = spoe_agent(TOKENS, asked, "5m", "token", TOKEN_AGENT)
     question = token_question(asked.token_places, "caller=str(a|b|web) method=method path=path")
     (directory / "spoe.cfg").write_text("\n".join((*agent, *question, "")))
     server = TokenServer(asked.token_socket, Metrics())

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hcc.haproxy.capabilities import Capabilities, Version, capabilities
 from hcc.haproxy.desired import desired
-from hcc.haproxy.render import Rendered, name_list, render
+from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.render_upstream import name_list
 from hcc.haproxy.words import TokenError
 from hcc.mesh.snapshot import Endpoint, Health, UpstreamKey
 from hcc.settings import Enforcement

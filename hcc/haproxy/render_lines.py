@@ -1,0 +1,28 @@
+"""Lines that several sections of the configuration have. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hcc.haproxy import words
+from hcc.haproxy.model import Bind, TcpBind, Timeouts
+
+
+def client_timeout(milliseconds: int) -> Iterator[str]:
+    """How long a frontend's client may be silent."""
+    yield f"  timeout client {words.milliseconds(milliseconds)}"
+
+
+def timeout_lines(timeouts: Timeouts) -> Iterator[str]:
+    """The timeouts of a backend."""
+    yield f"  timeout connect {words.milliseconds(timeouts.connect_ms)}"
+    yield f"  timeout server {words.milliseconds(timeouts.server_ms)}"
+    if timeouts.tunnel_ms:
+        yield f"  timeout tunnel {words.milliseconds(timeouts.tunnel_ms)}"
+
+
+def bind_address(bind: Bind) -> str:
+    """What follows `bind`, without TLS."""
+    if isinstance(bind, TcpBind):
+        return words.address(bind.address, bind.port)
+    return f"unix@{words.path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"
