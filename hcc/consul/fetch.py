@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hcc.consul.abilities import Lack, default_intention_policy, is_unknown_kind, lacks_of_agent
 from hcc.consul.answers import Answer, IntentionList
@@ -27,7 +27,7 @@ from hcc.consul.keys import (
     WatchKey,
 )
 from hcc.consul.pacing import next_index
-from hcc.consul.policy import Probe, configured_default, is_outdated, probe_uri, probed_default
+from hcc.consul.policy import Probe, configured_default, is_outdated, names_everyone, probe_uri, probed_default
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Intention
 
@@ -44,18 +44,30 @@ _NO_PROBE = (403, 404, 405, 410)
 
 
 @dataclass(frozen=True, slots=True)
+class Unprobed:
+    """A list that was told with the default policy as it had been; `header` is what its answer said of that."""
+
+    told: IntentionList
+    header: str
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where the last good answer left us; all empty: ask at once.
 
     Args:
         index, hash: for the next blocking question.
-        lacks: of the agent, None before it was asked; of intentions only.
+        lacks: of the agent, None before it was asked; of intentions only, as what follows.
+        default: what the default policy was found to be, by a list in which nobody names everyone.
+        unprobed: the default policy is to be asked for before the next question.
         reading: of instances only.
     """
 
     index: int = 0
     hash: str = ""
     lacks: frozenset[Lack] | None = None
+    default: bool | None = None
+    unprobed: Unprobed | None = None
     reading: Reading = field(default_factory=Reading)
 
 
@@ -167,15 +179,38 @@ def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -
 def _fetch_intentions(
     client: ConsulClient, key: IntentionsWatch, position: Position, pause: Callable[[float], object]
 ) -> Fetched:
+    """A changed list is told with the default as it was; the probe, 1 to 2 ms, is made before the next question."""
+    if position.unprobed is not None:
+        told = position.unprobed.told
+        checked = _probed(client, key, told, position.unprobed.header, position.index, pause)
+        if checked.value != told or checked.poll_s:
+            return checked
+        position = replace(position, unprobed=None)
     result, index, lacks = _matched(client, key, position)
-    found = intentions(result.data)
-    default, is_certain = _default_allow(client, key, found, result.default_policy, pause)
-    value = IntentionList(found, default, lacks)
+    value = IntentionList(intentions(result.data), position.default, lacks)
+    if position.default is not None and index is not None and not any(map(names_everyone, value.intentions)):
+        unprobed = Unprobed(value, result.default_policy)
+        return Fetched(value, Position(index, lacks=lacks, default=position.default, unprobed=unprobed))
+    return _probed(client, key, value, result.default_policy, index, pause)
+
+
+def _probed(
+    client: ConsulClient,
+    key: IntentionsWatch,
+    value: IntentionList,
+    header: str,
+    index: int | None,
+    pause: Callable[[float], object],
+) -> Fetched:
+    """A list with the default policy of now; `index` is None where the next question cannot block."""
+    default, is_certain = _default_allow(client, key, value.intentions, header, pause)
+    value = replace(value, default_allow=default)
     if not is_certain:
-        return Fetched(value, Position(lacks=lacks), UNCERTAIN_S)
+        return Fetched(value, Position(lacks=value.lacks), UNCERTAIN_S)
     if index is None:
-        return Fetched(value, Position(lacks=lacks), POLL_S)
-    return Fetched(value, Position(index, lacks=lacks))
+        return Fetched(value, Position(lacks=value.lacks), POLL_S)
+    known = None if any(map(names_everyone, value.intentions)) else default
+    return Fetched(value, Position(index, lacks=value.lacks, default=known))
 
 
 def _matched(

@@ -38,7 +38,7 @@ def is_outdated(probe: Probe, intentions: tuple[Intention, ...]) -> bool:
 
     An intention can match the impossible caller only if it names everyone.
     """
-    said = {_allows(intention) for intention in intentions if _names_everyone(intention)}
+    said = {_allows(intention) for intention in intentions if names_everyone(intention)}
     return probe.by_intention and probe.authorized not in said
 
 
@@ -67,7 +67,8 @@ def configured_default(configured: str | None, header: str) -> bool | None:
     return _VALUES.get(configured or header)
 
 
-def _names_everyone(intention: Intention) -> bool:
+def names_everyone(intention: Intention) -> bool:
+    """Whether it matches every caller of this cluster, the impossible one too."""
     return intention.source == WILDCARD and not intention.peer
 
 

@@ -220,6 +220,40 @@ def test_a_list_of_intentions_comes_with_its_default(fake: FakeConsul, watch: Wa
     assert observed.value(IntentionList).default_allow is False
 
 
+def test_a_changed_list_does_not_wait_for_the_default_policy_that_is_known(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    fake.fail("connect/authorize", Fault("status", code=500), times=1)
+    fake.deny("client", "web")
+    changed = observed.value(IntentionList)
+    assert ([one.action for one in changed.intentions], changed.default_allow) == ([Action.DENY], True)
+    observed.failure(ConsulStatusError)
+
+
+def test_a_default_policy_that_changed_with_the_list_is_told_right_after_it(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    fake.default_policy = "deny"  # without waking anybody, as a restarted agent does
+    fake.deny("client", "web")
+    assert [observed.value(IntentionList).default_allow for _ in range(2)] == [True, False]
+    fake.delete_intention("client", "web")
+    assert observed.value(IntentionList) == IntentionList((), False)
+
+
+def test_a_default_policy_that_an_intention_hides_is_asked_for_before_the_list_is_told(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    fake.deny("*", "web")
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList).default_allow is True
+    fake.default_policy = "deny"
+    fake.delete_intention("*", "web")
+    assert observed.value(IntentionList) == IntentionList((), False)
+    fake.default_policy = "allow"
+    fake.deny("*", "web")
+    assert observed.value(IntentionList).default_allow is True
+
+
 def test_a_match_that_does_not_block_is_replaced_by_a_watch_of_all_intentions(fake: FakeConsul, watch: Watch) -> None:
     fake.match_blocks = False
     observed = watch(INTENTIONS)
