@@ -640,6 +640,17 @@ def test_host_names_are_resolved_and_a_name_server_that_fails_takes_nothing_away
     assert observed.events.empty()
 
 
+def test_another_address_of_a_host_name_is_found_when_the_question_ends_without_news(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    addresses = ["10.9.9.9"]
+    fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
+    observed = watch(ENDPOINTS, wait_s=0.05, lookup=lambda _: tuple(addresses))
+    assert [one.address for one in observed.instances()] == ["10.9.9.9"]
+    addresses[:] = ["10.9.9.10"]
+    assert [one.address for one in observed.instances()] == ["10.9.9.10"]
+
+
 # Stopping.
 
 
