@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
@@ -19,6 +18,7 @@ from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sess
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.session_commands import end_sessions
 
 # A verdict must not wait for a HAProxy that hangs.
 TIMEOUT_S = 5.0
@@ -161,7 +161,7 @@ def _cut(
     on_lines = [one.server for one in found if one.server != APP]
     leaving = {caller for caller in set(on_lines) if denied(caller)}
     for caller in sorted(leaving):
-        send(f"shutdown sessions server {APP}/{words.name(caller)}")
+        end_sessions(send, APP, caller, found)
     cut: list[str | None] = [caller for caller in on_lines if caller in leaving]
     for one in found:
         if one.server == APP and denied(owner(one.peer)):

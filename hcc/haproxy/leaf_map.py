@@ -16,9 +16,10 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map
-from hcc.haproxy.map_text import MapChange, map_file
+from hcc.haproxy.map_text import MapChange, map_file, parse_sessions
 from hcc.haproxy.replies import ReplyError, parse_servers
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.session_commands import end_sessions
 
 TIMEOUT_S = 5.0
 
@@ -72,9 +73,9 @@ class LeafMap:
                 for backend, servers in parse_servers(send("show servers state")):
                     for server in servers if backend in backends else ():
                         if (server.address, server.port) == (address, port):
-                            name = f"{words.name(backend)}/{words.name(server.name)}"
-                            send(f"set server {name} state maint")
-                            send(f"shutdown sessions server {name}")
+                            # A worker that stops after a reload refuses it; its new sessions are of old clients only.
+                            send(f"set server {words.name(backend)}/{words.name(server.name)} state maint")
+                            end_sessions(send, backend, server.name, parse_sessions(send("show sess")))
 
     def _workers(self) -> Iterator[Callable[[str], str]]:
         yield self._runtime.send

@@ -151,6 +151,30 @@ def test_a_tcp_session_is_cut_when_its_caller_is_denied_and_others_go_on(
     wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
 
 
+def test_a_tcp_session_that_a_stopping_worker_serves_is_cut_when_its_caller_is_denied(standing: Standing) -> None:
+    wait_known(standing)
+    sidecar, registered = standing.db.sidecar, standing.db.service
+    worker = sidecar.worker_pid()
+    with contextlib.ExitStack() as opened:
+        sessions = [opened.enter_context(standing.client.connect("127.0.0.1", DB_PORT)) for _ in range(3)]
+        for session in sessions:
+            session.sendall(b"WHO\n")
+            assert read_line(session) == "db"
+        try:
+            changed = registered.config | {"local_connect_timeout_ms": 4000 + standing.site.number()}
+            standing.db.register(_with_config(registered, changed))
+            wait_until("the reload", lambda: sidecar.worker_pid() != worker)
+            for session in sessions:
+                session.sendall(b"WHO\n")
+                assert read_line(session) == "db"
+            with intention(standing, "caller", "db", "deny"):
+                for session in sessions:
+                    assert session.recv(100) == b"", "still open"
+        finally:
+            standing.db.register(registered)
+    wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
+
+
 def test_the_first_session_of_a_caller_is_cut_too(standing: Standing, stranger: Path, haproxy_version: str) -> None:
     roots = standing.site.client.root_pems()
     host, port = standing.db.namespace.address, standing.db.public_port

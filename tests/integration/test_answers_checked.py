@@ -293,6 +293,28 @@ def test_names_of_every_length_and_as_many_services_as_a_query_may_find_are_unde
         assert answer.partition("\n")[0] == "right", identity
 
 
+def test_an_endpoint_that_is_taken_out_loses_its_sessions_in_a_worker_that_stops_too(there: Stage) -> None:
+    port, one = free_port(), there.peer("one")
+    state = upstream_state(upstream("a", port))
+    state = replace(state, targets=(TargetEndpoints(state.targets[0].target_id, (at(one),)),))
+    for_us = proxy(local_port=0, upstreams=(state.upstream,))
+    there.converge(there.rendered(snapshot(state, proxy_=for_us)))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as session:
+        assert session.recv(100) == b"one\n"
+        worker = there.worker()
+        second = upstream_state(upstream("b", free_port()))
+        for_us = replace(for_us, upstreams=(state.upstream, second.upstream))
+        there.converge(there.rendered(snapshot(state, second, proxy_=for_us)))
+        assert there.worker() != worker
+        session.sendall(b"still here")
+        assert session.recv(100) == b"still here"
+
+        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port, {backend_name(state.upstream)})
+
+        session.settimeout(5)  # that worker is gone after ten seconds, and its sessions with it
+        assert session.recv(100) == b""
+
+
 def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -> None:
     # The third upstream is rightly at the address of the first one's endpoint.
     ports = free_port(), free_port(), free_port()
