@@ -23,6 +23,7 @@ from hcc.actors.messages import (
     CallersChanged,
     CallersMet,
     FactsReported,
+    HAProxyDown,
     HAProxyUp,
     PolicyChanged,
     Preview,
@@ -144,6 +145,10 @@ class Authoriser(Actor):
                 self._arm_resync()
                 # After a failure, or with callers just met, there is something to be done that was asked for.
                 self._resync(drift=isinstance(message, _Resync) and not self._failures and not self._met)
+                if isinstance(message, _Resync):
+                    self._put_back()
+            case HAProxyDown():
+                self._put_back()
             case Publish():
                 self._publish()
             case _:
@@ -402,6 +407,12 @@ class Authoriser(Actor):
         self._stored = True
         if not self._write(lambda: self._maps.store_identities(self._book.identities())):
             self._store_soon()
+
+    def _put_back(self) -> None:
+        """What a HAProxy that starts is to start with: somebody else may have damaged it."""
+        self._stored_policy = None
+        self._store()
+        self._store_policy()
 
     def _store_policy(self) -> None:
         """Write what a HAProxy that starts is to start with, unless it is there."""

@@ -16,10 +16,11 @@ from hcc.actors.messages import (
     CredentialsOffered,
     CredentialsReady,
     FactsReported,
+    HAProxyDown,
     Publish,
 )
 from hcc.actors.readiness import CredentialFacts, Validity
-from hcc.haproxy.files import write_private
+from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.mesh.certificate import CertificateError, Credentials, checked_credentials, warning_time
 from hcc.metrics import Metrics
@@ -63,7 +64,10 @@ class CertManager(Actor):
                 self._check()
             case _CheckAgain():
                 self._check()
+            case HAProxyDown():
+                self._put_back()
             case _CheckExpiry():
+                self._put_back()
                 self._warn_of_expiry()
                 self.after(EXPIRY_CHECK_S, _CheckExpiry(), key="expiry")
             case Publish():
@@ -101,9 +105,7 @@ class CertManager(Actor):
         self._report()
 
     def _store(self, credentials: Credentials) -> None:
-        # Roots before the leaf: whoever reads in between can verify the old leaf as well as the new one.
-        write_private(self._roots_path, credentials.roots_pem)
-        write_private(self._leaf_path, credentials.leaf_pem.reveal())
+        self._write(credentials)
         self._held = credentials
         self._metrics.leaf_start.set(credentials.not_before.timestamp())
         self._metrics.leaf_expiry.set(credentials.not_after.timestamp())
@@ -115,6 +117,25 @@ class CertManager(Actor):
             f"{credentials.not_after:%FT%TZ}",
             len(credentials.roots_sha1),
         )
+
+    def _write(self, credentials: Credentials) -> bool:
+        """Bring them on disk; whether they were not there. Raises OSError."""
+        # Roots before the leaf: whoever reads in between can verify the old leaf as well as the new one.
+        texts = ((self._roots_path, credentials.roots_pem), (self._leaf_path, credentials.leaf_pem.reveal()))
+        missing = tuple((path, text) for path, text in texts if read_text(path) != text)
+        for path, text in missing:
+            write_private(path, text)
+        return bool(missing)
+
+    def _put_back(self) -> None:
+        """HAProxy reads the files when it starts: somebody else may have damaged them."""
+        if self._held is None:
+            return
+        try:
+            if self._write(self._held):
+                _log.warning("leaf or roots were not on disk as they had been written: put back")
+        except OSError as exc:
+            _log.error("leaf and roots cannot be written for HAProxy's next start: %s", exc)
 
     def _publish(self) -> None:
         if self._held is not None:

@@ -178,6 +178,7 @@ class ConfigReconciler(Actor):
                 self._admit(admission)
             case HAProxyDown(reason):
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
+                self._put_back()
             case Publish():
                 self._report(self._facts)
                 if self._installed:
@@ -336,6 +337,15 @@ class ConfigReconciler(Actor):
             self._settle_soon()
             self._reloaded_s = time.monotonic()
         return rendered, actual
+
+    def _put_back(self) -> None:
+        """What HAProxy is started with again: somebody else may have damaged it. Who starts it needs not be told."""
+        if self._snapshot is None or not self._installed or self._draining or self._writer.busy:
+            return
+        try:
+            self._brought_about(self._wanted(self._snapshot).desired)
+        except (HccError, OSError) as exc:
+            self._failed(exc)
 
     def _planned(self, wanted: Desired) -> tuple[Rendered, Actual, Plan, tuple[Taken, ...] | None]:
         """What is to be done, with all read back; and the addresses that others have, None when that matters not."""

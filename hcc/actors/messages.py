@@ -146,7 +146,7 @@ class HAProxyUp:
 
 @dataclass(frozen=True, slots=True)
 class HAProxyDown:
-    """ProcessSupervisor to ConfigReconciler."""
+    """ProcessSupervisor to all that own files which it starts again with."""
 
     reason: str
     coalesce_key: ClassVar[str] = "haproxy"

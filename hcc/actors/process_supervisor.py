@@ -21,6 +21,7 @@ from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
+    CERT_MANAGER,
     CONFIG_RECONCILER,
     VERIFIER,
     ConfigurationInstalled,
@@ -226,7 +227,7 @@ class ProcessSupervisor(Actor):
         self._process.reap()
         delay = self._next_delay()
         _log.error("HAProxy did not start, next try in %.1f s: %s", delay, reason)
-        self.tell(CONFIG_RECONCILER, HAProxyDown(reason))
+        self._tell_down(reason)
         self.after(delay, _StartAgain(), key="start")
 
     def _ended(self, pid: int) -> None:
@@ -239,10 +240,15 @@ class ProcessSupervisor(Actor):
             _log.info("HAProxy ended, all connections are done")
             self._on_drained()
             return
-        self.tell(CONFIG_RECONCILER, HAProxyDown(f"ended with status {status}"))
+        self._tell_down(f"ended with status {status}")
         delay = self._next_delay()
         _log.error("HAProxy ended with status %s, starting it again in %.2f s", status, delay)
         self.after(delay, _StartAgain(), key="start")
+
+    def _tell_down(self, reason: str) -> None:
+        """Who owns a file that it starts with puts it back: that may be why it does not start."""
+        for hearer in (CERT_MANAGER, AUTHORISER, VERIFIER, CONFIG_RECONCILER):
+            self.tell(hearer, HAProxyDown(reason))
 
     def _next_delay(self) -> float:
         self.after(STABLE_S, _Stable(), key="stable")

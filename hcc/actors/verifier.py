@@ -25,6 +25,7 @@ from hcc.actors.messages import (
     CredentialsReady,
     Drain,
     FactsReported,
+    HAProxyDown,
     HAProxyUp,
     Publish,
     SnapshotChanged,
@@ -200,6 +201,9 @@ class Verifier(Actor):
                 self._hear(probed)
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 self._resync()
+            case HAProxyDown():
+                # It starts with the file, which somebody else may have damaged.
+                self._store()
             case Publish():
                 if self._snapshot is not None and self._mode.probes:
                     self._publish()

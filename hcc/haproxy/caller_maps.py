@@ -58,11 +58,11 @@ class CallerMaps:
         return parse_map_file(read_text(self._identities) or "")
 
     def store_identities(self, entries: Mapping[str, str]) -> None:
-        write_private(self._identities, map_file(entries))
+        _write(self._identities, map_file(entries))
 
     def store_verdicts(self, entries: Mapping[str, str]) -> None:
         try:
-            write_private(self._verdicts, map_file(entries))
+            _write(self._verdicts, map_file(entries))
         except OSError:
             # The file there may let in who is denied now; a HAProxy that starts with an empty one asks about everybody.
             # To empty it takes no room on a full disk.
@@ -71,7 +71,7 @@ class CallerMaps:
             raise
 
     def store_rules(self, entries: Mapping[str, str]) -> None:
-        write_private(self._rules, map_file(entries))
+        _write(self._rules, map_file(entries))
 
     # ---- in HAProxy's memory; all raise ControlError
 
@@ -152,6 +152,11 @@ class CallerMaps:
 
     def _sender(self, pid: int) -> Callable[[str], str]:
         return lambda command: self._master.send(f"@!{pid} {command}")
+
+
+def _write(path: str, text: str) -> None:
+    if read_text(path) != text:
+        write_private(path, text)
 
 
 def _cut(

@@ -15,7 +15,6 @@ from typing import Protocol, TypeVar
 from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
-from hcc.haproxy.files import read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import ActualServers, Desired, Server
@@ -47,7 +46,7 @@ from hcc.haproxy.replies import (
     parse_ticket_keys,
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
-from hcc.haproxy.side_files import write_ticket_keys
+from hcc.haproxy.side_files import side_files_there, write_ticket_keys
 
 # How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
 # it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
@@ -125,7 +124,7 @@ class SocketControl:
     def read_actual(self, rendered: Rendered) -> Actual:
         self._known = None
         config = self._store.config(rendered)
-        files = tuple(file for file in rendered.files if read_text(file.path) == file.text)
+        files = side_files_there(rendered)
         try:
             info = self._runtime.info()
         except NotListeningError:

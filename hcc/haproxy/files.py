@@ -43,6 +43,24 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def size_of(path: str) -> int:
+    """A file's size in bytes, 0 when there is no such file."""
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def read_since(path: str, start: int) -> str:
+    """What was appended to a file since it had that size; all of it when it has become smaller."""
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(start if start <= size_of(path) else 0)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def remove(*paths: str) -> None:
     """Remove files; those that are not there are fine."""
     for path in paths:

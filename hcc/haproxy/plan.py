@@ -230,7 +230,7 @@ class Actual:
         ca_files: fingerprints per CA file name that the process has loaded.
         ticket_keys: digest of those that the process has loaded; empty when it has none.
         config: text of the configuration file, None when there is none.
-        files: those of `Rendered.files` that are on disk with their content.
+        files: those of `Rendered.files` that are on disk with their content, if the ticket keys are, too.
     """
 
     running: bool = False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.files import PRIVATE_FILE, read_text, remove, write_private
+from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.names import APP, PUBLIC
 from hcc.haproxy.replies import Message, ReplyError, alerts, parse_current_sessions
@@ -63,6 +63,8 @@ class HAProxyProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._pidfd = -1
+        # Where in its log what it says begins.
+        self._logged = 0
 
     @property
     def pid(self) -> int:
@@ -83,6 +85,7 @@ class HAProxyProcess:
             raise LaunchError(f"expected no HAProxy to run, found process {self._pid}")
         remove(self._layout.master_socket, self._layout.stats_socket)
         trim_log(self._layout.log)
+        self._logged = size_of(self._layout.log)
         try:
             self._child = self._spawn()
         except OSError as exc:
@@ -203,8 +206,8 @@ class HAProxyProcess:
         self._forget_process()
 
     def messages(self) -> tuple[Message, ...]:
-        """The alerts in HAProxy's log since its start."""
-        return alerts(read_text(self._layout.log) or "")
+        """The alerts in HAProxy's log since its start; of one that was adopted, all that are there."""
+        return alerts(read_since(self._layout.log, self._logged))
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         layout = self._layout

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hcc.haproxy.files import read_text, remove, write_private
 from hcc.haproxy.model import TicketKeys
-from hcc.haproxy.render import SIDE_FILE, Rendered
+from hcc.haproxy.render import SIDE_FILE, Rendered, SideFile
 
 
 def write_side_files(rendered: Rendered) -> None:
@@ -16,6 +16,14 @@ def write_side_files(rendered: Rendered) -> None:
             write_private(file.path, file.text)
     if rendered.desired.ticket_keys:
         write_ticket_keys(rendered.desired.ticket_keys)
+
+
+def side_files_there(rendered: Rendered) -> tuple[SideFile, ...]:
+    """Those that are on disk as they should be; none where the ticket keys are not, which are written with them."""
+    keys = rendered.desired.ticket_keys
+    if keys and read_text(keys.name) != keys.text.reveal():
+        return ()
+    return tuple(file for file in rendered.files if read_text(file.path) == file.text)
 
 
 def write_ticket_keys(file: TicketKeys) -> None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from hcc.haproxy.control import ApplyError
-from hcc.haproxy.files import read_text
+from hcc.haproxy.files import read_since, size_of
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.replies import Message, Processes, ReplyError, alerts, parse_info
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
@@ -36,7 +36,7 @@ class TakeOver:
             ControlError: the master does not answer.
         """
         before = self._processes()
-        logged = _size(self._layout.log)
+        logged = size_of(self._layout.log)
         answer = self._master.reload()
         if answer.success is False:
             raise refusal("HAProxy's new worker did not start", answer.log, config, operation)
@@ -44,7 +44,7 @@ class TakeOver:
         while not self._new_worker_runs(structure, before):
             failed = answer.success is None and self._failed_since(before)
             if failed or time.monotonic() > deadline:
-                said = (read_text(self._layout.log) or "")[logged:]
+                said = read_since(self._layout.log, logged)
                 raise refusal("HAProxy's new worker did not start", said, config, operation)
             time.sleep(0.01)
         self._let_go(before.serving)
@@ -108,7 +108,3 @@ def refusal(what: str, said: str, config: str, operation: str) -> ApplyError:
 
 def _lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
-
-
-def _size(path: str) -> int:
-    return len(read_text(path) or "")

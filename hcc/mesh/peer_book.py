@@ -315,10 +315,14 @@ class PeerBook:
         return Kept(tuple(sorted(self.admission().admitted | self._kept)), tuple(self._leaves.values()))
 
     def restore(self, kept: Kept) -> None:
-        """Take over what an earlier hcc kept; it counts for the endpoints that Consul still names once it told all."""
+        """Take over what an earlier hcc kept; it counts for the endpoints that Consul still names once it told all.
+
+        Its leaves are no news: whoever has told HAProxy of them, they are compared once it runs.
+        """
         self._kept = frozenset(kept.admitted)
         for leaf in kept.leaves:
             self._remember(leaf)
+        self._news = {}
 
     # ----
 

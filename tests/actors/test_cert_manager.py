@@ -17,6 +17,7 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     CredentialsOffered,
     CredentialsReady,
+    HAProxyDown,
     Publish,
 )
 from hcc.actors.readiness import CredentialFacts
@@ -131,6 +132,22 @@ def test_a_restarted_manager_asks_consul_again_and_says_the_same(scene: Scene) -
     scene.tell(offered(issued))
 
     eventually(lambda: scene.heard[CONFIG_RECONCILER] == [first, first], "the same is told again")
+
+
+@pytest.mark.parametrize("name", ["leaf.pem", "roots.pem"])
+def test_files_that_somebody_damaged_are_put_back_when_haproxy_is_down(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"))))
+    scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    scene.tell(HAProxyDown("it died"))
+    before = (tmp_path / name).read_text()
+    (tmp_path / name).write_text("")
+
+    scene.tell(HAProxyDown("it died"))
+
+    eventually(lambda: (tmp_path / name).read_text() == before, "it is put back")
+    eventually(lambda: caplog.text.count("put back") == 1, "that is told")
 
 
 def test_publish_repeats_what_is_held(scene: Scene) -> None:

@@ -88,6 +88,29 @@ def test_after_all_those_restarts_changes_still_arrive(pair: Pair) -> None:
 
 
 @on_2_8
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("leaf.pem", "roots.pem", "tickets.keys"),
+        *("identities.map", "verdicts.map", "rules.map", "leaves.map"),
+        *("haproxy.cfg", "*.side.cfg"),
+    ],
+)
+def test_a_file_that_haproxy_starts_with_and_somebody_removed_is_put_back(pair: Pair, name: str) -> None:
+    pair.wait_answers()
+    sidecar = pair.web.sidecar
+    worker, (master,) = sidecar.worker_pid(), sidecar.haproxy_masters()
+    removed = list(sidecar.state_dir.glob(name))
+    assert removed
+    for path in removed:
+        path.unlink()
+    os.kill(master, signal.SIGKILL)
+    wait_until("another HAProxy", lambda: sidecar.worker_pid() != worker, 15)
+    pair.wait_answers()
+    assert all(path.exists() for path in removed)
+
+
+@on_2_8
 def test_an_actor_that_does_not_exist_cannot_be_restarted_and_the_answer_names_those_that_do(
     pair: Pair,
 ) -> None:

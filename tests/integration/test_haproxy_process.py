@@ -98,6 +98,19 @@ def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
     assert recorded_pid(there.layout.pid_file) == master
 
 
+def test_why_it_did_not_start_is_of_this_start_not_of_an_earlier_one(there: Stage) -> None:
+    said = ""
+    for reason in ("first", "second"):
+        write_private(there.layout.config, f"global\n  {reason}-keyword\n")
+        there.process.launch()
+        with pytest.raises(LaunchError) as told:
+            there.process.wait_ready(timeout_s=DEADLINE_S)
+        wait_until(there.process.reap, "the master has ended")
+        said = str(told.value)
+        assert f"{reason}-keyword" in said
+    assert "first-keyword" not in said
+
+
 def test_on_a_full_disk_a_master_starts_and_is_adopted(
     there: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

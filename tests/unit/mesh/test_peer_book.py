@@ -297,6 +297,16 @@ def test_what_was_kept_stays_kept_until_consul_told_all() -> None:
     assert book.kept().admitted == (peer(),)
 
 
+def test_leaves_that_were_kept_are_known_and_no_news() -> None:
+    before = book_of(endpoint())
+    probed(before, seen(WEB))
+    book = PeerBook()
+    book.restore(before.kept())
+
+    assert book.leaves() == before.leaves() != {}
+    assert book.take_news() == {}
+
+
 def test_probes_that_were_under_way_when_the_actor_died_are_due_again() -> None:
     book = book_of(endpoint())
     book.take_due(0.0, 64)
