@@ -42,7 +42,7 @@ def choose_proxy(
     stop: threading.Event,
     instead: Callable[[], Chosen | None] = lambda: None,
 ) -> Chosen | None:
-    """The chosen proxy; None when `stop` was set while the agent did not answer.
+    """The chosen proxy; None when `stop` is set and the agent does not answer. It is asked once at least.
 
     After each time that it did not, `instead` may choose. To list no service at all is no answer: that is what an agent
     does that cannot look up the token, as after a boot without its servers (1.8.7, 1.20.1).
@@ -52,7 +52,7 @@ def choose_proxy(
         ConsulError: the agent refuses to answer, for a reason that waiting does not mend.
     """
     wait_s, said = FIRST_RETRY_S, ""
-    while not stop.is_set():
+    while True:
         services: object = None
         try:
             services = _services(client)
@@ -66,9 +66,9 @@ def choose_proxy(
             if (earlier := instead()) is not None:
                 _log.warning("taking %s, as in an earlier run", earlier.proxy_id)
                 return earlier
-        stop.wait(wait_s)
+        if stop.wait(wait_s):
+            return None
         wait_s = min(MAX_RETRY_S, wait_s * 2)
-    return None
 
 
 def chosen(services: object, selection: Selection) -> Chosen:

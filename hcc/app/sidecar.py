@@ -107,7 +107,7 @@ MAINTENANCE_TIMEOUT_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) -> int:
+def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, signals: Signals) -> int:
     """Run one sidecar until it is told to stop; the exit code: 0 stopped, 1 given up.
 
     The zygote of `head_start` sees our end when it comes to nothing.
@@ -117,8 +117,6 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart) ->
     """
     keep_few_arenas()
     set_up_logging(settings.log_level, settings.log_format)
-    signals = Signals()
-    signals.install()
     manager = ServiceManager(os.environ)
     metrics = Metrics()
     agent = consul_agent(consul, metrics)

@@ -99,12 +99,17 @@ def _arguments(run: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     settings, consul = run_settings(options), agent_settings(options)
+    from hcc.app.signals import Signals
+
+    # Heard from here on: who stops us while we still import may mean a HAProxy that runs already.
+    signals = Signals()
+    signals.install()
     from hcc.app.head_start import HeadStart
 
     head_start = HeadStart(settings.haproxy)
     from hcc.app import sidecar
 
-    return sidecar.run(settings, consul, head_start)
+    return sidecar.run(settings, consul, head_start, signals)
 
 
 COMMANDS = (

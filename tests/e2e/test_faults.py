@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,26 @@ def test_sigterm_before_anything_is_ready_exits_0_too(mesh: Mesh) -> None:
     wait_until("the first page", lambda: member.sidecar.fetch("/health")[0] == 200)
     assert member.sidecar.stop(15) == 0
     assert not list(member.sidecar.state_base.rglob("*")), "the state directory is not empty"
+
+
+def test_sigterm_while_hcc_still_starts_ends_what_an_earlier_hcc_left(mesh: Mesh) -> None:
+    (member,) = mesh.join(Service("early"))
+    sidecar = member.sidecar
+    sidecar.kill()
+    assert sidecar.haproxy_masters()
+    sidecar.start()
+    wait_until("it to hear signals", lambda: _hears(sidecar.process.pid, signal.SIGTERM), pause_s=0.001)
+    assert sidecar.stop(15) == 0
+    assert not sidecar.haproxy_masters()
+    assert not sidecar.spoe_workers()
+    assert not list(sidecar.state_base.rglob("*")), "the state directory is not empty"
+
+
+def _hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler. Source: proc(5), /proc/PID/status, SigCgt."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = int(next(line for line in lines if line.startswith("SigCgt:")).split()[1], 16)
+    return bool(caught >> (number - 1) & 1)
 
 
 @on_2_8
