@@ -148,7 +148,7 @@ def changed(actual: Actual, operation: Operation) -> Actual:
     """What runs and is on disk after one operation succeeded."""
     match operation:
         case Install(rendered) | WriteConfig(rendered):
-            return replace(actual, config=rendered.config, files=rendered.files)
+            return replace(actual, config=rendered.config, files=rendered.files, stored_ticket_keys=_digest(rendered))
         case Reload(rendered):
             return loaded(actual, rendered, pid=actual.pid + 1)
         case _:
@@ -173,10 +173,15 @@ def loaded(actual: Actual, rendered: Rendered, pid: int) -> Actual:
         + _agents(rendered),
         certificates=tuple((file.name, file.fingerprint) for file in desired.certificates),
         ca_files=tuple((file.name, file.fingerprints) for file in desired.ca_files),
-        ticket_keys=desired.ticket_keys.digest if desired.ticket_keys else "",
+        ticket_keys=_digest(rendered),
         config=rendered.config,
         files=rendered.files,
+        stored_ticket_keys=_digest(rendered),
     )
+
+
+def _digest(rendered: Rendered) -> str:
+    return rendered.desired.ticket_keys.digest if rendered.desired.ticket_keys else ""
 
 
 def _app(rendered: Rendered) -> ActualServers:
@@ -267,7 +272,7 @@ class FakeProcess:
         self.answering = True
         self.in_flight = 0
         self._left_running = left_running
-        self._failing = failing
+        self.failing = failing
         self._reader, self._writer = -1, -1
 
     def fileno(self) -> int:
@@ -281,8 +286,8 @@ class FakeProcess:
 
     def launch(self) -> int:
         self.launched += 1
-        if self._failing:
-            self._failing -= 1
+        if self.failing:
+            self.failing -= 1
             raise LaunchError("HAProxy ended at once: [ALERT] no")
         self._begin(1000 + self.launched)
         return self.pid
@@ -486,7 +491,7 @@ class FakeMaps:
 
 
 class FakeLeaves:
-    """HAProxy's map of leaves in memory.
+    """HAProxy's map of leaves in memory; `tests/integration/test_leaf_map.py` holds it against the real one.
 
     Args:
         running: whether a HAProxy with this map runs.
@@ -512,6 +517,8 @@ class FakeLeaves:
     def change(self, change: MapChange) -> bool:
         self._answer()
         if self.running:
+            assert not self.loaded.keys() & dict(change.added).keys(), "a second entry with the same key"
+            assert self.loaded.keys() >= dict(change.changed).keys(), "nothing there to be changed"
             self.loaded |= dict(change.added) | dict(change.changed)
             self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
         return self.running

@@ -55,6 +55,19 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
 
+    @classmethod
+    def of(cls, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Authority:
+        """Whoever has this certificate and key, whether it may sign or not."""
+        made = cls()
+        made._name, made._key = certificate.subject, key
+        return made
+
+    def authority(self, other: Authority) -> str:
+        """Another CA's certificate that this one signed, as PEM."""
+        usage = x509.BasicConstraints(ca=True, path_length=None)
+        builder = _builder(other._name, self._name, other._key.public_key()).add_extension(usage, critical=True)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
     @cached_property
     def certificate(self) -> x509.Certificate:
         builder = _builder(self._name, self._name, self._key.public_key())

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
+from hcc.haproxy.files import read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import ActualServers, Desired, Server
@@ -46,7 +47,7 @@ from hcc.haproxy.replies import (
     parse_ticket_keys,
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
-from hcc.haproxy.side_files import side_files_there, write_ticket_keys
+from hcc.haproxy.side_files import stored_digest, write_ticket_keys
 
 # How long deletions, or slots to be freed, wait together for last connections. No other change is applied meanwhile, so
 # it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
@@ -124,14 +125,15 @@ class SocketControl:
     def read_actual(self, rendered: Rendered) -> Actual:
         self._known = None
         config = self._store.config(rendered)
-        files = side_files_there(rendered)
+        files = tuple(file for file in rendered.files if read_text(file.path) == file.text)
+        on_disk = Actual(config=config, files=files, stored_ticket_keys=stored_digest(rendered.desired.ticket_keys))
         try:
             info = self._runtime.info()
         except NotListeningError:
-            return Actual(config=config, files=files)
+            return on_disk
         self._tell_the_way()
         try:
-            self._known = self._running(rendered, info, Actual(config=config, files=files))
+            self._known = self._running(rendered, info, on_disk)
         except ReplyError as exc:
             raise ControlError(str(exc)) from exc
         return self._known

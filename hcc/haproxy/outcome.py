@@ -40,7 +40,7 @@ def outcome(actual: Actual, operations: Iterable[RunTimeOperation]) -> Actual:
                 leaves = dict(actual.certificates) | {file.name: file.fingerprint}
                 actual = replace(actual, certificates=tuple(leaves.items()))
             case SetTicketKeys(file):
-                actual = replace(actual, ticket_keys=file.digest)
+                actual = replace(actual, ticket_keys=file.digest, stored_ticket_keys=file.digest)
             case SetProcessLimit(connections):
                 actual = replace(actual, max_connections=connections)
             case EnableListener() | SetListenerLimit():

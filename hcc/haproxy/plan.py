@@ -230,7 +230,8 @@ class Actual:
         ca_files: fingerprints per CA file name that the process has loaded.
         ticket_keys: digest of those that the process has loaded; empty when it has none.
         config: text of the configuration file, None when there is none.
-        files: those of `Rendered.files` that are on disk with their content, if the ticket keys are, too.
+        files: those of `Rendered.files` that are on disk with their content.
+        stored_ticket_keys: digest of those on disk; empty when there are none.
     """
 
     running: bool = False
@@ -245,6 +246,7 @@ class Actual:
     ticket_keys: str = ""
     config: str | None = None
     files: tuple[SideFile, ...] = ()
+    stored_ticket_keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,7 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True) -> Plan
         return Plan((Reload(rendered),), (f"more than {MOST_ADDED} servers come sooner by a reload",))
     if why:
         return Plan(steps.operations, (*steps.reasons, f"{why}, but a reload is not to be tried now"))
-    if _on_disk(rendered, actual):
+    if _on_disk(rendered, actual, stores_keys=any(isinstance(one, SetTicketKeys) for one in steps.operations)):
         return steps
     return Plan((*steps.operations, WriteConfig(rendered)), (*steps.reasons, "the file on disk differs"))
 
@@ -341,8 +343,11 @@ def _install(rendered: Rendered, actual: Actual) -> Plan:
     return Plan((Install(rendered),), ("nothing runs and the file on disk is not what is wanted",))
 
 
-def _on_disk(rendered: Rendered, actual: Actual) -> bool:
-    return actual.config == rendered.config and actual.files == rendered.files
+def _on_disk(rendered: Rendered, actual: Actual, *, stores_keys: bool = False) -> bool:
+    """Whether HAProxy could start with what is there, or with what there will be once keys are stored."""
+    keys = rendered.desired.ticket_keys
+    has_keys = stores_keys or keys is None or actual.stored_ticket_keys == keys.digest
+    return actual.config == rendered.config and actual.files == rendered.files and has_keys
 
 
 def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[SetCa | SetCertificate]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hcc.haproxy.files import read_text, remove, write_private
 from hcc.haproxy.model import TicketKeys
-from hcc.haproxy.render import SIDE_FILE, Rendered, SideFile
+from hcc.haproxy.render import SIDE_FILE, Rendered
+from hcc.mesh.secret import Secret
 
 
 def write_side_files(rendered: Rendered) -> None:
@@ -18,12 +20,10 @@ def write_side_files(rendered: Rendered) -> None:
         write_ticket_keys(rendered.desired.ticket_keys)
 
 
-def side_files_there(rendered: Rendered) -> tuple[SideFile, ...]:
-    """Those that are on disk as they should be; none where the ticket keys are not, which are written with them."""
-    keys = rendered.desired.ticket_keys
-    if keys and read_text(keys.name) != keys.text.reveal():
-        return ()
-    return tuple(file for file in rendered.files if read_text(file.path) == file.text)
+def stored_digest(file: TicketKeys | None) -> str:
+    """`TicketKeys.digest` of those on disk; empty when there are none."""
+    text = read_text(file.name) if file else None
+    return "" if file is None or text is None else replace(file, keys=tuple(map(Secret, text.splitlines()))).digest
 
 
 def write_ticket_keys(file: TicketKeys) -> None:

@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,15 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     CallersChanged,
     CallersMet,
+    FactsReported,
     HAProxyUp,
     PolicyChanged,
     Publish,
     WorkerReplaced,
 )
 from hcc.actors.readiness import CallerFacts
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.map_text import MapChange
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
@@ -255,6 +259,10 @@ def test_a_new_worker_of_haproxy_is_told_what_it_should_remember(scene: Authoris
         scene.tell(news)
         scene.knows(WEB)
         scene.verdicts(web="allow")
+    scene.tell(_Resync())
+    scene.tell(Publish())
+    eventually(lambda: bool(scene.all_of(ADMIN, FactsReported)), "all of that was dealt with")
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 0.0
 
 
 def test_while_no_haproxy_runs_the_verdicts_are_on_disk_for_the_next(scene: AuthoriserScene) -> None:
@@ -444,3 +452,144 @@ def test_what_somebody_changed_in_the_maps_is_put_right_and_counted(scene: Autho
     eventually(
         lambda: scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0, "one repair is counted"
     )
+
+
+def test_whom_nobody_knows_is_cut_at_the_second_look_too_under_the_policy_that_denied(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy()))
+    eventually(lambda: scene.maps.done == ["store verdicts"], "the policy")
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    eventually(lambda: "cut" in scene.maps.done, "the first look")
+
+    scene.maps.sessions = [("app", "10.0.0.9:1"), ("db:dc1", "10.0.0.2:1")]
+
+    eventually(lambda: scene.maps.sessions == [("db:dc1", "10.0.0.2:1")], "the cut")
+
+
+def test_after_a_change_of_the_trust_domain_callers_of_the_new_one_stay(scene: AuthoriserScene) -> None:
+    other = "22222222-2222-2222-2222-222222222222.consul"
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+    scene.tell(PolicyChanged(replace(policy(2), trust_domain=other)))
+    eventually(lambda: scene.maps.done.count("cut") == 2, "all of the old one are cut, and once more")
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:1"), ("db:dc1", "10.0.0.2:1")]
+
+    scene.tell(PolicyChanged(replace(policy(3, db=Action.DENY), trust_domain=other)))
+
+    eventually(lambda: scene.maps.done.count("cut") == 4, "who is denied is cut, and once more")
+    assert scene.maps.sessions == [("web:dc1", "10.0.0.1:1")]
+
+
+def test_an_hcc_that_starts_under_another_trust_domain_cuts_those_of_the_old_one() -> None:
+    maps = remembering(WEB, "deny")
+    maps.sessions = [("db:dc1", "10.0.0.2:1"), ("app", "10.0.0.3:1")]
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(replace(policy(), trust_domain="22222222-2222-2222-2222-222222222222.consul")))
+
+        scene.verdicts()
+        eventually(lambda: not maps.sessions, "the cut")
+
+
+class HalfWay(FakeMaps):
+    """Does only half of what it is to do with verdicts, as often as `failing` says, and then does not answer."""
+
+    failing = 0
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        if not self.failing:
+            return super().change_verdicts(change, wanted)
+        self.failing -= 1
+        self.loaded["verdicts"] |= dict(change.added)
+        raise ControlError("the runtime socket does not answer any more")
+
+
+def test_verdicts_of_which_some_may_be_there_get_no_second_entry() -> None:
+    maps = HalfWay()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        eventually(lambda: maps.done == ["store verdicts"], "the policy")
+        maps.failing = 1
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+        scene.verdicts(web="deny")
+        assert scene.generation() == 1
+
+
+class Watched(FakeMaps):
+    """Remembers which rules were there when verdicts changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rules_then: list[str] = []
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        self.rules_then.append("".join(self.loaded["rules"]))
+        return super().change_verdicts(change, wanted)
+
+
+def test_while_verdicts_change_the_rules_of_old_ones_and_new_ones_are_there() -> None:
+    maps = Watched()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/read")))))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        eventually(lambda: maps.loaded["verdicts"].get("web:dc1", "").startswith("rules-"), "the verdict")
+        old = maps.loaded["verdicts"]["web:dc1"]
+
+        scene.tell(PolicyChanged(ruled(2, Permission(True, PathRule(PathMatch.PREFIX, "/write")))))
+
+        eventually(lambda: maps.loaded["verdicts"]["web:dc1"] != old, "the new verdict")
+        assert old in maps.rules_then[-1]
+        assert maps.loaded["verdicts"]["web:dc1"] in maps.rules_then[-1]
+        eventually(lambda: old not in "".join(maps.loaded["rules"]), "the old rules are gone")
+
+
+def test_until_haproxy_looks_at_another_header_rules_without_one_are_there_twice(scene: AuthoriserScene) -> None:
+    scene.tell(HAProxyUp(1))
+    scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/read")))))
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 2, "the rules")
+    before = set(scene.maps.loaded["rules"])
+    by_header = Permission(True, headers=(HeaderRule("x-role", HeaderMatch.PRESENT),))
+    db = Intention("db", Action.PERMISSIONS, 9, (by_header,))
+    both = ruled(2, Permission(True, PathRule(PathMatch.PREFIX, "/read")))
+
+    scene.tell(PolicyChanged(replace(both, intentions=(*both.intentions, db))))
+
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 6, "for both, and those of db")
+    assert before < set(scene.maps.loaded["rules"])
+    scene.tell(WorkerReplaced())
+    eventually(lambda: len(scene.maps.loaded["rules"]) == 4, "for the new one alone")
+
+
+def test_what_a_full_disk_lost_is_written_again_also_when_it_is_as_it_was_before(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "STORE_S", 300.0)
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "the verdict on disk")
+    scene.maps.disk_full = True
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    eventually(lambda: scene.maps.stored["verdicts"] == {}, "nothing is on disk")
+    scene.maps.disk_full = False
+
+    scene.tell(PolicyChanged(policy(3)))
+
+    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "it is on disk again")
+
+
+def test_a_certificate_that_expires_is_forgotten_with_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authoriser, "EXPIRY_S", 0.05)
+    maps = FakeMaps()
+    one = Remembered(ServiceIdentity(TRUST_DOMAIN, "web", "dc1"), int(time.time()) + 2)
+    maps.loaded["identities"] = {"A" * 64: one.text()}
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.verdicts(web="allow")
+
+        scene.verdicts()
+        scene.knows()

@@ -7,9 +7,10 @@ from typing import NoReturn
 import pytest
 
 from hcc.actors import config_reconciler
-from hcc.actors.config_reconciler import ConfigReconciler, _Resync
+from hcc.actors.config_reconciler import ConfigReconciler, _Reconcile, _Resync
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
     CERT_MANAGER,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
@@ -25,6 +26,7 @@ from hcc.actors.messages import (
     HAProxyUp,
     Publish,
     SnapshotChanged,
+    WorkerReplaced,
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy import words
@@ -47,7 +49,7 @@ from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
-from tests.builders import certificates, endpoint, options, snapshot, upstream, upstream_state
+from tests.builders import certificates, endpoint, options, proxy, snapshot, upstream, upstream_state
 from tests.fakes import FakeControl
 
 
@@ -67,7 +69,7 @@ class ReconcilerScene(Scene):
                 "metrics": self.metrics,
                 "resync_s": 300.0,
             },
-            (ADMIN, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
+            (ADMIN, AUTHORISER, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
         )
 
     def give_credentials(self) -> None:
@@ -394,10 +396,15 @@ def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.tell(Drain(1.0))
     scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    scene.tell(_Reconcile())
     scene.tell(Publish())
 
-    eventually(lambda: len([m for m in scene.heard[ADMIN] if isinstance(m, FactsReported)]) > 1, "an answer")
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "all of that was heard")
+    # Longer than changes are gathered.
+    threading.Event().wait(2 * config_reconciler.WINDOW_S)
     assert len(scene.control.plans) == 1
+    assert scene.reported().snapshot_version == 1
 
 
 def test_the_last_plans_are_told_the_newest_first_with_why_and_what(scene: ReconcilerScene) -> None:
@@ -706,3 +713,134 @@ def test_a_restarted_reconciler_asks_who_may_get_traffic_and_takes_nobody_out_me
     eventually(lambda: probing.reported().snapshot_version == 1, "it has seen all again")
     assert len(probing.control.plans) == before
     assert running(probing) == {"10.0.0.1": True}
+
+
+def test_who_may_get_traffic_of_a_snapshot_to_come_takes_nobody_out_before_it(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+
+    probing.tell(admitting(TWO, version=3))
+    probing.tell(Publish())
+    heard = len(probing.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(probing.all_of(ADMIN, FactsReported)) > heard, "that was heard")
+    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    assert running(probing) == {"10.0.0.1": True}
+
+    probing.tell(SnapshotChanged(with_endpoints(TWO, version=3)))
+
+    eventually(lambda: running(probing) == {"10.0.0.2": True}, "one for the other")
+
+
+def test_while_nobody_knows_who_the_new_endpoints_are_the_old_ones_serve(probing: ReconcilerScene) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+
+    probing.tell(SnapshotChanged(with_endpoints(TWO)))
+    eventually(lambda: probing.reported().snapshot_version == 2, "the snapshot is applied as far as can be")
+    assert running(probing).get("10.0.0.1")
+
+    probing.tell(admitting(TWO))
+
+    eventually(lambda: running(probing) == {"10.0.0.2": True}, "one for the other")
+
+
+def test_very_many_new_endpoints_come_by_a_reload(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hcc.haproxy.plan.MOST_ADDED", 2)
+    scene.run(with_endpoints(ONE, version=1))
+    # What runs is known by then.
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "the change is applied")
+
+    scene.tell(SnapshotChanged(with_endpoints(*(endpoint(f"10.0.0.{n}") for n in range(1, 9)), version=3)))
+
+    eventually(lambda: scene.reported().snapshot_version == 3, "the change is applied")
+    assert Reload in {kind for plan in range(len(scene.control.plans)) for kind in scene.kinds(plan)}
+
+
+def test_a_new_worker_is_seen_before_it_is_believed(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9999), [ONE, TWO]), version=2)))
+    eventually(lambda: scene.kinds() == [Reload], "the reload")
+    name, servers = scene.control.actual.servers[0]
+    scene.control.actual = replace(
+        scene.control.actual, servers=((name, servers[:1]), *scene.control.actual.servers[1:])
+    )
+
+    eventually(lambda: len(scene.control.actual.servers[0][1]) == 2, "what it lacks is put right")
+
+
+def test_whoever_has_a_map_in_haproxy_hears_of_a_new_worker(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9999), [ONE]), version=2)))
+
+    for hearer in (AUTHORISER, VERIFIER):
+        scene.expect(hearer, WorkerReplaced)
+
+
+def test_while_haproxy_is_down_nothing_is_bound(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    assert scene.reported().public_bound
+
+    scene.tell(HAProxyDown("it died"))
+
+    eventually(lambda: scene.reported().failure == "it died", "it is told")
+    assert not scene.reported().public_bound
+    assert not scene.reported().applied
+
+
+def test_a_server_with_connections_is_deleted_when_they_are_over_and_to_wait_is_no_drift(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "PENDING_RETRY_S", 0.4)
+    scene.run(with_endpoints(ONE, TWO, version=1))
+    scene.control.busy = frozenset(("10.0.0.2:21000",))
+    scene.tell(SnapshotChanged(with_endpoints(ONE)))
+    eventually(lambda: running(scene) == {"10.0.0.1": True, "10.0.0.2": False}, "it is out of service")
+    # It was looked at once more by then, and tried again.
+    eventually(lambda: len(scene.control.plans) > 3, "it is tried again")
+
+    scene.control.busy = frozenset()
+
+    eventually(lambda: running(scene) == {"10.0.0.1": True}, "it is gone")
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 0.0
+
+
+def test_beside_a_haproxy_that_runs_what_is_missing_is_waited_for_longer_than_at_a_start(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "FIRST_GRACE_S", 0.05)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.restart()
+    scene.expect(PROCESS_SUPERVISOR, Publish)
+    scene.tell(SnapshotChanged(replace(snapshot(version=2), leaf=None, policy=None)))
+
+    threading.Event().wait(0.5)
+
+    assert len(scene.control.plans) == 1
+    assert running(scene) == {"10.0.0.1": True}
+
+
+def test_without_a_public_listener_none_is_said_to_be_bound(scene: ReconcilerScene) -> None:
+    web = upstream_state(upstream("web"), [ONE])
+
+    scene.run(snapshot(web, proxy_=proxy(local_port=0, upstreams=(web.upstream,))))
+
+    assert scene.reported().applied
+    assert not scene.reported().public_bound
+
+
+def test_what_somebody_changed_in_haproxy_and_in_its_file_is_one_drift(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    text, (name, servers) = scene.control.actual.config, scene.control.actual.servers[0]
+    changed = (name, (replace(servers[0], weight=99),))
+    scene.control.actual = replace(scene.control.actual, config="somebody's", servers=(changed,))
+
+    scene.tell(_Resync())
+
+    eventually(lambda: scene.control.actual.config == text, "it is written again")
+    eventually(lambda: scene.metrics.registry.get_sample_value("hcc_operations_total", WRITTEN) == 1.0, "it is noted")
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0
+
+
+WRITTEN = {"kind": "WriteConfig"}

@@ -8,8 +8,11 @@ import pytest
 from hcc.actors import process_supervisor
 from hcc.actors.messages import (
     ADMIN,
+    AUTHORISER,
+    CERT_MANAGER,
     CONFIG_RECONCILER,
     PROCESS_SUPERVISOR,
+    VERIFIER,
     ConfigurationInstalled,
     Drain,
     HAProxyDown,
@@ -22,6 +25,8 @@ from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.fakes import FakeProcess
+
+HEARERS = (ADMIN, AUTHORISER, CERT_MANAGER, CONFIG_RECONCILER, VERIFIER)
 
 
 class ProcessScene(Scene):
@@ -36,7 +41,7 @@ class ProcessScene(Scene):
             "draining": Draining(),
             "dataplane": dataplane,
         }
-        super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, (ADMIN, CONFIG_RECONCILER))
+        super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, HEARERS)
 
 
 @contextmanager
@@ -83,10 +88,13 @@ def test_a_haproxy_that_dies_is_started_again_and_the_reconciler_knows() -> None
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
 
+        # Or it is up again before anybody heard that it was down.
+        there.process.failing = 1
         there.process.die()
 
-        there.expect(CONFIG_RECONCILER, HAProxyDown)
-        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        for hearer in (CERT_MANAGER, AUTHORISER, VERIFIER, CONFIG_RECONCILER):
+            there.expect(hearer, HAProxyDown)
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1003)
 
 
 def test_a_start_that_fails_is_tried_again() -> None:

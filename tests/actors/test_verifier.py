@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,8 @@ from hcc.actors.messages import (
     WorkerReplaced,
 )
 from hcc.actors.readiness import PeerFacts
-from hcc.actors.verifier import Register, Verifier
+from hcc.actors.verifier import MOST_PROBES, Register, Verifier
+from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.stats import Process, RowKind, Stats
@@ -56,13 +59,16 @@ def here(*endpoints: Endpoint, version: int = 1) -> Snapshot:
 class VerifierScene(Scene):
     """Verifier between probes that end as the test says and neighbours that listen."""
 
-    def __init__(self, directory: Path, mode: VerifyUpstream) -> None:
+    def __init__(self, directory: Path, mode: VerifyUpstream, *, failing: int = 0) -> None:
         self.directory = directory
         self.probers = FakeProbers()
+        # Before the actor begins, which makes one at once.
+        self.probers.failing = failing
         self.leaves = FakeLeaves()
         self.kept: list[Kept] = []
         self.metrics = Metrics()
         self.denied = 0
+        self.uptime_s = PROCESS.uptime_s
         self.looks = 0
         self.authority = Authority()
         super().__init__(
@@ -83,7 +89,7 @@ class VerifierScene(Scene):
     def stats(self) -> Stats:
         self.looks += 1
         row = replace(stats_row(RowKind.BACKEND, backend_name(API)), denied_responses=self.denied)
-        return Stats(PROCESS, (row,))
+        return Stats(replace(PROCESS, uptime_s=self.uptime_s), (row,))
 
     def give_credentials(self, *more: Authority) -> None:
         leaf = self.authority.leaf(service_uri("us"))
@@ -378,6 +384,7 @@ def test_nobody_is_probed_while_draining(scene: VerifierScene) -> None:
     eventually(lambda: not scene.probers.now.running, "the probes end")
     scene.tell(SnapshotChanged(here(ONE, TWO, version=2)))
     scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.version == 2)
+    assert scene.asked() == [ONE.address]
 
 
 @pytest.mark.parametrize("mode", [VerifyUpstream.OFF, VerifyUpstream.RESPONSE])
@@ -394,8 +401,153 @@ def test_a_prober_that_cannot_be_made_is_tried_again_and_nobody_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.05)
-    made = VerifierScene(tmp_path, VerifyUpstream.BOTH)
-    made.probers.failing = 2
+    made = VerifierScene(tmp_path, VerifyUpstream.BOTH, failing=2)
     with playing(made):
         made.begin(ONE)
+        assert made.probers.failing == 0
         assert [actor.restarts for actor in made.tree.actors(1.0) if actor.name == VERIFIER] == [0]
+
+
+def test_while_draining_no_prober_is_made_that_could_not_be_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.2)
+    made = VerifierScene(tmp_path, VerifyUpstream.BOTH, failing=1)
+    with playing(made):
+        made.tell(SnapshotChanged(here(ONE)))
+        made.expect(CONFIG_RECONCILER, AdmissionChanged)
+        made.tell(Drain(1.0))
+        threading.Event().wait(0.5)
+    assert made.probers.failing == 0
+    assert made.probers.made == []
+
+
+def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "CUT_AGAIN_S", 0.8)
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    scene.tell(SnapshotChanged(here(replace(ONE, weight=2), version=2)))
+    eventually(lambda: len(scene.asked()) == 1, "it is probed again")
+    scene.probers.now.answer({"10.0.0.1": seen(EVIL)})
+    eventually(lambda: len(scene.asked()) == 1, "it is probed again soon")
+    scene.heard[CONFIG_RECONCILER].clear()
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+
+    threading.Event().wait(1.0)
+
+    assert len(scene.leaves.taken_out) == 1
+
+
+def test_haproxy_is_told_of_a_leaf_before_anybody_hears_of_its_endpoint(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def change(change: MapChange) -> bool:
+        # Time enough for who is told too early to be heard.
+        threading.Event().wait(0.2)
+        told.append(any(one.admission.admitted for one in scene.all_of(CONFIG_RECONCILER, AdmissionChanged)))
+        return True
+
+    monkeypatch.setattr(scene.leaves, "change", change)
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+
+    scene.expect_admitted(ONE)
+    assert told == [False]
+
+
+def test_what_a_haproxy_that_is_younger_than_us_has_cut_is_news(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.denied, scene.uptime_s = 5, 0
+
+    scene.begin(ONE)
+
+    eventually(lambda: "5 answers were cut" in caplog.text, "the answers are told")
+
+
+def test_new_cas_have_those_who_serve_probed_and_the_same_ones_do_not(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.mesh.peer_book.DISTRUST_S", 0.0)
+    monkeypatch.setattr("hcc.mesh.peer_book.AGAIN_PER_S", 1e9)
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    scene.give_credentials()
+    scene.tell(Publish())
+    heard = len(scene.all_of(CONFIG_RECONCILER, AdmissionChanged))
+    eventually(lambda: len(scene.all_of(CONFIG_RECONCILER, AdmissionChanged)) > heard, "that was dealt with")
+    threading.Event().wait(0.3)
+    assert scene.asked() == []
+
+    scene.give_credentials(Authority("New"))
+
+    eventually(lambda: scene.asked() == [ONE.address], "who serves is probed")
+
+
+def test_no_more_are_probed_at_once_than_may_be(scene: VerifierScene) -> None:
+    many = [endpoint(f"10.0.1.{number}") for number in range(MOST_PROBES + 10)]
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(here(*many)))
+    eventually(lambda: len(scene.asked()) == MOST_PROBES, "as many as may be")
+    scene.tell(SnapshotChanged(here(*many, version=2)))
+    scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda told: told.admission.version == 2)
+    assert len(scene.asked()) == MOST_PROBES
+
+    scene.probers.now.answer({many[0].address: seen()})
+
+    eventually(lambda: scene.probes("right") == 1 and len(scene.asked()) == MOST_PROBES, "one more")
+
+
+def test_a_leaf_that_expires_is_forgotten_by_haproxy_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifier, "EXPIRY_S", 0.05)
+    made = VerifierScene(tmp_path, VerifyUpstream.BOTH)
+    with playing(made):
+        made.begin(ONE)
+        made.probers.now.answer({"10.0.0.1": Seen(PeerCertificate("A", (WEB,), int(time.time()) + 2))})
+        made.expect_admitted(ONE)
+        assert made.leaves.loaded == {"A": WEB}
+
+        eventually(lambda: made.leaves.loaded == {}, "it is forgotten")
+
+
+def test_a_server_line_that_rightly_serves_somebody_else_is_not_taken_out(scene: VerifierScene) -> None:
+    # A query finds both at one address, of which Consul does not know yet that one is gone.
+    other = replace(TWO, identity=EVIL)
+    find = upstream("find", query=True)
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(snapshot(upstream_state(find, (TWO,)))))
+    eventually(lambda: len(scene.asked()) == 1, "it is probed")
+    scene.probers.now.answer({TWO.address: seen()})
+    scene.expect_admitted(TWO)
+    scene.tell(SnapshotChanged(snapshot(upstream_state(find, (TWO, other)), version=2)))
+    eventually(lambda: len(scene.asked()) == 1, "who is new is probed")
+    scene.probers.now.answer({TWO.address: seen(EVIL)})
+    scene.expect_admitted(TWO, other)
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(find, (replace(TWO, weight=2), other)), version=3)))
+    eventually(lambda: len(scene.asked()) == 1, "what changed is probed again")
+    scene.probers.now.answer({TWO.address: seen(EVIL)})
+    scene.expect_admitted(other)
+
+    eventually(lambda: len(scene.leaves.taken_out) == 2, "it was looked at, and once more")
+    assert {backends for _, _, backends in scene.leaves.taken_out} == {frozenset()}
+
+
+def test_credentials_that_cannot_be_used_leave_the_old_ones(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.begin(ONE)
+    gone = CertificateFile(str(scene.directory / "gone.pem"), "A" * 40, Secret(""))
+    scene.tell(CredentialsReady(gone, CaFile("roots.pem", frozenset(("B" * 40,)), scene.authority.pem)))
+    scene.tell(SnapshotChanged(here(ONE, TWO, version=2)))
+
+    eventually(lambda: len(scene.asked()) == 2, "who is new is probed by the old ones")
+    assert "the old one stays" in caplog.text
+    assert scene.generation() == 1

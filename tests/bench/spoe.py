@@ -71,8 +71,14 @@ class Agent:
         self.sock.sendall(frames)
         received = b""
         while _whole_frames(received) < answers:
-            received += self.sock.recv(_RECEIVE_BYTES)
+            received += _more(self.sock)
         return received
+
+
+def _more(sock: socket.socket) -> bytes:
+    data = sock.recv(_RECEIVE_BYTES)
+    assert data, "the worker closed the connection"
+    return data
 
 
 def main() -> None:
@@ -173,7 +179,7 @@ def _round(
             for sock in socks:
                 missing = expected
                 while missing > 0:
-                    missing -= len(sock.recv(_RECEIVE_BYTES))
+                    missing -= len(_more(sock))
             after = now()
             times.append(after - before)
             before = after

@@ -58,6 +58,10 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(20)
+            if thread.is_alive():
+                with self._lock:
+                    self.failed["a request without an answer after 20 s"] += 1
+                    self.last_failure_s = time.monotonic()
 
     def go_on(self, requests: int, deadline_s: float = 20.0) -> None:
         """Return when that many more requests were answered."""

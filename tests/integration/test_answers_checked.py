@@ -15,11 +15,12 @@ from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.names import backend_name
+from hcc.haproxy.render import Rendered
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import RowKind
 from hcc.haproxy.stats_reader import SUMMARY, StatsReader
 from hcc.mesh.caller_certificate import certificate_digest
-from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints
+from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints, UpstreamState
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_stage import (
@@ -255,7 +256,7 @@ def test_a_known_leaf_of_another_service_is_cut_all_the_same(there: Stage) -> No
     leaf = there.authority.leaf(EVIL)
     port = free_port()
     there.converge(there.rendered(calling(port, "tcp", at(there.peer("impostor", leaf=leaf)))))
-    LeafMap(there.layout, there.capabilities).change(MapChange(added=((digest(leaf), EVIL),)))
+    assert LeafMap(there.layout, there.capabilities).change(MapChange(added=((digest(leaf), EVIL),)))
 
     assert greeting(port) == ""
 
@@ -293,28 +294,6 @@ def test_names_of_every_length_and_as_many_services_as_a_query_may_find_are_unde
         assert answer.partition("\n")[0] == "right", identity
 
 
-def test_an_endpoint_that_is_taken_out_loses_its_sessions_in_a_worker_that_stops_too(there: Stage) -> None:
-    port, one = free_port(), there.peer("one")
-    state = upstream_state(upstream("a", port))
-    state = replace(state, targets=(TargetEndpoints(state.targets[0].target_id, (at(one),)),))
-    for_us = proxy(local_port=0, upstreams=(state.upstream,))
-    there.converge(there.rendered(snapshot(state, proxy_=for_us)))
-    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as session:
-        assert session.recv(100) == b"one\n"
-        worker = there.worker()
-        second = upstream_state(upstream("b", free_port()))
-        for_us = replace(for_us, upstreams=(state.upstream, second.upstream))
-        there.converge(there.rendered(snapshot(state, second, proxy_=for_us)))
-        assert there.worker() != worker
-        session.sendall(b"still here")
-        assert session.recv(100) == b"still here"
-
-        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port, {backend_name(state.upstream)})
-
-        session.settimeout(5)  # that worker is gone after ten seconds, and its sessions with it
-        assert session.recv(100) == b""
-
-
 def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -> None:
     # The third upstream is rightly at the address of the first one's endpoint.
     ports = free_port(), free_port(), free_port()
@@ -341,3 +320,33 @@ def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -
             other_session.sendall(b"still here")
             assert other_session.recv(100) == b"still here"
         assert greeting(ports[2]) == "one"
+
+
+def test_an_endpoint_is_taken_out_in_a_worker_that_stops_too(there: Stage) -> None:
+    one, other = there.peer("one"), there.peer("other")
+    states = [upstream_state(upstream(name, free_port())) for name in ("a", "b", "c")]
+    found = [
+        replace(state, targets=(TargetEndpoints(state.targets[0].target_id, (at(server),)),))
+        for state, server in zip(states, (one, other, other), strict=True)
+    ]
+
+    def serving(*those: UpstreamState) -> Rendered:
+        return there.rendered(snapshot(*those, proxy_=proxy(local_port=0, upstreams=(s.upstream for s in those))))
+
+    there.converge(serving(*found[:2]))
+    worker = there.worker()
+    ports = [state.upstream.local_bind_port for state in found]
+    with (
+        socket.create_connection(("127.0.0.1", ports[0]), timeout=DEADLINE_S) as first,
+        socket.create_connection(("127.0.0.1", ports[1]), timeout=DEADLINE_S) as second,
+    ):
+        assert (first.recv(100), second.recv(100)) == (b"one\n", b"other\n")
+        there.converge(serving(*found))
+        assert there.worker() != worker
+
+        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port, {backend_name(found[0].upstream)})
+
+        assert first.recv(100) == b""
+        # It was not the end of that worker.
+        second.sendall(b"still here")
+        assert second.recv(100) == b"still here"

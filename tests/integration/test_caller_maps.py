@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text
+from hcc.haproxy.map_commands import read_map
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
@@ -21,7 +23,7 @@ from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
 from tests.fakes import FakeMaps
-from tests.haproxy_stage import Stage, free_port, stage
+from tests.haproxy_stage import Stage, free_port, stage, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -184,6 +186,30 @@ def test_of_two_entries_the_one_counts_that_haproxy_goes_by_and_both_are_put_rig
     assert [word for word in shown if word in ("allow", "deny")] == ["deny", "deny"]
 
 
+def test_verdicts_change_in_a_worker_that_stops_too(real: Subject) -> None:
+    maps = real.maps
+    assert isinstance(maps, CallerMaps)
+    real.serve()
+    before = {"a:dc1": "allow", "b:dc1": "allow"}
+    maps.change_verdicts(map_change({}, before), before)
+    old = real.stage.worker()
+    # Whoever is connected keeps it.
+    with socket.create_connection(("127.0.0.1", real.port)):
+        wait_until(lambda: " 1" in maps._runtime.send("show info").partition("CurrConns:")[2][:3], "the connection")
+        here = snapshot(proxy_=proxy(bind_port=real.port, read_timeout_ms=7_000))
+        maps.store_verdicts(before)
+        real.stage.converge(real.stage.rendered(here, intentions=Enforcement.ENFORCE))
+        assert real.stage.worker() != old
+        wanted = {"a:dc1": "deny", "c:dc1": "allow"}
+
+        assert maps.change_verdicts(map_change(before, wanted), wanted)
+
+        assert maps.verdicts() == wanted
+        # What it does not have it asks about.
+        left = read_map(maps._sender(old), real.stage.layout.verdicts)
+        assert left == {"a:dc1": "deny"}
+
+
 @pytest.mark.parametrize("patterns", [("/a;b[0-9]+", r"/c\d+\w \x41"), ("/c#'\"\\$HOME", "/d"), ("/e", "/f;g\\;h")])
 def test_rules_are_replaced_whatever_stands_in_them(real: Subject, patterns: tuple[str, str]) -> None:
     entries = [{f"^rules-x{each}{pattern.replace(' ', '')}\\z": "allow" for each in range(3)} for pattern in patterns]
@@ -192,7 +218,8 @@ def test_rules_are_replaced_whatever_stands_in_them(real: Subject, patterns: tup
     real.stage.converge(real.stage.rendered(here, intentions=Enforcement.ENFORCE))
     assert list((real.maps.rules() or {}).items()) == list(entries[0].items())
 
-    for wanted in (entries[0] | entries[1], entries[1], {}, entries[0]):
+    other = dict.fromkeys(entries[0], "deny")
+    for wanted in (entries[0] | entries[1], entries[1], {}, entries[0], other):
         assert real.maps.replace_rules(wanted)
         assert list((real.maps.rules() or {}).items()) == list(wanted.items())
 

@@ -665,6 +665,22 @@ def test_a_watch_that_waits_stops_promptly(fake: FakeConsul, watch: Watch) -> No
     assert time.monotonic() - started < 5
 
 
+def test_a_stop_that_comes_with_an_answer_lets_nothing_more_be_told(fake: FakeConsul, watch: Watch) -> None:
+    config = {"local_service_address": "app.internal:8183"}
+    fake.register(service_with_sidecar("shop", 8183, sidecar_port=21003, config=config))
+    begun: queue.Queue[Observed] = queue.Queue()
+
+    def lookup(_: str) -> tuple[str, ...]:
+        begun.get(timeout=DEADLINE_S).watcher.stop()
+        return ("10.0.0.9",)
+
+    observed = watch(ProxyWatch("shop-sidecar-proxy"), lookup=lookup)
+    begun.put(observed)
+
+    assert observed.watcher.join(DEADLINE_S)
+    assert observed.events.empty()
+
+
 def test_stop_before_start_and_twice_does_no_harm() -> None:
     watcher = Watcher(RootsWatch(), lambda: pytest.fail("asked"), lambda *_: None)
     watcher.stop()

@@ -14,7 +14,7 @@ from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import dataplane_stage
 from tests.fakes import FakeControl
-from tests.haproxy_stage import Stage, free_port, stage
+from tests.haproxy_stage import Stage, free_port, stage, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -40,6 +40,13 @@ class Subject:
 
     def actual(self, wanted: Snapshot) -> Actual:
         return self.control.read_actual(self.rendered(wanted))
+
+    def restart(self, wanted: Snapshot) -> None:
+        """Another process, with the same files."""
+        if self._fake is None:
+            self._stage.process.kill()
+            wait_until(self._stage.process.reap, "HAProxy ends")
+        self._start(self.rendered(wanted))
 
     def _start(self, rendered: Rendered) -> None:
         if self._fake is not None:
@@ -135,6 +142,18 @@ def test_another_structure_is_one_reload_by_a_new_worker(subject: Subject, web: 
     assert applied.reloaded
     assert subject.actual(client(moved, ONE)).pid != before
     assert not subject.converge(client(moved, ONE))[0]
+
+
+def test_what_another_process_of_the_same_structure_runs_is_not_known(subject: Subject, web: Upstream) -> None:
+    here = client(web, ONE)
+    subject.converge(here)
+    subject.actual(here)
+    assert subject.control.glance() is not None
+
+    subject.restart(here)
+
+    assert subject.control.glance() is None
+    assert not subject.converge(here)[0]
 
 
 def test_callers_get_server_lines_and_lose_them(subject: Subject) -> None:

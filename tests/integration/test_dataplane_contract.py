@@ -70,8 +70,12 @@ class Subject:
             self._process = DataplaneProcess(
                 find_dataplane(dataplaneapi()), haproxy_2_6(), self.layout, Secret(PASSWORD)
             )
-            self._process.launch()
-            wait_until(self._answers, "the Data Plane API answers")
+            try:
+                self._process.launch()
+                wait_until(self._answers, "the Data Plane API answers")
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         if self._fake is not None:

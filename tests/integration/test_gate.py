@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -144,6 +147,44 @@ def test_an_intention_flipped_under_load_holds_for_every_call_that_begins_after_
     # A request that is under way when its caller is denied is cut.
     cut = {CUT, CUT_SINCE_3_0} if opened.stage.capabilities.version >= Version(3, 0) else {CUT}
     assert Counter(flipped.answers).keys() <= {ALLOWED, DENIED} | cut
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_denial_ends_the_first_session_and_a_later_one_also_in_a_worker_that_stops(branch: str) -> None:
+    db = Intention("db", Action.ALLOW, 9)
+    with gate(branch, Protocol.TCP) as opened, contextlib.ExitStack() as sessions:
+        opened.decide_by(WEB, db)
+        web, other = opened.context(MESH.service(SERVICE)), opened.context(MESH.service("db"))
+
+        def begin(context: ssl.SSLContext) -> ssl.SSLSocket:
+            plain = sessions.enter_context(socket.create_connection(("127.0.0.1", opened.port), timeout=15))
+            made = sessions.enter_context(context.wrap_socket(plain))
+            assert made.recv(100) == b"app\n"
+            return made
+
+        def echoes(session: ssl.SSLSocket) -> bool:
+            session.sendall(b"still here")
+            return session.recv(100) == b"still here"
+
+        # Before HAProxy knows them, so on the common line, and after.
+        first, unharmed = begin(web), begin(other)
+        wait_until(lambda: opened.remembered() == {SERVICE, "db"}, "the callers to be remembered")
+        second = begin(web)
+        opened.reload()
+        assert all(map(echoes, (first, second, unharmed)))
+        opened.decide_by(NO_WEB, db)
+        assert ended(first)
+        assert ended(second)
+        # It was not the end of that worker.
+        assert echoes(unharmed)
+
+
+def ended(session: ssl.SSLSocket) -> bool:
+    """Whether it is over, in time."""
+    try:
+        return session.recv(100) == b""
+    except ConnectionError:
+        return True
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)

@@ -22,6 +22,7 @@ from hcc.haproxy.plan import (
     DeleteServer,
     FreeSlot,
     Operation,
+    Plan,
     Reload,
     SetCa,
     SetCertificate,
@@ -202,6 +203,34 @@ def test_long_connections_to_those_who_left_hold_up_only_the_first_plan_and_that
         assert not pauses
     monkeypatch.undo()
     wait_until(lambda: not there.converge(after).pending, "they are gone")
+
+
+@pytest.mark.parametrize("there", ["2.2", "2.8"], indirect=True)
+def test_what_waits_for_its_last_connection_is_known_to_be_out_of_service(there: Stage) -> None:
+    left, port = there.peer("left"), free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(left)]))))
+    after = there.rendered(client_snapshot(upstream_state(upstream("web", port), [])))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"left\n"
+        assert there.converge(after).pending
+        believed = there.control.glance()
+        assert believed is not None
+        assert believed.servers == there.actual(after).servers
+
+
+def test_what_runs_is_not_known_any_more_when_a_command_was_refused(there: Stage) -> None:
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", free_port()), [at(there.peer("one"))])))
+    there.converge(rendered)
+    there.actual(rendered)
+    assert there.control.glance() is not None
+    ((backend, (server,)),) = [(one.name, one.servers[:1]) for one in rendered.desired.backends]
+
+    applied = there.control.apply(
+        Plan((SetServerWeight(backend, server.name, 7), SetServerAddress(backend, "nobody", "127.0.0.1", 1)), ("",))
+    )
+
+    assert applied.failure is not None
+    assert there.control.glance() is None
 
 
 def test_an_application_whose_host_name_has_no_address_is_nothing_to_repair(there: Stage) -> None:

@@ -73,9 +73,10 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
 
 
 @contextlib.contextmanager
-def listening(talk: Callable[[socket.socket], object]) -> Iterator[int]:
+def listening(talk: Callable[[socket.socket], object], host: str = "127.0.0.1") -> Iterator[int]:
     """A server on the port given that does this with each connection."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=64) as listener:
 
         def serve() -> None:
             with contextlib.suppress(OSError):
@@ -201,6 +202,54 @@ def test_many_that_are_silent_hold_up_nobody(mesh: Mesh) -> None:
         late = 0
         while late < 60:
             late += len(mesh.outcomes.get(timeout=DEADLINE_S))
+
+
+def test_a_server_with_an_ipv6_address_is_seen(mesh: Mesh) -> None:
+    context = mesh.server_context(mesh.authority.leaf(WEB))
+    with listening(lambda one: context.wrap_socket(one, server_side=True), "::1") as port:
+        mesh.prober.ask([Peer("::1", port, WEB)], mesh.context)
+        ((probed,),) = [mesh.outcomes.get(timeout=DEADLINE_S)]
+
+    assert isinstance(probed.outcome, Seen), probed
+
+
+def test_what_is_no_port_does_not_answer_and_the_next_one_is_probed(mesh: Mesh) -> None:
+    with shows(mesh.server_context(mesh.authority.leaf(WEB))) as port:
+        outcomes = mesh.probe(70_000, port)
+
+    assert isinstance(outcomes[70_000], NoAnswer)
+    assert isinstance(outcomes[port], Seen)
+
+
+def test_a_prober_that_fails_says_so_and_ends(mesh: Mesh) -> None:
+    heard: list[tuple[Probed, ...]] = []
+
+    def deliver(probed: tuple[Probed, ...]) -> None:
+        heard.append(probed)
+        if probed:
+            raise RuntimeError("a bug of ours")
+
+    prober = Prober(deliver, PROBE_S)
+    prober.start()
+    try:
+        prober.ask([Peer("127.0.0.1", free_port(), WEB)], mesh.context)
+        wait_until(lambda: not prober.running, "its thread to end")
+    finally:
+        prober.stop()
+    assert [len(one) for one in heard] == [1, 0]
+
+
+def test_what_cannot_be_connected_to_in_time_is_told_from_what_does_not_speak(mesh: Mesh) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        where = full.getsockname()
+        # Nobody accepts, and whoever comes when the queue is full waits for ever.
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(where)
+        outcome = mesh.probe(int(where[1]))[int(where[1])]
+
+    assert outcome == NoAnswer("cannot be connected to within 1 s")
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)

@@ -340,6 +340,49 @@ def test_without_roots_no_identity_is_expected_yet() -> None:
     assert whole(state).upstreams[0].targets[0].endpoints[0].identity == ""
 
 
+def test_a_target_is_asked_for_in_its_own_place_with_its_subset_and_expected_to_be_of_it() -> None:
+    target = replace(
+        builders.chain("web").targets[0], datacenter="dc2", subset_filter="v == 2", namespace="team", partition="east"
+    )
+    key = EndpointsWatch("web", "dc2", filter="v == 2", wan=True, namespace="team", partition="east")
+    state = after(WITH_WEB, ROOTS, (ChainWatch("web"), replace(builders.chain("web"), targets=(target,))))
+    assert key in wanted(state)
+    (endpoint,) = whole(after((key, (instance(),)), state=state)).upstreams[0].targets[0].endpoints
+    assert endpoint.identity == f"spiffe://{TD}/ap/east/ns/team/dc/dc2/svc/web"
+
+
+def test_an_upstream_in_another_namespace_is_another_chain() -> None:
+    one = builders.upstream("web")
+    state = after((PROXY, registered(replace(one, key=replace(one.key, namespace="team", partition="east")))))
+    assert ChainWatch("web", namespace="team", partition="east") in wanted(state)
+
+
+def test_what_a_query_finds_is_expected_to_be_of_where_it_was_found() -> None:
+    upstream = builders.upstream("find", query=True)
+    key = QueryWatch("find", "", "dc1", upstream.poll_interval_ms)
+    found = replace(instance(), datacenter="dc2", namespace="team", partition="east")
+    (target,) = whole(after((PROXY, registered(upstream)), ROOTS, (key, (found,)))).upstreams[0].targets
+    assert [item.identity for item in target.endpoints] == [f"spiffe://{TD}/ap/east/ns/team/dc/dc2/svc/web"]
+
+
+def test_an_upstream_in_a_cluster_peer_is_not_watched_and_has_nobody() -> None:
+    one = builders.upstream("web")
+    state = after((PROXY, registered(replace(one, key=replace(one.key, peer="east")))), ROOTS, CHAIN)
+    assert not any(isinstance(key, ChainWatch | EndpointsWatch) for key in wanted(state))
+    (upstream,) = whole(state).upstreams
+    assert (upstream.chain, upstream.targets) == (None, ())
+    # Nor is that which one of our own cluster with its name has.
+    both = after((PROXY, registered(one, replace(one, key=replace(one.key, peer="east")))), ROOTS, CHAIN)
+    both = after((ENDPOINTS, (instance(),)), state=both)
+    assert [bool(item.targets) for item in whole(both).upstreams] == [True, False]
+
+
+def test_instances_are_in_order_and_each_is_there_once() -> None:
+    found = (instance("10.0.0.2"), instance("10.0.0.1"), instance("10.0.0.2"))
+    endpoints = whole(after(WITH_WEB, ROOTS, CHAIN, (ENDPOINTS, found))).upstreams[0].targets[0].endpoints
+    assert [item.address for item in endpoints] == ["10.0.0.1", "10.0.0.2"]
+
+
 EVENTS: tuple[tuple[WatchKey, Answer], ...] = (
     WITH_WEB,
     (PROXY, registered()),

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.haproxy.capabilities import Capabilities, Feature, Version, capabilities
-from hcc.haproxy.model import ActualServers, Desired
+from hcc.haproxy.model import ActualListener, ActualServers, Desired, Listening
 from hcc.haproxy.plan import (
+    COMMAND_BYTES,
     MOST_ADDED,
     Actual,
     AddServer,
@@ -20,6 +21,8 @@ from hcc.haproxy.plan import (
     Reload,
     SetCa,
     SetCertificate,
+    SetListenerLimit,
+    SetProcessLimit,
     SetServerAddress,
     SetServerState,
     SetServerWeight,
@@ -69,7 +72,11 @@ def test_nothing_runs_and_nothing_is_on_disk_so_the_file_is_installed() -> None:
 
 def test_nothing_runs_but_the_file_is_there_so_nothing_is_left_to_do() -> None:
     rendered = wanted()
-    assert not plan(rendered, Actual(config=rendered.config, files=rendered.files))
+    keys = rendered.desired.ticket_keys
+    assert keys
+    there = Actual(config=rendered.config, files=rendered.files, stored_ticket_keys=keys.digest)
+    assert not plan(rendered, there)
+    assert kinds(plan(rendered, replace(there, stored_ticket_keys=""))) == [Install]
 
 
 def test_what_runs_as_wanted_needs_nothing() -> None:
@@ -169,6 +176,43 @@ def test_very_many_new_servers_come_by_one_reload_and_not_so_many_at_run_time() 
     assert len(plan(more, running(wanted()), may_reload=False).operations) > MOST_ADDED
     # To leave takes no reload.
     assert set(kinds(plan(wanted(), running(more)))) == {DeleteServer, WriteConfig}
+
+
+def test_a_certificate_that_just_fits_into_the_socket_is_set_and_one_byte_more_takes_a_reload() -> None:
+    most = wanted().payload_bytes - COMMAND_BYTES
+    assert SetCertificate in kinds(plan(wanted(fingerprint="B" * 40, pem="x" * most), running(wanted())))
+    assert kinds(plan(wanted(fingerprint="B" * 40, pem="x" * (most + 1)), running(wanted()))) == [Reload]
+
+
+def test_limits_are_put_back_to_what_they_were_at_the_start_and_no_further() -> None:
+    rendered = wanted()
+    actual = running(rendered)
+    # The system gives the process less than was asked for, and so to listeners without a limit of their own.
+    less = [replace(one, max_connections=actual.most_connections - 1) for one in actual.listeners]
+    cut = replace(
+        actual,
+        max_connections=actual.most_connections - 1,
+        most_connections=actual.most_connections - 1,
+        listeners=tuple(less),
+    )
+    assert not plan(rendered, cut)
+    steps = plan(rendered, replace(cut, max_connections=1, listeners=(replace(less[0], max_connections=2), *less[1:])))
+    assert steps.operations == (
+        SetProcessLimit(cut.most_connections),
+        SetListenerLimit(less[0].name, actual.most_connections),
+    )
+
+
+def test_a_listener_that_is_not_ours_is_left_alone() -> None:
+    actual = running(wanted())
+    theirs = ActualListener("theirs", Listening.PAUSED, 1)
+    assert not plan(wanted(), replace(actual, listeners=(*actual.listeners, theirs)))
+
+
+def test_a_side_file_that_is_gone_is_written_again() -> None:
+    actual = running(wanted())
+    assert actual.files
+    assert kinds(plan(wanted(), replace(actual, files=()))) == [WriteConfig]
 
 
 def slots(

@@ -3,6 +3,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from hcc.mesh.certificate import CertificateError, checked_credentials, warning_time
 from hcc.mesh.secret import Secret
@@ -88,10 +95,71 @@ def test_no_roots_at_all_are_refused() -> None:
 def test_a_warning_is_due_when_nine_tenths_of_the_life_are_over() -> None:
     credentials = checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC))
 
-    assert credentials.not_before < warning_time(credentials) < credentials.not_after
+    life = credentials.not_after - credentials.not_before
+    assert warning_time(credentials) == credentials.not_before + life * 0.9
 
 
 def test_fingerprints_are_haproxys_own() -> None:
     certificate = x509.load_pem_x509_certificate(ISSUED.cert_pem.encode())
 
     assert checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC)).leaf_sha1 == sha1(certificate)
+
+
+def test_the_serial_is_written_as_haproxy_prints_it() -> None:
+    certificate = x509.load_pem_x509_certificate(ISSUED.cert_pem.encode())
+
+    assert (
+        checked_credentials(leaf(), roots(AUTHORITY), datetime.now(UTC)).leaf_serial == f"{certificate.serial_number:X}"
+    )
+
+
+@pytest.mark.parametrize("services", [(), ("web", "api"), ("api", "web")])
+def test_a_leaf_with_any_other_list_of_uris_is_refused(services: tuple[str, ...]) -> None:
+    with pytest.raises(CertificateError, match="svc/web, found"):
+        checked_credentials(leaf(AUTHORITY.leaf(*map(service_uri, services))), roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_a_leaf_whose_root_has_expired_is_refused() -> None:
+    later = datetime.now(UTC) + timedelta(days=2)
+
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(leaf(AUTHORITY.leaf(service_uri("web"), days=10)), roots(AUTHORITY), later)
+
+
+def test_an_encrypted_key_is_named() -> None:
+    key = load_pem_private_key(ISSUED.key_pem.encode(), None)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")).decode()
+
+    with pytest.raises(CertificateError, match="expected an unencrypted PEM private key"):
+        checked_credentials(replace(leaf(), key_pem=Secret(pem)), roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_no_blank_line_of_consul_s_gets_into_what_haproxy_is_told() -> None:
+    spaced = replace(leaf(), key_pem=Secret(f"\n{ISSUED.key_pem}\n \n"), cert_pem=f"{ISSUED.cert_pem}\n\n")
+    credentials = checked_credentials(spaced, roots(AUTHORITY), datetime.now(UTC))
+
+    assert all(line.strip() for line in credentials.leaf_pem.reveal().splitlines())
+
+
+def test_a_leaf_of_an_intermediate_is_good_with_it_and_is_shown_with_it() -> None:
+    between = Authority("Between")
+    signed = AUTHORITY.authority(between)
+    issued = between.leaf(service_uri("web"))
+    whole = replace(leaf(issued), cert_pem=issued.cert_pem + signed)
+
+    credentials = checked_credentials(whole, roots(AUTHORITY), datetime.now(UTC))
+
+    assert credentials.leaf_sha1 == issued.fingerprint
+    assert credentials.leaf_pem.reveal().startswith(issued.cert_pem + signed)
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(leaf(issued), roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_a_leaf_that_another_leaf_signed_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    signer = AUTHORITY.leaf(service_uri("evil"), key=key)
+    issued = Authority.of(signer.certificate, key).leaf(service_uri("web"))
+    whole = replace(leaf(issued), cert_pem=issued.cert_pem + signer.cert_pem)
+
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(whole, roots(AUTHORITY), datetime.now(UTC))

@@ -41,6 +41,7 @@ def test_a_splitter_serves_its_heaviest_leg() -> None:
     ("target", "phrase"),
     [
         (replace(WEB, mesh_gateway="local"), "mesh gateway mode local"),
+        (replace(WEB, mesh_gateway="remote"), "mesh gateway mode remote"),
         (replace(WEB, peer="east"), "the cluster peer east"),
         (replace(WEB, external=True), "an external target"),
     ],
@@ -49,6 +50,12 @@ def test_what_the_target_asks_for_beyond_direct_connections_is_named(target: Tar
     asked = Chain("web", "dc1", "tcp", "resolver:web", (RESOLVE_WEB,), (target,))
 
     assert unserved(asked) == (phrase,)
+
+
+def test_of_a_target_that_asks_for_no_gateway_nothing_is_unserved() -> None:
+    asked = Chain("web", "dc1", "tcp", "resolver:web", (RESOLVE_WEB,), (replace(WEB, mesh_gateway="none"),))
+
+    assert unserved(asked) == ()
 
 
 def test_failover_and_load_balancer_are_named() -> None:

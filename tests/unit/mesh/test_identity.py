@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.mesh.identity import IdentityError, ServiceIdentity, parse_service_uri
+from hcc.mesh.identity import MAX_URI_BYTES, IdentityError, ServiceIdentity, parse_service_uri
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
 NAMES = st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable())
@@ -48,12 +48,23 @@ def test_every_printable_name_survives_the_way_through_a_uri(service: str, datac
         "spiffe://x.consul/ns/default/dc/dc1/svc/%ff",
         "spiffe://x.consul/ns/default/dc/dc1/svc/a%0ab",
         "spiffe://x.consul/ns/default/dc/dc1/svc/a%00",
+        "spiffe://x%2econsul/ns/default/dc/dc1/svc/web",
+        "spiffe://x.consul?a/ns/default/dc/dc1/svc/web",
+        "spiffe://x.consul#a/ns/default/dc/dc1/svc/web",
+        "spiffe://x.consul/ns/default/dc/dc1/svc",
         "spiffe://x.consul/ns/default/dc/dc1/svc/" + "a" * 3000,
     ],
 )
 def test_a_uri_that_is_no_service_is_refused(uri: str) -> None:
     with pytest.raises(IdentityError):
         parse_service_uri(uri)
+
+
+def test_a_uri_may_be_as_long_as_spiffe_lets_it_and_no_longer() -> None:
+    longest = "spiffe://x.consul/ns/default/dc/dc1/svc/".ljust(MAX_URI_BYTES, "a")
+    assert parse_service_uri(longest).service.startswith("aaa")
+    with pytest.raises(IdentityError, match="at most 2048"):
+        parse_service_uri(f"{longest}a")
 
 
 def test_the_trust_domain_is_compared_without_case_as_host_names_are() -> None:

@@ -348,3 +348,30 @@ def test_that_somebody_may_be_denied_anew_is_known_whatever_the_name(before: Pol
 def test_another_trust_domain_denies_everybody_anew() -> None:
     assert may_deny_anew(policy(allow("web")), replace(policy(allow("web")), trust_domain="other.consul"))
     assert not may_deny_anew(policy(allow("web")), policy(allow("web")))
+
+
+def test_the_trust_domain_of_a_policy_may_be_written_in_capitals() -> None:
+    loud = replace(policy(allow("web")), trust_domain=TRUST_DOMAIN.upper())
+
+    assert verdict_of(loud, caller()).allowed
+    assert not verdict_of(loud, caller("other")).allowed
+
+
+@pytest.mark.parametrize("exact", [allow("web"), deny("web")])
+def test_of_two_intentions_of_one_precedence_the_one_that_names_the_caller_governs(exact: Intention) -> None:
+    wildcard = replace(exact, source="*", action=Action.DENY if exact.action is Action.ALLOW else Action.ALLOW)
+
+    for rules in ((exact, wildcard), (wildcard, exact)):
+        assert verdict_of(policy(*rules), caller()).intention == exact
+
+
+def test_where_no_request_can_be_looked_at_no_token_is_demanded() -> None:
+    okta = (JwtProvider("okta"),)
+    asked = replace(policy(Intention("web", Action.ALLOW, 9, jwt=okta), http=True), providers=KNOWN)
+    assert demands_of(asked)
+    for unasked in (
+        replace(asked, http=False),
+        replace(asked, normalization=None),
+        replace(asked, intentions=(replace(asked.intentions[0], peer="east"),)),
+    ):
+        assert demands_of(unasked) == {}

@@ -24,7 +24,7 @@ from hcc.mesh.peer_book import (
 )
 from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot
-from tests.builders import endpoint, service_uri, snapshot, upstream_state
+from tests.builders import endpoint, service_uri, snapshot, upstream, upstream_state
 
 WEB, EVIL = service_uri("web"), service_uri("evil")
 SILENT = NoAnswer("does not finish the handshake within 3 s")
@@ -330,6 +330,98 @@ def test_leaves_are_bounded_expire_and_are_told_once() -> None:
 
     assert book.take_news() == {"D2": None}
     assert not book.forget_expired(100.0)
+
+
+def test_of_two_upstreams_that_name_an_endpoint_the_one_that_may_use_it_has_it_probed() -> None:
+    web, api = upstream("web", 1), upstream("api", 2)
+    for states in ((Health.CRITICAL, Health.PASSING), (Health.PASSING, Health.CRITICAL)):
+        pairs = zip((web, api), states, strict=True)
+        both = snapshot(*(upstream_state(one, (endpoint(health=health),)) for one, health in pairs))
+        book = PeerBook()
+        book.follow(both, 0.0, MIDDLE)
+        assert book.take_due(0.0, 64) == (peer(),)
+
+
+def test_who_it_should_be_must_be_known_before_an_endpoint_is_probed() -> None:
+    book = book_of(replace(endpoint(), identity=""))
+
+    assert len(book) == 0
+    assert book.take_due(0.0, 64) == ()
+
+
+def test_an_impostor_whose_certificate_is_not_verified_later_is_none_any_more() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(EVIL))
+    assert book.impostors() == 1
+
+    judgement = probed(book, Unverified("expired"), now_s=AGAIN_S)
+
+    assert (judgement.now, judgement.impostor, book.impostors()) == (Standing.REFUSED, False, 0)
+
+
+def test_who_serves_and_does_not_answer_is_asked_again_ever_more_seldom_up_to_the_usual_interval() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    now_s, waits = AGAIN_S, []
+    for _ in range(16):
+        probed(book, SILENT, now_s=now_s)
+        due_s = book.next_due_s()
+        assert due_s is not None
+        waits.append(due_s - now_s)
+        now_s = due_s
+    assert waits == sorted(waits)
+    assert waits[0] < 1
+    assert waits[-1] == AGAIN_S
+
+
+def test_looking_at_those_who_serve_leaves_room_for_first_probes_too() -> None:
+    many = [endpoint(f"10.0.1.{number}") for number in range(100)]
+    book = book_of(*many)
+    for _ in range(2):
+        for one in book.take_due(0.0, 64):
+            book.note(one, seen(WEB, digest=one.address), 0.0, MIDDLE)
+
+    assert len(book.take_due(AGAIN_S, 64)) == 64 - FOR_FIRST
+
+
+def test_a_suspicion_puts_no_probe_off_and_the_one_that_was_planned_before_is_not_made_as_well() -> None:
+    silent = book_of(endpoint())
+    probed(silent, SILENT)
+    planned_s = silent.next_due_s()
+    assert planned_s is not None
+    assert planned_s < SUSPECT_S
+    silent.suspect(frozenset((WEB,)), 0.0)
+    assert silent.take_due(planned_s, 64) == (peer(),)
+
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.suspect(frozenset((WEB,)), SUSPECT_S)
+    probed(book, seen(WEB), now_s=SUSPECT_S)
+    assert book.take_due(AGAIN_S + SUSPECT_S / 2, 64) == ()
+    assert book.take_due(AGAIN_S + SUSPECT_S, 64) == (peer(),)
+
+
+def test_what_was_kept_waits_for_the_answer_about_each_upstream() -> None:
+    before = book_of(endpoint())
+    probed(before, seen(WEB))
+    book = PeerBook()
+    book.restore(before.kept())
+    state = upstream_state()
+    unknown = replace(state, targets=tuple(replace(target, known=False) for target in state.targets))
+
+    book.follow(snapshot(unknown), 0.0, MIDDLE)
+    book.follow(here(endpoint(), version=2), 1.0, MIDDLE)
+
+    assert book.admission().admitted == {peer()}
+
+
+def test_a_leaf_that_is_seen_again_outlives_one_that_is_not() -> None:
+    book = PeerBook(most_leaves=2)
+    book.follow(here(endpoint()), 0.0, MIDDLE)
+    for turn, digest in enumerate(("A", "B", "A", "C")):
+        probed(book, seen(WEB, digest=digest), now_s=turn * 2 * AGAIN_S)
+
+    assert set(book.leaves()) == {"A", "C"}
 
 
 @given(st.lists(st.sampled_from(["right", "wrong", "silent", "unverified", "change", "leave"]), max_size=30))

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.mesh.request import EscapedSlashes, Normalization, Request, RequestError, Underscores, normalised
+from hcc.mesh.request import (
+    MAX_TARGET_BYTES,
+    EscapedSlashes,
+    Normalization,
+    Request,
+    RequestError,
+    Underscores,
+    normalised,
+)
 
 CONSUL = Normalization()
 
@@ -113,6 +121,10 @@ def test_escaped_slashes_are_kept_unescaped_refused_or_redirected() -> None:
     assert path(target, Normalization(escaped_slashes=EscapedSlashes.KEEP)) == target
     assert path(target, Normalization(escaped_slashes=EscapedSlashes.UNESCAPE)) == "/"
     assert path("/a%2f%2fb", Normalization(True, True, EscapedSlashes.UNESCAPE)) == "/a/b"
+    assert path("/a%5c..%5C..", Normalization(escaped_slashes=EscapedSlashes.UNESCAPE)) == "/"
+    for escape in ("%2f", "%2F", "%5c", "%5C"):
+        with pytest.raises(RequestError, match="escaped slash"):
+            path(f"/a{escape}b", Normalization(escaped_slashes=EscapedSlashes.REJECT))
     for refused in (EscapedSlashes.REJECT, EscapedSlashes.REDIRECT):
         how = Normalization(escaped_slashes=refused)
         with pytest.raises(RequestError, match="escaped slash"):
@@ -148,3 +160,15 @@ def test_headers_with_underscores_are_allowed_dropped_or_refused() -> None:
     assert normalised(request, Normalization(underscores=Underscores.DROP)).headers == {"x-a": "2"}
     with pytest.raises(RequestError, match="underscore"):
         normalised(request, Normalization(underscores=Underscores.REJECT))
+
+
+def test_a_path_may_be_as_long_as_a_buffer_of_haproxy_and_no_longer() -> None:
+    longest = "/" + "a" * (MAX_TARGET_BYTES - 1)
+    assert path(longest) == longest
+    with pytest.raises(RequestError, match="at most 16384"):
+        path(f"{longest}a")
+
+
+def test_only_blanks_and_tabs_are_taken_from_the_ends_of_a_value() -> None:
+    request = Request("GET", "/", (("x-a", " \x0badmin\xa0\t"),))
+    assert normalised(request, CONSUL).headers == {"x-a": "\x0badmin\xa0"}

@@ -11,8 +11,8 @@ from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, speaks_of
 from hcc.mesh.request import Normalization, Request, normalised
-from hcc.mesh.rules import ALLOW, RuleSet, compiled_rules
-from hcc.mesh.token_demands import TOKEN_PREFIX
+from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet, compiled_rules
+from hcc.mesh.token_demands import TOKEN_PREFIX, TokenDemand
 from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
 API = Permission(True, PathRule(PathMatch.PREFIX, "/api"))
@@ -136,3 +136,64 @@ def test_a_policy_names_every_rule_set_that_a_caller_may_get_once() -> None:
 def test_permissions_that_decide_all_requests_alike_are_no_rules() -> None:
     for permissions, default in (((API,), True), ((NOT_ADMIN,), False), ((), True), ((Permission(True), API), False)):
         assert not compiled_rules(permissions, default).rules
+
+
+RULES = st.builds(
+    Rule,
+    st.sampled_from((ALLOW, DENY, "token-1")),
+    st.none() | st.builds(PathRule, st.sampled_from(PathMatch), st.sampled_from(("/a", "/b"))),
+    st.lists(
+        st.builds(
+            HeaderRule,
+            st.sampled_from("ab"),
+            st.sampled_from(HeaderMatch),
+            st.sampled_from("xy"),
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=1,
+    ).map(tuple),
+    st.sampled_from(((), ("GET",), ("PUT",))),
+)
+SETS = st.builds(RuleSet, st.lists(RULES, max_size=2).map(tuple), st.sampled_from((ALLOW, DENY, "token-1")))
+
+
+@given(SETS, st.data())
+def test_no_part_of_a_set_can_change_without_its_name(one: RuleSet, data: st.DataObject) -> None:
+    other = data.draw(SETS)
+    changed = [RuleSet(one.rules, default) for default in (ALLOW, DENY, "token-1")]
+    for place, rule in enumerate(one.rules):
+        header = HeaderRule("a", HeaderMatch.PREFIX, "x")
+        others = [
+            *(replace(rule, says=says) for says in (ALLOW, DENY, "token-1")),
+            *(replace(rule, path=path) for path in (None, *(PathRule(kind, "/a") for kind in PathMatch))),
+            *(replace(rule, headers=(replace(header, kind=kind),)) for kind in HeaderMatch),
+            replace(rule, headers=(replace(header, invert=True),)),
+            replace(rule, headers=(replace(header, ignore_case=True),)),
+            replace(rule, headers=(replace(header, name="b"),)),
+            replace(rule, headers=(replace(header, value="b"),)),
+            *(replace(rule, methods=methods) for methods in ((), ("GET",), ("GET", "PUT"))),
+        ]
+        changed += [RuleSet((*one.rules[:place], each, *one.rules[place + 1 :]), one.default) for each in others]
+    for each in (other, *changed):
+        assert (each.name == one.name) is (each == one)
+    assert len({each.name for each in changed}) == len(set(changed))
+
+
+def test_no_part_of_a_demand_can_change_without_its_name() -> None:
+    okta, far, admin = JwtProvider("okta"), JwtProvider("far"), JwtProvider("okta", ((("role",), "admin"),))
+    demands = [
+        TokenDemand(all_of)
+        for all_of in (
+            ((okta,),),
+            ((far,),),
+            ((okta, far),),
+            ((okta,), (far,)),
+            ((admin,),),
+            ((replace(admin, claims=((("role",), "user"),)),),),
+            ((replace(admin, claims=((("roles",), "admin"),)),),),
+            ((replace(admin, claims=((("role", "x"), "admin"),)),),),
+            ((replace(admin, claims=((("role",), "admin"), (("x",), "y"))),),),
+        )
+    ]
+    assert len({each.name for each in demands}) == len(demands)

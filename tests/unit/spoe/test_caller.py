@@ -41,7 +41,9 @@ def test_the_usual_shape_with_the_origin_means_the_same_to_the_strict_decoder(
 
 def test_an_origin_of_another_shape_is_none() -> None:
     odd = ((b"src", text(b"x")), (b"src_port", Value(Kind.INT64, 1)))
-    for peer in (odd, odd[1:], (odd[1], odd[0]), ((b"src", Value(Kind.IPV4, b"abcd")), (b"src_port", text(b"1")))):
+    high = ((b"src", Value(Kind.IPV4, b"abcd")), (b"src_port", Value(Kind.INT64, 65_536)))
+    word = ((b"src", Value(Kind.IPV4, b"abcd")), (b"src_port", text(b"1")))
+    for peer in (odd, odd[1:], (odd[1], odd[0]), word, high):
         message = Message(b"caller", ((b"der", DER), *peer))
         body = notify(message)[LENGTH_BYTES:]
         assert strictly(decode_frame(body)) == Asked(b"\x00\x01", b"certificate")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
-from hcc.mesh.permissions import PathMatch, PathRule, Permission
+from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.rules import compiled_rules
 from hcc.spoe.cache import DecisionCache, answer_for
 from hcc.spoe.decision import MAX_REASON_CHARACTERS, decide
@@ -94,6 +94,19 @@ def test_anything_but_one_service_of_our_trust_domain_is_denied_without_a_name(u
 def test_a_reason_that_quotes_a_certificate_stays_short() -> None:
     decision = decide(MESH.leaf(*uri_names("spiffe://" + "x" * 1500)).der(), POLICY)
     assert len(decision.reason) <= MAX_REASON_CHARACTERS
+
+
+def test_a_reason_that_tells_of_tokens_stays_short() -> None:
+    demanding = Intention("web", Action.ALLOW, 9, jwt=tuple(JwtProvider(f"provider-{number}") for number in range(50)))
+    decision = decide(WEB, dataclasses.replace(POLICY, intentions=(demanding,)))
+    assert decision.reason.startswith("intention web -> allow")
+    assert len(decision.reason) == MAX_REASON_CHARACTERS
+
+
+def test_a_trust_domain_in_capitals_is_ours_too() -> None:
+    decision = decide(WEB, dataclasses.replace(POLICY, trust_domain=TRUST_DOMAIN.upper()))
+    assert (decision.allowed, decision.source) == (True, "web")
+    assert decision.caller.startswith("web:dc1|")
 
 
 def test_an_answer_is_made_once_and_forgotten_with_its_policy() -> None:

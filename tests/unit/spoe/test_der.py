@@ -104,6 +104,8 @@ def test_the_handmade_certificate_is_read() -> None:
         handmade(element(SEQUENCE, element(0x06, b"\x2a"), element(0x04)), san(URI)),
     ):
         assert parse_certificate(der) == expected
+    longest = handmade(san(URI), serial=element(0x02, b"\x00" + b"\xff" * 20))
+    assert parse_certificate(longest).serial == 2**160 - 1
 
 
 BROKEN = {
@@ -116,7 +118,10 @@ BROKEN = {
     "long serial": handmade(san(URI), serial=element(0x02, b"\x01" * 22)),
     "two alternative names": handmade(san(URI), san(URI)),
     "any extension twice": handmade(*(element(SEQUENCE, element(0x06, b"\x2a"), element(0x04)),) * 2, san(URI)),
-    "empty extensions": handmade(b"", after=b"\xa3\x02\x30\x00"),
+    "empty extensions": handmade(b""),
+    "extensions twice": handmade(san(URI), after=element(0xA3, element(SEQUENCE, san(URI)))),
+    "something after the list of extensions": handmade(after=element(0xA3, element(SEQUENCE, san(URI)), b"\x05\x00")),
+    "something after the signature": element(SEQUENCE, handmade(san(URI))[2:], b"\x05\x00"),
     "empty alternative names": handmade(san()),
     "something after the names": handmade(element(SEQUENCE, SAN, element(0x04, element(SEQUENCE, URI), b"\x05\x00"))),
     "something after the extensions": handmade(san(URI), after=b"\x05\x00"),
@@ -129,11 +134,13 @@ BROKEN = {
     "URI not in ASCII": handmade(san(element(0x86, b"spiffe://\xc3\xa9"))),
     "constructed URI": handmade(san(element(0xA6, URI))),
     "length not the shortest": handmade(san(b"\x86\x81\x01a")),
+    "length that one byte could say": handmade(san(b"\x86\x81\x7f" + b"a" * 127)),
     "length with leading zero": handmade(san(b"\x86\x82\x00\x80" + b"a" * 128)),
     "indefinite length": handmade(san(b"\x86\x80a\x00\x00")),
     "length of four bytes": handmade(san(b"\x86\x84\x00\x00\x00\x01a")),
     "reserved length": handmade(san(b"\x86\xffa")),
     "length beyond the end": handmade(san(b"\x86\x7fa")),
+    "length one beyond the end": handmade(san(b"\x86\x02a")),
     "tag of several bytes": handmade(san(b"\xbf\x86\x01a")),
 }
 

@@ -10,8 +10,8 @@ import pytest
 from jwt import PyJWK
 
 from hcc.mesh.intentions import Action, Intention, demands_of
-from hcc.mesh.permissions import JwtProvider
-from hcc.tokens.check import MAX_REMEMBERED, MAX_TOKEN_CHARACTERS, Outcome, TokenChecker
+from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
+from hcc.tokens.check import MAX_REMEMBERED, MAX_TOKEN_CHARACTERS, REMEMBER_S, Outcome, TokenChecker
 from tests.tokens import ISSUER, Signer, entry, known, policy, segment, signer
 
 OKTA = (JwtProvider("okta"),)
@@ -204,6 +204,7 @@ def test_of_several_providers_one_is_enough_but_each_demand_needs_its_own() -> N
         ({"query": "a=b&access_token={}"}, True),
         ({"query": "access_token={}&access_token=x"}, False),
         ({"query": "access_token={}&access%5ftoken=x"}, False),
+        ({"query": "access_token=&access_token={}"}, False),
         ({"query": "access_token={}x"}, False),
         ({"query": "token={}"}, False),
         ({"query": "access_token={}", "header.authorization": "Bearer {}", "headers.authorization": 1}, True),
@@ -262,3 +263,74 @@ def test_what_is_remembered_is_bounded() -> None:
         asking.checker._remember(f"{number}".encode(), Outcome(True), now())
     assert asking.sent({"query": f"t={token}"}).good
     assert len(asking.checker._remembered) == MAX_REMEMBERED
+
+
+def both_and_one() -> tuple[TokenChecker, str, str]:
+    """A checker that knows a demand of two tokens, and one of the first of them alone."""
+    far = entry(RS256, name="far", Issuer="far", Locations=[{"Header": {"Name": "X-Far"}}])
+    pay = Permission(True, PathRule(PathMatch.PREFIX, "/pay"), jwt=(JwtProvider("far"),))
+    rest = Permission(True, PathRule(PathMatch.PREFIX, "/"))
+    asked = policy(Intention("web", Action.PERMISSIONS, 9, (pay, rest), jwt=OKTA), known(far, entry(ES256)))
+    by_size = {len(demand.all_of): name for name, demand in demands_of(asked).items()}
+    return TokenChecker(asked), by_size[2], by_size[1]
+
+
+def of_far(**claims: Any) -> dict[str, str | int]:
+    return {"header.x-far": RS256.token(iss="far", **claims), "headers.x-far": 1}
+
+
+def test_where_two_tokens_are_demanded_one_of_them_is_not_enough() -> None:
+    checker, both, _ = both_and_one()
+    okta, far = bearer(ES256.token()), of_far()
+    assert not checker.check(both, okta, now()).good
+    assert not checker.check(both, far, now()).good
+    assert checker.check(both, okta | far, now()) == Outcome(True, strip=("authorization", "x-far"))
+
+
+def test_what_was_good_for_one_demand_is_not_remembered_for_another() -> None:
+    checker, both, one = both_and_one()
+    okta = bearer(ES256.token())
+    assert checker.check(one, okta, now()).good
+    assert not checker.check(both, okta, now()).good
+
+
+def test_two_good_tokens_are_remembered_until_the_first_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    checker, both, _ = both_and_one()
+    start = now()
+    sent = bearer(ES256.token(exp=start + 100)) | of_far(exp=start + 50)
+    assert checker.check(both, sent, start).good
+
+    def check(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    assert checker.check(both, sent, start + 49.0).good
+    assert not checker.check(both, sent, start + 51.0).good
+
+
+def test_a_token_that_lives_long_is_checked_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking, start = Asking(entry(ES256)), now()
+    token = ES256.token(exp=start + 86_400)
+    assert asking.bearer(token, start).good
+
+    def check(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    assert asking.bearer(token, start + REMEMBER_S - 1).good
+    assert not asking.bearer(token, start + REMEMBER_S + 1).good
+
+
+def test_two_good_tokens_of_one_provider_are_not_one() -> None:
+    asking = Asking(entry(ES256))
+    sent = bearer(ES256.token(role="a")) | {"query": f"access_token={ES256.token(role='b')}"}
+    assert asking.sent(sent) == Outcome(False, "okta: there is more than one token")
+
+
+def test_a_key_is_used_with_the_algorithm_that_it_names_alone() -> None:
+    pinned = Signer("RS256", "pinned")
+    pinned.jwk["alg"] = "RS256"
+    asking = Asking(entry(pinned))
+    assert asking.bearer(pinned.token()).good
+    pinned.algorithm = "PS256"
+    assert not asking.bearer(pinned.token()).good

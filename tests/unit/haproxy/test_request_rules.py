@@ -1,0 +1,109 @@
+"""The entries of the map of rules, matched by Python's `re`; tests/integration/test_rules_in_haproxy.py asks PCRE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hcc.haproxy.request_rules import headers_digest, rule_entries
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
+from hcc.mesh.request import Normalization, Request, normalised
+from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet
+
+CALLER = ServiceIdentity("td", "web", "dc1")
+NAMES = ("host", "x-role")
+
+
+def text(rules: RuleSet, request: Request, headers: Sequence[str] = NAMES) -> bytes:
+    """What HAProxy makes of a request."""
+    normal = normalised(request, Normalization())
+    lines = [rules.name, headers_digest(tuple(headers)), normal.method, normal.path]
+    for name in headers:
+        value = normal.headers.get(name)
+        lines += ["-", ""] if value is None else ["+", value]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def said(entries: dict[str, str], looked_up: bytes) -> str:
+    """What the first entry that matches says; empty where none does."""
+    matching = (says for entry, says in entries.items() if re.search(entry.encode().replace(rb"\z", rb"\Z"), looked_up))
+    return next(matching, "")
+
+
+CONDITIONS = st.builds(
+    HeaderRule,
+    st.sampled_from(NAMES),
+    st.sampled_from(HeaderMatch),
+    st.sampled_from(("a", "a.*", "b")),
+    st.booleans(),
+).map(lambda rule: HeaderRule(rule.name, rule.kind, "", rule.invert) if rule.kind is HeaderMatch.PRESENT else rule)
+PERMISSIONS = st.builds(
+    Permission,
+    st.booleans(),
+    st.none() | st.builds(PathRule, st.sampled_from(PathMatch), st.sampled_from(("/a", "/a|/b", "/.*"))),
+    st.lists(CONDITIONS, max_size=3).map(tuple),
+    st.sampled_from(((), ("GET",), ("GET", "PUT"))),
+)
+REQUESTS = st.builds(
+    Request,
+    st.sampled_from(("GET", "PUT", "G")),
+    st.sampled_from(("/", "/a", "/b", "/a/b", "/a|/b")),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(("a", "b", "ab", ""))), max_size=3).map(tuple),
+)
+
+
+@given(st.lists(PERMISSIONS, min_size=1, max_size=3).map(tuple), st.booleans(), st.lists(REQUESTS, min_size=1))
+def test_the_entry_that_matches_first_says_what_the_permissions_say(
+    permissions: tuple[Permission, ...], default: bool, requests: list[Request]
+) -> None:
+    policy = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, permissions),), default, http=True)
+    rules = verdict_of(policy, CALLER).rules
+    if rules is None:
+        return
+    entries = rule_entries([rules], NAMES)
+    for request in requests:
+        expected = ALLOW if decide(policy, CALLER, request).allowed else DENY
+        assert said(entries, text(rules, request)) == expected, request
+
+
+def test_a_header_that_must_not_be_there_and_must_be_something_is_never_so() -> None:
+    absent = HeaderRule("x-role", HeaderMatch.PRESENT, invert=True)
+    for other in (HeaderRule("x-role", HeaderMatch.EXACT, "a", invert=True), HeaderRule("x-role", HeaderMatch.PRESENT)):
+        rules = RuleSet((Rule(ALLOW, None, (absent, other), ()),), DENY)
+        entries = rule_entries([rules], NAMES)
+        for headers in ((), (("x-role", "a"),), (("x-role", "b"),)):
+            assert said(entries, text(rules, Request("GET", "/", headers))) == DENY
+
+
+def test_a_text_about_other_headers_matches_nothing() -> None:
+    # Two workers of HAProxy may look at different ones, as many.
+    rules = RuleSet((Rule(DENY, None, (HeaderRule("x-role", HeaderMatch.PRESENT),), ()),), ALLOW)
+    entries = rule_entries([rules], NAMES)
+    request = Request("GET", "/", (("x-role", "a"),))
+    assert said(entries, text(rules, request)) == DENY
+    assert said(entries, text(rules, request, ("host", "x-team"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "says"), [(DENY, ALLOW), (DENY, "token-1"), ("token-1", ALLOW), ("token-2", "token-1")]
+)
+def test_what_lets_more_in_than_a_rule_at_which_pcre_may_give_up_says_that_that_does_not_match(
+    before: str, says: str
+) -> None:
+    doubtful = Rule(before, PathRule(PathMatch.REGEX, "/internal(/[^/]*)*"), (), ())
+    after = Rule(says, PathRule(PathMatch.PREFIX, "/"), (), ())
+    last = RuleSet((doubtful, after), DENY)
+    by_default = RuleSet((doubtful,), says)
+    for rules, entry_of_it in ((last, 1), (by_default, 1)):
+        entries = list(rule_entries([rules], ()).items())
+        entry, told = entries[entry_of_it]
+        assert told == says
+        # As if PCRE had given up at the entry before.
+        assert said(dict(entries[1:]), text(rules, Request("GET", "/internal/x"), ())) in ("", DENY)
+        assert said({entry: told}, text(rules, Request("GET", "/public"), ())) == says
