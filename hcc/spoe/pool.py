@@ -85,9 +85,9 @@ class WorkerPool:
         with self._lock:
             slot = self._slots[index]
             if slot.phase is not WorkerPhase.EXITED:
-                raise SpoePoolError(f"expected SPOE worker {index} to have exited; it is {slot.phase.value}")
+                raise SpoePoolError(f"expected SPOE worker {index + 1} to have exited; it is {slot.phase.value}")
             if self._spawner is None:
-                raise SpoePoolError(f"cannot start SPOE worker {index}: its zygote is gone, restart that first")
+                raise SpoePoolError(f"cannot start SPOE worker {index + 1}: its zygote is gone, restart that first")
             try:
                 slot.begin(self._spawner, self._counters.fd, self._policy)
             except SpawnError as exc:

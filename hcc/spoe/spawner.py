@@ -110,7 +110,7 @@ class Spawner:
         try:
             socket.send_fds(self._control, [request], descriptors)
         except OSError as exc:
-            raise SpawnError(f"cannot start SPOE worker {index}: the zygote is gone ({exc.strerror})") from exc
+            raise SpawnError(f"cannot start SPOE worker {index + 1}: the zygote is gone ({exc.strerror})") from exc
 
     def receive(self) -> list[Report]:
         """What has come; `ended` is set when the zygote is gone."""
