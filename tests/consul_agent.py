@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,20 +14,9 @@ from typing import Any, Self
 
 from tests import binaries
 from tests.consul_http import AgentError, ConsulHttp
+from tests.ports import free_ports
 
 _LOOPBACK = "127.0.0.1"
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """That many ports nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind((_LOOPBACK, 0))
-        return tuple(sock.getsockname()[1] for sock in sockets)
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -39,15 +38,6 @@ from tests.pki import Authority, IssuedLeaf, service_uri
 
 BINARIES: dict[str, Callable[[], str]] = {branch: partial(haproxy, branch) for branch in HAPROXY_BRANCHES}
 DEADLINE_S = 15.0
-
-
-def free_port() -> int:
-    """A port that is free, below those that the kernel gives to clients: one of many could take it meanwhile."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe_socket, contextlib.suppress(OSError):
-            probe_socket.bind(("127.0.0.1", port))
-            return port
 
 
 def wait_until(true: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:

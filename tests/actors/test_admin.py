@@ -27,6 +27,7 @@ from hcc.settings import Enforcement, ListenAddress, VerifyUpstream
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.builders import endpoint, snapshot, upstream_state
+from tests.ports import free_port
 
 IDENTITY = Identity("web-proxy", "web", 4711, 1e9, "1.0", "3.11", "2.6.12", "OpenSSL 3", "direct")
 READY = (
@@ -40,12 +41,6 @@ READY = (
 
 def no_consul() -> ConsulClient:
     raise ConsulUnavailableError("no Consul in this test")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class AdminScene(Scene):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.mesh import Agent, Pair
-from tests.bench.programs import Program, free_ports, started
+from tests.bench.programs import Program, started
+from tests.ports import free_ports
 
 _REUSE = """  http-reuse always
   retry-on conn-failure empty-response

@@ -31,7 +31,8 @@ from hcc.settings import Enforcement
 from tests.bench.machine import load_average, versions
 from tests.bench.report import Report, Table
 from tests.builders import chain, leaf, proxy, roots, upstream
-from tests.haproxy_stage import Stage, free_port, stage
+from tests.haproxy_stage import Stage, stage
+from tests.ports import free_port
 
 SIZES = ((1, 10), (1, 1_000), (1, 10_000), (100, 10))
 ROUNDS = 15

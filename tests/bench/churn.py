@@ -23,10 +23,10 @@ from tests.bench.farm_client import client_of, wait_created, wait_serving
 from tests.bench.machine import load_average, machine
 from tests.bench.mesh import Agent, Pair, Sidecar, agent, pair, sidecar, wait_open
 from tests.bench.origin import origin
-from tests.bench.programs import free_ports
 from tests.bench.report import Report
 from tests.bench.rotation import Rotation
 from tests.bench.scene import Scene, Tables
+from tests.ports import free_ports
 
 SERVED_S = 120.0
 PAUSE_S = (0.06, 0.12)

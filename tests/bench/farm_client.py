@@ -10,7 +10,7 @@ from pathlib import Path
 from hcc.haproxy.runtime import RuntimeSocket, RuntimeSocketError
 from tests.bench.farm import Service, farm
 from tests.bench.mesh import READY_S, Agent, Sidecar, sidecar
-from tests.bench.programs import free_ports
+from tests.ports import free_ports
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.memory import Member, family
-from tests.bench.programs import POLL_S, START_S, Program, free_ports, started
+from tests.bench.programs import POLL_S, START_S, Program, started
+from tests.ports import free_ports
 
 HCC = Path(sys.executable).parent / "hcc"
 READY_S = 300.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import subprocess
 import time
@@ -16,8 +15,6 @@ from typing import Self
 START_S = 10.0
 STOP_S = 10.0
 POLL_S = 0.001
-# Below what Linux gives to outgoing connections; one that hcc holds would keep its sidecar from listening there.
-_PORTS = range(10_000, 32_768)
 _FOREIGN = ("CONSUL_", "CONNECT_")
 
 
@@ -76,20 +73,6 @@ def started(name: str, command: Sequence[str], folder: Path, port: int) -> Progr
             time.sleep(POLL_S)
         stack.pop_all()
     return program
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has just now, on any address; none that the kernel may give to an outgoing connection."""
-    found: list[int] = []
-    with ExitStack() as stack:
-        for port in random.sample(_PORTS, len(_PORTS)):
-            with suppress(OSError):
-                one = stack.enter_context(socket.socket())
-                one.bind(("", port))
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise AssertionError(f"expected {count} free ports, found {len(found)}")
 
 
 def _listens(port: int) -> bool:

@@ -24,8 +24,8 @@ from tests.bench.machine import load_average, machine
 from tests.bench.memory import Member, connections, cpu_s, pss_kib
 from tests.bench.mesh import Agent, Pair, Sidecar, agent, pair, sidecar, wait_open
 from tests.bench.origin import origin
-from tests.bench.programs import free_ports
 from tests.bench.report import Cell, Report, Table
+from tests.ports import free_ports
 
 PARALLEL = 16
 _ASK = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"

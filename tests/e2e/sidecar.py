@@ -180,12 +180,6 @@ class Sidecar:
             found |= more
         return frozenset(found - {self.process.pid})
 
-    def server_weights(self, backend_contains: str) -> dict[str, str]:
-        """`address:port` -> "weight state" of every server in the backends whose name contains the text."""
-        rows = [line.split() for line in self.runtime("show servers state").splitlines() if line[:1].isdigit()]
-        chosen = [row for row in rows if len(row) > 18 and backend_contains in row[1]]
-        return {f"{row[4]}:{row[18]}": f"{row[7]} {'up' if row[6] == '0' else 'out'}" for row in chosen}
-
     def _is_ours(self, pid: int) -> bool:
         return any(str(self.state_base) in word for word in _words(pid))
 

@@ -22,9 +22,10 @@ import pytest
 
 from tests import binaries
 from tests.bench.mesh import ask
-from tests.bench.programs import Program, free_ports, started
+from tests.bench.programs import Program, started
 from tests.e2e.processes import ROOT
 from tests.e2e.waiting import wait_until
+from tests.ports import free_ports
 
 pytestmark = [
     pytest.mark.e2e,

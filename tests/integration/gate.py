@@ -42,7 +42,8 @@ from hcc.spoe.pool import WorkerPool
 from tests.builders import proxy, snapshot
 from tests.fakes import Ear
 from tests.forgeries import MESH
-from tests.haproxy_stage import Stage, free_port, stage, wait_until
+from tests.haproxy_stage import Stage, stage, wait_until
+from tests.ports import free_port
 from tests.spoe_certificates import TRUST_DOMAIN, Leaf
 
 ALLOWED, DENIED = "allowed", "denied"

@@ -16,7 +16,8 @@ from hcc.mesh.snapshot import Endpoint, Protocol
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
-from tests.haproxy_stage import DEADLINE_S, Server, Stage, free_port, greeting, http_answer, stage
+from tests.haproxy_stage import DEADLINE_S, Server, Stage, greeting, http_answer, stage
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

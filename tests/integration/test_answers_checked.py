@@ -23,18 +23,9 @@ from hcc.mesh.caller_certificate import certificate_digest
 from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints, UpstreamState
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import (
-    DEADLINE_S,
-    HttpServer,
-    Server,
-    Stage,
-    free_port,
-    greeting,
-    http_answer,
-    stage,
-    wait_until,
-)
+from tests.haproxy_stage import DEADLINE_S, HttpServer, Server, Stage, greeting, http_answer, stage, wait_until
 from tests.pki import IssuedLeaf, rsa_leaf, service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 EVIL = service_uri("evil")

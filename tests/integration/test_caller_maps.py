@@ -23,7 +23,8 @@ from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
 from tests.fakes import FakeMaps
-from tests.haproxy_stage import Stage, free_port, stage, wait_until
+from tests.haproxy_stage import Stage, stage, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,8 @@ from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import dataplane_stage
 from tests.fakes import FakeControl
-from tests.haproxy_stage import Stage, free_port, stage, wait_until
+from tests.haproxy_stage import Stage, stage, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -20,8 +20,9 @@ from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
 from tests.dataplane_stage import DataplaneStage, dataplane_stage
 from tests.haproxy_examples import examples
-from tests.haproxy_stage import Server, free_port, greeting, wait_until
+from tests.haproxy_stage import Server, greeting, wait_until
 from tests.pki import service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -21,8 +21,9 @@ from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
 from hcc.settings import Enforcement, RunSettings, Selection, parse_listen_address
 from tests import binaries
-from tests.consul_agent import DevAgent, free_ports
+from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
+from tests.ports import free_ports
 from tests.status_builders import status
 
 pytestmark = pytest.mark.integration

@@ -42,7 +42,6 @@ from tests.haproxy_stage import (
     Server,
     Stage,
     exists,
-    free_port,
     greeting,
     http_answer,
     read_http,
@@ -50,6 +49,7 @@ from tests.haproxy_stage import (
     wait_until,
 )
 from tests.pki import Authority, IssuedLeaf, service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

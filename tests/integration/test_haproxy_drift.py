@@ -29,8 +29,9 @@ from hcc.haproxy.render import Rendered
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import Stage, free_port, greeting, stage
+from tests.haproxy_stage import Stage, greeting, stage
 from tests.pki import Authority, service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

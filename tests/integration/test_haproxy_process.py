@@ -19,7 +19,8 @@ from hcc.haproxy.process import HAProxyProcess, LaunchError, children, recorded_
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
-from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, free_port, greeting, stage, wait_until
+from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, greeting, stage, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

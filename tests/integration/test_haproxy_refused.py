@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.haproxy_stage import DEADLINE_S, free_port
+from tests.haproxy_stage import DEADLINE_S
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -18,18 +18,9 @@ from hcc.mesh.snapshot import Endpoint, Health, Snapshot
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import dataplane_stage
 from tests.e2e.load import Load
-from tests.haproxy_stage import (
-    DEADLINE_S,
-    HttpServer,
-    Server,
-    Stage,
-    free_port,
-    greeting,
-    http_answer,
-    stage,
-    wait_until,
-)
+from tests.haproxy_stage import DEADLINE_S, HttpServer, Server, Stage, greeting, http_answer, stage, wait_until
 from tests.pki import service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

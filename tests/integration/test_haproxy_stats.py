@@ -16,7 +16,8 @@ from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader, StatsUnav
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import free_port, http_answer, stage, wait_until
+from tests.haproxy_stage import http_answer, stage, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,8 @@ from hcc.mesh.snapshot import Snapshot
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.fakes import FakeLeaves
-from tests.haproxy_stage import Stage, free_port, stage, wait_until
+from tests.haproxy_stage import Stage, stage, wait_until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

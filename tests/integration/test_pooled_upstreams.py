@@ -10,7 +10,8 @@ import pytest
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import HttpServer, Server, Stage, free_port, stage
+from tests.haproxy_stage import HttpServer, Server, Stage, stage
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -19,8 +19,9 @@ from hcc.peers.prober import Probed, Prober
 from hcc.peers.tls import client_context
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
-from tests.haproxy_stage import DEADLINE_S, free_port, stage, wait_until
+from tests.haproxy_stage import DEADLINE_S, stage, wait_until
 from tests.pki import Authority, IssuedLeaf, service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 WEB, EVIL = service_uri("web"), service_uri("evil")

@@ -11,8 +11,9 @@ import pytest
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
-from tests.haproxy_stage import Stage, free_port, stage
+from tests.haproxy_stage import Stage, stage
 from tests.pki import Authority, service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,9 @@ import pytest
 from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls, TlsLimits, TlsVersion
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import Server, Stage, free_port, greeting, stage
+from tests.haproxy_stage import Server, Stage, greeting, stage
 from tests.pki import service_uri
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 

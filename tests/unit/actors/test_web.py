@@ -7,7 +7,7 @@ import pytest
 
 from hcc.actors.web import MAX_CONNECTIONS, Response, serve_tcp
 from hcc.settings import ListenAddress
-from tests.haproxy_stage import free_port
+from tests.ports import free_port
 
 
 def _status(port: int) -> int:
