@@ -25,6 +25,8 @@ from hcc.mesh.secret import Secret
 # For what does not block: Consul may wait for a leader (7 s), or for a certificate to be signed.
 ANSWER_TIMEOUT_S = 15.0
 DEFAULT_WAIT_S = 60.0
+# Of rights, in one question: Consul refuses more.
+MAX_RIGHTS = 64
 _OK = 200
 _DEFAULT = "default"
 _FLAGS = ("stale", "cached")
@@ -130,8 +132,12 @@ class ConsulClient:
         Undocumented: what Consul's own UI asks. Seen alike on 1.14.4 and 1.20.1.
         """
         asked = [{"Resource": resource, "Access": access, "Segment": name} for resource, access, name in rights]
-        self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=json.dumps(asked))
-        return self._http.last
+        said: list[object] = []
+        for start in range(0, len(asked), MAX_RIGHTS):
+            part = json.dumps(asked[start : start + MAX_RIGHTS])
+            self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=part)
+            said += self._http.last.data
+        return Result(said)
 
     def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
         """The compiled discovery chain, from any server, or from the agent's cache, which follows a server."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
-from hcc.diagnosis.consul import clock_against
+from hcc.diagnosis.consul import Right, check_rights, clock_against
 from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, any_failed
 from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
@@ -104,6 +105,19 @@ def test_each_missing_right_is_named_with_what_to_do(agent: DevAgent, tmp_path: 
     assert missing == {"service:read on db", "node:read", "service:write on web-connect-stats"}
     assert "service identity" in findings["node:read"].remedy
     assert 'service "web-connect-stats"' in findings["service:write on web-connect-stats"].remedy
+
+
+def test_the_rights_of_many_upstreams_are_asked_for(agent: DevAgent) -> None:
+    token = token_with(agent, {"ServiceIdentities": [{"ServiceName": "web"}]})
+    wanted = tuple(Right("service", "write", name, "a test") for name in (*(f"up-{n}" for n in range(130)), "web"))
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr, token=token))
+    try:
+        findings = tuple(check_rights(client, wanted))
+    finally:
+        client.close()
+
+    assert [one.subject for one in findings] == [one.label() for one in wanted]
+    assert [one.subject for one in findings if one.level is Level.OK] == ["service:write on web"]
 
 
 def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, tmp_path: Path) -> None:
