@@ -2,71 +2,113 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import socket
+import time
 from pathlib import Path
 
-from hcc.app.state_directory import CONTROL_SOCKET
+from hcc.app.state_directory import CONTROL_SOCKET, directory_name
 from hcc.errors import HccError, SettingError
 
 TIMEOUT_S = 30.0
+# Who a sidecar is it says at once, unless it hangs.
+ABOUT_TIMEOUT_S = 5.0
+# However little is left of somebody's time, so that who is well can answer.
+MIN_TIMEOUT_S = 1.0
 
 
 class ControlError(HccError):
     """No running sidecar could be asked, or it refused."""
 
 
+class SilentError(ControlError):
+    """A sidecar is there, but does not answer."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
-def find_control_socket(base: Path, proxy_id: str, sidecar_for: str) -> Path:
+def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: float = TIMEOUT_S) -> Path:
     """The control socket of the one running sidecar below `base` that fits.
 
     Args:
         base: the --state-dir that `hcc run` was given, or the directory above it.
         proxy_id: the wanted proxy, empty for any.
-        sidecar_for: ID of the service it stands for, empty for any.
+        sidecar_for: ID of the service it stands for, empty for any; asked of each, one after the other.
+        timeout_s: for all of them together.
 
     Raises:
-        ControlError: none or several fit; the text names those there are.
+        ControlError: none or several fit; the text names those there are. SilentError when it may be one that hangs.
     """
     # Under systemd each unit has a directory of its own below /run/hcc, and the proxy's is in that.
     places = (*base.glob(f"*/{CONTROL_SOCKET}"), *base.glob(f"*/*/{CONTROL_SOCKET}"))
     found = {path.parent.name: path for path in sorted(places)}
     if not found:
         raise ControlError(f"expected a running sidecar below {base}, found none (is --state-dir right?)")
-    wanted = [name for name in found if _fits(found[name], proxy_id, sidecar_for)]
-    if len(wanted) != 1:
-        what = "none that fits" if not wanted else "several"
-        names = ", ".join(wanted or found)
-        raise ControlError(f"expected one running sidecar, found {what} among: {names}; choose with --proxy-id")
-    return found[wanted[0]]
+    # A proxy's directory has its name: one that hangs is found all the same.
+    wanted = [name for name in found if not proxy_id or name == directory_name(proxy_id)]
+    silent: list[str] = []
+    if sidecar_for:
+        wanted, silent = _standing_for(sidecar_for, {name: found[name] for name in wanted}, timeout_s)
+    if len(wanted) == 1:
+        return found[wanted[0]]
+    what = "none that fits" if not wanted else "several"
+    text = f"expected one running sidecar, found {what} among: {', '.join(wanted or found)}"
+    if silent and not wanted:
+        raise SilentError(f"{text}; no answer from: {', '.join(silent)}, which may hang")
+    raise ControlError(f"{text}; choose with --proxy-id")
 
 
-def ask(path: Path, method: str, target: str) -> object:
+def ask(path: Path, method: str, target: str, timeout_s: float = TIMEOUT_S) -> object:
     """The JSON that the sidecar behind the control socket `path` answers.
 
     Raises:
         ControlError: nobody listens, or the answer is an error (its text is the sidecar's).
         SettingError: the sidecar does not understand what it is asked.
     """
-    return json.loads(fetch_text(path, target, method))
+    status, text = fetch(path, method, target, timeout_s)
+    return json.loads(_good(status, text))
 
 
 def fetch_text(path: Path, target: str, method: str = "GET") -> str:
     """The text that the sidecar behind the control socket `path` answers; errors as for `ask`."""
-    status, text = fetch(path, method, target)
+    return _good(*fetch(path, method, target))
+
+
+def fetch(path: Path, method: str, target: str, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
+    """HTTP status and text of the answer.
+
+    Raises:
+        ControlError: nobody listens. SilentError: somebody does, but does not answer.
+    """
+    connection = _UnixConnection(path, max(timeout_s, MIN_TIMEOUT_S))
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as exc:
+        # So many wait already that the socket takes nobody else.
+        full = isinstance(exc, OSError) and exc.errno == errno.EAGAIN
+        if full or isinstance(exc, TimeoutError):
+            raise SilentError(f"the sidecar on {path} runs but does not answer; it may hang") from exc
+        raise ControlError(f"no sidecar answers on {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+    finally:
+        connection.close()
+
+
+def _good(status: int, text: str) -> str:
     if status == http.client.BAD_REQUEST:
         raise SettingError(text.strip())
     if status != http.client.OK:
@@ -74,29 +116,20 @@ def fetch_text(path: Path, target: str, method: str = "GET") -> str:
     return text
 
 
-def fetch(path: Path, method: str, target: str) -> tuple[int, str]:
-    """HTTP status and text of the answer.
-
-    Raises:
-        ControlError: nobody listens.
-    """
-    connection = _UnixConnection(path)
-    try:
-        connection.request(method, target)
-        response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as exc:
-        raise ControlError(f"no sidecar answers on {path}: {getattr(exc, 'strerror', None) or exc}") from exc
-    finally:
-        connection.close()
-
-
-def _fits(path: Path, proxy_id: str, sidecar_for: str) -> bool:
-    if not proxy_id and not sidecar_for:
-        return True
-    try:
-        about = ask(path, "GET", "/v1/about")
-    except ControlError:
-        return False
-    assert isinstance(about, dict)  # noqa: S101 (our own program's answer)
-    return (proxy_id in ("", about["proxy_id"])) and (sidecar_for in ("", about["service_id"]))
+def _standing_for(service_id: str, places: dict[str, Path], timeout_s: float) -> tuple[list[str], list[str]]:
+    """The sidecars of that service, and those that did not say whose they are; each has a fair part of the time."""
+    fits: list[str] = []
+    silent: list[str] = []
+    deadline = time.monotonic() + timeout_s
+    for asked, (name, path) in enumerate(places.items()):
+        part_s = (deadline - time.monotonic()) / (len(places) - asked)
+        try:
+            about = ask(path, "GET", "/v1/about", min(part_s, ABOUT_TIMEOUT_S))
+        except SilentError:
+            silent.append(name)
+        except ControlError:
+            continue
+        else:
+            assert isinstance(about, dict)  # noqa: S101 (our own program's answer)
+            fits += [name] if about["service_id"] == service_id else []
+    return fits, silent

@@ -27,7 +27,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from hcc.diagnosis.doctor import examine
     from hcc.diagnosis.finding import any_failed
 
-    sections = tuple(examine(settings, consul, running(options)))
+    sections = tuple(examine(settings, consul, lambda proxy_id: running(options, proxy_id)))
     if options.json:
         print(json.dumps(as_json(sections), indent=2))
     else:

@@ -68,15 +68,18 @@ def asked(options: argparse.Namespace, method: str, target: str) -> object:
     return control.ask(control_socket(options), method, target)
 
 
-def control_socket(options: argparse.Namespace) -> Path:
-    """The control socket of the chosen running sidecar.
+def control_socket(options: argparse.Namespace, timeout_s: float | None = None) -> Path:
+    """The control socket of the chosen running sidecar; `timeout_s` is for finding out which it is.
 
     Raises:
         ControlError: it is not there.
     """
-    from hcc.cli.control import find_control_socket
+    from hcc.cli.control import TIMEOUT_S, find_control_socket
 
-    return find_control_socket(Path(options.state_dir), options.proxy_id, options.sidecar_for)
+    base = Path(options.state_dir)
+    return find_control_socket(
+        base, options.proxy_id, options.sidecar_for, TIMEOUT_S if timeout_s is None else timeout_s
+    )
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:

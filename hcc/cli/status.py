@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hcc.cli.arguments import Command, checked
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 TARGET = "/api/v1/status"
 WATCH_INTERVAL_S = 1.0
 READY_INTERVAL_S = 0.1
+# A status waits for HAProxy and for actors, neither of them for long.
+STATUS_TIMEOUT_S = 10.0
 
 
 class NotReadyError(HccError):
@@ -45,13 +48,23 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
-def running(options: argparse.Namespace) -> Running:
-    """The status of the chosen sidecar, or why there is none."""
+def running(options: argparse.Namespace, proxy_id: str) -> Running:
+    """The status of the chosen sidecar, or why there is none.
+
+    `proxy_id` is what Consul says that was chosen; empty when it says nothing.
+    """
     from hcc.actors.status import from_json
+    from hcc.cli.control import SilentError, ask, find_control_socket
     from hcc.diagnosis.sidecar import Running
 
+    if options.sidecar_for_tag and not proxy_id:
+        return Running(None, f"not looked for: Consul does not say which has the tag {options.sidecar_for_tag}")
+    chosen = (proxy_id, "") if proxy_id else (options.proxy_id, options.sidecar_for)
     try:
-        return Running(from_json(asked(options, "GET", TARGET)))
+        path = find_control_socket(Path(options.state_dir), *chosen)
+        return Running(from_json(ask(path, "GET", TARGET, STATUS_TIMEOUT_S)))
+    except SilentError as exc:
+        return Running(None, str(exc), hangs=True)
     except HccError as exc:
         return Running(None, str(exc))
 
@@ -81,7 +94,7 @@ def _wait_arguments(command: argparse.ArgumentParser) -> None:
 def _wait_ready(options: argparse.Namespace) -> int:
     deadline = time.monotonic() + options.timeout
     while True:
-        problem = _lacking(options)
+        problem = _lacking(options, deadline)
         if not problem:
             return 0
         if time.monotonic() >= deadline:
@@ -89,12 +102,13 @@ def _wait_ready(options: argparse.Namespace) -> int:
         time.sleep(READY_INTERVAL_S)
 
 
-def _lacking(options: argparse.Namespace) -> str:
+def _lacking(options: argparse.Namespace, deadline: float) -> str:
     """What keeps the sidecar from being ready; empty when it is. One that is not there yet may come."""
     from hcc.cli.control import ControlError, fetch
 
     try:
-        status, text = fetch(control_socket(options), "GET", "/ready")
+        path = control_socket(options, deadline - time.monotonic())
+        status, text = fetch(path, "GET", "/ready", deadline - time.monotonic())
     except ControlError as exc:
         return str(exc)
     return "" if status == HTTPStatus.OK else "; ".join(text.splitlines())

@@ -54,7 +54,8 @@ def _section(options: argparse.Namespace) -> Section:
         findings = tuple(check_agent(client, selection, known))
         if known.registration is None:
             return Section(title, tuple(one for one in findings if one.level is Level.FAILED))
-        return Section(title, tuple(follow(client, known.registration, options.name, running(options))))
+        sidecar = running(options, known.proxy_id)
+        return Section(title, tuple(follow(client, known.registration, options.name, sidecar)))
     finally:
         client.close()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hcc.app.sidecar import FDS_PER_CONNECTION, MAX_CONNECTIONS, SPARE_FDS
-from hcc.app.state_directory import CONTROL_SOCKET, directory_name
+from hcc.app.state_directory import CONTROL_SOCKET, LOCK, directory_name
 from hcc.consul.answers import Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
@@ -20,6 +20,7 @@ from hcc.diagnosis.machine import (
     check_file_descriptors,
     check_port,
     check_state_directory,
+    file_owner,
     socket_owner,
 )
 from hcc.diagnosis.sidecar import Running, check_sidecar
@@ -27,16 +28,23 @@ from hcc.errors import HccError
 from hcc.settings import RunSettings
 
 
-def examine(settings: RunSettings, consul: ConsulSettings, running: Running) -> Iterator[Section]:
-    """The sections of findings, each as soon as it is there."""
+def examine(settings: RunSettings, consul: ConsulSettings, running: Callable[[str], Running]) -> Iterator[Section]:
+    """The sections of findings, each as soon as it is there.
+
+    Args:
+        settings: as `hcc run` would have them; a proxy need not be chosen.
+        consul: how to reach Consul.
+        running: asks the sidecar of a proxy, by the ID that Consul has for what was chosen; empty where it has none.
+    """
     yield Section("HAProxy", tuple(check_haproxy(settings)))
     known = Known()
     yield from _consul(settings, consul, known)
     base = Path(settings.state_dir)
-    directory = _directory(base.absolute(), known.proxy_id) if known.proxy_id else None
-    pid = socket_owner(directory / CONTROL_SOCKET) if directory is not None else 0
+    proxy_id = known.proxy_id or settings.selection.proxy_id
+    directory = _directory(base.absolute(), proxy_id) if proxy_id else None
+    pid = (socket_owner(directory / CONTROL_SOCKET) or file_owner(directory / LOCK)) if directory is not None else 0
     yield Section("Machine", tuple(_machine(settings, known.registration, directory, pid)))
-    yield Section("Sidecar", tuple(check_sidecar(running)))
+    yield Section("Sidecar", tuple(check_sidecar(running(known.proxy_id), pid)))
 
 
 def _directory(base: Path, proxy_id: str) -> Path:

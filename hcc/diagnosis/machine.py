@@ -128,6 +128,12 @@ def socket_owner(path: Path) -> int:
     return 0
 
 
+def file_owner(path: Path) -> int:
+    """A process that has the file open, as far as we may see; 0 when there is none."""
+    name = str(path.resolve())
+    return next((pid for pid, opened in _open_files() if name in opened), 0)
+
+
 def _can_be_made(base: Path) -> Finding:
     nearest = next(parent for parent in (base.absolute(), *base.absolute().parents) if parent.exists())
     if os.access(nearest, os.W_OK | os.X_OK):
@@ -167,11 +173,22 @@ def _bind_problem(listener: Listener) -> int:
 def _owners(port: int) -> Iterator[int]:
     """Processes that listen on a TCP port, as far as we may see."""
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    yield from (pid for pid, opened in _open_files() if opened & sockets)
+
+
+def _open_files() -> Iterator[tuple[int, set[str]]]:
+    """Each process that we may look at, and the names of what it has open."""
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with contextlib.suppress(OSError):
-                if any(str(entry.readlink()) in sockets for entry in (process / "fd").iterdir()):
-                    yield int(process.name)
+                yield int(process.name), set(_targets(process / "fd"))
+
+
+def _targets(links: Path) -> Iterator[str]:
+    for link in links.iterdir():
+        # What was closed meanwhile, such as by ourselves.
+        with contextlib.suppress(OSError):
+            yield str(link.readlink())
 
 
 def _listening(port: int) -> Iterator[str]:

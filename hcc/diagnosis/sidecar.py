@@ -9,20 +9,37 @@ from hcc.actors.lifecycle import ActorState
 from hcc.actors.status import Status
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
 
+REPLACE = "if it is stopped, let it go on (kill -CONT); if it hangs, kill -9 it and start it anew: HAProxy goes on"
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The running sidecar: its status, or why there is none."""
+    """The running sidecar: its status, or why there is none.
+
+    Args:
+        hangs: it is there, but does not answer.
+    """
 
     status: Status | None
     problem: str = ""
+    hangs: bool = False
+
+    def remedy(self) -> str:
+        """What to do where there is no status."""
+        return REPLACE if self.hangs else "start it: hcc run"
 
 
-def check_sidecar(running: Running) -> Iterator[Finding]:
-    """Whether it is ready, and what in it does not do as it should."""
+def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
+    """Whether it is ready, and what in it does not do as it should.
+
+    `pid` is of the process that has its state directory, 0 where none is known.
+    """
     status = running.status
+    if status is None and pid:
+        yield failed("running", f"process {pid} has its state directory, but: {running.problem}", REPLACE)
+        return
     if status is None:
-        yield skipped("running", running.problem)
+        yield failed("running", running.problem, REPLACE) if running.hangs else skipped("running", running.problem)
         return
     yield ok("running", f"{status.sidecar.proxy_id}, process {status.sidecar.pid}, hcc {status.versions.hcc}")
     for text in status.readiness.missing:

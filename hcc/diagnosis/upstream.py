@@ -194,7 +194,7 @@ def _try(seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
 
 def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Running) -> Iterator[Finding]:
     if running.status is None:
-        yield failed("sidecar", running.problem, "start it: hcc run")
+        yield failed("sidecar", running.problem, running.remedy())
         return
     shown = next((one for one in running.status.upstreams if one.name == upstream.key.label()), None)
     lacks = "; ".join(running.status.readiness.missing)

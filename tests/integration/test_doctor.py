@@ -41,7 +41,8 @@ def agent() -> Iterator[DevAgent]:
     with DevAgent(ACL, "root-token") as running:
         public, local = free_ports(2)
         upstream = {"DestinationName": "db", "LocalBindPort": local}
-        running.register(service_with_sidecar("web", 8181, sidecar_port=public, upstreams=(upstream,)))
+        web = service_with_sidecar("web", 8181, sidecar_port=public, upstreams=(upstream,))
+        running.register({**web, "Tags": ["seasoned"]})
         yield running
 
 
@@ -70,7 +71,7 @@ def settings(state_dir: Path, **changes: object) -> RunSettings:
 
 def found(agent: DevAgent, token: str, state_dir: Path, **changes: object) -> dict[str, Finding]:
     consul = consul_settings(http_addr=agent.http_addr, token=token)
-    sections = tuple(examine(settings(state_dir, **changes), consul, NOBODY))
+    sections = tuple(examine(settings(state_dir, **changes), consul, lambda _: NOBODY))
     return {finding.subject: finding for section in sections for finding in section.findings}
 
 
@@ -131,7 +132,7 @@ def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, tmp_path: Pa
 def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
     consul = consul_settings(http_addr=f"127.0.0.1:{free_ports(1)[0]}")
 
-    sections = tuple(examine(settings(tmp_path), consul, NOBODY))
+    sections = tuple(examine(settings(tmp_path), consul, lambda _: NOBODY))
 
     assert any_failed(sections)
     by_title = {section.title: section.findings for section in sections}
@@ -141,6 +142,32 @@ def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(tmp_
 
 def _firsts(sections: dict[str, tuple[Finding, ...]]) -> list[tuple[str, Finding]]:
     return [(title, findings[0]) for title, findings in sections.items()]
+
+
+def test_the_sidecar_is_asked_for_by_the_id_that_consul_has(agent: DevAgent, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def running(proxy_id: str) -> Running:
+        asked.append(proxy_id)
+        return NOBODY
+
+    for selection in (Selection(sidecar_for="web"), Selection(sidecar_for_tag="seasoned"), Selection()):
+        chosen = settings(tmp_path, selection=selection)
+        tuple(examine(chosen, consul_settings(http_addr=agent.http_addr, token="root-token"), running))
+
+    assert asked == ["web-sidecar-proxy", "web-sidecar-proxy", ""]
+
+
+def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: DevAgent, tmp_path: Path) -> None:
+    (tmp_path / "web-sidecar-proxy").mkdir(mode=0o700)
+    lock = os.open(tmp_path / "web-sidecar-proxy" / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        told = found(agent, "root-token", tmp_path)["running"]
+    finally:
+        os.close(lock)
+
+    assert (told.level, told.text) == (Level.FAILED, f"process {os.getpid()} has its state directory, but: nobody runs")
+    assert found(agent, "root-token", tmp_path)["running"].level is Level.SKIPPED
 
 
 def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent: DevAgent, tmp_path: Path) -> None:
@@ -228,3 +255,4 @@ def test_what_a_running_sidecar_complains_of_is_told() -> None:
     levels = [one.level for one in check_sidecar(Running(replace(status(), readiness=lacking)))]
     assert levels.count(Level.FAILED) == 1
     assert [one.level for one in check_sidecar(NOBODY)] == [Level.SKIPPED]
+    assert [one.level for one in check_sidecar(Running(None, "silence", hangs=True))] == [Level.FAILED]

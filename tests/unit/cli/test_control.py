@@ -1,0 +1,119 @@
+"""Which running sidecar is asked, and what is said of one that does not answer."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hcc.actors.status import to_json
+from hcc.actors.web import Response, serve_unix
+from hcc.cli import control, status
+from hcc.cli.control import ControlError, SilentError, fetch, find_control_socket
+from hcc.cli.status import running
+from tests import status_builders
+
+SOON_S = 0.05
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Short, as sockets go below it: pytest's own names are long under xdist."""
+    with tempfile.TemporaryDirectory(prefix="hcc-t-") as made:
+        yield Path(made)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ABOUT_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(status, "STATUS_TIMEOUT_S", SOON_S)
+
+
+@contextlib.contextmanager
+def hanging(base: Path, name: str) -> Iterator[Path]:
+    """A sidecar that takes connections and says nothing, as one that is stopped."""
+    (base / name).mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(base / name / "control.sock"))
+        server.listen()
+        yield base / name / "control.sock"
+
+
+@contextlib.contextmanager
+def well(base: Path, name: str, service_id: str) -> Iterator[Path]:
+    about = json.dumps({"proxy_id": name, "service_id": service_id}).encode()
+    whole = json.dumps(to_json(status_builders.status())).encode()
+    (base / name).mkdir()
+    path = base / name / "control.sock"
+    server = serve_unix(path, lambda _, target, *__: Response(200, about if target == "/v1/about" else whole))
+    try:
+        yield path
+    finally:
+        server.close()
+
+
+def options(base: Path, **chosen: str) -> argparse.Namespace:
+    named = {"proxy_id": "", "sidecar_for": "", "sidecar_for_tag": ""}
+    return argparse.Namespace(state_dir=str(base), **{**named, **chosen})
+
+
+def test_a_sidecar_that_is_named_is_found_though_it_hangs(base: Path) -> None:
+    with hanging(base, "web-sidecar-proxy") as path, well(base, "api-sidecar-proxy", "api"):
+        assert find_control_socket(base, "web-sidecar-proxy", "") == path
+        with pytest.raises(SilentError, match="runs but does not answer"):
+            fetch(path, "GET", "/ready", SOON_S)
+
+
+def test_a_name_that_makes_no_directory_s_name_is_found(base: Path) -> None:
+    with hanging(base, "a%2Fb") as path:
+        assert find_control_socket(base, "a/b", "") == path
+
+
+def test_one_that_hangs_hides_no_other_and_is_named_where_it_may_be_the_wanted_one(base: Path) -> None:
+    with hanging(base, "api-sidecar-proxy"), well(base, "web-sidecar-proxy", "web") as path:
+        assert find_control_socket(base, "", "web") == path
+        with pytest.raises(SilentError, match="no answer from: api-sidecar-proxy"):
+            find_control_socket(base, "", "api")
+
+
+def test_one_that_was_killed_does_not_hang(base: Path) -> None:
+    with hanging(base, "web-sidecar-proxy") as path:
+        pass
+    with pytest.raises(ControlError, match="Connection refused") as caught:
+        fetch(path, "GET", "/ready")
+    assert not isinstance(caught.value, SilentError)
+
+
+def test_waiting_ends_in_time_where_the_sidecar_hangs(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MIN_TIMEOUT_S", SOON_S)
+    outcome: list[str] = []
+
+    def wait() -> None:
+        try:
+            status._wait_ready(argparse.Namespace(timeout=SOON_S, **vars(options(base))))
+        except status.NotReadyError as exc:
+            outcome.append(str(exc))
+
+    with hanging(base, "web-sidecar-proxy"):
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(15.0)
+    assert len(outcome) == 1
+    assert "runs but does not answer" in outcome[0]
+
+
+def test_a_tag_s_sidecar_is_asked_by_the_proxy_s_id_alone(base: Path) -> None:
+    tagged = options(base, sidecar_for_tag="seasoned")
+    with well(base, "api-sidecar-proxy", "api"), hanging(base, "web-sidecar-proxy"):
+        assert running(tagged, "api-sidecar-proxy").status == status_builders.status()
+        assert running(tagged, "web-sidecar-proxy").hangs
+        unknown = running(tagged, "")
+        assert unknown.status is None
+        assert "seasoned" in unknown.problem
