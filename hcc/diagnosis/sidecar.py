@@ -42,6 +42,7 @@ def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
         yield failed("running", running.problem, REPLACE) if running.hangs else skipped("running", running.problem)
         return
     yield ok("running", f"{status.sidecar.proxy_id}, process {status.sidecar.pid}, hcc {status.versions.hcc}")
+    yield from check_answers(status)
     for text in status.readiness.missing:
         yield failed("ready", text, "see what is said above; else the sidecar's log, and `hcc status`")
     if status.readiness.ready:
@@ -51,3 +52,13 @@ def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
     for actor in status.actors:
         if actor.state is not ActorState.RUNNING:
             yield warning(f"actor {actor.name}", f"{actor.state.value}: {actor.last_error or 'no error'}", "hcc actors")
+
+
+def check_answers(status: Status) -> Iterator[Finding]:
+    """Whether HAProxy runs, and said how it does; nothing when it did."""
+    haproxy = status.haproxy
+    if not haproxy.running:
+        yield failed("HAProxy", "does not run", "see its last words in the sidecar's log")
+    elif haproxy.problem:
+        remedy = "wait: one that hangs is killed and started anew; else look at its alerts in the sidecar's log"
+        yield failed("HAProxy", f"process {haproxy.pid} does not say how it does: {haproxy.problem}", remedy)

@@ -30,7 +30,7 @@ from hcc.consul.keys import (
 )
 from hcc.diagnosis.finding import Finding, Level, failed, ok, skipped, warning
 from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, context_of
-from hcc.diagnosis.sidecar import Running
+from hcc.diagnosis.sidecar import Running, check_answers
 from hcc.mesh.chain import start_target, unserved
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream, UpstreamState
 
@@ -195,6 +195,10 @@ def _try(seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
 def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Running) -> Iterator[Finding]:
     if running.status is None:
         yield failed("sidecar", running.problem, running.remedy())
+        return
+    silence = tuple(check_answers(running.status))
+    yield from silence
+    if silence:
         return
     shown = next((one for one in running.status.upstreams if one.name == upstream.key.label()), None)
     lacks = "; ".join(running.status.readiness.missing)

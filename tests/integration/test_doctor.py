@@ -18,10 +18,12 @@ from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, any_failed
 from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
 from hcc.diagnosis.sidecar import Running, check_sidecar
+from hcc.diagnosis.upstream import _haproxy
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
 from hcc.settings import Enforcement, RunSettings, Selection, parse_listen_address
 from tests import binaries
+from tests.builders import upstream
 from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
 from tests.ports import free_ports
@@ -243,6 +245,22 @@ def test_the_clock_is_held_against_the_leaf(start: int, end: int, level: Level, 
 
     assert finding.level is level
     assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    ("running", "problem", "said"),
+    [
+        (True, "it does not answer within 3 s", "process 4712 does not say how it does: it does not answer within 3 s"),
+        (False, "nobody listens", "does not run"),
+    ],
+)
+def test_a_haproxy_that_hangs_or_is_gone_is_told(running: bool, problem: str, said: str) -> None:
+    seen = Running(replace(status(), haproxy=replace(status().haproxy, running=running, problem=problem)))
+
+    (doctor,) = (one for one in check_sidecar(seen) if one.subject == "HAProxy")
+    assert (doctor.level, doctor.text) == (Level.FAILED, said)
+    # Its kernel still takes connections for a HAProxy that hangs: nothing of that is shown.
+    assert tuple(_haproxy(upstream(), (), seen)) == (doctor,)
 
 
 def test_what_a_running_sidecar_complains_of_is_told() -> None:
