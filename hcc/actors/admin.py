@@ -241,7 +241,8 @@ class Admin(Actor):
             return _json(review_json(found.review, self._identity.haproxy))
         callers = self._sources.tree().ask_actor(AUTHORISER, Preview(), PREVIEW_TIMEOUT_S)
         operations = (*found.operations, *cast("tuple[str, ...]", callers))
-        return _json({"operations": operations, "reasons": found.reasons, "reloads": found.reloads})
+        told = {"operations": operations, "reasons": found.reasons, "reloads": found.reloads}
+        return _json({**told, "left_out": found.left_out})
 
     def _previewed(self) -> Previewed:
         return cast("Previewed", self._sources.tree().ask_actor(CONFIG_RECONCILER, Preview(), PREVIEW_TIMEOUT_S))

@@ -373,9 +373,10 @@ class ConfigReconciler(Actor):
         """
         if self._snapshot is None or not self._may_decide():
             raise ControlError("Consul has not told of this proxy yet; ask again")
-        rendered, _, steps, _ = self._planned(self._wanted(self._snapshot).desired)
+        rendered, _, steps, taken = self._planned(self._wanted(self._snapshot).desired)
         review = Review(self._options, self._who_calls(), self._snapshot, self._admitted)
-        return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review)
+        left_out = tuple(str(one) for one in (self._taken if taken is None else taken))
+        return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review, left_out)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
         probing = self._probes and self._admission is not None and self._awaits(self._admission, snapshot)
@@ -537,12 +538,12 @@ class ConfigReconciler(Actor):
     def _note_taken(self, taken: tuple[Taken, ...]) -> None:
         for one in taken:
             if one not in self._taken:
-                again = f"tried again every {TAKEN_RETRY_S:.0f} s"
-                _log.error("cannot listen on %s, %s: %s", one.bind, again, one.reason)
+                _log.error("left out and tried again every %.0f s: %s", TAKEN_RETRY_S, one)
         for one in self._taken:
             if one not in taken:
                 _log.info("%s is free now", one.bind)
         self._taken = taken
+        self._facts = replace(self._facts, taken=tuple(str(one) for one in taken))
 
     def _tell_problems(self, problems: tuple[str, ...]) -> None:
         for problem in problems:

@@ -166,6 +166,7 @@ class Previewed:
         reloads: whether a new worker would take over.
         config: haproxy.cfg as it is wanted.
         review: what all that is made of.
+        left_out: listeners that are not in it, and why.
     """
 
     reasons: tuple[str, ...]
@@ -173,6 +174,7 @@ class Previewed:
     reloads: bool
     config: str
     review: Review
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
     )
     yield from (text for applies, text in parts if applies)
     yield from reconciler.problems
+    yield from (f"listener left out until it can be had: {text}" for text in reconciler.taken)
     refused = facts.peers.refused
     yield from (f"endpoint {peer.where} gets no traffic: {reason}" for peer, reason in refused[:MOST_REFUSED])
     if len(refused) > MOST_REFUSED:

@@ -18,6 +18,7 @@ class ReconcilerFacts:
         public_bound: the public listener is part of what HAProxy runs.
         public_expected: this proxy has a public listener at all (it stands for a service instance).
         problems: what Consul asks for that cannot be served.
+        taken: listeners that are left out, as their address is somebody else's.
         plans: those that were carried out last, the newest first.
     """
 
@@ -26,6 +27,7 @@ class ReconcilerFacts:
     public_expected: bool = True
     snapshot_version: int = 0
     problems: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
     failure: str = ""
     plans: tuple[PlanStatus, ...] = ()
 

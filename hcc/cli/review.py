@@ -31,10 +31,14 @@ def _plan(options: argparse.Namespace) -> int:
         return 0
     for reason in found["reasons"]:
         print(f"# {reason}")
+    # A sidecar of an older hcc does not say.
+    left_out = found.get("left_out", [])
+    for text in left_out:
+        print(f"# left out: {text}")
     for operation in found["operations"]:
         print(operation)
     if not found["operations"]:
-        print("nothing to do: HAProxy runs what is wanted")
+        print(f"nothing to do: HAProxy runs what is wanted{', but for what is left out' if left_out else ''}")
     return 0
 
 

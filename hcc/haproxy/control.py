@@ -43,6 +43,10 @@ class Taken:
     bind: Bind
     reason: str
 
+    def __str__(self) -> str:
+        """In words."""
+        return f"cannot listen on {self.bind}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:

@@ -24,6 +24,8 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyDown,
     HAProxyUp,
+    Preview,
+    Previewed,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
@@ -318,6 +320,21 @@ def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene
     config = scene.control.actual.config or ""
     assert "127.0.0.1:9292" in config
     assert "127.0.0.1:9191" not in config
+    left_out = ("cannot listen on 127.0.0.1:9191: in use",)
+    assert scene.reported().taken == left_out
+    eventually(lambda: previewed(scene).operations == (), "it is at rest")
+    assert previewed(scene).left_out == left_out
+
+    scene.control.taken_binds = ()
+    scene.tell(SnapshotChanged(replace(two, version=2)))
+    eventually(lambda: scene.reported().taken == (), "it is free")
+    assert previewed(scene).left_out == ()
+
+
+def previewed(scene: ReconcilerScene) -> Previewed:
+    found = scene.tree.ask_actor(CONFIG_RECONCILER, Preview(), 5.0)
+    assert isinstance(found, Previewed)
+    return found
 
 
 @pytest.mark.parametrize("restarted", [False, True])

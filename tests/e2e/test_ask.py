@@ -264,6 +264,7 @@ def test_hcc_plan_says_what_would_be_done_now_and_that_there_is_nothing(standing
         "operations": ["enable listener public"],
         "reasons": ["listeners differ from what was started"],
         "reloads": False,
+        "left_out": [],
     }
     standing.db.sidecar.restart("ConfigReconciler")
     wait_until("the repair", lambda: asked(standing.db, "plan").stdout.startswith("nothing to do"))

@@ -143,7 +143,9 @@ def test_a_verdict_has_its_reason_while_the_newest_policy_says_the_same() -> Non
 def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
     facts = Facts(
         intentions=Enforcement.OFF,
-        reconciler=ReconcilerFacts(failure="line 3", problems=("upstream db: twice",)),
+        reconciler=ReconcilerFacts(
+            failure="line 3", problems=("upstream db: twice",), taken=("cannot listen on 127.0.0.1:9191: in use",)
+        ),
         credentials=CredentialFacts(
             leaf=True, roots=True, problem="no key", certificates=(Validity("leaf", "web", NOW - 95, NOW + 5),)
         ),
@@ -165,6 +167,7 @@ def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
         "haproxy: it hangs",
         "intentions are switched off: every service of the mesh may call this one",
         "upstream db: twice",
+        "listener left out until it can be had: cannot listen on 127.0.0.1:9191: in use",
         "registration: bind_port: ignored",
         "leaf: not renewed, 5 s are left",
         "leaf web: no answer of Consul for 500 s",
