@@ -82,21 +82,38 @@ def directory_name(proxy_id: str) -> str:
     return f"{name.lstrip('.')[: MAX_NAME_BYTES - 13]}-{digest}"
 
 
+def check_place(path: Path, user_id: int) -> None:
+    """Nothing, when that user's hcc would take `path` for a proxy's directory, or what is there now is no hindrance.
+
+    Raises:
+        SettingError: as of `StateDirectory`.
+        OSError: it may not be looked at.
+    """
+    layout(str(path))
+    _refuse_of_others(path, user_id)
+
+
 def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-        # Who owns it may put another directory in the place of ours.
-        _refuse_of_others(path.parent, (os.geteuid(), ROOT))
-        if path.is_symlink():
-            raise SettingError(f"expected {path} to be a directory, found a link; remove it")
-        if path.exists():
-            _refuse_of_others(path, (os.geteuid(),))
+        _refuse_of_others(path, os.geteuid())
         private_directory(str(path))
     except OSError as exc:
         raise SettingError(f"expected to make the state directory {path}: {exc.strerror}") from exc
 
 
-def _refuse_of_others(path: Path, owners: Collection[int]) -> None:
+def _refuse_of_others(path: Path, user_id: int) -> None:
+    """Raises SettingError where the directory, or the one that it is in, is somebody else's."""
+    if path.parent.exists():
+        # Who owns it may put another directory in the place of ours.
+        _refuse_unless_of(path.parent, (user_id, ROOT))
+    if path.is_symlink():
+        raise SettingError(f"expected {path} to be a directory, found a link; remove it")
+    if path.exists():
+        _refuse_unless_of(path, (user_id,))
+
+
+def _refuse_unless_of(path: Path, owners: Collection[int]) -> None:
     """Raises SettingError unless it is a directory of one of these, and no link that somebody else may turn."""
     for found in (path.lstat(), path.stat()):
         if found.st_uid not in owners:

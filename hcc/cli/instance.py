@@ -103,13 +103,19 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
 def _file(flag: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, object]]:
     named = flag if flag is not None else environ.get(CONFIG_FILE_VARIABLE)
     name = DEFAULT_CONFIG_FILE if named is None else named
-    if not name or (named is None and not Path(name).exists()):
+    if not name:
         return name, {}
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except OSError as exc:
+        if named is None and isinstance(exc, FileNotFoundError):
+            return name, {}
+        raise SettingError(f"{name}: expected a readable TOML file, found {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SettingError(f"{name}: expected TOML, found {exc}") from exc
     import tomllib
 
     try:
-        return name, tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise SettingError(f"{name}: expected a readable TOML file, found {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        return name, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise SettingError(f"{name}: expected TOML, found {exc}") from exc

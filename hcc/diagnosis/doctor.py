@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,7 +51,10 @@ def examine(settings: RunSettings, consul: ConsulSettings, running: Callable[[st
 def _directory(base: Path, proxy_id: str) -> Path:
     """The proxy's own directory: below the base or, under systemd, below that of its unit."""
     name = directory_name(proxy_id)
-    return next((path for path in (base / name, *base.glob(f"*/{name}")) if path.exists()), base / name)
+    # Where it may not be looked for is told by the check of what is found here.
+    with contextlib.suppress(OSError):
+        return next((path for path in (base / name, *base.glob(f"*/{name}")) if path.exists()), base / name)
+    return base / name
 
 
 def _consul(settings: RunSettings, consul: ConsulSettings, known: Known) -> Iterator[Section]:
@@ -80,7 +84,7 @@ def _machine(
         for listener in listeners(registration, settings):
             yield check_port(listener, directory, pid)
     yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS)
-    yield from check_state_directory(Path(settings.state_dir), directory)
+    yield from check_state_directory(Path(settings.state_dir), directory, pid)
 
 
 def listeners(registration: Registration, settings: RunSettings) -> tuple[Listener, ...]:

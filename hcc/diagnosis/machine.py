@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hcc.app.state_directory import check_place
 from hcc.diagnosis.finding import Finding, failed, ok, warning
+from hcc.errors import SettingError
 from hcc.haproxy.files import PRIVATE_DIRECTORY
 
 _LISTENING = "0A"
@@ -83,13 +85,32 @@ def check_file_descriptors(pid: int, wanted: int, per_connection: int, spare: in
     return warning("file descriptors", text, remedy) if room < wanted else ok("file descriptors", text)
 
 
-def check_state_directory(base: Path, directory: Path | None) -> Iterator[Finding]:
-    """Whether the private directory is private, or can be made.
+def check_state_directory(base: Path, directory: Path | None, sidecar_pid: int = 0) -> Iterator[Finding]:
+    """Whether `hcc run` would take the private directory, and it is private; or whether it can be made.
 
     Args:
         base: of all proxies.
         directory: of this proxy, None when it is not known which.
+        sidecar_pid: of the running hcc, whose user counts; 0 when none runs.
     """
+    as_that_user = "if hcc runs as another user, run hcc doctor as that one; else choose another --state-dir"
+    try:
+        # Any proxy's has a name of at least one letter.
+        check_place(directory or base.absolute() / "x", _user_of(sidecar_pid))
+        yield from _found_there(base, directory)
+    except SettingError as exc:
+        yield failed("state directory", str(exc), as_that_user)
+    except OSError as exc:
+        yield failed("state directory", f"{exc.filename or base}: {exc.strerror}", as_that_user)
+
+
+def _user_of(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}").stat().st_uid if pid else os.geteuid()
+    return os.geteuid()
+
+
+def _found_there(base: Path, directory: Path | None) -> Iterator[Finding]:
     if directory is None or not directory.exists():
         yield _can_be_made(base)
         return
@@ -136,6 +157,8 @@ def file_owner(path: Path) -> int:
 
 def _can_be_made(base: Path) -> Finding:
     nearest = next(parent for parent in (base.absolute(), *base.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        return failed("state directory", f"{base}: {nearest} is no directory", "choose another --state-dir")
     if os.access(nearest, os.W_OK | os.X_OK):
         return ok("state directory", f"{base}: {'writable' if nearest == base.absolute() else 'will be made'}")
     return failed("state directory", f"{base}: {nearest} is not writable for us", "choose another --state-dir")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -48,6 +51,13 @@ def agent() -> Iterator[DevAgent]:
         yield running
 
 
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Short, as sockets go below it: pytest's own names are long under xdist."""
+    with tempfile.TemporaryDirectory(prefix="hcc-t-") as made:
+        yield Path(made)
+
+
 def settings(state_dir: Path, **changes: object) -> RunSettings:
     made = RunSettings(
         selection=Selection(sidecar_for="web"),
@@ -85,10 +95,10 @@ def levels(findings: dict[str, Finding]) -> set[Level]:
     return {finding.level for finding in findings.values()}
 
 
-def test_a_service_identity_is_all_that_a_sidecar_needs(agent: DevAgent, tmp_path: Path) -> None:
+def test_a_service_identity_is_all_that_a_sidecar_needs(agent: DevAgent, base: Path) -> None:
     token = token_with(agent, {"ServiceIdentities": [{"ServiceName": "web"}]})
 
-    findings = found(agent, token, tmp_path)
+    findings = found(agent, token, base)
 
     assert Level.FAILED not in levels(findings), findings
     for right in ("service:write on web", "service:read on web-sidecar-proxy", "intention:read on web", "node:read"):
@@ -97,12 +107,12 @@ def test_a_service_identity_is_all_that_a_sidecar_needs(agent: DevAgent, tmp_pat
     assert findings["clock"].level is Level.OK
 
 
-def test_each_missing_right_is_named_with_what_to_do(agent: DevAgent, tmp_path: Path) -> None:
+def test_each_missing_right_is_named_with_what_to_do(agent: DevAgent, base: Path) -> None:
     rules = 'service "web" { policy = "write" } service "web-sidecar-proxy" { policy = "read" }'
     agent.ask("PUT", "/v1/acl/policy", {"Name": "by-hand", "Rules": rules})
     token = token_with(agent, {"Policies": [{"Name": "by-hand"}]})
 
-    findings = found(agent, token, tmp_path, stats_service_register=True, stats_addr=parse_listen_address(":1"))
+    findings = found(agent, token, base, stats_service_register=True, stats_addr=parse_listen_address(":1"))
 
     missing = {subject for subject, finding in findings.items() if finding.text.startswith("missing")}
     assert missing == {"service:read on db", "node:read", "service:write on web-connect-stats"}
@@ -123,18 +133,18 @@ def test_the_rights_of_many_upstreams_are_asked_for(agent: DevAgent) -> None:
     assert [one.subject for one in findings if one.level is Level.OK] == ["service:write on web"]
 
 
-def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, tmp_path: Path) -> None:
-    findings = found(agent, "nobody-s-token", tmp_path)
+def test_a_token_that_consul_does_not_know_is_told(agent: DevAgent, base: Path) -> None:
+    findings = found(agent, "nobody-s-token", base)
 
     assert findings["agent"].level is Level.FAILED
     assert "does not know this token" in findings["agent"].text
     assert "nobody-s-token" not in str(findings)
 
 
-def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(tmp_path: Path) -> None:
+def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(base: Path) -> None:
     consul = consul_settings(http_addr=f"127.0.0.1:{free_ports(1)[0]}")
 
-    sections = tuple(examine(settings(tmp_path), consul, lambda _: NOBODY))
+    sections = tuple(examine(settings(base), consul, lambda _: NOBODY))
 
     assert any_failed(sections)
     by_title = {section.title: section.findings for section in sections}
@@ -146,7 +156,7 @@ def _firsts(sections: dict[str, tuple[Finding, ...]]) -> list[tuple[str, Finding
     return [(title, findings[0]) for title, findings in sections.items()]
 
 
-def test_the_sidecar_is_asked_for_by_the_id_that_consul_has(agent: DevAgent, tmp_path: Path) -> None:
+def test_the_sidecar_is_asked_for_by_the_id_that_consul_has(agent: DevAgent, base: Path) -> None:
     asked: list[str] = []
 
     def running(proxy_id: str) -> Running:
@@ -154,28 +164,28 @@ def test_the_sidecar_is_asked_for_by_the_id_that_consul_has(agent: DevAgent, tmp
         return NOBODY
 
     for selection in (Selection(sidecar_for="web"), Selection(sidecar_for_tag="seasoned"), Selection()):
-        chosen = settings(tmp_path, selection=selection)
+        chosen = settings(base, selection=selection)
         tuple(examine(chosen, consul_settings(http_addr=agent.http_addr, token="root-token"), running))
 
     assert asked == ["web-sidecar-proxy", "web-sidecar-proxy", ""]
 
 
-def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: DevAgent, tmp_path: Path) -> None:
-    (tmp_path / "web-sidecar-proxy").mkdir(mode=0o700)
-    lock = os.open(tmp_path / "web-sidecar-proxy" / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: DevAgent, base: Path) -> None:
+    (base / "web-sidecar-proxy").mkdir(mode=0o700)
+    lock = os.open(base / "web-sidecar-proxy" / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        told = found(agent, "root-token", tmp_path)["running"]
+        told = found(agent, "root-token", base)["running"]
     finally:
         os.close(lock)
 
     assert (told.level, told.text) == (Level.FAILED, f"process {os.getpid()} has its state directory, but: nobody runs")
-    assert found(agent, "root-token", tmp_path)["running"].level is Level.SKIPPED
+    assert found(agent, "root-token", base)["running"].level is Level.SKIPPED
 
 
-def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent: DevAgent, tmp_path: Path) -> None:
-    wrong = found(agent, "root-token", tmp_path, haproxy="/bin/true")
+def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent: DevAgent, base: Path) -> None:
+    wrong = found(agent, "root-token", base, haproxy="/bin/true")
     assert wrong["version"].level is Level.FAILED
-    lacking = found(agent, "root-token", tmp_path, control="dataplane", dataplane="/no/such")
+    lacking = found(agent, "root-token", base, control="dataplane", dataplane="/no/such")
     assert lacking["Data Plane API"].level is Level.FAILED
 
 
@@ -207,21 +217,70 @@ def _limit() -> int:
     return int(words[4])
 
 
-def test_a_state_directory_that_others_may_read_is_told_file_by_file(tmp_path: Path) -> None:
-    directory = tmp_path / "web"
+def test_a_state_directory_that_others_may_read_is_told_file_by_file(base: Path) -> None:
+    directory = base / "web"
     directory.mkdir(mode=0o700)
     (directory / "leaf.pem").touch(mode=0o600)
-    assert [one.level for one in check_state_directory(tmp_path, directory)] == [Level.OK]
+    assert [one.level for one in check_state_directory(base, directory)] == [Level.OK]
 
     (directory / "leaf.pem").chmod(0o640)
-    assert "leaf.pem (0640)" in next(check_state_directory(tmp_path, directory)).text
+    assert "leaf.pem (0640)" in next(check_state_directory(base, directory)).text
 
     directory.chmod(0o755)
-    assert "mode 0755" in next(check_state_directory(tmp_path, directory)).text
+    assert "mode 0755" in next(check_state_directory(base, directory)).text
 
 
-def test_the_owner_of_a_control_socket_is_the_process_that_listens(tmp_path: Path) -> None:
-    path = tmp_path / "control.sock"
+@contextlib.contextmanager
+def closed(directory: Path) -> Iterator[None]:
+    """Nobody may look into it; nor may we, where root might."""
+    mode, root = stat.S_IMODE(directory.stat().st_mode), os.geteuid() == 0
+    directory.chmod(0)
+    if root:
+        os.seteuid(54_001)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        directory.chmod(mode)
+
+
+@pytest.mark.parametrize("below", ["web", "other/web"])
+def test_a_state_directory_that_may_not_be_looked_at_is_told(base: Path, below: str) -> None:
+    with closed(base):
+        (told,) = check_state_directory(base, base / below)
+        (unknown,) = check_state_directory(base / "deeper", None)
+    assert (told.level, unknown.level) == (Level.FAILED, Level.FAILED)
+    assert told.text.endswith("Permission denied")
+
+
+def test_all_is_looked_at_where_the_state_directory_may_not_be(agent: DevAgent, base: Path) -> None:
+    (base / "in").mkdir()
+    with closed(base):
+        told = found(agent, "root-token", base / "in", haproxy="/no/such")["state directory"]
+    assert told.text.endswith("Permission denied")
+
+
+def test_a_state_directory_that_run_refuses_is_told_before_it_is_made(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = base / ("d" * 100)
+    assert "shorter path" in next(check_state_directory(deep, deep / "web")).text
+    assert "shorter path" in next(check_state_directory(deep, None)).text
+    assert "is no directory" in next(check_state_directory(Path("/dev/null/x"), None)).text
+    (base / "web").mkdir(mode=0o700)
+    (base / "link").symlink_to(base / "web")
+    assert "found a link" in next(check_state_directory(base, base / "link")).text
+    monkeypatch.setattr(os, "geteuid", lambda: 54_001)
+    theirs = next(check_state_directory(base, base / "web"))
+    assert theirs.level is Level.FAILED
+    assert "of our own, found it is of the user with the ID" in theirs.text
+    # Root may look at the sidecar of another user.
+    assert next(check_state_directory(base, base / "web", os.getpid())).level is Level.OK
+
+
+def test_the_owner_of_a_control_socket_is_the_process_that_listens(base: Path) -> None:
+    path = base / "control.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
