@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from hcc.actors import readiness
 from hcc.actors.actor import Actor
@@ -209,7 +209,7 @@ class Admin(Actor):
             case "GET", ("v1", *words):
                 return self._told(tuple(words), query)
             case "POST", ("v1", "actors", name, "restart"):
-                return self._restart(name)
+                return self._restart(unquote(name))
             case "POST", ("v1", "log-level", level):
                 return _set_log_level(level)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from typing import cast
+from urllib.parse import quote
 
 from hcc.cli.arguments import Command
 from hcc.cli.instance import add_instance, asked
@@ -15,7 +16,8 @@ def _arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _restart(options: argparse.Namespace) -> int:
-    row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{options.name}/restart"))
+    name = quote(options.name, safe="", errors="replace")
+    row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{name}/restart"))
     print(f"{row['name']} restarted, generation {row['generation']}")
     return 0
 

@@ -1,3 +1,4 @@
+import argparse
 import http.client
 import json
 import socket
@@ -14,6 +15,7 @@ from hcc.actors.picture import Identity
 from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
 from hcc.actors.sources import Sources
 from hcc.actors.status import from_json
+from hcc.cli import restart
 from hcc.cli.control import ControlError, ask, find_control_socket
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
@@ -169,6 +171,18 @@ def test_admin_restarts_itself_and_still_answers_the_one_who_asked(scene: AdminS
 def test_an_unknown_actor_is_an_error_that_names_the_actors(scene: AdminScene) -> None:
     with pytest.raises(ControlError, match=r"no actor 'nobody'.*ConsulWatcher"):
         ask(scene.socket, "POST", "/v1/actors/nobody/restart")
+
+
+@pytest.mark.parametrize("name", ["é", "a b", "a/b", "a?b", "a%2Fb", "\udcff"])
+def test_whatever_an_actor_is_called_it_is_an_unknown_one(scene: AdminScene, name: str) -> None:
+    options = argparse.Namespace(name=name, state_dir=str(scene.base), proxy_id="", sidecar_for="")
+
+    with pytest.raises(ControlError) as caught:
+        restart._restart(options)
+
+    asked_for = name if name.isprintable() else "?"
+    assert str(caught.value).startswith(f"There is no actor {asked_for!r}; the actors are: ")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_sidecar_is_found_by_proxy_or_service_and_a_wrong_name_names_what_runs(scene: AdminScene) -> None:
