@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 failed (the reason is one line on stderr), 2 wrong flag or
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +32,9 @@ from hcc.errors import HccError, SettingError
 from hcc.version import VERSION
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+# As a shell tells of who died of SIGINT.
+INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # As `hcc --help` shows them.
 GROUPS = {
@@ -53,8 +58,15 @@ def main_go(words: Sequence[str] | None = None) -> int:
 
 def _guarded(program: str, command: Callable[[], int]) -> int:
     _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A name of Consul's that the terminal has no letters for is still better shown than a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return command()
+        try:
+            return command()
+        finally:
+            # At exit nobody would hear of what cannot be written; also where --help ends the command.
+            sys.stdout.flush()
     except SettingError as exc:
         print(f"{program}: {exc}", file=sys.stderr)
         return WRONG_USE
@@ -62,9 +74,22 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
         print(f"{program}: {exc}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        # The reader (head, less) went away; stdout must not be flushed into it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) went away.
+        _drop_output()
         return DONE
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        print(f"{program}: {exc.strerror}", file=sys.stderr)
+        _drop_output()
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _drop_output() -> None:
+    """What is left of it must not be written again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_missing_streams() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
+
+import pytest
 
 WITHOUT_STREAMS = 'exec "$@" <&- >&- 2>&-'
 PROGRAM = """
@@ -16,9 +20,43 @@ streams = [(os.readlink(f"/proc/self/fd/{number}"), os.get_inheritable(number)) 
 open(sys.argv[1], "w").write(repr((code, streams)))
 """
 
+# It waits for a sidecar that is not there, as somebody at a terminal may.
+INTERRUPTED = """
+import signal, sys, time
+from hcc.cli import commands
+time.sleep = lambda _: signal.raise_signal(signal.SIGINT)
+sys.exit(commands.main(["wait-ready", "--state-dir", sys.argv[1], "--config-file", ""]))
+"""
+
 
 def test_who_closed_the_standard_streams_gets_a_command_that_works_and_nothing_in_their_place(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     words = ("sh", "-c", WITHOUT_STREAMS, "sh", sys.executable, "-c", PROGRAM, str(seen))
     subprocess.run(words, timeout=30, check=True)
     assert seen.read_text() == repr((2, [("/dev/null", True)] * 3))
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("settings", "--json"), ("run", "--help")])
+def test_what_cannot_be_written_is_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = hcc(*words, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "hcc: No space left on device\n")
+
+
+def test_letters_that_the_output_has_not_are_written_as_their_numbers() -> None:
+    done = hcc("settings", "--sidecar-for", "w\u00e9b", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "w\\xe9b" in done.stdout
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+    words = (sys.executable, "-c", INTERRUPTED, str(tmp_path / "none"))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def hcc(*words: str, stdout: IO[str] | int = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess[str]:
+    line = (sys.executable, "-m", "hcc", *words)
+    # Where nothing is buffered argparse keeps the error of its help to itself.
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | env
+    return subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, check=False, env=usual)
