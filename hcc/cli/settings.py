@@ -11,6 +11,7 @@ from hcc.cli.arguments import Command
 from hcc.cli.instance import add_settings
 from hcc.cli.resolution import Given, strange_variables
 from hcc.cli.settings_table import ALL
+from hcc.consul.address import masked
 
 HIDDEN = "(set, not shown)"
 
@@ -40,11 +41,15 @@ def _settings(options: argparse.Namespace) -> int:
 
 
 def shown(given: Given) -> str:
-    """A value as people may see it: a secret only as being there; nothing chosen as its meaning."""
+    """A value as people may see it: a secret only as being there, an address without its password.
+
+    Nothing chosen is shown as its meaning.
+    """
     if given.setting.secret and given.text:
         return HIDDEN
     default = given.setting.default_text.replace("`", "")
-    return given.text or (f"({default})" if default else "")
+    text = masked(given.text) if given.setting.key == "http_addr" else given.text
+    return text or (f"({default})" if default else "")
 
 
 COMMANDS = (

@@ -62,12 +62,23 @@ def agent_address(text: str, *, ssl: bool = False, source: str = "CONSUL_HTTP_AD
     if scheme == "unix":
         return _unix_address(text, rest, ssl, source)
     if scheme not in _URL_PORTS:
-        raise _error(text, source, f"the scheme {scheme!r}")
+        raise _error(text, source, f"the scheme {masked(scheme)!r}")
     scheme = "https" if ssl else scheme
     authority, _, path = rest.partition("/")
+    if "@" in authority:
+        raise _error(text, source, "a user before the host; give it as CONSUL_HTTP_AUTH=user:password")
     host, port = _host_and_port(text, authority, source)
     path = path.strip("/")
     return AgentAddress(scheme, host, port or _URL_PORTS[scheme], f"/{path}" if path else "")
+
+
+def masked(text: str) -> str:
+    """An address as it may be shown: without what stands before an `@`, which may be a password."""
+    before, separator, after = text.rpartition("@")
+    if not separator or text.strip().lower().startswith("unix:"):
+        return text
+    scheme, separator, _ = before.partition("://")
+    return f"{scheme}://...@{after}" if separator else f"...@{after}"
 
 
 def _unix_address(text: str, path: str, ssl: bool, source: str) -> AgentAddress:
@@ -105,4 +116,4 @@ def _port(text: str, port: str, source: str) -> int:
 
 
 def _error(text: str, source: str, found: str) -> SettingError:
-    return SettingError(f"{source}={text}: expected {_FORMS}, found {found}")
+    return SettingError(f"{source}={masked(text)}: expected {_FORMS}, found {found}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from hcc.cli.resolution import Given, Sources, resolved, strange_variables
+from hcc.cli.settings import shown
 from hcc.cli.settings_table import ALL
 from hcc.errors import SettingError
 
@@ -41,6 +42,11 @@ def test_flags_beat_our_variables_beat_consul_s_beat_the_file_beat_the_default()
         ("file:1", "http_addr in hcc.toml"),
         ("", "default"),
     ]
+
+
+def test_a_password_in_the_agent_s_address_is_not_shown() -> None:
+    given = found(environ={"CONSUL_HTTP_ADDR": "http://u:s3cret@h:8500"})["http_addr"]
+    assert shown(given) == "http://...@h:8500"
 
 
 def test_a_state_directory_is_not_wherever_hcc_was_started() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.consul.address import AgentAddress, agent_address
+from hcc.consul.address import AgentAddress, agent_address, masked
 from hcc.errors import SettingError
 
 
@@ -54,6 +54,20 @@ def test_tls_asked_for_elsewhere_wins_over_http() -> None:
 def test_a_bad_address_is_refused_with_the_forms_there_are(text: str) -> None:
     with pytest.raises(SettingError, match="expected host:port"):
         agent_address(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://u:s3cret@h", "u:s3cret@h:8500", "ftp://u:s3cret@h", "u:s3@cret@h", "s3cret@://h"]
+)
+def test_a_password_in_an_address_is_not_told(text: str) -> None:
+    with pytest.raises(SettingError, match=r"\.\.\.@.*expected host:port") as caught:
+        agent_address(text)
+    assert "s3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "h:1", "https://h/path", "unix:///run/a@b.sock"])
+def test_an_address_without_a_password_is_shown_as_it_is(text: str) -> None:
+    assert masked(text) == text
 
 
 def test_tls_over_a_unix_socket_is_refused() -> None:
