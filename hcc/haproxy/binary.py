@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +68,7 @@ class Probe:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 errors="replace",
+                start_new_session=True,
             )
         except OSError as exc:
             raise self._failure(exc) from exc
@@ -78,13 +82,20 @@ class Probe:
         try:
             said, _ = self._asked.communicate(timeout=PROBE_TIMEOUT_S)
         except subprocess.TimeoutExpired as exc:
-            self._asked.kill()
-            self._asked.communicate()
+            self._end()
             raise self._failure(exc) from exc
         try:
             return checked_build(said)
         except BuildTextError as exc:
             raise SettingError(f"{self._binary} is no HAProxy: {exc}") from exc
+
+    def _end(self) -> None:
+        """Not only itself, as a wrapper waits for another one; and whoever is left may keep its end of the pipe."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._asked.pid, signal.SIGKILL)
+        if self._asked.stdout is not None:
+            self._asked.stdout.close()
+        self._asked.wait()
 
     def _failure(self, cause: Exception) -> SettingError:
         return SettingError(

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hcc.errors import SettingError
+from hcc.haproxy import binary
 from hcc.haproxy.binary import find_haproxy, probe
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import HAProxyProcess, LaunchError, children, recorded_pid, start_time
@@ -258,6 +260,45 @@ def test_a_program_that_is_no_haproxy_is_refused() -> None:
         probe("/bin/true")
     with pytest.raises(SettingError, match="failed"):
         probe("/nonexistent/haproxy")
+
+
+@pytest.mark.parametrize("starter", ["", "setsid "])
+def test_a_wrapper_that_hangs_is_given_up_with_whoever_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter: str
+) -> None:
+    monkeypatch.setattr(binary, "PROBE_TIMEOUT_S", 2.0)
+    wrapper = tmp_path / "haproxy"
+    wrapper.write_text(f"#!/bin/sh\n{starter}sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' &\nwait\n")
+    wrapper.chmod(0o755)
+    failures: list[SettingError] = []
+
+    def ask() -> None:
+        try:
+            probe(str(wrapper))
+        except SettingError as exc:
+            failures.append(exc)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(30.0)
+    told = str(failures)
+    # Who has left the group is not found, and not waited for.
+    waited_for = int((tmp_path / "pid").read_text())
+    try:
+        assert "timed out" in told
+        if not starter:
+            wait_until(lambda: not _runs(waited_for), "whoever it waits for is gone")
+    finally:
+        if _runs(waited_for):
+            os.kill(waited_for, signal.SIGKILL)
+        asking.join(30.0)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_the_flag_wins_over_the_path_and_the_package_comes_last(
