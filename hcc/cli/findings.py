@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from hcc.cli.terminal import show, styled
+from hcc.cli.terminal import console, show, styled
 from hcc.diagnosis.finding import Finding, Level, Section
 
 _MARKS = {
@@ -22,7 +22,9 @@ _MAX_SUBJECT = 36
 def show_findings(sections: Sequence[Section]) -> None:
     """Print them with what to do, and a count at the end."""
     findings = [finding for section in sections for finding in section.findings]
-    width = min(_MAX_SUBJECT, max((len(finding.subject) for finding in findings), default=0))
+    longest = max((len(finding.subject) for finding in findings), default=0)
+    # What was found is what matters: on a narrow terminal it has most of the line.
+    width = min(_MAX_SUBJECT, longest, console().width // 3)
     for section in sections:
         show(Text(section.title, style="bold"), _grid(section.findings, width), Text())
     show(Text(_summary(findings), style="bold"))

@@ -22,10 +22,8 @@ _WITH_VALUE = {
     "haproxy-cfg-base-path": "--state-dir",
     "stats-addr": "--stats-addr",
 }
-_BOOLEAN = {
-    "stats-service-register": "--stats-service-register",
-    "version": "--version",
-}
+_REGISTER = "stats-service-register"
+_VERSION = "version"
 _INTENTIONS = "enable-intentions"
 _HELP = ("h", "help")
 
@@ -69,24 +67,28 @@ def _translate(words: Iterator[str]) -> Iterator[str]:
         if not word.startswith("-") or word.startswith("---") or not name:
             raise SettingError(f"expected a flag such as -sidecar-for, found {word!r}")
         if name == _INTENTIONS:
-            yield f"--intentions={_intentions(value if has_value else 'true').value}"
-        elif name in _BOOLEAN:
-            yield f"{_BOOLEAN[name]}={value}" if has_value else _BOOLEAN[name]
+            enforced = _boolean(name, value if has_value else "true")
+            yield f"--intentions={(Enforcement.ENFORCE if enforced else Enforcement.OFF).value}"
+        elif name == _VERSION:
+            if _boolean(name, value if has_value else "true"):
+                yield "--version"
+        elif name == _REGISTER:
+            yield f"--{name}={value}" if has_value else f"--{name}"
         elif name in _WITH_VALUE:
             given = value if has_value else _next(words, name)
             # The Go program's defaults are empty: to say so is to say nothing.
             if given:
                 yield f"{_WITH_VALUE[name]}={given}"
         else:
-            known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, *_BOOLEAN, _INTENTIONS)))
+            known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, _REGISTER, _VERSION, _INTENTIONS)))
             raise SettingError(f"unknown flag -{name}; expected one of {known}")
 
 
-def _intentions(text: str) -> Enforcement:
+def _boolean(name: str, text: str) -> bool:
     try:
-        return Enforcement.ENFORCE if parse_boolean(text) else Enforcement.OFF
+        return parse_boolean(text)
     except SettingError as exc:
-        raise SettingError(f"flag -{_INTENTIONS}: {exc}") from exc
+        raise SettingError(f"flag -{name}: {exc}") from exc
 
 
 def _next(words: Iterator[str], name: str) -> str:

@@ -42,7 +42,8 @@ def check_endpoint(endpoint: Endpoint, context: ssl.SSLContext) -> Iterator[Find
         plain = socket.create_connection((endpoint.address, endpoint.port), timeout=CONNECT_TIMEOUT_S)
     except OSError as exc:
         remedy = "start its sidecar, open the way to it (firewall), or correct the address it registers"
-        yield failed(f"connect {where}", exc.strerror or str(exc) or "no answer", remedy)
+        late = f"no answer within {CONNECT_TIMEOUT_S:.0f} s" if isinstance(exc, TimeoutError) else ""
+        yield failed(f"connect {where}", late or exc.strerror or str(exc) or "no answer", remedy)
         return
     with contextlib.closing(plain):
         yield from _check_tls(plain, where, endpoint, context)
@@ -54,6 +55,10 @@ def _check_tls(plain: socket.socket, where: str, endpoint: Endpoint, context: ss
     except ssl.SSLCertVerificationError as exc:
         remedy = "it holds a certificate of another CA: look at its sidecar, and whether a CA rotation is under way"
         yield failed(f"handshake {where}", exc.verify_message, remedy)
+        return
+    except TimeoutError:
+        remedy = "look at its sidecar: `hcc doctor` there"
+        yield failed(f"handshake {where}", f"no answer within {CONNECT_TIMEOUT_S:.0f} s; its HAProxy may hang", remedy)
         return
     except OSError as exc:
         remedy = "something else than a sidecar listens there, or it refuses our certificate"

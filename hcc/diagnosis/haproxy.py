@@ -8,7 +8,7 @@ from hcc.app.control import choose_control
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
 from hcc.errors import HccError
 from hcc.haproxy.binary import find_haproxy, probe
-from hcc.haproxy.capabilities import Build
+from hcc.haproxy.capabilities import OLDEST, Build
 from hcc.settings import RunSettings
 
 
@@ -23,7 +23,7 @@ def check_haproxy(settings: RunSettings) -> Iterator[Finding]:
     try:
         build = probe(found.binary)
     except HccError as exc:
-        yield failed("version", str(exc), "install a HAProxy 2.2 or newer with OpenSSL and SPOE")
+        yield failed("version", str(exc), f"install a HAProxy {OLDEST.branch} or newer with OpenSSL and SPOE")
         return
     yield ok("version", build.label())
     yield ok("features", _features(build))

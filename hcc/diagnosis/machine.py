@@ -44,17 +44,17 @@ def check_port(listener: Listener, directory: Path | None, sidecar_pid: int) -> 
     """
     subject = f"{listener.purpose} {listener.label()}"
     problem = _bind_problem(listener)
-    if problem == 0:
+    if problem is None:
         if sidecar_pid:
             return failed(subject, "free, although the sidecar runs", "look at `hcc status` for what it lacks")
         return ok(subject, "free")
-    if problem == errno.EADDRINUSE:
+    if problem.errno == errno.EADDRINUSE:
         return _taken(subject, listener.port, directory, sidecar_pid)
-    if problem == errno.EADDRNOTAVAIL:
+    if problem.errno == errno.EADDRNOTAVAIL:
         return failed(subject, "no address of this machine", "register another address for the sidecar")
-    if problem == errno.EACCES:
+    if problem.errno == errno.EACCES:
         return failed(subject, "needs a privilege", "use a port from 1024 up, or give hcc CAP_NET_BIND_SERVICE")
-    return failed(subject, os.strerror(problem), "choose another address")
+    return failed(subject, problem.strerror or str(problem), "choose another address")
 
 
 def _taken(subject: str, port: int, directory: Path | None, sidecar_pid: int) -> Finding:
@@ -180,8 +180,8 @@ def _hard_limit(pid: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def _bind_problem(listener: Listener) -> int:
-    """The error number of listening there, 0 for none."""
+def _bind_problem(listener: Listener) -> OSError | None:
+    """Why nobody can listen there, also that its name has no address."""
     family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -189,8 +189,8 @@ def _bind_problem(listener: Listener) -> int:
             sock.bind((listener.address, listener.port))
             sock.listen(1)
         except OSError as exc:
-            return exc.errno or errno.EINVAL
-    return 0
+            return exc
+    return None
 
 
 def _owners(port: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -16,17 +17,19 @@ import pytest
 
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
+from hcc.diagnosis import handshake
 from hcc.diagnosis.consul import Right, check_rights, clock_against
 from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, any_failed
 from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.diagnosis.upstream import _haproxy
+from hcc.haproxy.capabilities import OLDEST
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
 from hcc.settings import Enforcement, RunSettings, Selection, parse_listen_address
 from tests import binaries
-from tests.builders import upstream
+from tests.builders import endpoint, upstream
 from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
 from tests.ports import free_ports
@@ -185,6 +188,7 @@ def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: Dev
 def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent: DevAgent, base: Path) -> None:
     wrong = found(agent, "root-token", base, haproxy="/bin/true")
     assert wrong["version"].level is Level.FAILED
+    assert f"HAProxy {OLDEST.branch} or newer" in wrong["version"].remedy
     lacking = found(agent, "root-token", base, control="dataplane", dataplane="/no/such")
     assert lacking["Data Plane API"].level is Level.FAILED
 
@@ -200,6 +204,24 @@ def test_a_taken_port_is_told_with_its_owner_and_ours_is_fine() -> None:
     assert ours.level is Level.OK
     assert check_port(listener, None, 0).text == "free"
     assert check_port(listener, None, os.getpid()).level is Level.FAILED
+
+
+def test_a_name_without_an_address_is_told_in_words() -> None:
+    told = check_port(Listener("--stats-addr", "nohost.invalid", 1), None, 0)
+    assert told.level is Level.FAILED
+    assert "Unknown error" not in told.text
+    assert "resolution" in told.text or "not known" in told.text
+
+
+def test_an_instance_that_takes_the_connection_and_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "CONNECT_TIMEOUT_S", 1.0)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        (told,) = handshake.check_endpoint(endpoint("127.0.0.1", port=port), context)
+    assert told.subject == f"handshake 127.0.0.1:{port}"
+    assert told.text == "no answer within 1 s; its HAProxy may hang"
 
 
 def test_an_address_of_another_machine_is_told() -> None:

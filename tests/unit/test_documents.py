@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hcc.cli.commands import COMMANDS
+from hcc.haproxy.capabilities import OLDEST
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -41,6 +42,14 @@ def test_every_file_of_ours_that_is_named_exists(document: Path) -> None:
 def test_every_command_that_is_named_exists(document: Path) -> None:
     named = set(re.findall(r"(?:^ {4}|`)hcc ([a-z][a-z-]+)", document.read_text(), re.MULTILINE))
     assert named <= NAMES, f"{document.name} names {named - NAMES}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md", "docs/migration.md"])
+def test_the_oldest_haproxy_is_the_one_that_is_taken(name: str) -> None:
+    told = re.findall(
+        r"HAProxy(?:\.\*\*| with OpenSSL and SPOE \|)? (\d\.\d+) (?:or|and) newer", (ROOT / name).read_text()
+    )
+    assert told[:1] == [OLDEST.branch]
 
 
 def test_the_readme_leads_to_every_document() -> None:

@@ -41,9 +41,15 @@ def test_a_boolean_takes_its_value_only_behind_an_equals_sign() -> None:
         translated(["-enable-intentions", "false"])
 
 
+def test_the_version_may_be_asked_for_or_not() -> None:
+    assert translated(["-version=true"]) == translated(["-version"]) == ("--version",)
+    assert translated(["-version=false", "-sidecar-for=web"]) == ("--sidecar-for=web",)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["-version=maybe"], "flag -version: expected true or false, found 'maybe'"),
         (["-enable-intentions=maybe"], "flag -enable-intentions: expected true or false, found 'maybe'"),
         (["-nope"], "unknown flag -nope; expected one of -dataplane"),
         (["web"], "expected a flag such as -sidecar-for, found 'web'"),
