@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from consul import base
 
 from hcc.consul.environment import ConsulSettings
-from hcc.consul.errors import ConsulUnavailableError
+from hcc.consul.errors import ConsulAnswerError, ConsulUnavailableError
 from hcc.consul.exchange import Exchange
 from hcc.consul.keys import ChainWatch, EndpointsWatch
 from hcc.consul.response import Result, result_of, status_error
@@ -136,7 +136,10 @@ class ConsulClient:
         for start in range(0, len(asked), MAX_RIGHTS):
             part = json.dumps(asked[start : start + MAX_RIGHTS])
             self._http.post(_ignored, "/v1/internal/acl/authorize", self._own([]), data=part)
-            said += self._http.last.data
+            answer = self._http.last.data
+            if not isinstance(answer, list):
+                raise ConsulAnswerError("acl/authorize", "a list", type(answer).__name__)
+            said += answer
         return Result(said)
 
     def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
