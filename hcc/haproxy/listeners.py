@@ -48,7 +48,7 @@ def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tup
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE and _all_ours(bind, ours, listeners()):
                 return ""
-            return f"{exc.strerror} ({bind})"
+            return exc.strerror or str(exc)
     return ""
 
 
@@ -70,7 +70,7 @@ def _unix_reason(bind: UnixBind, ours: frozenset[int]) -> str:
         except ConnectionRefusedError:
             return ""  # a socket that a dead process left; HAProxy replaces it
         except OSError as exc:
-            return f"{exc} ({bind.path})"
+            return str(exc)
     return f"another process listens on {bind.path}"
 
 
