@@ -4,6 +4,7 @@ import http.client
 from dataclasses import dataclass
 
 _TIMEOUT_S = 5.0
+_CLOSED = "the connection was closed without an answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,11 @@ class Answer:
 
     status: int
     body: str
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection ended before anything of an answer came."""
+        return not self.status and self.body == _CLOSED
 
 
 def fetch(port: int, path: str = "/") -> Answer:
@@ -29,7 +35,7 @@ def fetch(port: int, path: str = "/") -> Answer:
 
 def _reason(exc: Exception) -> str:
     if isinstance(exc, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError):
-        return "the connection was closed without an answer"
+        return _CLOSED
     if isinstance(exc, ConnectionRefusedError):
         return "nobody listens there"
     return f"{type(exc).__name__}: {exc}"

@@ -28,6 +28,7 @@ exit codes:
   0  done
   1  failed; the reason is one line on standard error, or in the report
   2  wrong flag, variable or value
+  130  ended by Ctrl-C
 """
 
 

@@ -19,7 +19,7 @@ from cryptography import x509
 from hcc.haproxy.capabilities import Feature
 from tests.e2e.certificates import answer, handshake, mesh_certificate
 from tests.e2e.clients import http2_client, http_get, is_refused, read_line, tcp_ask
-from tests.e2e.mesh import Member, Service
+from tests.e2e.mesh import Member
 from tests.e2e.sidecar import Sidecar
 from tests.e2e.standing import DB_PORT, H2_PORT, WEB_PORT, Standing
 from tests.e2e.versions import can
@@ -52,6 +52,29 @@ def workers_hung(sidecar: Sidecar) -> Iterator[None]:
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def reconfigured(standing: Standing, member: Member) -> Iterator[None]:
+    """HAProxy was reloaded for a change of the registration; once more when that was taken back."""
+    sidecar, registered = member.sidecar, member.service
+    changed = registered.config | {"local_connect_timeout_ms": 4000 + standing.site.number()}
+    worker = sidecar.worker_pid()
+    try:
+        member.register(replace(registered, config=changed))
+        wait_until("the reload", lambda: sidecar.worker_pid() != worker)
+        worker = sidecar.worker_pid()
+        yield
+    finally:
+        member.register(registered)
+        wait_until("the reload back", lambda: sidecar.worker_pid() != worker)
+
+
+@pytest.fixture(autouse=True)
+def _settled(standing: Standing, haproxy_version: str) -> None:
+    """What the test before did is over: all may come in again, and each has its line."""
+    sidecar = standing.db.sidecar
+    wait_until("all callers of db to be allowed, with a line", lambda: _is_settled(sidecar, haproxy_version))
 
 
 @pytest.fixture
@@ -135,7 +158,8 @@ def test_a_tcp_session_is_cut_when_its_caller_is_denied_and_others_go_on(
     # The first session of the other one comes before HAProxy knows it, and so has no line of its own.
     with handshake(standing.client, host, port, roots, stranger) as other, contextlib.ExitStack() as opened:
         assert answer(other, b"WHO\n") == b"db\n"
-        wait_until("the other one to have a line", lambda: _lines(sidecar, haproxy_version) >= 2)
+        wait_until("the other one to be remembered", partial(remembers, sidecar, f"{_service(stranger)}:dc1"))
+        wait_until("it to have a line", lambda: _is_settled(sidecar, haproxy_version))
         sessions = [opened.enter_context(standing.client.connect("127.0.0.1", DB_PORT)) for _ in range(3)]
         for session in sessions:
             session.sendall(b"WHO\n")
@@ -153,25 +177,18 @@ def test_a_tcp_session_is_cut_when_its_caller_is_denied_and_others_go_on(
 
 def test_a_tcp_session_that_a_stopping_worker_serves_is_cut_when_its_caller_is_denied(standing: Standing) -> None:
     wait_known(standing)
-    sidecar, registered = standing.db.sidecar, standing.db.service
-    worker = sidecar.worker_pid()
     with contextlib.ExitStack() as opened:
         sessions = [opened.enter_context(standing.client.connect("127.0.0.1", DB_PORT)) for _ in range(3)]
         for session in sessions:
             session.sendall(b"WHO\n")
             assert read_line(session) == "db"
-        try:
-            changed = registered.config | {"local_connect_timeout_ms": 4000 + standing.site.number()}
-            standing.db.register(_with_config(registered, changed))
-            wait_until("the reload", lambda: sidecar.worker_pid() != worker)
+        with reconfigured(standing, standing.db):
             for session in sessions:
                 session.sendall(b"WHO\n")
                 assert read_line(session) == "db"
             with intention(standing, "caller", "db", "deny"):
                 for session in sessions:
                     assert session.recv(100) == b"", "still open"
-        finally:
-            standing.db.register(registered)
     wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
 
 
@@ -197,7 +214,7 @@ def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
     wait_known(standing)
     sidecar, roots = standing.db.sidecar, standing.site.client.root_pems()
     host, port = standing.db.namespace.address, standing.db.public_port
-    wait_until("the known one to have a line", lambda: _lines(sidecar, haproxy_version))
+    wait_until("the known one to have a line", lambda: _is_settled(sidecar, haproxy_version))
     lines, said = _lines(sidecar, haproxy_version), len(sidecar.log_text())
     sidecar.kill()
     with handshake(standing.client, host, port, roots, stranger) as came:
@@ -216,13 +233,9 @@ def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
 def test_what_is_remembered_survives_a_reload_and_a_restart_of_its_actor(standing: Standing) -> None:
     wait_known(standing)
     sidecar = standing.web.sidecar
-    before, worker = known(sidecar), sidecar.worker_pid()
+    before = known(sidecar)
     assert before
-    registered = standing.web.service
-    try:
-        changed = registered.config | {"local_connect_timeout_ms": 4000 + standing.site.number()}
-        standing.web.register(_with_config(registered, changed))
-        wait_until("the reload", lambda: sidecar.worker_pid() != worker)
+    with reconfigured(standing, standing.web):
         wait_until("the caller to be remembered", lambda: known(sidecar) >= before and remembers(sidecar, KNOWN))
         with workers_hung(sidecar):
             assert http_get(standing.client, WEB_PORT).status == 200
@@ -230,8 +243,6 @@ def test_what_is_remembered_survives_a_reload_and_a_restart_of_its_actor(standin
         with workers_hung(sidecar):
             assert http_get(standing.client, WEB_PORT).status == 200
         assert known(sidecar) >= before
-    finally:
-        standing.web.register(registered)
 
 
 def test_what_a_hand_took_out_of_the_maps_is_put_back(standing: Standing) -> None:
@@ -262,11 +273,20 @@ def test_the_application_is_told_whose_certificate_came_and_a_caller_cannot_say_
     assert headers["x-caller"] == "caller"
 
 
-def _lines(sidecar: Sidecar, haproxy_version: str) -> int:
-    """Server lines of callers; where there are none, callers that are remembered."""
+def _lines(sidecar: Sidecar, haproxy_version: str) -> set[str]:
+    """Callers with a server line; where there are none, the certificates that are remembered."""
     if not can(haproxy_version, Feature.DYNAMIC_SERVERS):
-        return known(sidecar)
-    return sum(1 for line in sidecar.runtime("show servers state app").splitlines() if ":dc1" in line)
+        return {line.split()[1] for line in sidecar.runtime(_show("identities", sidecar)).splitlines() if line.strip()}
+    words = (line.split() for line in sidecar.runtime("show servers state app").splitlines())
+    return {each[3] for each in words if len(each) > 3 and ":dc1" in each[3]}
+
+
+def _is_settled(sidecar: Sidecar, haproxy_version: str) -> bool:
+    verdicts = dict(
+        line.split()[1:] for line in sidecar.runtime(_show("verdicts", sidecar)).splitlines() if line.strip()
+    )
+    with_line = _lines(sidecar, haproxy_version) if can(haproxy_version, Feature.DYNAMIC_SERVERS) else set(verdicts)
+    return set(verdicts.values()) <= {"allow"} and with_line == set(verdicts)
 
 
 def _ended(sock: ssl.SSLSocket) -> bool:
@@ -283,7 +303,3 @@ def _service(certificate: Path) -> str:
     first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return str(names.get_values_for_type(x509.UniformResourceIdentifier)[0].rpartition("/")[2])
-
-
-def _with_config(service: Service, config: dict[str, object]) -> Service:
-    return replace(service, config=config)

@@ -111,9 +111,10 @@ def test_the_demo_shows_success_refusal_success_and_leaves_nothing_behind(
     # The test server never hears of what was refused: its count goes on where it was.
     assert [bool(number) for number, _ in answers] == [True, False, True], text
     late = re.search(r"the refusal came after \d+ ms, to request (\d+)", text)
-    let_in_before = int(late[1]) - 1 if late else 0
+    before = int(late[1]) - 1 if late else 0
     first, last = (int(number) for number, _ in answers if number)
-    assert last == first + let_in_before + 1, text
+    # Of those before it the last one may have been cut on its way there.
+    assert last - first - 1 in (before, max(before - 1, 0)), text
     assert "warning" not in text
     assert demo.left() == []
 
