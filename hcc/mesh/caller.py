@@ -6,11 +6,14 @@ The text form `NAME|URI|SOURCE` stands in HAProxy's variables and, with the cert
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, IdentityError, ServiceIdentity, parse_service_uri
 from hcc.mesh.naming import joined, parts
 
 SEPARATOR = "|"
+# Services whose texts are kept: each has as many certificates as instances, and a new one every few days.
+MAX_KEPT = 1024
 
 
 def caller_name(identity: ServiceIdentity) -> str:
@@ -32,6 +35,7 @@ def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
     return found if caller_name(found) == name else None
 
 
+@lru_cache(MAX_KEPT)
 def caller_text(identity: ServiceIdentity) -> str:
     """`NAME|URI|SOURCE`; none of them holds a blank or the separator, which URIs have percent-encoded."""
     return SEPARATOR.join((caller_name(identity), in_a_list(identity.uri()), in_a_list(identity.source())))

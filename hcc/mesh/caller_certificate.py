@@ -6,11 +6,14 @@ What a worker tells is checked here once more: it reads what strangers send.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from cryptography import x509
 
-from hcc.mesh.caller import Remembered
+from hcc.mesh.caller import MAX_KEPT, Remembered
 from hcc.mesh.identity import IdentityError, parse_service_uri
+
+_service = lru_cache(MAX_KEPT)(parse_service_uri)
 
 
 def certificate_digest(der: bytes) -> str:
@@ -26,6 +29,6 @@ def remembered_caller(der: bytes) -> Remembered | None:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         if len(uris) != 1:
             return None
-        return Remembered(parse_service_uri(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
+        return Remembered(_service(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, IdentityError):
         return None

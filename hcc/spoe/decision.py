@@ -8,7 +8,7 @@ from hcc.mesh.caller import caller_text
 from hcc.mesh.identity import IdentityError, parse_service_uri
 from hcc.mesh.intentions import Policy, verdict_of
 from hcc.spoe.caller import MAX_SOURCE_BYTES
-from hcc.spoe.der import CertificateError, parse_certificate
+from hcc.spoe.der import Certificate, CertificateError, parse_certificate
 
 MAX_REASON_CHARACTERS = 300
 
@@ -20,7 +20,7 @@ class Decision:
     Args:
         source: the caller (`ServiceIdentity.source`); empty unless it is certainly a service of our trust domain.
         reason: for people; may quote the certificate, printable, at most 300 characters.
-        serial: of the certificate, in hexadecimal; empty if it could not be read.
+        serial: of the certificate that is denied, in hexadecimal; empty if it could not be read.
         understood: a certificate came and could be read; if not, the denial says nothing about intentions.
         rules: name of the rule set that decides each request of this caller, in HAProxy; `allowed` is False then,
             so that a configuration without such rules denies. Empty: the answer is the answer.
@@ -48,13 +48,18 @@ def decide(der: bytes, policy: Policy | None) -> Decision:
         der: the certificate HAProxy verified; empty if there was none.
         policy: None until the first one has come, which denies.
     """
+    certificate = read(der)
+    return certificate if isinstance(certificate, Decision) else judge(certificate, policy)
+
+
+def read(der: bytes) -> Certificate | Decision:
+    """What the certificate says; the refusal where none came, or it cannot be read."""
     if not der:
         return refusal("the caller has no certificate")
     try:
-        certificate = parse_certificate(der)
+        return parse_certificate(der)
     except CertificateError as exc:
         return refusal(f"the certificate cannot be read: {exc}")
-    return _by_identity(certificate.uris, f"{certificate.serial:x}", policy)
 
 
 def refusal(reason: str) -> Decision:
@@ -62,7 +67,9 @@ def refusal(reason: str) -> Decision:
     return Decision(False, "", reason[:MAX_REASON_CHARACTERS], understood=False)
 
 
-def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> Decision:
+def judge(certificate: Certificate, policy: Policy | None) -> Decision:
+    """The decision on who holds a certificate; that to let somebody in hangs on nothing but its URIs."""
+    uris, serial = certificate.uris, f"{certificate.serial:x}"
     if len(uris) != 1:
         return Decision(False, "", f"expected one URI in the certificate, found {len(uris)}", serial)
     try:
@@ -76,7 +83,8 @@ def _by_identity(uris: tuple[str, ...], serial: str, policy: Policy | None) -> D
         return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
     verdict = verdict_of(policy, caller)
     reason = verdict.reason[:MAX_REASON_CHARACTERS]
+    rules = "" if verdict.rules is None else verdict.rules.name
+    serial = "" if verdict.allowed or rules else serial
     if caller.trust_domain != policy.trust_domain.lower():
         return Decision(verdict.allowed, "", reason, serial)
-    rules = "" if verdict.rules is None else verdict.rules.name
     return Decision(verdict.allowed, name, reason, serial, rules=rules, caller=caller_text(caller))

@@ -22,20 +22,20 @@ POLICY = Policy(
     version=1,
 )
 WEB = MESH.service("web", serial=0xABC).der()
-DB = MESH.service("db").der()
+DB = MESH.service("db", serial=0xDEF).der()
 
 
 def test_a_caller_that_an_intention_allows_comes_in_by_name() -> None:
     decision = decide(WEB, POLICY)
     assert decision.allowed
-    assert (decision.source, decision.serial, decision.understood) == ("web", "abc", True)
+    assert (decision.source, decision.serial, decision.understood) == ("web", "", True)
     assert "web -> allow" in decision.reason
 
 
 def test_a_caller_that_an_intention_denies_is_named_too() -> None:
     decision = decide(DB, POLICY)
     assert not decision.allowed
-    assert decision.source == "db"
+    assert (decision.source, decision.serial, decision.understood) == ("db", "def", True)
 
 
 def test_no_certificate_is_denied_without_a_name() -> None:
@@ -118,6 +118,37 @@ def test_an_answer_is_made_once_and_forgotten_with_its_policy() -> None:
     answer = cache.decide(WEB)
     assert answer.decision.allowed
     assert cache.answers[WEB] is answer
+
+
+def test_certificates_of_a_service_that_is_let_in_share_its_answer_until_another_policy() -> None:
+    cache = DecisionCache()
+    cache.set_policy(POLICY)
+    first, second, third = (MESH.service("web").der() for _ in range(3))
+    answer = cache.decide(first)
+    assert answer.decision.allowed
+    assert cache.decide(second) is answer
+    assert cache.decide(second[:-1]).decision.denied
+    cache.set_policy(dataclasses.replace(POLICY, intentions=(Intention("web", Action.DENY, 9),)))
+    assert cache.decide(third).decision.denied
+
+
+def test_each_denied_certificate_is_told_by_its_own_serial() -> None:
+    cache = DecisionCache()
+    cache.set_policy(POLICY)
+    serials = [cache.decide(MESH.service("db", serial=serial).der()).decision.serial for serial in (0xA1, 0xA2)]
+    assert serials == ["a1", "a2"]
+
+
+def test_the_cache_keeps_the_answers_of_so_many_services_and_judges_others_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hcc.spoe.cache.MAX_SERVICES", 1)
+    cache = DecisionCache()
+    cache.set_policy(dataclasses.replace(POLICY, intentions=()))
+    pairs = [[MESH.service(name).der() for _ in range(2)] for name in ("a", "b")]
+    answers = [[cache.decide(der) for der in ders] for ders in pairs]
+    assert [one is other for one, other in answers] == [True, False]
+    assert [one.decision.source for one, _ in answers] == ["a", "b"]
 
 
 def test_the_cache_lets_the_oldest_go_when_they_are_too_many() -> None:
