@@ -46,6 +46,9 @@ STORE_S = 2.0
 EXPIRY_S = 60.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
+# A caller that is new has its server line by then. HAProxy is told of its certificates after it: a call that it lets in
+# by itself before there is a line could not be told from anybody else's.
+LINE_S = 0.1
 # A call that was let in just before its caller was denied may not have been there to be cut.
 CUT_AGAIN_S = 0.5
 
@@ -65,6 +68,13 @@ class _StorePolicy:
 @dataclass(frozen=True, slots=True)
 class _Expire:
     """To itself: forget certificates that have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HasLine:
+    """To itself: time enough for these callers to have got their lines."""
+
+    callers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,8 @@ class Authoriser(Actor):
         self._all_are_strangers = False
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
+        # Callers that have no line yet.
+        self._without_line: set[str] = set()
         # What is in HAProxy now, as far as we know; None while it could not be read.
         self._verdicts: dict[str, str] | None = {}
         # Who may have a server line, as told last.
@@ -164,6 +176,9 @@ class Authoriser(Actor):
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
                     self._remember()
+            case _HasLine(callers):
+                self._without_line -= callers
+                self._remember()
             case _CutAgain(version):
                 # Under another policy whom nobody knows may be whom that lets in.
                 same = self._policy is not None and self._policy.version == version
@@ -195,14 +210,16 @@ class Authoriser(Actor):
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
         if self._policy is None:
             return
-        if set(self._book.callers) != set(self._verdicts or ()):
+        callers, decided = set(self._book.callers), set(self._verdicts or ())
+        if callers != decided:
+            self._await_lines(frozenset(callers - decided - self._without_line))
             self._decide()
         # A worker may have decided by the policy before.
         met, self._met = self._met, set()
         if any((self._verdicts or {}).get(name) == DENY for name in met):
             self._must_cut = True
             self._try(self._cut)
-        news = self._book.take_news()
+        news = self._book.take_news(but=self._without_line)
         change = MapChange(
             added=tuple((digest, text) for digest, text in news.items() if text is not None),
             removed=tuple(digest for digest, text in news.items() if text is None),
@@ -212,6 +229,11 @@ class Authoriser(Actor):
             self._try(lambda: self._maps.change_identities(change))
             self._store_soon()
         self._report()
+
+    def _await_lines(self, callers: frozenset[str]) -> None:
+        if callers:
+            self._without_line |= callers
+            self.after(LINE_S, _HasLine(callers))
 
     # ---- policy
 

@@ -5,7 +5,7 @@ The book decides; putting its words into HAProxy is left to others (`hcc.haproxy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from hcc.mesh.caller import Remembered, caller_name, parse_remembered
 from hcc.mesh.identity import ServiceIdentity
@@ -51,10 +51,16 @@ class CallerBook:
         """The map of identities: digest, and what it stands for."""
         return {digest: one.text() for digest, one in self._remembered.items()}
 
-    def take_news(self) -> dict[str, str | None]:
-        """What changed in the map of identities since the last call: an entry's text, or None where it went."""
-        news, self._news = self._news, {}
-        return news
+    def take_news(self, but: Collection[str] = ()) -> dict[str, str | None]:
+        """What changed in the map of identities since the last call: an entry's text, or None where it went.
+
+        Args:
+            but: callers whose new certificates are left for a later call.
+        """
+        left = {digest for digest in self._news if digest in self._remembered and self._name(digest) in but}
+        taken = {digest: text for digest, text in self._news.items() if digest not in left}
+        self._news = {digest: text for digest, text in self._news.items() if digest in left}
+        return taken
 
     def verdicts(self, policy: Policy) -> dict[str, str]:
         """The map of verdicts: by the caller's name."""
@@ -103,6 +109,9 @@ class CallerBook:
     def owner(self, peer: str) -> str | None:
         """Whose connection comes from there; None when that was not noted."""
         return self._peers.get(peer)
+
+    def _name(self, digest: str) -> str:
+        return caller_name(self._remembered[digest].identity)
 
     def _forget(self, digest: str) -> None:
         name = caller_name(self._remembered.pop(digest).identity)

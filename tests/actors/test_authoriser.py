@@ -82,6 +82,23 @@ def test_a_caller_that_was_met_is_remembered_with_its_verdict_first(scene: Autho
     eventually(lambda: scene.facts(ADMIN, CallerFacts) == CallerFacts((("web:dc1", "allow"),), 1), "the facts")
 
 
+def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_do_not(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((DB, "10.0.0.2:4711"),)))
+    scene.knows(DB)
+    monkeypatch.setattr(authoriser, "LINE_S", 60.0)
+
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+
+    scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: told.callers == ("db:dc1", "web:dc1"))
+    renewed = MESH.service("db").der()
+    scene.tell(CallersMet(((renewed, "10.0.0.2:4712"),)))
+    scene.knows(DB, renewed)
+    scene.verdicts(web="allow", db="allow")
+
+
 def test_a_renewed_certificate_changes_no_verdict(scene: AuthoriserScene) -> None:
     scene.tell(PolicyChanged(policy()))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,9 +96,10 @@ def questions(sidecar: Sidecar) -> float:
 
 
 def remembers(sidecar: Sidecar, caller: str) -> bool:
-    return any(
-        line.split()[1:] == [caller, "allow"] for line in sidecar.runtime(_show("verdicts", sidecar)).splitlines()
-    )
+    """Whether it is let in without asking a worker."""
+    verdicts, identities = (sidecar.runtime(_show(name, sidecar)).splitlines() for name in ("verdicts", "identities"))
+    is_known = any(line.split()[2].startswith(f"{caller}|") for line in identities if line.strip())
+    return is_known and any(line.split()[1:] == [caller, "allow"] for line in verdicts)
 
 
 def known(sidecar: Sidecar) -> int:
@@ -206,6 +208,29 @@ def test_the_first_session_of_a_caller_is_cut_too(standing: Standing, stranger: 
             if can(haproxy_version, Feature.DYNAMIC_SERVERS):
                 other.sendall(b"WHO\n")
                 assert read_line(other) == "db"
+
+
+def test_the_first_sessions_of_a_caller_go_on_when_another_one_is_denied(
+    standing: Standing, stranger: Path, haproxy_version: str
+) -> None:
+    if not can(haproxy_version, Feature.DYNAMIC_SERVERS):
+        pytest.skip("before 2.6 it is not known whose a session is (README, Limits)")
+    wait_known(standing)
+    sidecar, roots = standing.db.sidecar, standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    with contextlib.ExitStack() as opened:
+        # As a pool of connections is filled: from before HAProxy knows the caller until after it does.
+        deadline = time.monotonic() + 1.0
+        sessions = []
+        while time.monotonic() < deadline:
+            sessions.append(opened.enter_context(handshake(standing.client, host, port, roots, stranger)))
+            assert answer(sessions[-1], b"WHO\n") == b"db\n"
+        wait_until("it to be remembered", partial(remembers, sidecar, f"{_service(stranger)}:dc1"))
+        before = sidecar.metrics()["hcc_sessions_cut_total"]
+        with standing.client.connect("127.0.0.1", DB_PORT) as other, intention(standing, "caller", "db", "deny"):
+            assert other.recv(100) == b"", "still open"
+            wait_until("the count", lambda: sidecar.metrics()["hcc_sessions_cut_total"] > before)
+            assert [answer(session, b"WHO\n") for session in sessions] == [b"db\n"] * len(sessions)
 
 
 def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(

@@ -99,6 +99,15 @@ def test_news_are_told_once() -> None:
     assert book.take_news() == {}
 
 
+def test_news_of_some_callers_are_left_for_later() -> None:
+    book = CallerBook(most=2)
+    for digest, service in (("A", "web"), ("B", "db"), ("C", "web")):
+        book.remember(digest, caller(service))
+
+    assert book.take_news(but={"web:dc1"}) == {"A": None, "B": caller("db").text()}
+    assert book.take_news(but={"db:dc1"}) == {"C": caller("web").text()}
+
+
 @given(st.text(min_size=1), st.text(min_size=1), st.text(min_size=1), st.text(min_size=1))
 def test_a_callers_name_names_it(service: str, datacenter: str, namespace: str, partition: str) -> None:
     for one in (
