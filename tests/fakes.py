@@ -1,6 +1,6 @@
 """Working stand-ins for the edges: fast, and with faults that cannot be had for real.
 
-`tests/integration/test_control_contract.py` holds FakeControl against the real DirectControl.
+Each is held against the real thing by a test of `tests/integration`, which its docstring names.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
 from hcc.consul.answers import Answer
+from hcc.consul.errors import ConsulStatusError, ConsulUnavailableError
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
+from hcc.consul.watch_state import WatchState
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
 from hcc.haproxy.map_text import MapChange
@@ -39,13 +42,14 @@ from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Outcome, Peer
 from hcc.peers.prober import Probed
-from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, WorkerState
+from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, WorkerState, ZygoteExited
+from hcc.spoe.pool import SpoePoolError
 from tests.builders import V2_6
 
 
 @dataclass
 class FakeControl:
-    """A HAProxy in memory.
+    """A HAProxy in memory; `tests/integration/test_control_contract.py` holds it against real ones.
 
     Args:
         refusing: reloads and installs fail with this text.
@@ -211,13 +215,18 @@ class Ear(Actor):
 
 
 class FakeWatcher:
-    """A watch that says what a test wants. `FakeWatchers.make` makes them."""
+    """A watch that says what a test wants, also what it said before. `FakeWatchers.make` makes them.
+
+    `tests/integration/test_watcher_contract.py` holds it against the real Watcher.
+    """
 
     def __init__(self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None]) -> None:
         self.key = key
         self.running = False
         self.hurried = False
         self._deliver = deliver
+        self._answered = False
+        self._failing: Exception | None = None
 
     def start(self) -> None:
         self.running = True
@@ -226,10 +235,27 @@ class FakeWatcher:
         self.running = False
 
     def hurry(self) -> None:
-        self.hurried = True
+        self.hurried = self.hurried or _is_outage(self._failing)
 
-    def say(self, event: WatchEvent) -> None:
-        self._deliver(self.key, event)
+    def state(self) -> WatchState:
+        if self._failing is None:
+            return WatchState(self.key, 0.0, self._answered)
+        return WatchState(self.key, 0.0, self._answered, 0.0, str(self._failing))
+
+    def answer(self, value: Answer) -> None:
+        if self.running:
+            recovered, self._failing, self._answered = self._failing is not None, None, True
+            self._deliver(self.key, WatchValue(value, 1, 0.0, recovered))
+
+    def fail(self, error: Exception) -> None:
+        if self.running:
+            self._failing = error
+            self._deliver(self.key, WatchFailed(error, 1.0, 0.0))
+
+
+def _is_outage(error: Exception | None) -> bool:
+    """Whether the question had nothing to do with it."""
+    return isinstance(error, ConsulUnavailableError) or (isinstance(error, ConsulStatusError) and error.code >= 500)
 
 
 class FakeWatchers:
@@ -249,19 +275,22 @@ class FakeWatchers:
     def say(self, key: WatchKey, value: Answer) -> None:
         """An answer of Consul to whoever watches that now."""
         current = next(watcher for watcher in reversed(self.made) if watcher.running and watcher.key == key)
-        current.say(WatchValue(value, 1, 0.0))
+        current.answer(value)
 
     def fail(self, key: WatchKey, error: Exception) -> None:
         current = next(watcher for watcher in reversed(self.made) if watcher.running and watcher.key == key)
-        current.say(WatchFailed(error, 1.0, 0.0))
+        current.fail(error)
 
 
 class FakeProcess:
-    """A HAProxy process that is none. Its death is a byte in a pipe.
+    """A HAProxy, or a Data Plane API, that is none. Its death is a byte in a pipe.
+
+    Somebody is connected to it until a test lets it `die`: before that a graceful stop does not end.
+    `tests/integration/test_process_contract.py` holds it against real ones.
 
     Args:
         left_running: process id that an earlier hcc left, 0 for none.
-        failing: launches that fail before one succeeds.
+        failing: launches that fail before one succeeds. By turns the program cannot be run, and ends at once.
     """
 
     def __init__(self, left_running: int = 0, failing: int = 0) -> None:
@@ -271,8 +300,12 @@ class FakeProcess:
         self.public = True
         self.answering = True
         self.in_flight = 0
-        self._left_running = left_running
         self.failing = failing
+        self.ends_at_once = False
+        self._left_running = left_running
+        self._adopted = False
+        self._closed_public = False
+        self._ended: Exit | None = None
         self._reader, self._writer = -1, -1
 
     def fileno(self) -> int:
@@ -281,36 +314,47 @@ class FakeProcess:
     def adopt(self) -> int | None:
         if not self._left_running:
             return None
-        self._begin(self._left_running)
+        self._begin(self._left_running, adopted=True)
+        self._left_running = 0
         return self.pid
 
     def launch(self) -> int:
+        if self.pid:
+            raise LaunchError(f"expected no HAProxy to run, found process {self.pid}")
         self.launched += 1
-        if self.failing:
-            self.failing -= 1
-            raise LaunchError("HAProxy ended at once: [ALERT] no")
+        if not self.failing:
+            self._begin(1000 + self.launched)
+            return self.pid
+        self.failing -= 1
+        self.ends_at_once, ends = not self.ends_at_once, self.ends_at_once
+        if not ends:
+            raise LaunchError("cannot run haproxy: no such file")
         self._begin(1000 + self.launched)
+        self.die(1)
         return self.pid
 
     def wait_ready(self, structure: str = "", timeout_s: float = 30.0) -> int:
+        if not self._alive():
+            raise LaunchError("HAProxy ended at once: [ALERT] no")
         return self.pid + 1
 
     def reap(self) -> Exit | None:
-        if not self.pid:
-            return None
-        ended = Exit(self.pid, 0)
-        self.close()
+        ended = self._ended
+        if ended is not None:
+            self.close()
         return ended
 
     def close_public(self) -> bool:
         self.said.append("close public")
-        return self.public
+        there = self.public and not self._closed_public and self._alive()
+        self._closed_public = True
+        return there
 
     def requests_in_flight(self) -> int:
-        return self.in_flight
+        return self.in_flight if self._alive() else 0
 
     def answers(self, timeout_s: float) -> bool:
-        return self.answering
+        return self.answering and self._alive()
 
     def silent(self, timeout_s: float) -> str:
         return "" if self.answering else "worker"
@@ -320,29 +364,38 @@ class FakeProcess:
 
     def terminate(self) -> None:
         self.said.append("terminate")
+        if self.answering:
+            self.die()
 
     def kill(self) -> None:
         self.said.append("kill")
-        if not self.answering:
-            self.answering = True
-            self.die()
+        self.answering = True
+        self.die(-signal.SIGKILL)
 
-    def die(self) -> None:
-        os.write(self._writer, b"x")
+    def die(self, status: int = 0) -> None:
+        if self._alive():
+            self._ended = Exit(self.pid, None if self._adopted else status)
+            os.write(self._writer, b"x")
 
     def close(self) -> None:
         for descriptor in (self._reader, self._writer):
             if descriptor >= 0:
                 os.close(descriptor)
         self.pid, self._reader, self._writer = 0, -1, -1
+        self._ended = None
 
-    def _begin(self, pid: int) -> None:
+    def _begin(self, pid: int, *, adopted: bool = False) -> None:
         self.pid = pid
+        self._adopted = adopted
+        self._closed_public = False
         self._reader, self._writer = os.pipe()
+
+    def _alive(self) -> bool:
+        return bool(self.pid) and self._ended is None
 
 
 class FakePool:
-    """SPOE workers that are none."""
+    """SPOE workers that are none; `tests/integration/test_pool_contract.py` holds it against real ones."""
 
     def __init__(self, workers: int = 2) -> None:
         self.zygote_pid = 1
@@ -350,22 +403,30 @@ class FakePool:
         self.respawned: list[int] = []
         self.zygotes = 0
         self._phases = [WorkerPhase.READY] * workers
+        self._versions: list[int | None] = [None] * workers
+        self._starts = [1] * workers
         self._events: queue.Queue[PoolEvent | Exception | None] = queue.Queue()
 
     def set_policy(self, policy: Policy) -> None:
         self.policies.append(policy)
         for index, phase in enumerate(self._phases):
-            if phase is WorkerPhase.READY:
+            if phase is not WorkerPhase.EXITED:
                 self.happen(PolicyApplied(index, policy.version))
 
     def poll(self, timeout_s: float | None) -> tuple[PoolEvent, ...]:
-        found = [self._events.get(timeout=10.0)]
+        try:
+            found = [self._events.get(timeout=timeout_s)]
+        except queue.Empty:
+            return ()
         while not self._events.empty():
             found.append(self._events.get())
         for failure in found:
             if isinstance(failure, Exception):
                 raise failure
-        return tuple(event for event in found if event is not None and not isinstance(event, Exception))
+        events = tuple(event for event in found if event is not None and not isinstance(event, Exception))
+        for event in events:
+            self._take(event)
+        return events
 
     def replace_hung(self, misses: int) -> tuple[str, ...]:
         return ()
@@ -374,23 +435,48 @@ class FakePool:
         self._events.put(None)
 
     def workers(self) -> tuple[WorkerState, ...]:
-        version = self.policies[-1].version if self.policies else None
-        return tuple(WorkerState(index, "", phase, 100 + index, version, 1) for index, phase in enumerate(self._phases))
+        return tuple(self._state(index) for index in range(len(self._phases)))
 
     def respawn(self, index: int) -> None:
+        if self._phases[index] is not WorkerPhase.EXITED:
+            phase = self._phases[index].value
+            raise SpoePoolError(f"expected SPOE worker {index + 1} to have exited; it is {phase}")
+        if not self.zygote_pid:
+            raise SpoePoolError(f"cannot start SPOE worker {index + 1}: its zygote is gone, restart that first")
         self.respawned.append(index)
-        self._phases[index] = WorkerPhase.READY
-        self.happen(WorkerReady(index, 200 + index))
+        self._starts[index] += 1
+        self._phases[index], self._versions[index] = WorkerPhase.STARTING, None
+        self.happen(WorkerReady(index, self._pid(index)))
+        if self.policies:
+            self.happen(PolicyApplied(index, self.policies[-1].version))
 
     def respawn_zygote(self) -> None:
         self.zygotes += 1
-        self.zygote_pid = 2
+        self.zygote_pid = 1 + self.zygotes
 
     def happen(self, event: PoolEvent | Exception) -> None:
-        """The next `poll` tells it, or raises it."""
-        if isinstance(event, WorkerExited):
-            self._phases[event.index] = WorkerPhase.EXITED
+        """The next `poll` tells it, or raises it; what it means for a worker is so from then on."""
         self._events.put(event)
+
+    def _pid(self, index: int) -> int:
+        return 100 * self._starts[index] + index
+
+    def _state(self, index: int) -> WorkerState:
+        phase, starts = self._phases[index], self._starts[index]
+        if phase is WorkerPhase.EXITED:
+            return WorkerState(index, "", phase, 0, None, starts)
+        return WorkerState(index, "", phase, self._pid(index), self._versions[index], starts)
+
+    def _take(self, event: PoolEvent) -> None:
+        match event:
+            case WorkerReady(index):
+                self._phases[index] = WorkerPhase.READY
+            case PolicyApplied(index, version):
+                self._versions[index] = version
+            case WorkerExited(index, pid) if pid == self._pid(index):
+                self._phases[index] = WorkerPhase.EXITED
+            case ZygoteExited():
+                self.zygote_pid = 0
 
 
 class FakeMaps:
@@ -533,7 +619,10 @@ class FakeLeaves:
 
 
 class FakeProber:
-    """Probes that end as a test says. `FakeProbers.make` makes them."""
+    """Probes that end as a test says. `FakeProbers.make` makes them.
+
+    `tests/integration/test_prober_contract.py` holds it against the real Prober.
+    """
 
     def __init__(self, deliver: Callable[[tuple[Probed, ...]], None]) -> None:
         self.asked: list[Peer] = []
@@ -553,9 +642,11 @@ class FakeProber:
         """End the probes of these addresses."""
         ended = [peer for peer in self.asked if peer.address in outcomes]
         self.asked = [peer for peer in self.asked if peer.address not in outcomes]
-        self._deliver(tuple(Probed(peer, outcomes[peer.address]) for peer in ended))
+        if self.running and ended:
+            self._deliver(tuple(Probed(peer, outcomes[peer.address]) for peer in ended))
 
     def fail(self) -> None:
+        self.running = False
         self._deliver(())
 
 

@@ -119,9 +119,11 @@ class Draining:
 
     Args:
         deadline_s: when open connections are cut, by `time.monotonic`; None: it is not to end.
+        public_is_closed: its public listener was, by us.
     """
 
     deadline_s: float | None = None
+    public_is_closed: bool = False
 
 
 class ProcessSupervisor(Actor):
@@ -317,7 +319,9 @@ class ProcessSupervisor(Actor):
             return
         self.after(max(0.0, deadline_s - time.monotonic()), _Force(kill=False), key="force")
         # The application may need its upstreams to answer what it was asked already: they close last.
-        if self._process.close_public():
+        # To close it a second time is refused: what a generation before did is noted.
+        if self._draining.public_is_closed or self._process.close_public():
+            self._draining.public_is_closed = True
             _log.info("the public listener is closed")
             self._stop_when_served()
         else:

@@ -210,6 +210,9 @@ class SPOEPool(Actor):
                 self._note_denial(source, reason)
 
     def _respawn(self, index: int) -> None:
+        if self._pool.workers()[index].phase is not WorkerPhase.EXITED:
+            # Found dead and started again by `setup`, before this actor heard of the death.
+            return
         try:
             self._pool.respawn(index)
         except SpoePoolError as exc:

@@ -160,6 +160,23 @@ def test_an_actor_restarted_while_it_drains_keeps_the_time_at_which_connections_
         eventually(lambda: "terminate" in there.process.said, "the cut")
 
 
+def test_an_actor_restarted_while_callers_are_served_waits_for_them() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+        there.tell(Drain(10.0))
+        eventually(lambda: there.process.said == ["close public"], "it drains")
+
+        there.restart()
+        there.tell(Publish())
+        eventually(lambda: len(there.heard[CONFIG_RECONCILER]) == 3, "the answer to Publish")
+
+        assert there.process.said == ["close public"]
+        there.process.in_flight = 0
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+
+
 def test_a_restarted_actor_leaves_no_thread_behind() -> None:
     earlier = set(threading.enumerate())  # those of other tests may still be ending; they are not counted
 

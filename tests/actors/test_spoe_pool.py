@@ -70,7 +70,7 @@ def test_a_dead_worker_is_started_again_at_once(scene: PoolScene) -> None:
     scene.pool.happen(WorkerExited(1, 101, -9))
 
     eventually(lambda: scene.pool.respawned == [1], "a new worker")
-    scene.knows(5, 1, 1)
+    scene.knows(5, 2, 2)
 
 
 def test_a_dead_zygote_is_started_again(scene: PoolScene) -> None:
@@ -97,6 +97,22 @@ def test_a_worker_that_died_while_nobody_looked_is_started_by_the_restarted_acto
     scene.restart()
 
     eventually(lambda: scene.pool.respawned == [0], "a new worker")
+
+
+def test_a_worker_whose_death_is_told_after_the_restarted_actor_saw_it_is_started_once(
+    scene: PoolScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.pool._phases[0] = WorkerPhase.EXITED
+    scene.restart()
+    eventually(lambda: scene.pool.workers()[0].phase is WorkerPhase.READY, "a new worker")
+
+    # As the pool tells of one that was given up before it was born.
+    scene.pool.happen(WorkerExited(0, 0, None))
+    scene.tell(PolicyChanged(policy(version=5)))
+
+    scene.knows(5, 2, 2)
+    assert scene.pool.respawned == [0]
+    assert "cannot be started" not in caplog.text
 
 
 def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog: pytest.LogCaptureFixture) -> None:
