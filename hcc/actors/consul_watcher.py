@@ -49,6 +49,9 @@ MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
 
 # Answers kept from an earlier hcc are not served from while Consul may still confirm them within this time.
 CONFIRM_S = 2.0
+# Where only intentions changed, HAProxy's maps are told of them first: to look at all the rest, which is as it was,
+# would take the interpreter from that.
+POLICY_FIRST_S = 0.02
 # Answers that changed are kept on disk at most this often.
 KEEP_EVERY_S = 5.0
 
@@ -93,6 +96,11 @@ class _Unconfirmed:
 
 
 @dataclass(frozen=True, slots=True)
+class _TellSnapshot:
+    """To itself: who hears of the policy alone has heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Keep:
     """To itself: time to keep the answers."""
 
@@ -131,6 +139,8 @@ class ConsulWatcher(Actor):
                 self._keep_only(frozenset())
             case _Unconfirmed():
                 self._stop_confirming()
+            case _TellSnapshot() if self._told is not None:
+                self._tell_snapshot(self._told)
             case _Keep():
                 self._keep()
 
@@ -251,7 +261,10 @@ class ConsulWatcher(Actor):
         if new.policy and (old is None or new.policy != old.policy):
             self._metrics.policy_version.set(new.policy.version)
             self._tell_policy(new.policy)
-        self._tell_snapshot(new)
+        if old is not None and _differ_in_policy_alone(old, new):
+            self.after(POLICY_FIRST_S, _TellSnapshot(), key="snapshot")
+        else:
+            self._tell_snapshot(new)
         if old is None:
             self._report()
 
@@ -267,6 +280,7 @@ class ConsulWatcher(Actor):
         self._tell_snapshot(told)
 
     def _tell_snapshot(self, told: Snapshot) -> None:
+        self.cancel("snapshot")
         for hearer in (VERIFIER, CONFIG_RECONCILER):
             self.tell(hearer, SnapshotChanged(told))
 
@@ -294,6 +308,14 @@ class ConsulWatcher(Actor):
         for warning in new.proxy.warnings:
             if warning not in known:
                 _log.warning("registration of %s: %s", new.proxy.id, warning)
+
+
+def _differ_in_policy_alone(old: Snapshot, new: Snapshot) -> bool:
+    """Whether there was a whole policy before, and nothing but that changed."""
+    before = old.policy
+    if before is None or not before.complete or new.policy == before:
+        return False
+    return replace(new, version=old.version, policy=before) == old
 
 
 def _labels(keys: frozenset[WatchKey]) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ MAX_IDLE_PAUSE_S = 15.0
 # Changed answers: this many at once, then this many a second.
 BURST = 5.0
 CHANGES_PER_S = 20.0
+# Who was told of a change goes first: the next question takes a millisecond or two of the interpreter.
+HEARD_S = 0.01
 # Answers for nothing: this many at once, then pauses that double from this one.
 FREE_WAKEUPS = 2
 FIRST_IDLE_PAUSE_S = 0.1
@@ -53,7 +55,7 @@ class Pace:
 def after_change(pace: Pace, now: float) -> tuple[Pace, float]:
     """The pace after an answer that changed, and the seconds to wait before the next query."""
     tokens = min(BURST, pace.tokens + max(0.0, now - pace.at) * CHANGES_PER_S) - 1.0
-    pause = max(0.0, -tokens / CHANGES_PER_S)
+    pause = max(HEARD_S, -tokens / CHANGES_PER_S)
     return Pace(tokens=tokens, at=now), pause
 
 

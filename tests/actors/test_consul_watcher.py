@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hcc.actors import consul_watcher
 from hcc.actors.consul_watcher import ConsulWatcher, Ledger
 from hcc.actors.messages import (
     ADMIN,
@@ -106,6 +107,41 @@ def test_versions_only_grow_and_an_unchanged_answer_is_no_news(scene: WatcherSce
     assert versions == sorted(set(versions))
     assert len(scene.heard[CONFIG_RECONCILER]) == told + 1
     assert newest.snapshot.version == versions[-1]
+
+
+def test_a_change_of_intentions_alone_is_told_first_to_who_enforces_it(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.answer_all()
+    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.policy is not None)
+    monkeypatch.setattr(consul_watcher, "POLICY_FIRST_S", 60.0)
+    told = len(scene.heard[CONFIG_RECONCILER])
+
+    scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
+    scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+    scene.watchers.say(LEAF, leaf(serial="02"))
+    newest = scene.expect(
+        CONFIG_RECONCILER,
+        SnapshotChanged,
+        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+    )
+
+    # With what else changed, at once.
+    assert len(scene.heard[CONFIG_RECONCILER]) == told + 1
+    assert newest.snapshot.policy is not None
+    assert newest.snapshot.policy.default_allow is False
+
+
+def test_the_others_hear_of_a_change_of_intentions_alone_a_moment_later(scene: WatcherScene) -> None:
+    scene.answer_all()
+
+    scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
+
+    scene.expect(
+        CONFIG_RECONCILER,
+        SnapshotChanged,
+        lambda told: told.snapshot.policy is not None and told.snapshot.policy.default_allow is False,
+    )
 
 
 def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene) -> None:
