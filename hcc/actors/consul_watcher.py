@@ -35,7 +35,7 @@ from hcc.consul.abilities import Lack
 from hcc.consul.answers import IntentionList
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.credentials import TokenSource
-from hcc.consul.keys import WatchKey
+from hcc.consul.keys import IntentionsWatch, WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
 from hcc.mesh.intentions import Policy
@@ -52,8 +52,10 @@ CONFIRM_S = 2.0
 # Where only intentions changed, HAProxy's maps are told of them first: to look at all the rest, which is as it was,
 # would take the interpreter from that.
 POLICY_FIRST_S = 0.02
-# Answers that changed are kept on disk at most this often.
-KEEP_EVERY_S = 5.0
+# Answers that changed are kept on disk within this; intentions sooner: the next hcc may have to start without Consul,
+# and must not let in who was denied.
+KEEP_WITHIN_S = 5.0
+KEEP_INTENTIONS_WITHIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -117,7 +119,8 @@ class ConsulWatcher(Actor):
         self._failing: dict[WatchKey, str] = {}
         self._told: Snapshot | None = None
         self._kept = ledger.state
-        self._keeping = False
+        # When it is to be kept, by `time.monotonic`.
+        self._keep_at_s = float("inf")
         self._confirming = False
 
     def setup(self) -> None:
@@ -164,7 +167,7 @@ class ConsulWatcher(Actor):
                     self._follow()
                 self._confirm(key)
                 self._tell_changes()
-                self._keep_soon()
+                self._keep_soon(KEEP_INTENTIONS_WITHIN_S if isinstance(key, IntentionsWatch) else KEEP_WITHIN_S)
 
     def _confirm(self, key: WatchKey) -> None:
         """Note that Consul itself said this."""
@@ -190,13 +193,17 @@ class ConsulWatcher(Actor):
             )
         self._tell_changes()
 
-    def _keep_soon(self) -> None:
-        if not self._keeping and self._ledger.keep is not None and self._ledger.state is not self._kept:
-            self._keeping = True
-            self.after(KEEP_EVERY_S if self._kept.values else 0.0, _Keep(), key="keep")
+    def _keep_soon(self, within_s: float) -> None:
+        if self._ledger.keep is None or self._ledger.state is self._kept:
+            return
+        wait_s = within_s if self._kept.values else 0.0
+        at_s = time.monotonic() + wait_s
+        if at_s < self._keep_at_s:
+            self._keep_at_s = at_s
+            self.after(wait_s, _Keep(), key="keep")
 
     def _keep(self) -> None:
-        self._keeping = False
+        self._keep_at_s = float("inf")
         told = self._told
         if self._ledger.keep is None or self._ledger.state is self._kept or told is None or told.leaf is None:
             return

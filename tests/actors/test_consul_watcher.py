@@ -300,7 +300,10 @@ def test_a_newer_answer_replaces_the_earlier_one(restored: WatcherScene) -> None
     restored.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: (told.snapshot.leaf or leaf()).serial == "02")
 
 
-def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(scene: WatcherScene) -> None:
+def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "KEEP_INTENTIONS_WITHIN_S", 60.0)
     scene.answer_all()
     eventually(lambda: bool(scene.kept), "the answers are kept")
     scene.watchers.say(LEAF, leaf(serial="02"))
@@ -308,3 +311,18 @@ def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(scene: Watch
     scene.tree.stop(5)
     assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
     assert len(scene.kept) == 2
+
+
+def test_intentions_are_kept_soon_and_do_not_wait_for_what_is_to_be_kept_later(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "KEEP_WITHIN_S", 60.0)
+    scene.answer_all()
+    eventually(lambda: bool(scene.kept) and INTENTIONS in dict(scene.kept[-1].values), "the first answers are kept")
+    scene.watchers.say(LEAF, leaf(serial="02"))
+
+    scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
+
+    denied = IntentionList((), default_allow=False)
+    eventually(lambda: dict(scene.kept[-1].values)[INTENTIONS] == denied, "the denial is kept")
+    assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
