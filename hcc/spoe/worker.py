@@ -162,7 +162,7 @@ class Worker:
             self._accepting = False
 
     def _accept_more(self) -> None:
-        if self._listener is not None and not self._accepting and len(self._peers) < MAX_CONNECTIONS:
+        if self._listener is not None and not self._accepting:
             self._epoll.register(self._listener, select.EPOLLIN)
             self._accepting = True
 
@@ -345,6 +345,9 @@ class Worker:
                 self._serve_peer(peer, select.EPOLLIN)
         except BlockingIOError:
             pass
+        if peer.sock.fileno() < 0:
+            # Its end came with the last read.
+            return
         peer.connection.stop()
         peer.connection.events()
         self._send(peer, peer.connection.data_to_send())

@@ -610,3 +610,63 @@ def test_a_certificate_that_expires_is_forgotten_with_its_caller(monkeypatch: py
 
         scene.verdicts()
         scene.knows()
+
+
+class Counting(FakeMaps):
+    """Counts how often identities are written."""
+
+    writes = 0
+
+    def store_identities(self, entries: Mapping[str, str]) -> None:
+        self.writes += 1
+        super().store_identities(entries)
+
+
+def test_what_is_not_on_disk_yet_is_written_when_the_actor_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authoriser, "STORE_S", 300.0)
+    maps = Counting()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        scene.knows(WEB)
+        assert maps.writes == 0
+
+        scene.restart()
+
+        assert set(maps.stored["identities"]) == {certificate_digest(WEB)}
+        assert maps.writes == 1
+        scene.tell(PolicyChanged(policy(2)))
+        scene.tell(CallersMet(((DB, "10.0.0.2:1"),)))
+        scene.knows(WEB, DB)
+    assert set(maps.stored["identities"]) == {certificate_digest(WEB), certificate_digest(DB)}
+    assert maps.writes == 2
+
+
+def test_what_is_on_disk_is_not_written_again_when_the_actor_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authoriser, "STORE_S", 0.01)
+    maps = Counting()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.restart()
+        assert maps.writes == 0
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        eventually(lambda: set(maps.stored["identities"]) == {certificate_digest(WEB)}, "the identity on disk")
+    assert maps.writes == 1
+
+
+def test_an_actor_ends_in_order_though_the_disk_does_not_take_what_it_knows(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(authoriser, "STORE_S", 300.0)
+    maps = Counting()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        scene.knows(WEB)
+        maps.disk_full = True
+    assert maps.writes == 1
+    assert "cannot be written for its next start: No space left on device" in caplog.text
+    assert "failed" not in caplog.text

@@ -595,6 +595,31 @@ def test_a_refused_token_is_read_again_and_a_new_one_tried_at_once(fake: FakeCon
     assert headers[1]["X-Consul-Token"] == "new"
 
 
+def long_failing(fake: FakeConsul, watch: Watch, fault: Fault, refreshed: Iterator[bool]) -> tuple[Observed, float]:
+    """A watch that failed six times in a row, by then with pauses of up to 16 s, and how long it pauses now."""
+    chances = iter((0.0, 0.0, 0.0, 0.0, 0.0, 0.99))
+    fake.fail("ca/leaf", fault, times=6)
+    observed = watch(LeafWatch("web"), jitter=lambda: next(chances, 0.0), refresh_token=lambda: next(refreshed))
+    retries = [observed.failure(ConsulError).retry_s for _ in range(6)]
+    return observed, retries[-1]
+
+
+def test_a_watch_that_was_refused_again_and_again_begins_anew_with_a_new_token(fake: FakeConsul, watch: Watch) -> None:
+    observed, retry_s = long_failing(fake, watch, FORBIDDEN, iter((False, False, False, False, False, True)))
+    # Of a first failure.
+    assert 0.2 < retry_s <= 0.25
+    assert observed.value(Leaf).serial == "01"
+
+
+@pytest.mark.parametrize(("fault", "asked"), [(FORBIDDEN, 6), (Fault("status", code=500), 0)])
+def test_a_watch_without_a_new_token_or_a_refusal_goes_on_with_its_pauses(
+    fake: FakeConsul, watch: Watch, fault: Fault, asked: int
+) -> None:
+    refreshed = iter((False,) * asked + (True,) * (6 - asked))
+    assert long_failing(fake, watch, fault, refreshed)[1] > 15
+    assert len(list(refreshed)) == 6 - asked
+
+
 def test_a_bug_in_a_watch_is_told_and_does_not_end_it(
     fake: FakeConsul, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:

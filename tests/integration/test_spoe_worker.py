@@ -1,4 +1,4 @@
-"""A worker in a real process, driven over its sockets by a small client."""
+"""A worker in a real process, driven over its sockets by a small client; in a thread where its limits are set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,20 +14,26 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import PathMatch, PathRule, Permission
 from hcc.mesh.rules import compiled_rules
-from hcc.spoe.counters import CounterMemory, CounterSlots
-from hcc.spoe.events import Denied, Met, PolicyApplied, PoolEvent, WorkerExited
+from hcc.spoe import worker
+from hcc.spoe.channel import Channel
+from hcc.spoe.control import MAX_ORDER_BYTES, ControlMessage, Topic, encode_control
+from hcc.spoe.counters import CounterMemory, CounterSlots, WorkerCounters
+from hcc.spoe.events import Denied, Met, PolicyApplied, PoolEvent, WorkerExited, worker_event
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame
+from hcc.spoe.listener import Listener
 from hcc.spoe.payloads import Message
+from hcc.spoe.policy_codec import encode_policy
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.values import NULL, Kind, Value
-from hcc.spoe.worker import MAX_DENIALS_TOLD, Worker
+from hcc.spoe.worker import DRAIN_S, LINGER_S, MAX_DENIALS_TOLD, MAX_MET_BYTES, Worker
 from tests.forgeries import ALLOWED, forgeries, genuine
 from tests.integration.spoe_frontend import events_until, wait_for
-from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri
+from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
 from tests.spop_frames import (
     called,
     caller,
@@ -117,6 +124,104 @@ def client(pool: WorkerPool, clients: list[Client]) -> Client:
     return clients[0]
 
 
+class Clock:
+    """A worker's time, set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def perf_counter_ns(self) -> int:
+        return time.perf_counter_ns()
+
+
+class Inside:
+    """A worker in a thread of the test, which is its main process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._memory = CounterMemory(1)
+        self._listener = Listener(path)
+        ours, self._theirs = socket.socketpair()
+        self._pidfd = os.pidfd_open(os.getpid())
+        self._clients: list[Client] = []
+        self._news: list[ControlMessage] = []
+        self.channel = Channel(ours, MAX_ORDER_BYTES)
+        slots = CounterSlots(self._memory.fd, 0)
+        self.worker = Worker(self._listener.sock.dup(), self._theirs, slots, self._pidfd)
+        self.thread = threading.Thread(target=self.worker.run, daemon=True)
+        self.thread.start()
+
+    def client(self) -> Client:
+        self._clients.append(Client(self._path))
+        return self._clients[-1]
+
+    def counters(self) -> WorkerCounters:
+        return self._memory.read()[0]
+
+    def heard(self, topic: Topic) -> list[ControlMessage]:
+        """All that it told of that so far."""
+        self._news += self.channel.receive()
+        return [news for news in self._news if news.topic is topic]
+
+    def order(self, topic: Topic, body: bytes = b"") -> None:
+        self.channel.send(ControlMessage(topic, body))
+
+    def apply(self, wanted: Policy) -> None:
+        self.order(Topic.POLICY, encode_policy(wanted))
+        wait_for("the policy", lambda: self.heard(Topic.POLICY_APPLIED))
+
+    def turn(self) -> None:
+        """Return once it has looked at everything that was there, at the time that it is now."""
+        for _ in range(2):
+            heard = len(self.heard(Topic.PONG))
+            self.order(Topic.PING)
+            wait_for("a sign of life", partial(self._heard_more, Topic.PONG, heard))
+
+    def flood(self, client: Client, questions: int) -> None:
+        """Ask so much at once that the answers do not all go out until somebody reads them."""
+        client.send(b"".join(caller(WEB, number, 1) for number in range(questions)))
+        wait_for("all is read", lambda: self.counters().requests == questions)
+        self.turn()
+        assert any(peer.unsent for peer in self.worker._peers.values())
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.sock.close()
+        self.order(Topic.STOP)
+        self.thread.join(10)
+        self.channel.close()
+        self.thread.join(10)
+        alive = self.thread.is_alive()
+        # The end of its process would.
+        for peer in self.worker._peers.values():
+            peer.sock.close()
+        self._theirs.close()
+        self._listener.close()
+        os.close(self._pidfd)
+        self._memory.close()
+        assert not alive
+
+    def _heard_more(self, topic: Topic, than: int) -> bool:
+        return len(self.heard(topic)) > than
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(worker, "time", made)
+    return made
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Iterator[Inside]:
+    made = Inside(str(tmp_path / "w.sock"))
+    yield made
+    made.close()
+
+
 def apply(pool: WorkerPool, wanted: Policy) -> None:
     pool.set_policy(wanted)
     events_until(pool, lambda seen: PolicyApplied(0, wanted.version) in seen)
@@ -165,6 +270,45 @@ def test_of_callers_let_in_the_main_process_hears_with_certificate_and_origin(po
     events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
     met = [event for event in seen if isinstance(event, Met)]
     assert met == [Met(0, WEB, peer) for peer in ("10.0.0.1:4711", "::1:65535", "::ffff:10.0.0.1:1")]
+
+
+def certificate_of(length_bytes: int) -> bytes:
+    """A certificate of the service web with so many bytes."""
+    der, padding_bytes = b"", length_bytes // 2
+    # Signatures differ in length by a byte or two.
+    while len(der) != length_bytes:
+        padding_bytes += length_bytes - len(der) if der else 0
+        padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(padding_bytes))
+        der = MESH.leaf(*uri_names(service_uri("web")), extensions=(padding,)).der()
+    return der
+
+
+def test_of_a_caller_with_a_certificate_that_is_too_long_to_be_told_the_main_process_does_not_hear(
+    pool: WorkerPool, client: Client
+) -> None:
+    longest = certificate_of(MAX_MET_BYTES)
+    apply(pool, policy(1, "web"))
+    client.greet()
+    for der in (longest, certificate_of(MAX_MET_BYTES + 1), WEB):
+        client.send(called(der, "10.0.0.1", 4711))
+        assert variables(client.receive()) == {"allowed": True, "caller": told("web")}
+    seen: list[PoolEvent] = []
+    pool.set_policy(policy(2, "db"))
+    events_until(pool, lambda news: PolicyApplied(0, 2) in news, seen)
+    assert [event.der for event in seen if isinstance(event, Met)] == [longest, WEB]
+    assert pool.counters()[0].notices_dropped == 0
+
+
+def test_with_a_new_policy_no_decision_is_remembered(pool: WorkerPool, client: Client) -> None:
+    apply(pool, policy(1, "web"))
+    client.greet()
+    for der in (WEB, DB, WEB):
+        client.ask(der)
+    assert pool.counters()[0].cached == 2
+    apply(pool, policy(2, "web"))
+    assert pool.counters()[0].cached == 0
+    client.ask(WEB)
+    assert pool.counters()[0].cached == 1
 
 
 def test_a_request_that_rules_refuse_is_told_and_counted(pool: WorkerPool, client: Client) -> None:
@@ -375,8 +519,8 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
         listener.bind(str(tmp_path / "w.sock"))
         listener.listen()
         main_pidfd = os.pidfd_open(os.getpid())
-        worker = Worker(listener, theirs, CounterSlots(memory.fd, 0), main_pidfd)
-        thread = threading.Thread(target=worker.run)
+        made = Worker(listener, theirs, CounterSlots(memory.fd, 0), main_pidfd)
+        thread = threading.Thread(target=made.run)
         thread.start()
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
@@ -396,3 +540,217 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
             theirs.close()
             memory.close()
             os.close(main_pidfd)
+
+
+# In a thread, with limits and a clock that are set.
+
+
+def test_a_connection_beyond_the_limit_waits_until_another_one_closes(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_CONNECTIONS", 2)
+    served = [inside.client().greet(), inside.client().greet()]
+    for waiting in (inside.client(), inside.client()):
+        waiting.send(hello())
+        served.append(waiting)
+
+    for accepted in (2, 3):
+        inside.turn()
+        assert inside.counters().connections_total == accepted
+        assert inside.counters().connections_open == 2
+        served[accepted - 2].sock.close()
+        assert served[accepted].receive().kind == FrameType.AGENT_HELLO
+
+
+def test_a_worker_without_room_stops_as_any_other_and_leaves_who_waits_to_its_successor(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_CONNECTIONS", 1)
+    client, waiting = inside.client().greet(), inside.client()
+    waiting.send(hello())
+
+    inside.order(Topic.STOP)
+
+    assert status_of(client.receive()) == 0
+    assert client.at_end()
+    client.sock.close()
+    inside.thread.join(10)
+    assert not inside.thread.is_alive()
+    assert inside.counters().connections_total == 1
+    waiting.sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        waiting.sock.recv(1)
+
+
+def test_a_worker_that_stops_is_not_woken_by_who_waits_for_its_successor(inside: Inside, clock: Clock) -> None:
+    client = inside.client().greet()
+    inside.order(Topic.STOP)
+    assert status_of(client.receive()) == 0
+    inside.client().send(hello())
+
+    inside.turn()
+
+    assert inside.worker._epoll.poll(0) == []
+    assert inside.counters().connections_total == 1
+
+
+def test_a_connection_that_is_over_is_closed_when_its_peer_has_closed_it(inside: Inside, clock: Clock) -> None:
+    client = inside.client().greet()
+    client.send(farewell())
+    assert status_of(client.receive()) == 0
+    assert client.at_end()
+    inside.turn()
+    clock.now_s += LINGER_S
+    # What is on its way is neither answered nor met by a reset.
+    client.send(caller(WEB) * 3)
+    inside.turn()
+    assert inside.counters().connections_open == 1
+    assert inside.counters().requests == inside.counters().frames_bad == 0
+
+    client.sock.close()
+
+    wait_for("the connection is gone", lambda: inside.counters().connections_open == 0)
+
+
+def test_a_connection_that_is_over_is_closed_after_a_while_though_its_peer_keeps_it(
+    inside: Inside, clock: Clock
+) -> None:
+    client = inside.client().greet()
+    client.send(farewell())
+    assert status_of(client.receive()) == 0
+    assert client.at_end()
+    inside.turn()
+    clock.now_s += LINGER_S
+    inside.turn()
+    assert inside.counters().connections_open == 1
+
+    clock.now_s += 0.001
+
+    wait_for("the connection is gone", lambda: inside.counters().connections_open == 0)
+    with pytest.raises(BrokenPipeError):
+        client.send(farewell())
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 50_000])
+def test_notices_wait_for_the_main_process_up_to_a_limit_and_answers_do_not(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, limit_bytes: int
+) -> None:
+    monkeypatch.setattr(worker, "MAX_NOTICE_BYTES", limit_bytes)
+    inside.apply(policy(1, "web"))
+    client = inside.client().greet()
+    # More than the socket and the limit together take.
+    for port in range(1, 501):
+        client.send(called(WEB, "10.0.0.1", port))
+        assert variables(client.receive())["allowed"] is True
+    client.ask(WEB)
+    waiting_bytes = inside.worker._channel.waiting_bytes
+    dropped = inside.counters().notices_dropped
+
+    wait_for("all that was not dropped", lambda: len(inside.heard(Topic.MET)) == 500 - dropped)
+
+    heard = inside.heard(Topic.MET)
+    assert limit_bytes < waiting_bytes <= limit_bytes + max(len(encode_control(notice)) for notice in heard)
+    assert [worker_event(0, notice) for notice in heard] == [
+        Met(0, WEB, f"10.0.0.1:{port}") for port in range(1, 501 - dropped)
+    ]
+    client.send(called(WEB, "10.0.0.1", 501))
+    assert variables(client.receive())["allowed"] is True
+    wait_for("the next one", lambda: worker_event(0, inside.heard(Topic.MET)[-1]) == Met(0, WEB, "10.0.0.1:501"))
+    assert inside.counters().notices_dropped == dropped
+
+
+def test_so_many_denials_are_told_in_a_second_and_faults_are_none(
+    inside: Inside, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_DENIALS_TOLD", 2)
+    inside.apply(policy(1, "web"))
+    client = inside.client().greet()
+    words = ((b"caller", text(told("db") + b"|1764000000")), (b"method", text(b"PUT")), (b"path", text(b"/a")))
+    fault, refused = notify(Message(b"unknown", ((b"x", NULL),))), notify(Message(b"refused", words))
+
+    def denied(*questions: bytes) -> tuple[int, int]:
+        """How many denials are told and dropped, after these."""
+        for question in questions:
+            client.send(question)
+            assert variables(client.receive())["allowed"] is False
+        inside.turn()
+        return len(inside.heard(Topic.DENIED)), inside.counters().notices_dropped
+
+    assert denied(fault, fault, fault) == (0, 0)
+    assert denied(caller(DB), refused) == (2, 0)
+    assert denied(caller(DB), refused, fault) == (2, 2)
+    clock.now_s += 1.0
+    assert denied(caller(DB)) == (2, 3)
+    clock.now_s += 0.001
+    assert denied(refused, caller(DB), caller(DB)) == (4, 4)
+
+
+def test_a_worker_that_stops_goes_at_its_deadline_though_a_peer_does_not_read(inside: Inside, clock: Clock) -> None:
+    inside.apply(policy(1, "web"))
+    inside.flood(inside.client().greet(), 3000)
+    inside.order(Topic.STOP)
+    inside.turn()
+    clock.now_s += DRAIN_S
+    inside.turn()
+    assert inside.thread.is_alive()
+
+    clock.now_s += 0.001
+
+    inside.thread.join(10)
+    assert not inside.thread.is_alive()
+    assert inside.counters().connections_open == 1
+
+
+@pytest.mark.parametrize("reads", [15, 16, 17])
+def test_a_worker_that_stops_survives_a_peer_that_leaves_at_its_last_read(
+    reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "w.sock")
+    memory, listener = CounterMemory(1), Listener(path)
+    ours, theirs = socket.socketpair()
+    pidfd = os.pidfd_open(os.getpid())
+    stopping = Worker(listener.sock.dup(), theirs, CounterSlots(memory.fd, 0), pidfd)
+    data = hello() + b"".join(caller(b"", number, 1) for number in range(600))
+    monkeypatch.setattr(worker, "RECEIVE_BYTES", -(-len(data) // (reads - 1)))
+    assert stopping._listener is not None
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            stopping._accept_more()
+            stopping._accept(stopping._listener)
+            (peer,) = stopping._peers.values()
+            # Its answers do not all go out.
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+            stopping._stop()
+
+            # What is left after sixteen reads is read in the time to drain.
+            assert list(stopping._peers.values()) == ([] if reads <= 16 else [peer])
+            peer.sock.close()
+    finally:
+        for sock in (ours, theirs, stopping._epoll):
+            sock.close()
+        os.close(pidfd)
+        memory.close()
+        listener.close()
+
+
+def test_a_worker_that_stops_waits_for_a_peer_that_reads_late_and_answers_no_more(inside: Inside, clock: Clock) -> None:
+    inside.apply(policy(1, "web"))
+    client = inside.client().greet()
+    inside.flood(client, 3000)
+    inside.order(Topic.STOP)
+    inside.turn()
+    client.send(caller(WEB, 3000, 1))
+
+    assert [client.receive().stream_id for _ in range(3000)] == list(range(3000))
+    assert status_of(client.receive()) == 0
+    assert client.at_end()
+    inside.turn()
+    client.sock.close()
+
+    inside.thread.join(10)
+    assert not inside.thread.is_alive()
+    assert inside.counters().requests == 3000

@@ -63,6 +63,20 @@ def test_where_nothing_is_enforced_tokens_are_only_asked_about() -> None:
     assert "del-header authorization" not in audit.config
 
 
+def test_where_nothing_is_enforced_a_request_without_a_form_is_told_and_goes_on_as_it_came() -> None:
+    tokens = examples()["tokens"]
+    audit = render(desired(tokens, options(intentions=Enforcement.AUDIT), certificates()).desired, V2_6)
+    lines = audit.config.splitlines()
+    there = lines.index("  http-request set-pathq '%[var(txn.hcc_sent)]' if { var(txn.hcc_sent) -m found }")
+    assert all(n < there for n, line in enumerate(lines) if "set-path " in line or "normalize-uri" in line)
+    assert "  http-request set-var(txn.hcc_verdict) str(formless) if hcc_ruled ! { path_beg / }" in lines
+    assert "deny_status" not in audit.config
+    assert (
+        "event on-backend-http-request if { var(txn.hcc_verdict) -m beg rules- formless } "
+        "! { var(txn.hcc_said) -m beg allow token- }\n"
+    ) in shown(audit)
+
+
 def test_where_no_rules_can_be_looked_at_no_tokens_are() -> None:
     tokens = render(desired(examples()["tokens"], options(), certificates()).desired, V2_0)
     assert "token" not in shown(tokens)
