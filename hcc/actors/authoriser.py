@@ -113,7 +113,7 @@ class Authoriser(Actor):
         self._without_line: set[str] = set()
         # What is in HAProxy now, as far as we know; None while it could not be read.
         self._verdicts: dict[str, str] | None = {}
-        # Who may have a server line, as told last.
+        # Who has a server line, as told last.
         self._told: tuple[str, ...] | None = None
         self._rules: dict[str, str] = {}
         # Sets of rules that HAProxy would not take.
@@ -476,11 +476,15 @@ class Authoriser(Actor):
     # ---- others
 
     def _tell_who_calls(self) -> None:
-        """Also that nobody does: until then every line that runs stays."""
-        allowed = tuple(sorted(name for name, verdict in (self._verdicts or {}).items() if verdict != DENY))
-        if allowed != self._told:
-            self._told = allowed
-            self.tell(CONFIG_RECONCILER, CallersChanged(allowed))
+        """Also that nobody does: until then every line that runs stays.
+
+        Who is denied keeps its line. Nobody gets there past the verdict, and if it were added anew when the caller is
+        allowed again, the first sessions would come before it.
+        """
+        callers = tuple(sorted(self._verdicts or ()))
+        if callers != self._told:
+            self._told = callers
+            self.tell(CONFIG_RECONCILER, CallersChanged(callers))
 
     def _publish(self) -> None:
         if self._told is not None:

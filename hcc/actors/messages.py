@@ -108,7 +108,7 @@ class CallersMet:
 
 @dataclass(frozen=True, slots=True)
 class CallersChanged:
-    """Authoriser to ConfigReconciler: names of the services that call and are let in."""
+    """Authoriser to ConfigReconciler: names of the services that called and were let in, and are remembered."""
 
     callers: tuple[str, ...]
     coalesce_key: ClassVar[str] = "callers"

@@ -138,7 +138,7 @@ def desired(
         snapshot: what Consul said.
         options: what the operator chose.
         certificates: what has been checked and written.
-        callers: names of the services that call and are let in.
+        callers: names of the services that were let in, and are remembered.
         admitted: endpoints that may get traffic; None where their identity is not looked at.
         probing: there may be more of them soon.
 

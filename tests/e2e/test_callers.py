@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -231,6 +232,33 @@ def test_the_first_sessions_of_a_caller_go_on_when_another_one_is_denied(
             assert other.recv(100) == b"", "still open"
             wait_until("the count", lambda: sidecar.metrics()["hcc_sessions_cut_total"] > before)
             assert [answer(session, b"WHO\n") for session in sessions] == [b"db\n"] * len(sessions)
+
+
+def test_a_session_of_a_caller_that_was_denied_for_a_while_goes_on_when_another_one_is_denied(
+    standing: Standing, stranger: Path, haproxy_version: str
+) -> None:
+    if not can(haproxy_version, Feature.DYNAMIC_SERVERS):
+        pytest.skip("before 2.6 it is not known whose a session is (README, Limits)")
+    wait_known(standing)
+    roots = standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    with handshake(standing.client, host, port, roots, stranger) as other, contextlib.ExitStack() as opened:
+        assert answer(other, b"WHO\n") == b"db\n"
+        wait_until("it to be remembered", partial(remembers, standing.db.sidecar, f"{_service(stranger)}:dc1"))
+        with intention(standing, "caller", "db", "deny"):
+            wait_until("tcp to be refused", lambda: is_refused(lambda: tcp_ask(standing.client, DB_PORT)))
+
+        def first_session() -> socket.socket:
+            session = opened.enter_context(standing.client.connect("127.0.0.1", DB_PORT))
+            session.sendall(b"WHO\n")
+            assert read_line(session) == "db"
+            return session
+
+        first = wait_until("the first session after it", first_session, pause_s=0.002)
+        with intention(standing, _service(stranger), "db", "deny"):
+            wait_until("the other one to be cut", lambda: _ended(other))
+            first.sendall(b"WHO\n")
+            assert read_line(first) == "db"
 
 
 def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
