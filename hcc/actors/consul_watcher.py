@@ -35,7 +35,7 @@ from hcc.consul.abilities import Lack
 from hcc.consul.answers import IntentionList
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.credentials import TokenSource
-from hcc.consul.keys import IntentionsWatch, WatchKey
+from hcc.consul.keys import WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
 from hcc.mesh.intentions import Policy
@@ -49,13 +49,14 @@ MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
 
 # Answers kept from an earlier hcc are not served from while Consul may still confirm them within this time.
 CONFIRM_S = 2.0
-# Where only intentions changed, HAProxy's maps are told of them first: to look at all the rest, which is as it was,
+# Where the policy alone changed, HAProxy's maps are told of them first: to look at all the rest, which is as it was,
 # would take the interpreter from that.
 POLICY_FIRST_S = 0.02
-# Answers that changed are kept on disk within this; intentions sooner: the next hcc may have to start without Consul,
-# and must not let in who was denied.
+# Answers that changed are kept on disk within this; a policy sooner: the next hcc may have to start without Consul, and
+# must not let in who was denied. That takes at most this part of the time.
 KEEP_WITHIN_S = 5.0
-KEEP_INTENTIONS_WITHIN_S = 0.5
+KEEP_POLICY_WITHIN_S = 0.5
+KEEP_SHARE = 0.1
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class Ledger:
         watchers: those that run.
         unconfirmed: what an earlier hcc was told and Consul has not told this one.
         keep: puts the answers where the next hcc finds them.
+        kept: the answers that are there; None before the first generation, which finds there what it starts from.
     """
 
     state: State
@@ -82,6 +84,7 @@ class Ledger:
     watchers: tuple[Watcher, ...] = ()
     unconfirmed: frozenset[WatchKey] = frozenset()
     keep: Callable[[State], None] | None = None
+    kept: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,12 @@ class ConsulWatcher(Actor):
         self._watchers: dict[WatchKey, Watcher] = {}
         self._failing: dict[WatchKey, str] = {}
         self._told: Snapshot | None = None
-        self._kept = ledger.state
-        # When it is to be kept, by `time.monotonic`.
+        if ledger.kept is None:
+            ledger.kept = ledger.state
+        # When they are to be kept, by `time.monotonic`, and how long that took last.
         self._keep_at_s = float("inf")
+        self._keep_took_s = 0.0
+        self._snapshot_waits = False
         self._confirming = False
 
     def setup(self) -> None:
@@ -167,7 +173,7 @@ class ConsulWatcher(Actor):
                     self._follow()
                 self._confirm(key)
                 self._tell_changes()
-                self._keep_soon(KEEP_INTENTIONS_WITHIN_S if isinstance(key, IntentionsWatch) else KEEP_WITHIN_S)
+                self._keep_soon(KEEP_WITHIN_S)
 
     def _confirm(self, key: WatchKey) -> None:
         """Note that Consul itself said this."""
@@ -194,9 +200,11 @@ class ConsulWatcher(Actor):
         self._tell_changes()
 
     def _keep_soon(self, within_s: float) -> None:
-        if self._ledger.keep is None or self._ledger.state is self._kept:
+        told, ledger = self._told, self._ledger
+        if ledger.keep is None or ledger.state is ledger.kept or told is None or told.leaf is None:
+            # Without a leaf they are of no use to anybody; there will be news.
             return
-        wait_s = within_s if self._kept.values else 0.0
+        wait_s = max(within_s, self._keep_took_s / KEEP_SHARE) if ledger.kept and ledger.kept.values else 0.0
         at_s = time.monotonic() + wait_s
         if at_s < self._keep_at_s:
             self._keep_at_s = at_s
@@ -204,11 +212,13 @@ class ConsulWatcher(Actor):
 
     def _keep(self) -> None:
         self._keep_at_s = float("inf")
-        told = self._told
-        if self._ledger.keep is None or self._ledger.state is self._kept or told is None or told.leaf is None:
+        told, ledger = self._told, self._ledger
+        if ledger.keep is None or ledger.state is ledger.kept or told is None or told.leaf is None:
             return
-        self._kept = self._ledger.state
-        self._ledger.keep(self._kept)
+        began_s = time.monotonic()
+        ledger.kept = ledger.state
+        ledger.keep(ledger.state)
+        self._keep_took_s = time.monotonic() - began_s
 
     def _follow(self) -> None:
         """Run exactly the watches that are wanted now."""
@@ -268,10 +278,12 @@ class ConsulWatcher(Actor):
         if new.policy and (old is None or new.policy != old.policy):
             self._metrics.policy_version.set(new.policy.version)
             self._tell_policy(new.policy)
-        if old is not None and _differ_in_policy_alone(old, new):
-            self.after(POLICY_FIRST_S, _TellSnapshot(), key="snapshot")
-        else:
+        if old is None or not _differ_in_policy_alone(old, new):
             self._tell_snapshot(new)
+        elif not self._snapshot_waits:
+            self._snapshot_waits = True
+            self.after(POLICY_FIRST_S, _TellSnapshot(), key="snapshot")
+        self._keep_soon(KEEP_WITHIN_S if old is not None and new.policy == old.policy else KEEP_POLICY_WITHIN_S)
         if old is None:
             self._report()
 
@@ -287,6 +299,7 @@ class ConsulWatcher(Actor):
         self._tell_snapshot(told)
 
     def _tell_snapshot(self, told: Snapshot) -> None:
+        self._snapshot_waits = False
         self.cancel("snapshot")
         for hearer in (VERIFIER, CONFIG_RECONCILER):
             self.tell(hearer, SnapshotChanged(told))

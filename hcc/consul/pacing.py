@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 MAX_RETRY_S = 60.0
 MAX_IDLE_PAUSE_S = 15.0
-# Changed answers: this many at once, then this many a second.
+# Changed answers: this many in a row, then this many a second.
 BURST = 5.0
 CHANGES_PER_S = 20.0
 # Who was told of a change goes first: the next question takes a millisecond or two of the interpreter.

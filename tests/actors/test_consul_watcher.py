@@ -1,4 +1,5 @@
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ConsulFacts
 from hcc.consul.abilities import Lack
-from hcc.consul.answers import IntentionList, MeshEntry, Registration
+from hcc.consul.answers import Answer, IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulUnavailableError
 from hcc.consul.keys import IntentionsWatch, LeafWatch, MeshWatch, ProxyWatch, RootsWatch, WatchKey
+from hcc.mesh.request import Normalization
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -303,7 +305,7 @@ def test_a_newer_answer_replaces_the_earlier_one(restored: WatcherScene) -> None
 def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(
     scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consul_watcher, "KEEP_INTENTIONS_WITHIN_S", 60.0)
+    monkeypatch.setattr(consul_watcher, "KEEP_POLICY_WITHIN_S", 60.0)
     scene.answer_all()
     eventually(lambda: bool(scene.kept), "the answers are kept")
     scene.watchers.say(LEAF, leaf(serial="02"))
@@ -313,16 +315,62 @@ def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(
     assert len(scene.kept) == 2
 
 
-def test_intentions_are_kept_soon_and_do_not_wait_for_what_is_to_be_kept_later(
-    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (INTENTIONS, IntentionList((), default_allow=False)),
+        (MeshWatch(), MeshEntry(Normalization(merge_slashes=True))),
+    ],
+)
+def test_a_policy_is_kept_soon_and_does_not_wait_for_what_is_to_be_kept_later(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch, key: WatchKey, value: Answer
 ) -> None:
     monkeypatch.setattr(consul_watcher, "KEEP_WITHIN_S", 60.0)
     scene.answer_all()
     eventually(lambda: bool(scene.kept) and INTENTIONS in dict(scene.kept[-1].values), "the first answers are kept")
     scene.watchers.say(LEAF, leaf(serial="02"))
 
-    scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
+    scene.watchers.say(key, value)
 
-    denied = IntentionList((), default_allow=False)
-    eventually(lambda: dict(scene.kept[-1].values)[INTENTIONS] == denied, "the denial is kept")
+    eventually(lambda: dict(scene.kept[-1].values)[key] == value, "the policy is kept")
     assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
+
+
+DENIED = IntentionList((), default_allow=False)
+
+
+@pytest.mark.parametrize("end", ["time", "failure", "restart"])
+def test_a_denial_that_came_while_the_rest_was_being_confirmed_is_kept(
+    restored: WatcherScene, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(consul_watcher, "KEEP_POLICY_WITHIN_S", 0.05)
+    restored.watchers.say(INTENTIONS, DENIED)
+    eventually(lambda: dict(restored.ledger.state.values)[INTENTIONS] == DENIED, "it is heard")
+
+    if end == "failure":
+        restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+    elif end == "restart":
+        restored.restart()
+
+    restored.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+    eventually(lambda: bool(restored.kept), "it is kept")
+    assert dict(restored.kept[-1].values)[INTENTIONS] == DENIED
+
+
+def test_changes_of_the_policy_that_follow_each_other_do_not_keep_the_snapshot_from_anybody(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.answer_all()
+    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.policy is not None)
+    monkeypatch.setattr(consul_watcher, "POLICY_FIRST_S", 0.3)
+    told = len(scene.heard[CONFIG_RECONCILER])
+
+    allow = False
+    for _ in range(100):
+        scene.watchers.say(INTENTIONS, IntentionList((), default_allow=allow))
+        allow = not allow
+        time.sleep(0.05)
+        if len(scene.heard[CONFIG_RECONCILER]) > told:
+            break
+
+    assert len(scene.heard[CONFIG_RECONCILER]) > told

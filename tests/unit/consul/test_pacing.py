@@ -49,7 +49,7 @@ def test_a_lower_limit_holds(jitter: float) -> None:
     assert after_failure(Pace(failures=30), jitter, limit_s=5)[1] <= 5
 
 
-def test_a_few_changes_are_taken_at_once() -> None:
+def test_a_few_changes_are_taken_in_a_row() -> None:
     pace, pauses = Pace(at=100.0), []
     for _ in range(int(BURST)):
         pace, pause = after_change(pace, 100.0)
