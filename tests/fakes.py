@@ -300,6 +300,7 @@ class FakeProcess:
         self.public = True
         self.answering = True
         self.in_flight = 0
+        self.in_flight_asked = 0
         self.failing = failing
         self.ends_at_once = False
         self._left_running = left_running
@@ -351,6 +352,7 @@ class FakeProcess:
         return there
 
     def requests_in_flight(self) -> int:
+        self.in_flight_asked += 1
         return self.in_flight if self._alive() else 0
 
     def answers(self, timeout_s: float) -> bool:
@@ -487,11 +489,14 @@ class FakeMaps:
     """
 
     remembers = True
+    has_lines = True
 
     def __init__(self, *, running: bool = True) -> None:
         self.running = running
         self.silent = False
         self.disk_full = False
+        # None: every caller has one as soon as somebody looks.
+        self.with_line: set[str] | None = None
         self.refusing_rules = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
@@ -543,6 +548,10 @@ class FakeMaps:
         self._change("verdicts", change)
         assert self.loaded["verdicts"] == dict(wanted)
         return True
+
+    def lines(self) -> frozenset[str]:
+        verdicts = self._read("verdicts")
+        return frozenset(verdicts if self.with_line is None and verdicts is not None else self.with_line or ())
 
     def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
         if self.silent:

@@ -46,9 +46,13 @@ STORE_S = 2.0
 EXPIRY_S = 60.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
-# A caller that is new has its server line by then. HAProxy is told of its certificates after it: a call that it lets in
-# by itself before there is a line could not be told from anybody else's.
-LINE_S = 0.1
+# HAProxy is told of the certificates of a caller that is new when its server line is there: a call that it let in by
+# itself before that could not be told from anybody else's. The first look is after this, each further one after twice
+# as long; a line that does not come is waited for no longer than that.
+LINE_LOOK_S = 0.05
+LINE_WITHIN_S = 5.0
+# New certificates of callers that HAProxy knows are told to it together.
+GATHER_S = 0.05
 # A call that was let in just before its caller was denied may not have been there to be cut.
 CUT_AGAIN_S = 0.5
 
@@ -71,10 +75,13 @@ class _Expire:
 
 
 @dataclass(frozen=True, slots=True)
-class _HasLine:
-    """To itself: time enough for these callers to have got their lines."""
+class _LookForLines:
+    """To itself: see whether new callers have got their server lines."""
 
-    callers: frozenset[str]
+
+@dataclass(frozen=True, slots=True)
+class _Remember:
+    """To itself: tell HAProxy of new certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +116,10 @@ class Authoriser(Actor):
         self._all_are_strangers = False
         # Callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
-        # Callers that have no line yet.
-        self._without_line: set[str] = set()
+        # Callers that have no line yet, and until when it is waited for.
+        self._without_line: dict[str, float] = {}
+        self._look_s = LINE_LOOK_S
+        self._gathering = False
         # What is in HAProxy now, as far as we know; None while it could not be read.
         self._verdicts: dict[str, str] | None = {}
         # Who has a server line, as told last.
@@ -150,13 +159,12 @@ class Authoriser(Actor):
                 self._remember()
             case CallersMet(calls):
                 self._meet(calls)
-                self._remember()
+                self._remember_soon()
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
                     self._headers = rule_headers(self._policy)
                 self._arm_resync()
-                # After a failure, or with callers just met, there is something to be done that was asked for.
-                self._resync(drift=isinstance(message, _Resync) and not self._failures and not self._met)
+                self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
                     self._put_back()
             case HAProxyDown():
@@ -176,8 +184,9 @@ class Authoriser(Actor):
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
                     self._remember()
-            case _HasLine(callers):
-                self._without_line -= callers
+            case _LookForLines():
+                self._look_for_lines()
+            case _Remember():
                 self._remember()
             case _CutAgain(version):
                 # Under another policy whom nobody knows may be whom that lets in.
@@ -204,15 +213,32 @@ class Authoriser(Actor):
             name = caller_name(caller.identity)
             self._met.add(name)
             self._book.note_peer(peer, name)
-            self._book.remember(certificate_digest(der), caller)
+            digest = certificate_digest(der)
+            if digest not in self._book:
+                self._book.remember(digest, caller)
+                self._store_soon()
+
+    def _remember_soon(self) -> None:
+        """At once where there is a caller that is new, or denied; more certificates of the others can wait."""
+        if any((self._verdicts or {}).get(name, DENY) == DENY for name in self._met):
+            self._remember()
+        elif self._met and not self._gathering:
+            self._gathering = True
+            self.after(GATHER_S, _Remember(), key="remember")
+
+    def _is_behind(self) -> bool:
+        """Whether there is something to be done that was asked for: after a failure, or with callers just met."""
+        return bool(self._failures or self._met or self._without_line)
 
     def _remember(self) -> None:
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
+        self._gathering = False
+        self.cancel("remember")
         if self._policy is None:
             return
         callers, decided = set(self._book.callers), set(self._verdicts or ())
         if callers != decided:
-            self._await_lines(frozenset(callers - decided - self._without_line))
+            self._await_lines(callers - decided)
             self._decide()
         # A worker may have decided by the policy before.
         met, self._met = self._met, set()
@@ -230,10 +256,37 @@ class Authoriser(Actor):
             self._store_soon()
         self._report()
 
-    def _await_lines(self, callers: frozenset[str]) -> None:
+    def _await_lines(self, callers: set[str]) -> None:
+        # Where nobody is cut, it matters to nobody whose a session is.
+        if not self._cuts or not self._maps.has_lines:
+            return
         if callers:
-            self._without_line |= callers
-            self.after(LINE_S, _HasLine(callers))
+            self._look_s = LINE_LOOK_S
+            self.after(self._look_s, _LookForLines(), key="lines")
+        until_s = time.monotonic() + LINE_WITHIN_S
+        self._without_line = dict.fromkeys(callers, until_s) | self._without_line
+
+    def _look_for_lines(self) -> None:
+        try:
+            found = self._maps.lines()
+        except ControlError:
+            found = frozenset()
+        now_s = time.monotonic()
+        before = self._without_line
+        self._without_line = {name: end_s for name, end_s in before.items() if name not in found and now_s < end_s}
+        if self._without_line:
+            self._look_s *= 2
+            self.after(self._look_s, _LookForLines(), key="lines")
+        if len(self._without_line) < len(before):
+            self._remember()
+
+    def _wanted_identities(self, found: Mapping[str, str]) -> dict[str, str]:
+        """Those that HAProxy is to have; those of a caller that has no line yet only if it has them already."""
+        wanted = self._book.identities()
+        if not self._without_line:
+            return wanted
+        told = self._book.identities(but=self._without_line)
+        return {digest: text for digest, text in wanted.items() if digest in told or digest in found}
 
     # ---- policy
 
@@ -350,7 +403,7 @@ class Authoriser(Actor):
             return ()
         changes = {
             "verdicts": map_change(verdicts, self._book.verdicts(policy)),
-            "identities": map_change(identities, self._book.identities()),
+            "identities": map_change(identities, self._wanted_identities(identities)),
             "rules": map_change(rules or {}, self._wanted_rules(policy)),
         }
         return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
@@ -373,8 +426,8 @@ class Authoriser(Actor):
             return ()
         repaired: list[str] = []
         refused = self._repair_rules(rules, self._wanted_rules(policy), repaired)
-        self._book.take_news()
-        wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._book.identities()
+        self._book.take_news(but=self._without_line)
+        wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._wanted_identities(identities)
         self._must_cut |= self._denies_some(verdicts)
         change = map_change(verdicts, wanted_verdicts)
         if change:

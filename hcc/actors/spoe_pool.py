@@ -41,7 +41,7 @@ from hcc.spoe.pool import SpoePoolError, WorkerPool
 POLL_S = 5.0
 # Callers that come within this time of one another are remembered together, which costs a tenth of one by one; they are
 # let in meanwhile, as the workers are asked.
-GATHER_S = 0.05
+GATHER_S = 0.02
 # Workers and zygote are asked for a sign of life this often; a worker that gave none so many times is replaced.
 LOOK_S = 1.0
 MISSES = 3

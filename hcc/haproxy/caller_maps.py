@@ -16,7 +16,7 @@ from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, refill_map, swap_map
 from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
-from hcc.haproxy.replies import ReplyError
+from hcc.haproxy.replies import ReplyError, parse_servers
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
 from hcc.haproxy.session_commands import end_sessions
 
@@ -41,6 +41,8 @@ class CallerMaps:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self._transactions = capabilities.has(Feature.MAP_TRANSACTION)
         self.remembers = capabilities.has(Feature.SHA2)
+        # Whether callers have server lines of their own.
+        self.has_lines = capabilities.has(Feature.DYNAMIC_SERVERS)
         self._runtime = RuntimeSocket(
             layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, master=layout.master_socket
         )
@@ -116,6 +118,15 @@ class CallerMaps:
                 for key in change.removed:
                     send(f"del map {self._verdicts} {key}")
         return True
+
+    def lines(self) -> frozenset[str]:
+        """The callers that have a server line of their own in the current worker; nobody when none runs."""
+        try:
+            found = dict(parse_servers(self._runtime.send(f"show servers state {APP}")))
+        except (NotListeningError, ReplyError):
+            # Without a public listener there is no such backend.
+            return frozenset()
+        return frozenset(server.name for server in found.get(APP, ())) - {APP}
 
     def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
         """End the sessions of callers that are denied; whose each was.

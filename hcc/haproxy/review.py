@@ -30,7 +30,7 @@ class Review:
 
     Args:
         options: what the operator chose.
-        callers: names of the services that call and are let in; each has a server line.
+        callers: names of the services that were let in, and are remembered; each has a server line.
         snapshot: what Consul said.
         admitted: address, port and SPIFFE URI of the endpoints that may get traffic; None where that is not looked at.
     """

@@ -47,9 +47,9 @@ class CallerBook:
         """Names of the services that have a certificate here."""
         return tuple(self._identities)
 
-    def identities(self) -> dict[str, str]:
-        """The map of identities: digest, and what it stands for."""
-        return {digest: one.text() for digest, one in self._remembered.items()}
+    def identities(self, but: Collection[str] = ()) -> dict[str, str]:
+        """The map of identities: digest, and what it stands for; without those of some callers."""
+        return {digest: one.text() for digest, one in self._remembered.items() if not (but and _is_of(one, but))}
 
     def take_news(self, but: Collection[str] = ()) -> dict[str, str | None]:
         """What changed in the map of identities since the last call: an entry's text, or None where it went.
@@ -57,10 +57,11 @@ class CallerBook:
         Args:
             but: callers whose new certificates are left for a later call.
         """
-        left = {digest for digest in self._news if digest in self._remembered and self._name(digest) in but}
-        taken = {digest: text for digest, text in self._news.items() if digest not in left}
-        self._news = {digest: text for digest, text in self._news.items() if digest in left}
-        return taken
+        news, left = self._news, set[str]()
+        if but:
+            left = {digest for digest in news if (one := self._remembered.get(digest)) and _is_of(one, but)}
+        self._news = {digest: news[digest] for digest in news if digest in left}
+        return {digest: text for digest, text in news.items() if digest not in left}
 
     def verdicts(self, policy: Policy) -> dict[str, str]:
         """The map of verdicts: by the caller's name."""
@@ -110,15 +111,16 @@ class CallerBook:
         """Whose connection comes from there; None when that was not noted."""
         return self._peers.get(peer)
 
-    def _name(self, digest: str) -> str:
-        return caller_name(self._remembered[digest].identity)
-
     def _forget(self, digest: str) -> None:
         name = caller_name(self._remembered.pop(digest).identity)
         self._news[digest] = None
         self._certificates[name] -= 1
         if not self._certificates[name]:
             del self._certificates[name], self._identities[name]
+
+
+def _is_of(one: Remembered, callers: Collection[str]) -> bool:
+    return caller_name(one.identity) in callers
 
 
 def verdict_on(policy: Policy, identity: ServiceIdentity) -> str:

@@ -17,6 +17,7 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyUp,
     PolicyChanged,
+    Preview,
     Publish,
     WorkerReplaced,
 )
@@ -61,6 +62,12 @@ class AuthoriserScene(Scene):
         eventually(lambda: set(self.maps.loaded["identities"]) == wanted, f"{len(wanted)} certificates")
 
 
+def remembered(der: bytes) -> Remembered:
+    found = remembered_caller(der)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def scene() -> Iterator[AuthoriserScene]:
     made = AuthoriserScene()
@@ -82,13 +89,11 @@ def test_a_caller_that_was_met_is_remembered_with_its_verdict_first(scene: Autho
     eventually(lambda: scene.facts(ADMIN, CallerFacts) == CallerFacts((("web:dc1", "allow"),), 1), "the facts")
 
 
-def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_do_not(
-    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_do_not(scene: AuthoriserScene) -> None:
+    scene.maps.with_line = {"db:dc1"}
     scene.tell(PolicyChanged(policy()))
     scene.tell(CallersMet(((DB, "10.0.0.2:4711"),)))
     scene.knows(DB)
-    monkeypatch.setattr(authoriser, "LINE_S", 60.0)
 
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
 
@@ -97,6 +102,80 @@ def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_
     scene.tell(CallersMet(((renewed, "10.0.0.2:4712"),)))
     scene.knows(DB, renewed)
     scene.verdicts(web="allow", db="allow")
+    scene.maps.with_line = {"db:dc1", "web:dc1"}
+    scene.knows(DB, renewed, WEB)
+
+
+def test_a_line_that_does_not_come_is_not_waited_for_without_end(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "LINE_WITHIN_S", 0.1)
+    scene.maps.with_line = set()
+    scene.tell(PolicyChanged(policy()))
+
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+
+    scene.knows(WEB)
+
+
+@pytest.mark.parametrize("has_lines", [False, True])
+def test_where_callers_have_no_lines_or_nobody_is_cut_no_line_is_waited_for(has_lines: bool) -> None:
+    scene = AuthoriserScene(cuts=not has_lines)
+    scene.maps.has_lines, scene.maps.with_line = has_lines, set()
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+
+        scene.knows(WEB)
+
+
+def test_to_wait_for_a_line_is_no_difference_no_drift_and_nothing_for_a_new_worker(scene: AuthoriserScene) -> None:
+    scene.maps.with_line = set()
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+
+    for news in (_Resync(), WorkerReplaced(), HAProxyUp(1)):
+        scene.tell(news)
+        assert scene.tree.ask_actor(AUTHORISER, Preview(), 5.0) == ()
+
+    assert scene.maps.loaded["identities"] == {}
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 0.0
+    # One that HAProxy has is not taken from it.
+    scene.maps.loaded["identities"] = {certificate_digest(WEB): remembered(WEB).text()}
+    scene.tell(_Resync())
+    assert scene.tree.ask_actor(AUTHORISER, Preview(), 5.0) == ()
+    assert set(scene.maps.loaded["identities"]) == {certificate_digest(WEB)}
+
+
+def test_what_waits_for_a_line_is_on_disk_when_the_actor_ends() -> None:
+    scene = AuthoriserScene()
+    scene.maps.with_line = set()
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+
+    assert set(scene.maps.stored["identities"]) == {certificate_digest(WEB)}
+    assert scene.maps.loaded["identities"] == {}
+
+
+def test_more_certificates_of_known_callers_are_told_together(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.knows(WEB)
+    scene.maps.done.clear()
+    monkeypatch.setattr(authoriser, "GATHER_S", 0.2)
+    more = [MESH.service("web").der() for _ in range(3)]
+
+    for der in more:
+        scene.tell(CallersMet(((der, "10.0.0.1:4712"),)))
+
+    scene.knows(WEB, *more)
+    assert scene.maps.done == ["change identities"]
 
 
 def test_a_renewed_certificate_changes_no_verdict(scene: AuthoriserScene) -> None:

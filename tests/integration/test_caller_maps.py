@@ -118,6 +118,7 @@ def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> No
     assert not subject.maps.replace_rules({"a:dc1": "x"})
     assert subject.maps.identities() is None
     assert subject.maps.verdicts() is None
+    assert subject.maps.lines() == frozenset()
     subject.maps.store_identities({"A" * 64: "web:dc1|spiffe://d/x|1"})
     assert subject.maps.stored_identities() == {"A" * 64: "web:dc1|spiffe://d/x|1"}
 
@@ -235,7 +236,9 @@ def test_a_caller_gets_a_line_of_its_own_without_a_reload_and_the_file_says_so(r
     real.serve()
     stage_, worker = real.stage, real.stage.worker()
     real.serve("web:dc1", "db:dc1")
-    if not stage_.capabilities.has(Feature.DYNAMIC_SERVERS):
+    assert real.maps.has_lines is stage_.capabilities.has(Feature.DYNAMIC_SERVERS)
+    assert real.maps.lines() == ({"web:dc1", "db:dc1"} if real.maps.has_lines else frozenset())
+    if not real.maps.has_lines:
         assert "db:dc1" not in real.rendered.config
         return
     assert "  server db:dc1 127.0.0.1:" in (read_text(stage_.layout.config) or "")
