@@ -47,9 +47,9 @@ EXPIRY_S = 60.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # HAProxy is told of the certificates of a caller that is new when its server line is there: a call that it let in by
-# itself before that could not be told from anybody else's. The first look is after this, each further one after twice
-# as long; a line that does not come is waited for no longer than that.
-LINE_LOOK_S = 0.05
+# itself before that could not be told from anybody else's. The first look is after this, further ones after twice as
+# long each, up to a limit; a line that does not come is waited for no longer than that.
+LINE_LOOK_S, MAX_LINE_LOOK_S = 0.05, 0.5
 LINE_WITHIN_S = 5.0
 # New certificates of callers that HAProxy knows are told to it together.
 GATHER_S = 0.05
@@ -260,7 +260,7 @@ class Authoriser(Actor):
         # Where nobody is cut, it matters to nobody whose a session is.
         if not self._cuts or not self._maps.has_lines:
             return
-        if callers:
+        if callers and not self._without_line:
             self._look_s = LINE_LOOK_S
             self.after(self._look_s, _LookForLines(), key="lines")
         until_s = time.monotonic() + LINE_WITHIN_S
@@ -275,7 +275,7 @@ class Authoriser(Actor):
         before = self._without_line
         self._without_line = {name: end_s for name, end_s in before.items() if name not in found and now_s < end_s}
         if self._without_line:
-            self._look_s *= 2
+            self._look_s = min(2 * self._look_s, MAX_LINE_LOOK_S)
             self.after(self._look_s, _LookForLines(), key="lines")
         if len(self._without_line) < len(before):
             self._remember()

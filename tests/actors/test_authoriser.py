@@ -106,6 +106,21 @@ def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_
     scene.knows(DB, renewed, WEB)
 
 
+def test_callers_that_come_one_after_the_other_do_not_put_off_the_look_for_lines(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "LINE_LOOK_S", 0.3)
+    scene.tell(PolicyChanged(policy()))
+
+    for number in range(100):
+        scene.tell(CallersMet(((MESH.service(f"caller{number}").der(), f"10.0.0.1:{number}"),)))
+        time.sleep(0.05)
+        if scene.maps.loaded["identities"]:
+            break
+
+    assert scene.maps.loaded["identities"]
+
+
 def test_a_line_that_does_not_come_is_not_waited_for_without_end(
     scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
