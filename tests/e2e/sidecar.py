@@ -144,7 +144,7 @@ class Sidecar:
         return found[0]
 
     def runtime(self, command: str) -> str:
-        """HAProxy's answer to one command on its stats socket."""
+        """HAProxy's answer to one command on its stats socket. Raises OSError where none comes, as of one that dies."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(5)
             sock.connect(str(self.state_dir / "stats.sock"))
@@ -152,6 +152,8 @@ class Sidecar:
             parts = []
             while part := sock.recv(65536):
                 parts.append(part)
+        if not parts:
+            raise ConnectionError(f"HAProxy closed without an answer to {command!r}")
         return b"".join(parts).decode()
 
     def worker_pid(self) -> int:
