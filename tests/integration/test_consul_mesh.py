@@ -61,7 +61,12 @@ class Shell:
     def until_failing(self, kind: type[Exception], count: int, keys: type = object) -> None:
         end = time.monotonic() + DEADLINE_S
         while sum(isinstance(error, kind) and isinstance(key, keys) for key, error in self.failing.items()) < count:
-            self._take(*self._events.get(timeout=max(0.0, end - time.monotonic())))
+            try:
+                key, event = self._events.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                states = {key.label(): watcher.state() for key, watcher in self._watchers.items()}
+                raise AssertionError(f"waited {DEADLINE_S:g} s for {kind.__name__} of {keys}; found {states}") from None
+            self._take(key, event)
 
     def close(self) -> None:
         for watcher in self._watchers.values():
