@@ -49,7 +49,7 @@ MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
 
 # Answers kept from an earlier hcc are not served from while Consul may still confirm them within this time.
 CONFIRM_S = 2.0
-# Where the policy alone changed, HAProxy's maps are told of them first: to look at all the rest, which is as it was,
+# Where the policy alone changed, HAProxy's maps are told of it first: to look at all the rest, which is as it was,
 # would take the interpreter from that.
 POLICY_FIRST_S = 0.02
 # Answers that changed are kept on disk within this; a policy sooner: the next hcc may have to start without Consul, and
@@ -200,11 +200,10 @@ class ConsulWatcher(Actor):
         self._tell_changes()
 
     def _keep_soon(self, within_s: float) -> None:
-        told, ledger = self._told, self._ledger
-        if ledger.keep is None or ledger.state is ledger.kept or told is None or told.leaf is None:
-            # Without a leaf they are of no use to anybody; there will be news.
+        if not self._has_more_to_keep():
             return
-        wait_s = max(within_s, self._keep_took_s / KEEP_SHARE) if ledger.kept and ledger.kept.values else 0.0
+        is_first = self._ledger.kept is None or not self._ledger.kept.values
+        wait_s = 0.0 if is_first else max(within_s, self._keep_took_s / KEEP_SHARE)
         at_s = time.monotonic() + wait_s
         if at_s < self._keep_at_s:
             self._keep_at_s = at_s
@@ -212,13 +211,18 @@ class ConsulWatcher(Actor):
 
     def _keep(self) -> None:
         self._keep_at_s = float("inf")
-        told, ledger = self._told, self._ledger
-        if ledger.keep is None or ledger.state is ledger.kept or told is None or told.leaf is None:
+        ledger = self._ledger
+        if ledger.keep is None or not self._has_more_to_keep():
             return
         began_s = time.monotonic()
         ledger.kept = ledger.state
         ledger.keep(ledger.state)
         self._keep_took_s = time.monotonic() - began_s
+
+    def _has_more_to_keep(self) -> bool:
+        """Whether what is told is not kept yet; without a leaf it is of no use to anybody."""
+        told, ledger = self._told, self._ledger
+        return ledger.state is not ledger.kept and told is not None and told.leaf is not None
 
     def _follow(self) -> None:
         """Run exactly the watches that are wanted now."""
