@@ -155,9 +155,7 @@ class Issuer:
         config = agent.get("/v1/connect/ca/configuration")
         config["Config"] |= {"PrivateKey": pem, "RootCert": ""}
         _put(agent.port, "/v1/connect/ca/configuration", config)
-        found = agent.get("/v1/agent/connect/ca/roots")
-        self._domain = found["TrustDomain"]
-        self.root = next(root["RootCert"] for root in found["Roots"] if root["ID"] == found["ActiveRootID"])
+        self._domain, self.root = _root_of(agent, self._key.public_key())
         self._issuer = x509.load_pem_x509_certificate(self.root.encode()).subject
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._key_pem = self._leaf_key.private_bytes(
@@ -187,6 +185,18 @@ class Issuer:
         context.verify_mode = ssl.CERT_NONE
         context.load_cert_chain(file)
         return context
+
+
+def _root_of(agent: Agent, key: ec.EllipticCurvePublicKey) -> tuple[str, str]:
+    """Trust domain and root with this key, once the agent has it: it answers from its cache, which follows later."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        found = agent.get("/v1/agent/connect/ca/roots")
+        for root in found["Roots"]:
+            if x509.load_pem_x509_certificate(root["RootCert"].encode()).public_key() == key:
+                return found["TrustDomain"], root["RootCert"]
+        time.sleep(0.05)
+    raise AssertionError("the agent never had the root of the bench's key")
 
 
 def _new_callers(ways: Mapping[str, Way], issuer: Issuer, folder: Path) -> Table:
