@@ -175,15 +175,22 @@ def test_an_intention_changes_the_verdict_and_back(agent: DevAgent, shell: Shell
         caller = parse_service_uri(f"spiffe://{now.policy.trust_domain}/ns/default/dc/dc1/svc/db")
         return verdict_of(now.policy, caller).allowed
 
+    def version() -> int:
+        found = snapshot(shell.state, 1)
+        assert found is not None
+        assert found.policy is not None
+        return found.policy.version
+
     assert shell.until("allow", allows)
+    versions = [version()]
     agent.deny("db", "web")
     shell.until("deny", lambda now: not allows(now))
+    versions.append(version())
     agent.delete_intention("db", "web")
     shell.until("allow again", allows)
-    found = snapshot(shell.state, 1)
-    assert found is not None
-    assert found.policy is not None
-    assert found.policy.version == 3
+    versions.append(version())
+    # By how much says nothing: the mesh entry may come at any time, and is part of the policy.
+    assert sorted(set(versions)) == versions
 
 
 def test_two_upstreams_on_one_port_are_refused_by_consul_or_both_told(agent: DevAgent, shell: Shell, line: str) -> None:
