@@ -26,15 +26,17 @@ def stats_definition(service_id: str, service: str, address: str, listen: Listen
     Args:
         service_id: of the service instance the sidecar stands for.
         service: its name.
-        address: where the sidecar is registered to be reached, empty for the node's.
+        address: where the sidecar is registered to be reached, empty for the node's; told where the metrics are
+            served on every address.
         listen: where the metrics are served.
     """
-    host = (address or "localhost") if listen.host in _ANY_HOST else listen.host
+    told = address if listen.host in _ANY_HOST else listen.host
+    host = told or "localhost"
     shown = f"[{host}]" if ":" in host else host
     return {
         "ID": stats_service_id(service_id),
         "Name": f"{service}-connect-stats",
-        "Address": address,
+        "Address": told,
         "Port": listen.port,
         "Tags": ["connect-stats"],
         "Checks": [

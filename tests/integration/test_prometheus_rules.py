@@ -29,6 +29,8 @@ def growing(per_sample: float, minutes: int = 120) -> str:
 
 
 HEALTHY: SERIES = {
+    'up{job="hcc"}': steady(1),
+    "hcc_stale_answers": steady(0),
     "hcc_ready": steady(1),
     "hcc_haproxy_up": steady(1),
     "hcc_haproxy_stats_up": steady(1),
@@ -62,6 +64,7 @@ HEALTHY: SERIES = {
 
 # What is ill in each case, besides everything that is healthy; the alert's name, and when it must fire at the latest.
 ILL: dict[str, tuple[SERIES, str]] = {
+    "HccDown": ({'up{job="hcc"}': steady(0)}, "2m"),
     "HccNotReady": ({"hcc_ready": steady(0)}, "3m"),
     "HccHAProxyDown": ({"hcc_haproxy_up": steady(0)}, "2m"),
     "HccHAProxySilent": ({"hcc_haproxy_stats_up": steady(0)}, "6m"),
@@ -78,6 +81,7 @@ ILL: dict[str, tuple[SERIES, str]] = {
     "HccCertificatesRefused": ({"hcc_certificate_rejects_total": growing(3)}, "15m"),
     "HccRootExpires": ({"hcc_root_expiry_timestamp_seconds": steady(7 * DAY_S)}, "65m"),
     "HccWatchStale": ({'hcc_watch_stale{watch="LeafWatch"}': steady(1)}, "2m"),
+    "HccStaleAnswers": ({"hcc_stale_answers": steady(1)}, "11m"),
     "HccWatchFailing": ({'hcc_watch_failing{watch="LeafWatch"}': steady(1)}, "6m"),
     "HccReloadStorm": ({"hcc_reloads_total": growing(1)}, "10m"),
     "HccPlansFail": ({'hcc_plans_total{outcome="failed"}': growing(1)}, "10m"),
@@ -110,6 +114,12 @@ def labelled(series: str) -> str:
 def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_path: Path) -> None:
     cases = [case("all is well", {}, f"{minutes}m", ()) for minutes in (1, 20, 70)]
     cases += [case(alert, ill, at, (alert,)) for alert, (ill, at) in ILL.items()]
+    # Hcc died, Consul forgot its address; and one that was stopped, or came back.
+    cases += [
+        case("forgotten", {'up{job="hcc"}': "1+0x40 0+0x4 stale"}, "50m", ("HccDown",)),
+        case("stopped", {'up{job="hcc"}': "1+0x40 stale"}, "50m", ()),
+        case("came back", {'up{job="hcc"}': "1+0x40 0+0x4 _x20 1+0x400"}, "50m", ()),
+    ]
     file = tmp_path / "test.yml"
     # Every JSON text is YAML, too.
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": cases}))
@@ -135,7 +145,8 @@ def test_the_scrape_configuration_is_sound() -> None:
 
 def test_the_figures_that_the_cases_make_up_are_ones_that_sidecars_have() -> None:
     shown = {sample.name for family in everything().registry.collect() for sample in family.samples}
-    assert {series.partition("{")[0] for series in HEALTHY} <= shown
+    # `up` is Prometheus' own.
+    assert {series.partition("{")[0] for series in HEALTHY} - {"up"} <= shown
 
 
 def promtool(*words: str) -> subprocess.CompletedProcess[str]:
