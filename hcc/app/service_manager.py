@@ -65,9 +65,9 @@ class ServiceManager:
         if self._started:
             self._tell("READY=1")
 
-    def stopping(self, status: str) -> None:
-        """Tell that the end begins, and what happens now."""
-        self._tell("STOPPING=1", f"STATUS={status}")
+    def stopping(self, status: str, within_s: float) -> None:
+        """Tell that the end begins, what happens now, and how long that may take: nobody is to cut it short."""
+        self._tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={within_s * 1e6:.0f}")
 
     def _tell(self, *assignments: str) -> None:
         if not self._address:

@@ -86,6 +86,7 @@ from hcc.version import VERSION
 # Restarts of one group before it fails upwards; at the root hcc then exits.
 INTENSITY = Intensity(max_restarts=10, window_s=60.0)
 STOP_TIMEOUT_S = 20.0
+POOL_CLOSE_S = 2.0
 # Beyond the time to drain: HAProxy is told to end at once, then killed.
 DRAIN_SLACK_S = 5.0
 # Envoy's default drain time; after a reload the old worker may serve its connections this long.
@@ -377,7 +378,7 @@ class Sidecar:
             self._wait(signals)
             if self._gave_up is None:
                 end = End.LEFT if self._settings.on_exit == "leave" else End.DRAINED
-                self._manager.stopping(_STOPPING[end])
+                self._manager.stopping(_STOPPING[end], self._longest_end_s(end))
             if end is End.DRAINED:
                 self._drain(signals)
         finally:
@@ -386,7 +387,7 @@ class Sidecar:
             if self._dataplane is not None:
                 self._dataplane.stop()
         if end is End.DRAINED:
-            self._pool.close(2.0)
+            self._pool.close(POOL_CLOSE_S)
             self._end_haproxy()
             _log.info("stopped")
             return end
@@ -423,6 +424,11 @@ class Sidecar:
     def _give_up(self, cause: TreeExit, signals: Signals) -> None:
         self._gave_up = cause
         signals.any.set()
+
+    def _longest_end_s(self, end: End) -> float:
+        settings = self._settings
+        drain_s = settings.drain_delay_s + MAINTENANCE_TIMEOUT_S + settings.drain_timeout_s + DRAIN_SLACK_S
+        return STOP_TIMEOUT_S + POOL_CLOSE_S + (drain_s if end is End.DRAINED else 0.0)
 
     def _drain(self, signals: Signals) -> None:
         settings = self._settings

@@ -83,11 +83,12 @@ def control_socket(options: argparse.Namespace, timeout_s: float | None = None) 
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:
-    """Where state goes when --state-dir is not given: the user's or the system's run-time directory."""
+    """Where state goes when --state-dir is not given: the system's or the user's run-time directory."""
+    if os.geteuid() == 0:
+        # Not that of a login, which goes at its end and where no service puts anything.
+        return "/run/hcc"
     runtime = environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return f"{runtime}/hcc"
-    return "/run/hcc" if os.geteuid() == 0 else f"/tmp/hcc-{os.geteuid()}"  # noqa: S108 (made 0700, owner checked)
+    return f"{runtime}/hcc" if runtime else f"/tmp/hcc-{os.geteuid()}"  # noqa: S108 (made 0700, owner checked)
 
 
 def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:

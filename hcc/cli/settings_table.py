@@ -129,7 +129,7 @@ STATE_DIR = Setting(
     Group.OPERATION,
     "DIR",
     "base directory; each proxy gets one of mode 0700 below it",
-    default_text="`$XDG_RUNTIME_DIR/hcc`, as root `/run/hcc`",
+    default_text="as root `/run/hcc`, else `$XDG_RUNTIME_DIR/hcc` or `/tmp/hcc-UID`",
     parse=parse_directory,
 )
 HAPROXY = Setting("haproxy", Group.HAPROXY, "PATH", "HAProxy program", default_text="PATH, then the Python package")

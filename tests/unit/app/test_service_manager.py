@@ -45,8 +45,8 @@ def test_the_start_is_over_when_nothing_is_missing_any_more(systemd: socket.sock
     assert heard(systemd) == {"STATUS": "not ready: haproxy: not running"}
     manager.alive()
     assert heard(systemd) == {"WATCHDOG": "1"}
-    manager.stopping("draining")
-    assert heard(systemd) == {"STOPPING": "1", "STATUS": "draining"}
+    manager.stopping("draining", 62.5)
+    assert heard(systemd) == {"STOPPING": "1", "STATUS": "draining", "EXTEND_TIMEOUT_USEC": "62500000"}
 
 
 def test_a_reload_is_framed_and_bears_the_time(systemd: socket.socket) -> None:
@@ -92,5 +92,5 @@ def test_without_systemd_or_with_a_dead_one_nothing_happens(tmp_path: Path) -> N
         manager = ServiceManager(environ)
         manager.readiness(())
         manager.alive()
-        manager.stopping("draining")
+        manager.stopping("draining", 1.0)
     assert not ServiceManager({}).listens

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
 
 from hcc.cli import instance
-from hcc.cli.instance import add_instance, settle
+from hcc.cli.instance import add_instance, default_state_dir, settle
 from hcc.errors import SettingError
 
 
@@ -42,3 +43,12 @@ def test_a_usual_file_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monk
     monkeypatch.setattr(instance, "DEFAULT_CONFIG_FILE", str(tmp_path / ("x" * 300)))
     with pytest.raises(SettingError, match="x: expected a readable TOML file, found File name too long"):
         settled()
+
+
+def test_state_is_the_systems_for_root_and_the_users_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    login = {"XDG_RUNTIME_DIR": "/run/user/7"}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_state_dir(login) == "/run/hcc"
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert default_state_dir(login) == "/run/user/7/hcc"
+    assert default_state_dir({}) == "/tmp/hcc-7"
