@@ -92,6 +92,10 @@ class Agent:
         where = () if self._ports.http == USUAL.http else (f"-http-addr={self.address}",)
         return ("consul", "intention", "create", *where, "-replace", f"-{action}", "client", "server")
 
+    def hcc_flags(self) -> tuple[str, ...]:
+        """The flags by which hcc's commands ask this agent; none where it is on the usual port."""
+        return () if self._ports.http == USUAL.http else ("--http-addr", self.address)
+
     def unhealthy(self) -> str:
         """What is wrong with server's sidecar, in Consul's opinion; empty when nothing is."""
         body = fetch(self._ports.http, "/v1/health/connect/server?passing").body

@@ -59,7 +59,7 @@ class Story:
         talk.command("curl", self._url())
         talk.command(*stage.agent.intention_command("deny"))
         talk.command("hcc", "status", *stage.client.about())
-        talk.command("hcc", "troubleshoot", "upstream", "server", *stage.client.about())
+        talk.command("hcc", "troubleshoot", "upstream", "server", *stage.client.about(), *stage.agent.hcc_flags())
         talk.command("hcc", "restart", "ConsulWatcher", *stage.client.about())
         pages = " and ".join(f"http://127.0.0.1:{one.plan.stats_port}/" for one in (stage.client, stage.server))
         talk.say(f"Status pages, for a browser: {pages}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -50,25 +51,61 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
         timeout_s: for all of them together.
 
     Raises:
-        ControlError: none or several fit; the text names those there are. SilentError when it may be one that hangs.
+        ControlError: none or several fit; the text says what there is. SilentError when it may be one that hangs.
     """
-    # Under systemd each unit has a directory of its own below /run/hcc, and the proxy's is in that.
-    places = (*base.glob(f"*/{CONTROL_SOCKET}"), *base.glob(f"*/*/{CONTROL_SOCKET}"))
-    found = {path.parent.name: path for path in sorted(places)}
-    if not found:
-        raise ControlError(f"expected a running sidecar below {base}, found none (is --state-dir right?)")
+    places, barred = _control_sockets(base)
     # A proxy's directory has its name: one that hangs is found all the same.
-    wanted = [name for name in found if not proxy_id or name == directory_name(proxy_id)]
-    silent: list[str] = []
+    found = {name: path for name, path in places.items() if not proxy_id or name == directory_name(proxy_id)}
+    ended = [name for name, path in found.items() if _is_refused(path)]
+    fits, silent = [name for name in found if name not in ended], list[str]()
     if sidecar_for:
-        wanted, silent = _standing_for(sidecar_for, {name: found[name] for name in wanted}, timeout_s)
-    if len(wanted) == 1:
-        return found[wanted[0]]
-    what = "none that fits" if not wanted else "several"
-    text = f"expected one running sidecar, found {what} among: {', '.join(wanted or found)}"
-    if silent and not wanted:
+        fits, silent = _standing_for(sidecar_for, {name: found[name] for name in fits}, timeout_s)
+    if len(fits) == 1:
+        return found[fits[0]]
+    asked = f" with --proxy-id {proxy_id}" if proxy_id else f" with --sidecar-for {sidecar_for}" if sidecar_for else ""
+    text = f"expected one running sidecar{asked} below {base}, found {', '.join(fits) or 'none'}"
+    if fits:
+        raise ControlError(f"{text}; choose with --sidecar-for or --proxy-id")
+    if silent:
         raise SilentError(f"{text}; no answer from: {', '.join(silent)}, which may hang")
-    raise ControlError(f"{text}; choose with --proxy-id")
+    others = [name for name in places if name not in ended]
+    told = [
+        f"hcc does not run for: {', '.join(ended)} (its HAProxy may go on)" if ended else "",
+        f"there are: {', '.join(others)}" if others else "",
+        f"may not look into: {', '.join(barred)} (ask as root, or as the user that runs hcc)" if barred else "",
+    ]
+    raise ControlError("; ".join([text, *(each for each in told if each)]) if any(told) else f"{text}, see --state-dir")
+
+
+def _control_sockets(base: Path) -> tuple[dict[str, Path], list[str]]:
+    """Those there are, by their directory's name, and the directories that may not be looked into."""
+    found: dict[str, Path] = {}
+    barred: list[str] = []
+    # Under systemd each unit has a directory of its own below /run/hcc, and the proxy's is in that.
+    level = [base]
+    for _ in range(2):
+        level = [inner for directory in level for inner in _directories(directory, barred)]
+        found |= {one.name: one / CONTROL_SOCKET for one in level if os.path.exists(one / CONTROL_SOCKET)}  # noqa: PTH110
+    return dict(sorted(found.items())), barred
+
+
+def _directories(parent: Path, barred: list[str]) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(entry.path) for entry in entries if entry.is_dir()]
+    except PermissionError:
+        barred.append(str(parent))
+        return []
+    except OSError:
+        return []
+
+
+def _is_refused(path: Path) -> bool:
+    """Whether nobody listens there: that hcc was killed, or left its HAProxy behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        # Any other answer is somebody's, or it is for who asks to say what it is.
+        return probe.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def ask(path: Path, method: str, target: str, timeout_s: float = TIMEOUT_S) -> object:

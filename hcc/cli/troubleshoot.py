@@ -7,10 +7,11 @@ import json
 from typing import TYPE_CHECKING
 
 from hcc.cli.arguments import Command
-from hcc.cli.instance import add_settings
-from hcc.cli.run import agent_settings, run_settings
+from hcc.cli.instance import add_settings, asked
+from hcc.cli.run import agent_settings, checked_settings
 from hcc.cli.settings_table import ALL
 from hcc.cli.status import running
+from hcc.settings import Selection
 
 if TYPE_CHECKING:
     from hcc.diagnosis.finding import Section
@@ -41,7 +42,7 @@ def _troubleshoot(options: argparse.Namespace) -> int:
 
 
 def _section(options: argparse.Namespace) -> Section:
-    selection, consul = run_settings(options).selection, agent_settings(options)
+    selection, consul = _selection(options), agent_settings(options)
     from hcc.consul.client import ConsulClient
     from hcc.consul.credentials import TokenSource
     from hcc.diagnosis.consul import Known, check_agent
@@ -58,6 +59,16 @@ def _section(options: argparse.Namespace) -> Section:
         return Section(title, tuple(follow(client, known.registration, options.name, sidecar)))
     finally:
         client.close()
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    """The choice; of the one sidecar that runs, where none is made."""
+    chosen = checked_settings(options).selection
+    if chosen != Selection():
+        return chosen
+    about = asked(options, "GET", "/v1/about")
+    assert isinstance(about, dict)  # noqa: S101 (our own program's answer)
+    return Selection(proxy_id=str(about["proxy_id"]))
 
 
 COMMANDS = (

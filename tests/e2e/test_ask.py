@@ -209,6 +209,14 @@ def _about_db(standing: Standing) -> str:
 
 
 @on_2_8
+def test_hcc_troubleshoot_takes_the_one_sidecar_that_runs_where_none_is_named(standing: Standing) -> None:
+    done = asked(standing.caller, "troubleshoot", "upstream", "db", HCC_SIDECAR_FOR="")
+    assert done.stdout == _about_db(standing)
+    nobody = asked(standing.caller, "troubleshoot", "upstream", "db", HCC_SIDECAR_FOR="", HCC_STATE_DIR="/nowhere")
+    assert "expected one running sidecar below /nowhere, found none" in nobody.stderr
+
+
+@on_2_8
 def test_hcc_troubleshoot_without_a_running_sidecar_says_so(standing: Standing) -> None:
     done = asked(standing.caller, "troubleshoot", "upstream", "db", HCC_STATE_DIR="/nowhere")
 

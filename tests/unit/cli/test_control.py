@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
+import os
 import socket
 import tempfile
 import threading
@@ -89,6 +91,50 @@ def test_one_that_was_killed_does_not_hang(base: Path) -> None:
     with pytest.raises(ControlError, match="Connection refused") as caught:
         fetch(path, "GET", "/ready")
     assert not isinstance(caught.value, SilentError)
+
+
+def test_one_that_was_killed_is_named_as_such_and_hides_no_other(base: Path) -> None:
+    with hanging(base, "api-sidecar-proxy"):
+        pass
+    for chosen in (("api-sidecar-proxy", ""), ("", "api"), ("", "")):
+        with pytest.raises(ControlError, match="hcc does not run for: api-sidecar-proxy") as caught:
+            find_control_socket(base, *chosen)
+        assert not isinstance(caught.value, SilentError)
+    with well(base, "web-sidecar-proxy", "web") as path:
+        assert find_control_socket(base, "", "") == path
+        with pytest.raises(ControlError, match=r"found none; .*api-sidecar-proxy.*; there are: web-sidecar-proxy"):
+            find_control_socket(base, "", "api")
+
+
+def test_a_wrong_name_is_said_with_what_there_is(base: Path) -> None:
+    with pytest.raises(ControlError, match=f"below {base}, found none, see --state-dir"):
+        find_control_socket(base, "", "")
+    with well(base, "web-sidecar-proxy", "web"), well(base, "api-sidecar-proxy", "api"):
+        for chosen, flag in ((("db", ""), "--proxy-id db"), (("", "db"), "--sidecar-for db")):
+            with pytest.raises(ControlError) as caught:
+                find_control_socket(base, *chosen)
+            assert str(caught.value).endswith(
+                f"{flag} below {base}, found none; there are: api-sidecar-proxy, web-sidecar-proxy"
+            )
+        with pytest.raises(ControlError, match="found api-sidecar-proxy, web-sidecar-proxy; choose with --sidecar-for"):
+            find_control_socket(base, "", "")
+
+
+def test_a_directory_of_somebody_else_is_said_to_be_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (base / "web").mkdir()
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        # Tests may run as root, who may look into everything.
+        if path == base / "web":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ControlError, match=f"may not look into: {base}/web"):
+        find_control_socket(base, "", "web")
+    with well(base, "own-sidecar-proxy", "own") as path:
+        assert find_control_socket(base, "", "own") == path
 
 
 def test_waiting_ends_in_time_where_the_sidecar_hangs(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

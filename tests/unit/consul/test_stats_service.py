@@ -1,4 +1,4 @@
-"""What Consul is told of the address of our metrics: the one that they are served on, for the check and for Prometheus."""
+"""What Consul is told of where our metrics are: the address that they are served on."""
 
 from __future__ import annotations
 
@@ -26,5 +26,6 @@ def test_consul_is_told_the_address_that_metrics_are_served_on(
     found = stats_definition("web-1", "web", sidecar, parse_listen_address(listen))
     assert (found["ID"], found["Name"]) == ("web-1-connect-stats", "web-connect-stats")
     assert (found["Address"], found["Port"]) == (told, 20200)
-    (check,) = found["Checks"]  # type: ignore[misc]
-    assert check["HTTP"] == checked
+    checks = found["Checks"]
+    assert isinstance(checks, list)
+    assert [check["HTTP"] for check in checks] == [checked]
