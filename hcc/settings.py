@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -9,8 +10,10 @@ from ipaddress import ip_address
 
 from hcc.errors import SettingError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_SECONDS = re.compile(r"[0-9]{1,18}(?:\.[0-9]+)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 10 * 365 * 86_400.0
 
 
 class Enforcement(Enum):
@@ -117,16 +120,22 @@ class RunSettings:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `1.5`, `1.5s`, `200ms`, `2m` or `1h`.
+    """Seconds in `1.5`, `1.5s`, `200ms`, `2m`, `1h` or `1h30m`; the longest is 10 years.
 
     Raises:
         SettingError: anything else.
     """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        msg = f"expected a duration such as 15s, 500ms or 2m, found {text!r}"
-        raise SettingError(msg)
-    return float(match[1]) * _UNIT_S[match[2] or "s"]
+    given = text.strip()
+    parts = list(_DURATION_PART.finditer(given))
+    if _SECONDS.fullmatch(given):
+        found = float(given)
+    elif parts and "".join(part[0] for part in parts) == given:
+        found = sum(float(part[1]) * _UNIT_S[part[2]] for part in parts)
+    else:
+        found = math.inf
+    if found > _LONGEST_S:
+        raise SettingError(f"expected a duration such as 15s, 500ms, 2m or 1h30m, found {text!r}")
+    return found
 
 
 def parse_directory(text: str) -> str:

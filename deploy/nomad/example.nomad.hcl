@@ -19,9 +19,10 @@ job "count" {
         sidecar_task {
           name   = "hcc"
           driver = "docker"
+          user   = "10001"
 
           config {
-            image = "haproxy-connect:0.1.0"
+            image = "haproxy-connect:0.1.0" # deploy/container/Containerfile
             args  = ["run"]
 
             # State, keys among it, goes to the image's volume /run/hcc, which hcc's user owns; a tmpfs that Nomad mounts
@@ -35,20 +36,19 @@ job "count" {
             HCC_SIDECAR_FOR = "_nomad-task-${NOMAD_ALLOC_ID}-group-${NOMAD_GROUP_NAME}-count-api-9001"
             HCC_HTTP_ADDR   = "${attr.unique.network.ip-address}:8500"
             HCC_STATS_ADDR  = "0.0.0.0:20200"
+
+            # With ACLs: the token with a service identity that Nomad's Consul integration makes for the sidecar, readable
+            # for `user`.
+            # HCC_TOKEN_FILE = "${NOMAD_SECRETS_DIR}/si_token"
           }
 
-          # A token with a service identity, from Nomad's Consul integration.
-          # template {
-          #   data        = "{{ with secret \"consul/creds/count-api\" }}{{ .Data.token }}{{ end }}"
-          #   destination = "secrets/consul.token"
-          # }
-
-          # Longer than --drain-timeout.
+          # Longer than --drain-delay and --drain-timeout together.
           kill_timeout = "30s"
 
           resources {
             cpu    = 100
-            memory = 96
+            # docs/sizing.md; a reload runs HAProxy twice for a while.
+            memory = 256
           }
         }
       }

@@ -61,7 +61,8 @@ def choose_proxy(
             if not _may_pass(exc, services):
                 raise
             if str(exc) != said:
-                _log.warning("looking for %s, asking until there is an answer: %s", selection.phrase(), exc)
+                hint = "; no service is registered there yet, or the token may not see it" if services == {} else ""
+                _log.warning("looking for %s, asking until there is an answer: %s%s", selection.phrase(), exc, hint)
             said = str(exc)
             if (earlier := instead()) is not None:
                 _log.warning("taking %s, as in an earlier run", earlier.proxy_id)

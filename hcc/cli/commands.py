@@ -68,10 +68,10 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
             # At exit nobody would hear of what cannot be written; also where --help ends the command.
             sys.stdout.flush()
     except SettingError as exc:
-        print(f"{program}: {exc}", file=sys.stderr)
+        _say(program, exc)
         return WRONG_USE
     except HccError as exc:
-        print(f"{program}: {exc}", file=sys.stderr)
+        _say(program, exc)
         return FAILED
     except BrokenPipeError:
         # The reader (head, less) went away.
@@ -85,6 +85,16 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _say(program: str, error: HccError) -> None:
+    """Why it ends: in the log once there is one, which a collector reads, and as a line for people before that."""
+    import logging
+
+    if logging.getLogger().handlers:
+        logging.getLogger(__name__).critical("%s", error)
+    else:
+        print(f"{program}: {error}", file=sys.stderr)
 
 
 def _drop_output() -> None:

@@ -25,6 +25,11 @@ _WITH_VALUE = {
 _REGISTER = "stats-service-register"
 _VERSION = "version"
 _INTENTIONS = "enable-intentions"
+# It had these, too: what is decided otherwise here, and how.
+_GONE = {
+    "haproxy-param": "hcc writes all of haproxy.cfg itself; timeouts and limits are keys of the registration's config",
+    "mode-tcp": "a service's protocol is that of its service-defaults in Consul, tcp by default",
+}
 _HELP = ("h", "help")
 
 HELP = """\
@@ -79,6 +84,8 @@ def _translate(words: Iterator[str]) -> Iterator[str]:
             # The Go program's defaults are empty: to say so is to say nothing.
             if given:
                 yield f"{_WITH_VALUE[name]}={given}"
+        elif name in _GONE:
+            raise SettingError(f"flag -{name} is not taken any more, leave it out: {_GONE[name]}")
         else:
             known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, _REGISTER, _VERSION, _INTENTIONS)))
             raise SettingError(f"unknown flag -{name}; expected one of {known}")

@@ -12,13 +12,22 @@ from hcc.settings import (
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("15", 15.0), ("15s", 15.0), ("500ms", 0.5), ("2m", 120.0), ("1h", 3600.0), ("0", 0.0)],
+    [
+        ("15", 15.0),
+        ("15s", 15.0),
+        ("500ms", 0.5),
+        ("2m", 120.0),
+        ("1h", 3600.0),
+        ("0", 0.0),
+        ("1h30m", 5400.0),
+        ("1m1.5s", 61.5),
+    ],
 )
 def test_a_duration_takes_go_style_units_and_plain_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1s2", "one"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1d", "1s2", "one", "1h 30m", "\uff19s", "9" * 400 + "s", "9" * 5000])
 def test_a_bad_duration_says_what_was_expected_and_found(text: str) -> None:
     with pytest.raises(SettingError, match=r"expected a duration such as 15s.*found"):
         parse_duration(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -60,3 +61,21 @@ def hcc(*words: str, stdout: IO[str] | int = subprocess.PIPE, **env: str) -> sub
     # Where nothing is buffered argparse keeps the error of its help to itself.
     usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | env
     return subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, check=False, env=usual)
+
+
+def test_once_there_is_a_log_the_reason_of_the_end_is_a_line_of_it() -> None:
+    program = """
+import sys
+from hcc.cli import commands
+from hcc.errors import HccError
+from hcc.log import set_up_logging
+def run(options):
+    set_up_logging("info", "json")
+    raise HccError("another hcc runs this proxy")
+commands._command = run
+sys.exit(commands.main([]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    told = json.loads(done.stderr)
+    assert (told["level"], told["message"]) == ("critical", "another hcc runs this proxy")

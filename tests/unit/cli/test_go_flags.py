@@ -52,6 +52,7 @@ def test_the_version_may_be_asked_for_or_not() -> None:
         (["-version=maybe"], "flag -version: expected true or false, found 'maybe'"),
         (["-enable-intentions=maybe"], "flag -enable-intentions: expected true or false, found 'maybe'"),
         (["-nope"], "unknown flag -nope; expected one of -dataplane"),
+        (["-haproxy-param", "defaults.retries=1"], "flag -haproxy-param is not taken any more, leave it out"),
         (["web"], "expected a flag such as -sidecar-for, found 'web'"),
         (["-token"], "flag -token expects a value, found none"),
         (["---token", "x"], "expected a flag"),
