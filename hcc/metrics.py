@@ -78,6 +78,9 @@ class Metrics:
         self.token_checks = self._counter(
             "hcc_token_checks", "Checks of requests' tokens (JWT), by verdict: `good` or `refused`.", ("verdict",)
         )
+        for verdict in ("good", "refused"):
+            # From the start: the first refusal is a step that `increase()` sees.
+            self.token_checks.labels(verdict)
         self.worker_exits = self._counter("hcc_spoe_worker_exits", "Deaths of SPOE workers.")
         self.callers_remembered = self._gauge(
             "hcc_callers_remembered", "Certificates of callers that HAProxy knows by itself."

@@ -27,15 +27,24 @@ over its last 1024 connections.
 | `code` | class of an HTTP status (`2xx`); of `hcc_consul_requests_total` the status itself, or `none` |
 | `endpoint` | address and port of an instance, with `--metrics-per-endpoint` only |
 | `watch` | kind of question to Consul |
-| `actor`, `kind`, `outcome`, `phase`, `verdict`, `health` | one of a few words each |
+| `actor`, `kind` | name of an actor (`hcc actors`), of an operation on HAProxy (`ServerAdd`) |
+| `health` | of an instance, as Consul says: `passing`, `warning` or `critical` |
+| `outcome` | of plans `applied` or `failed`; of probes what was seen |
+| `phase` | of a SPOE worker: `starting`, `ready` or `exited` |
+| `verdict` | of callers `allow` or `deny`; of tokens `good` or `refused` |
+| `reason` | `impostor`: verified as another service; `unverified`: with a certificate that proves nothing |
+| `version`, `openssl`, `control` | of hcc, of HAProxy and what it was built with; `direct` or `dataplane` |
 """
 GROUPS = (
-    ("Upstreams: what the application asks of others", ("hcc_upstream_",)),
+    (
+        "Upstreams: what the application asks of others",
+        ("hcc_upstream_", "hcc_probes", "hcc_refused_", "hcc_waiting_", "hcc_leaves_"),
+    ),
     ("Inbound: what the mesh asks of the application", ("hcc_inbound_", "hcc_caller_")),
     ("Endpoints, with `--metrics-per-endpoint`", ("hcc_endpoint_",)),
-    ("Authorisation", ("hcc_spoe_", "hcc_policy_", "hcc_callers_", "hcc_sessions_")),
+    ("Authorisation", ("hcc_spoe_", "hcc_policy_", "hcc_callers_", "hcc_sessions_", "hcc_audit_", "hcc_token_")),
     ("Certificates", ("hcc_leaf_", "hcc_root_", "hcc_certificate_")),
-    ("Consul", ("hcc_watch_", "hcc_consul_", "hcc_snapshot_", "hcc_configuration_")),
+    ("Consul", ("hcc_watch_", "hcc_consul_", "hcc_snapshot_", "hcc_configuration_", "hcc_stale_")),
     ("What is done to HAProxy", ("hcc_plan", "hcc_operations", "hcc_reloads", "hcc_drift")),
     ("HAProxy", ("hcc_haproxy_",)),
     ("hcc itself", ("hcc_", "process_", "python_")),

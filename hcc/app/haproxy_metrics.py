@@ -85,7 +85,12 @@ _CALLER = (
     _Family(CounterMetricFamily, "sessions", "Connections (tcp) or requests (http) let in.", lambda row: row.sessions),
     _Family(CounterMetricFamily, "request_bytes", "Bytes from the caller.", lambda row: row.bytes_in),
     _Family(CounterMetricFamily, "response_bytes", "Bytes to the caller.", lambda row: row.bytes_out),
-    _Family(GaugeMetricFamily, "open_sessions", "Those of `sessions` that are open.", lambda row: row.open_sessions),
+    _Family(
+        GaugeMetricFamily,
+        "open_sessions",
+        "Open connections (tcp) or requests (http).",
+        lambda row: row.open_sessions,
+    ),
 )
 _ENDPOINT = (
     _Family(
@@ -93,7 +98,12 @@ _ENDPOINT = (
     ),
     _Family(CounterMetricFamily, "connect_errors", "Failed connections to it.", lambda row: row.connect_errors),
     _Family(CounterMetricFamily, "response_errors", "Failed answers of it.", lambda row: row.response_errors),
-    _Family(GaugeMetricFamily, "open_sessions", "Those of `sessions` that are open.", lambda row: row.open_sessions),
+    _Family(
+        GaugeMetricFamily,
+        "open_sessions",
+        "Open connections (tcp) or requests (http).",
+        lambda row: row.open_sessions,
+    ),
     _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves)),
 )
 

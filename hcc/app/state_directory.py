@@ -99,7 +99,7 @@ def _make(path: Path) -> None:
         _refuse_of_others(path, os.geteuid())
         private_directory(str(path))
     except OSError as exc:
-        raise SettingError(f"expected to make the state directory {path}: {exc.strerror}") from exc
+        raise SettingError(f"state directory {path}: expected one that can be made, found {exc.strerror}") from exc
 
 
 def _refuse_of_others(path: Path, user_id: int) -> None:

@@ -24,7 +24,8 @@ def read_token(settings: ConsulSettings) -> Secret | None:
         with Path(settings.token_file).open("rb") as file:
             text = file.read(_MAX_TOKEN_BYTES).decode("ascii")
     except (OSError, UnicodeDecodeError) as exc:
-        msg = f"token file {settings.token_file}: expected a readable file with a token, found {exc}"
+        found = exc.strerror if isinstance(exc, OSError) else "other characters than ASCII"
+        msg = f"token file {settings.token_file}: expected a readable file with a token, found {found}"
         raise SettingError(msg) from exc
     return checked_token(text, f"token file {settings.token_file}")
 

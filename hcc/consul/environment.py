@@ -61,7 +61,7 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
     if bool(client_cert) != bool(client_key):
         missing, given = ("key", "certificate") if client_cert else ("certificate", "key")
         msg = (
-            f"expected a client certificate and its key together (CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY), "
+            f"expected a client certificate and its key together (--client-cert, --client-key), "
             f"found the {given} alone; give the {missing} too"
         )
         raise SettingError(msg)

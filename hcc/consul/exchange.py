@@ -112,6 +112,8 @@ def _cause(exc: BaseException) -> str:
         # It quotes the header, which is the token.
         return "a token that no header can carry"
     layers = list(_layers(exc))
+    if any(isinstance(layer, ssl.SSLError) and layer.reason == "WRONG_VERSION_NUMBER" for layer in layers):
+        return "no TLS there: that port speaks plain HTTP"
     spoken = (layer.strerror for layer in layers if isinstance(layer, OSError) and layer.strerror)
     return next(spoken, "").lower() or str(layers[-1]).rpartition(">: ")[2] or type(exc).__name__
 

@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import requests
@@ -137,23 +137,31 @@ def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
     """
     if settings.address.scheme != "https":
         return None
-    try:
+    roots = settings.ca_file or settings.ca_path
+    with _readable("CA certificates in PEM", roots):
         context = ssl.create_default_context(
             cafile=settings.ca_file or None, capath=None if settings.ca_file else settings.ca_path or None
         )
-        if settings.client_cert:
+    if settings.client_cert:
+        with _readable("a certificate and its key in PEM", f"{settings.client_cert}, {settings.client_key}"):
             context.load_cert_chain(settings.client_cert, settings.client_key)
-    except (OSError, ssl.SSLError) as exc:
-        files = ", ".join(
-            text for text in (settings.ca_file, settings.ca_path, settings.client_cert, settings.client_key) if text
-        )
-        msg = f"TLS to Consul: expected PEM files that can be read, found {exc} (files: {files})"
-        raise SettingError(msg) from exc
     if not settings.ssl_verify:
         log.warning("TLS to Consul at %s: certificate not verified, as asked", settings.address.label())
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+@contextlib.contextmanager
+def _readable(what: str, files: str) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as exc:
+        # OpenSSL's word for it is one for programmers.
+        reason = (exc.reason or "").replace("_", " ").lower()
+        raise SettingError(f"TLS to Consul: expected {what}, found something else in {files} ({reason})") from exc
+    except OSError as exc:
+        raise SettingError(f"TLS to Consul: expected {what}, found {exc.strerror}: {files}") from exc
 
 
 def _pool(address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, server_name: str) -> HTTPConnectionPool:

@@ -37,7 +37,8 @@ def find_haproxy(flag: str | None = None, search_path: str | None = None) -> Fou
     if flag:
         named = shutil.which(flag, path=search_path)
         if named is None:
-            raise SettingError(f"expected --haproxy to name a program, found none at {flag}")
+            found = "a file that may not be executed" if Path(flag).is_file() else "none"
+            raise SettingError(f"expected --haproxy to name a program, found {found} at {flag}")
         return Found(str(Path(named).absolute()), "--haproxy")
     on_path = shutil.which("haproxy", path=search_path)
     if on_path:

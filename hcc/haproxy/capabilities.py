@@ -208,7 +208,7 @@ def checked_build(text: str) -> Build:
     if lacks:
         raise HAProxyBuildError(
             f"expected HAProxy {OLDEST.branch} or newer with TLS and SPOE, "
-            f"found {build.text} {' and '.join(lacks)}; install one that has all of it "
+            f"found {build.text}, {' and '.join(lacks)}; install one that has all of it "
             "(Debian, Ubuntu: apt-get install haproxy) or name one with --haproxy"
         )
     return build
@@ -217,7 +217,7 @@ def checked_build(text: str) -> Build:
 def _lacks(build: Build) -> list[str]:
     missing = ", ".join(what for since, what in NEEDED if build.version < since)
     checks = (
-        (build.version < OLDEST, f"which is too old and lacks {missing}"),
+        (build.version < OLDEST, f"too old (without {missing})"),
         ("OPENSSL" not in build.features, "built without OpenSSL (USE_OPENSSL)"),
         ("SPOE" not in build.filters, "built without the SPOE filter"),
     )

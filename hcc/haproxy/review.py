@@ -52,8 +52,10 @@ def read_review(data: object) -> Review:
     Raises:
         ReviewError: it is another file, of another format, or of an hcc that knows other fields.
     """
-    if not isinstance(data, Mapping) or data.get("kind") != KIND:
-        raise ReviewError(f"expected a file that `{KIND}` wrote, found another one")
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or kind != KIND:
+        found = "one without a kind" if kind is None else f"one of the kind {kind!r}"
+        raise ReviewError(f"expected a file that `{KIND}` wrote, found {found}")
     if data.get("format") != FORMAT:
         raise ReviewError(f"expected format {FORMAT} of `{KIND}`, found {data.get('format')!r}{_made_by(data)}")
     try:

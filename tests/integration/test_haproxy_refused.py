@@ -38,7 +38,7 @@ def command(script: Path, directory: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ([("HAProxy version 3.4.7-1", "HA-Proxy version 1.9.16")], "found 1.9.16 which is too old and lacks HTTP/2"),
+        ([("HAProxy version 3.4.7-1", "HA-Proxy version 1.9.16")], "found 1.9.16, too old (without HTTP/2"),
         ([("+OPENSSL ", "-OPENSSL ")], "built without OpenSSL (USE_OPENSSL)"),
         ([("[SPOE] spoe", "")], "built without the SPOE filter"),
         ([("HAProxy version", "nginx version")], "is no HAProxy"),

@@ -93,7 +93,7 @@ def test_a_base_of_ours_may_be_a_link(base: Path) -> None:
 def test_a_base_that_is_a_file_is_a_clear_error(base: Path) -> None:
     (base / "file").write_text("")
 
-    with pytest.raises(SettingError, match="expected to make the state directory"):
+    with pytest.raises(SettingError, match="expected one that can be made, found"):
         StateDirectory(str(base / "file"), "web")
 
 

@@ -36,7 +36,7 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -
 
 
 def test_a_client_certificate_without_its_key_is_refused() -> None:
-    with pytest.raises(SettingError, match="CONSUL_CLIENT_KEY"):
+    with pytest.raises(SettingError, match="--client-key"):
         consul_settings(client_cert="c.pem")
 
 

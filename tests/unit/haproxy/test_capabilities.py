@@ -98,8 +98,8 @@ def test_everything_that_lacks_is_named_at_once_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("cut", "named"),
     [
-        (("+OPENSSL ", "-OPENSSL "), "found 3.4.7-1 built without OpenSSL (USE_OPENSSL);"),
-        (("[SPOE] spoe", ""), "found 3.4.7-1 built without the SPOE filter;"),
+        (("+OPENSSL ", "-OPENSSL "), "found 3.4.7-1, built without OpenSSL (USE_OPENSSL);"),
+        (("[SPOE] spoe", ""), "found 3.4.7-1, built without the SPOE filter;"),
     ],
 )
 def test_a_build_that_lacks_one_thing_is_told_just_that(cut: tuple[str, str], named: str) -> None:

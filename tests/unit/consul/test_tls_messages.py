@@ -1,0 +1,64 @@
+"""What is said of TLS that does not come to pass: what was expected and found, in words for operators."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from hcc.consul.client import ConsulClient
+from hcc.consul.environment import consul_settings
+from hcc.consul.errors import ConsulUnavailableError
+from hcc.consul.sockets import tls_context
+from hcc.errors import SettingError
+
+HTTPS = "https://127.0.0.1:8501"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "expected CA certificates in PEM, found No such file or directory: {file}"),
+        (
+            "no PEM at all",
+            "expected CA certificates in PEM, found something else in {file} (no certificate or crl found)",
+        ),
+    ],
+)
+def test_a_ca_file_that_is_none(tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "ca.pem"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SettingError) as caught:
+        tls_context(consul_settings(http_addr=HTTPS, ca_file=str(file)))
+    assert str(caught.value) == f"TLS to Consul: {said.format(file=file)}"
+
+
+def test_a_client_certificate_that_is_none(tmp_path: Path) -> None:
+    for name in ("crt", "key"):
+        (tmp_path / name).write_text("no PEM at all")
+    crt, key = str(tmp_path / "crt"), str(tmp_path / "key")
+    with pytest.raises(
+        SettingError, match="expected a certificate and its key in PEM, found something else in"
+    ) as caught:
+        tls_context(consul_settings(http_addr=HTTPS, client_cert=crt, client_key=key))
+    assert "_ssl.c" not in str(caught.value)
+
+
+def test_a_port_that_speaks_plain_http_is_told_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        settings = consul_settings(http_addr=f"https://127.0.0.1:{server.getsockname()[1]}")
+        client = ConsulClient(settings, lambda: None, tls=tls_context(settings))
+        with pytest.raises(ConsulUnavailableError, match="found no TLS there: that port speaks plain HTTP"):
+            client.services()
+        client.close()
