@@ -42,9 +42,9 @@ def queries() -> list[Query]:
 
 
 def names(expression: str) -> set[str]:
-    """Metrics, recorded ones too, in a query or rule."""
+    """Metrics of sidecars, recorded ones too, and Prometheus' own `up`, in a query or rule."""
     plain = re.sub(r'"[^"]*"|\{\{.*?\}\}', "", expression)
-    return set(re.findall(r"(?<![\w:])(?:[a-z_]+:)?(?:hcc|process)_[a-z0-9_]+(?::[a-z0-9_]+)?", plain))
+    return set(re.findall(r"(?<![\w:])(?:up\b|(?:[a-z_]+:)?(?:hcc|process)_[a-z0-9_]+(?::[a-z0-9_]+)?)", plain))
 
 
 def grouping(expression: str) -> set[str]:

@@ -32,7 +32,7 @@ def test_each_rule_asks_for_what_sidecars_show_or_rules_record() -> None:
     assert len(expressions) > 25
     for expression in expressions:
         assert names(expression), expression
-        assert names(expression) <= samples() | recorded()
+        assert names(expression) <= samples() | recorded() | {"up"}
         assert grouping(expression) <= labels()
 
 
