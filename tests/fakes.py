@@ -36,7 +36,7 @@ from hcc.haproxy.plan import (
     SetServerState,
     WriteConfig,
 )
-from hcc.haproxy.process import Exit, LaunchError
+from hcc.haproxy.process import LOST, Exit, LaunchError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.intentions import Policy
@@ -299,6 +299,7 @@ class FakeProcess:
         self.launched = 0
         self.public = True
         self.answering = True
+        self.lost = False
         self.in_flight = 0
         self.in_flight_asked = 0
         self.failing = failing
@@ -359,6 +360,8 @@ class FakeProcess:
         return self.answering and self._alive()
 
     def silent(self, timeout_s: float) -> str:
+        if self.lost and self._alive():
+            return LOST
         return "" if self.answering else "worker"
 
     def stop_gracefully(self) -> None:
@@ -371,7 +374,7 @@ class FakeProcess:
 
     def kill(self) -> None:
         self.said.append("kill")
-        self.answering = True
+        self.answering, self.lost = True, False
         self.die(-signal.SIGKILL)
 
     def die(self, status: int = 0) -> None:
@@ -548,6 +551,9 @@ class FakeMaps:
         self._change("verdicts", change)
         assert self.loaded["verdicts"] == dict(wanted)
         return True
+
+    def listening(self) -> bool:
+        return self.running
 
     def lines(self) -> frozenset[str]:
         verdicts = self._read("verdicts")

@@ -20,6 +20,7 @@ from hcc.actors.messages import (
     ADMIN,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
+    PROCESS_SUPERVISOR,
     CallersChanged,
     CallersMet,
     FactsReported,
@@ -110,6 +111,8 @@ class Authoriser(Actor):
         self._book = CallerBook()
         self._labels = Labels()
         self._policy: Policy | None = None
+        # As ProcessSupervisor told.
+        self._haproxy_is_up = False
         # Whether there may be sessions of callers that were let in before and are denied now.
         self._must_cut = False
         # Whether all that are open began under another trust domain.
@@ -139,7 +142,8 @@ class Authoriser(Actor):
         if not self._maps.remembers:
             return
         if self.context.generation > 1:
-            self.tell(CONSUL_WATCHER, Publish())
+            for source in (CONSUL_WATCHER, PROCESS_SUPERVISOR):
+                self.tell(source, Publish())
         self._read_back()
         self.after(EXPIRY_S, _Expire(), key="expire")
         self._arm_resync()
@@ -163,11 +167,13 @@ class Authoriser(Actor):
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
                     self._headers = rule_headers(self._policy)
+                    self._haproxy_is_up = True
                 self._arm_resync()
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
                     self._put_back()
             case HAProxyDown():
+                self._haproxy_is_up = False
                 self._put_back()
             case Publish():
                 self._publish()
@@ -316,7 +322,7 @@ class Authoriser(Actor):
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
-        if wanted != found and not self._try(lambda: self._maps.change_verdicts(map_change(found, wanted), wanted)):
+        if wanted != found and not self._try(lambda: self._change_verdicts(map_change(found, wanted), wanted)):
             # Some of it may have been done.
             self._verdicts = None
             return
@@ -326,6 +332,15 @@ class Authoriser(Actor):
             self._try(self._cut)
         if added and self._rules != rules:
             self._try(lambda: self._replace_rules(rules))
+
+    def _change_verdicts(self, change: MapChange, wanted: dict[str, str]) -> None:
+        if not self._maps.change_verdicts(change, wanted):
+            self._expect_none()
+
+    def _expect_none(self) -> None:
+        """Raises ControlError where a HAProxy runs that cannot be told: it goes on by what it remembers."""
+        if self._haproxy_is_up and not self._maps.listening():
+            raise ControlError("HAProxy runs, but nobody listens on its sockets")
 
     def _replace_rules(self, rules: dict[str, str]) -> None:
         self._maps.replace_rules(rules)
@@ -347,6 +362,7 @@ class Authoriser(Actor):
         """End every session whose caller is denied, or not known: one too many is better than a denied one."""
         if not self._cuts or self._policy is None:
             return
+        self._expect_none()
         cut = self._maps.cut(
             lambda caller: self._is_denied(caller) and (unknown_too or caller is not None), self._book.owner
         )
@@ -422,6 +438,7 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
+            self._expect_none()
             self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy)
             return ()
         repaired: list[str] = []

@@ -122,6 +122,8 @@ class ConfigReconciler(Actor):
         self._options = options
         self._metrics = metrics
         self._draining = False
+        # As ProcessSupervisor told.
+        self._haproxy_is_up = False
         self._snapshot: Snapshot | None = None
         self._certificates = Certificates()
         # None before it was told who calls: the lines that run stay.
@@ -177,6 +179,7 @@ class ConfigReconciler(Actor):
             case AdmissionChanged(admission):
                 self._admit(admission)
             case HAProxyDown(reason):
+                self._haproxy_is_up = False
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
                 self._put_back()
             case Publish():
@@ -211,6 +214,8 @@ class ConfigReconciler(Actor):
                 self._certificates = Certificates(certificate, ca)
             case CallersChanged(callers):
                 self._callers = callers
+            case HAProxyUp():
+                self._haproxy_is_up = True
 
     def teardown(self, reason: StopReason) -> None:
         """Write down what was done; what runs goes on, and the successor reads it back."""
@@ -363,6 +368,9 @@ class ConfigReconciler(Actor):
         running = self._control.servers() if is_guessed(wanted) or not able.has(Feature.DYNAMIC_SERVERS) else ()
         rendered = render(braked(wanted, running, self._applied), able, running)
         actual = self._control.read_actual(rendered)
+        if self._haproxy_is_up and not actual.running:
+            # Taken for none, it would keep what it does, and its ports would look like somebody else's.
+            raise ControlError("HAProxy runs, but nobody listens on its sockets")
         return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
 
     def _previewed(self) -> Previewed:

@@ -34,7 +34,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import HAProxyFacts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
-from hcc.haproxy.process import HAProxyProcess
+from hcc.haproxy.process import LOST, HAProxyProcess
 from hcc.metrics import Metrics
 
 READY_TIMEOUT_S = 8.0
@@ -46,6 +46,9 @@ PROBE_TIMEOUT_S = 2.0
 # HAProxy hangs when it has been silent so many times, 4 s each: a certificate that 10,000 servers use keeps it busy for
 # 5 s, and a reload with these its master.
 HAPROXY_MISSES = 4
+# Nobody listens on its sockets any more when that was seen so many times, one right after the other: nothing can be
+# enforced meanwhile.
+LOST_MISSES = 3
 # The Data Plane API hangs when it answered before and has been silent so many times.
 MISSES = 3
 START_MISSES = 20
@@ -146,6 +149,7 @@ class ProcessSupervisor(Actor):
         self._draining = draining
         self._back_off = BackOff()
         self._misses = 0
+        self._lost = False
         self._dataplane = dataplane
         self._dataplane_back_off = BackOff()
         self._dataplane_answered = False
@@ -209,7 +213,7 @@ class ProcessSupervisor(Actor):
     def _look_after(self) -> None:
         """Tell that HAProxy runs, and see its death or its silence."""
         self._watch(self._process, _Ended(self._process.pid))
-        self._misses = 0
+        self._misses, self._lost = 0, False
         self.after(PROBE_S, _Probe(), key="probe")
         self._publish()
 
@@ -218,8 +222,13 @@ class ProcessSupervisor(Actor):
             return
         silent = self._process.silent(PROBE_TIMEOUT_S)
         self._misses = self._misses + 1 if silent else 0
-        if self._misses >= HAPROXY_MISSES:
-            _log.error("HAProxy's %s hangs, process %d: killing all of it", silent, self._process.pid)
+        lost, before = silent == LOST, self._lost
+        if lost != before:
+            self._lost = lost
+            self._report()
+        if self._misses >= (LOST_MISSES if lost else HAPROXY_MISSES):
+            what = "sockets are gone, somebody removed them" if lost else f"{silent} hangs"
+            _log.error("HAProxy's %s, process %d: killing all of it", what, self._process.pid)
             self._process.kill()
         else:
             self.after(PROBE_S, _Probe(), key="probe")
@@ -370,4 +379,5 @@ class ProcessSupervisor(Actor):
     def _report(self) -> None:
         running = bool(self._process.pid)
         self._metrics.haproxy_up.set(running)
-        self.tell(ADMIN, FactsReported(HAProxyFacts(running, self._process.pid, self._version)))
+        facts = HAProxyFacts(running, self._process.pid, self._version, reachable=not (running and self._lost))
+        self.tell(ADMIN, FactsReported(facts))

@@ -71,11 +71,16 @@ class PolicyFacts:
 
 @dataclass(frozen=True, slots=True)
 class HAProxyFacts:
-    """What ProcessSupervisor sees."""
+    """What ProcessSupervisor sees.
+
+    Args:
+        reachable: it can be asked and told; not when somebody removed its sockets.
+    """
 
     running: bool = False
     pid: int = 0
     version: str = ""
+    reachable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,7 @@ def missing_parts(facts: Facts) -> tuple[str, ...]:
             "policy: no SPOE worker has it",
         ),
         (not facts.haproxy.running, "haproxy: not running"),
+        (not facts.haproxy.reachable, "haproxy: its sockets are gone, it cannot be told anything"),
         (
             reconciler.public_expected and not reconciler.public_bound,
             "public listener: not bound yet",

@@ -65,6 +65,7 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
+from hcc.errors import HccError
 from hcc.haproxy.access_log import STDOUT
 from hcc.haproxy.binary import Found
 from hcc.haproxy.caller_maps import CallerMaps
@@ -103,6 +104,8 @@ FDS_PER_CONNECTION = 2
 SPARE_FDS = 200
 
 WATCHDOG_ASK_S = 5.0
+# The state directory is looked for this often.
+KEEP_S = 2.0
 MAINTENANCE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -203,6 +206,8 @@ class Sidecar:
     ) -> None:
         build, haproxy, directory = parts.build, parts.haproxy, parts.directory
         self._settings = settings
+        self._directory = directory
+        self._directory_problem = ""
         self._agent = agent
         self._chosen = chosen
         self._manager = manager = watchers.manager
@@ -402,17 +407,32 @@ class Sidecar:
     def _wait(self, signals: Signals) -> None:
         """Return when told to stop, or when the actors gave up; meanwhile the service manager hears that we live."""
         manager = self._manager
-        beat_s = (manager.watchdog_s or EXTEND_S) / 3 if manager.listens else None
+        beat_s = (manager.watchdog_s or EXTEND_S) / 3 if manager.listens else float("inf")
+        due_s = time.monotonic() + beat_s
         while not signals.stop.is_set() and self._gave_up is None:
-            signals.any.wait(beat_s)
+            signals.any.wait(min(beat_s, KEEP_S))
             signals.any.clear()
-            if beat_s is not None and self._answers():
+            self._keep_directory()
+            if time.monotonic() >= due_s and self._answers():
+                due_s = time.monotonic() + beat_s
                 manager.alive()
             if signals.reload.is_set():
                 signals.reload.clear()
                 manager.reloading()
                 self.tree().tell(CONSUL_WATCHER, ReloadToken())
                 manager.reloaded()
+
+    def _keep_directory(self) -> None:
+        """Whoever has a file in it puts that back: a cleaner of temporary files, or a logout, takes all of it."""
+        try:
+            if self._directory.keep():
+                _log.error("somebody removed %s, it is made anew", self._directory.path)
+        except (HccError, OSError) as exc:
+            if str(exc) != self._directory_problem:
+                _log.error("%s is gone: %s", self._directory.path, exc)
+            self._directory_problem = str(exc)
+            return
+        self._directory_problem = ""
 
     def _answers(self) -> bool:
         """Whether the root, which watches all others, answers."""

@@ -44,6 +44,18 @@ class StateDirectory:
         """Where operators ask this sidecar."""
         return self.path / CONTROL_SOCKET
 
+    def keep(self) -> bool:
+        """Make it anew, locked, where somebody removed it or its lock; whether that was to be done.
+
+        Raises:
+            SettingError, LockedError: as when made; it is no longer ours.
+        """
+        if self._is_current(self._lock):
+            return False
+        before, self._lock = self._lock, self._locked()
+        os.close(before)
+        return True
+
     def remove(self) -> None:
         """Leave nothing behind: the directory goes, with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)

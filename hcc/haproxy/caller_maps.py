@@ -77,6 +77,14 @@ class CallerMaps:
 
     # ---- in HAProxy's memory; all raise ControlError
 
+    def listening(self) -> bool:
+        """Whether there is a worker that can be asked."""
+        try:
+            self._runtime.info()
+        except NotListeningError:
+            return False
+        return True
+
     def identities(self) -> dict[str, str] | None:
         """Those of the current worker; None when none runs, or one that has no public listener."""
         return self._read(self._identities)

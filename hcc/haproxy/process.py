@@ -24,7 +24,7 @@ from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.names import APP, PUBLIC
 from hcc.haproxy.replies import Message, ReplyError, alerts, parse_current_sessions
-from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError, SilentError
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError, SilentError
 
 # The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES")
@@ -32,6 +32,8 @@ MAX_LOG_BYTES = 1024 * 1024
 POLL_S = 0.005
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
+# What `silent` says of a HAProxy that cannot be asked at all.
+LOST = "sockets"
 
 _log = logging.getLogger(__name__)
 
@@ -140,18 +142,23 @@ class HAProxyProcess:
     def silent(self, timeout_s: float) -> str:
         """Which of its processes takes a question and does not answer in time: `worker`, `master`, or empty for none.
 
-        One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads.
+        One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads. Where the
+        master lives and neither listens it is `LOST`: in a reload one of them does, so their files were removed.
         """
         worker = RuntimeSocket(self._layout.stats_socket, timeout_s=timeout_s, master=self._layout.master_socket)
         master = MasterSocket(self._layout.master_socket, timeout_s)
+        listening = False
         for name, ask in (("worker", worker.info), ("master", master.processes)):
             try:
                 ask()
             except SilentError:
                 return name
-            except (RuntimeSocketError, ReplyError):
+            except NotListeningError:
                 continue
-        return ""
+            except (RuntimeSocketError, ReplyError):
+                pass
+            listening = True
+        return "" if listening or not self.alive() else LOST
 
     def reap(self) -> Exit | None:
         """How the master ended, None while it lives or there is none; then `launch` may be called again."""

@@ -15,6 +15,7 @@ from hcc.actors.messages import (
     CallersChanged,
     CallersMet,
     FactsReported,
+    HAProxyDown,
     HAProxyUp,
     PolicyChanged,
     Preview,
@@ -315,6 +316,40 @@ def test_sessions_that_could_not_be_cut_are_cut_as_soon_as_haproxy_answers(scene
     scene.maps.silent = False
 
     eventually(lambda: not scene.maps.sessions, "the cut")
+
+
+def test_a_denial_that_a_running_haproxy_cannot_be_told_is_an_error_and_tried_again(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(HAProxyUp(1))
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene.maps.running = False
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    eventually(lambda: "nobody listens on its sockets" in caplog.text, "an error")
+    scene.maps.running = True
+    scene.verdicts(web="deny")
+    eventually(lambda: not scene.maps.sessions, "the cut")
+
+
+def test_where_no_haproxy_runs_there_is_nobody_to_be_told_of_a_denial(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(HAProxyUp(1))
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.maps.running = False
+    scene.tell(HAProxyDown("ended"))
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "deny"}, "what the next one starts with")
+    assert "not up to date" not in caplog.text
 
 
 def test_callers_of_another_trust_domain_are_cut_and_forgotten(scene: AuthoriserScene) -> None:

@@ -409,6 +409,23 @@ def test_a_silent_haproxy_is_reported_and_tried_again(scene: ReconcilerScene) ->
     eventually(lambda: scene.reported().snapshot_version == 2, "the retry succeeds")
 
 
+def test_a_haproxy_that_runs_and_cannot_be_reached_is_not_taken_for_none(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    ran, plans = scene.control.actual, len(scene.control.plans)
+    scene.control.actual = replace(ran, running=False, pid=0, servers=())
+    # Its own port would look like somebody else's.
+    scene.control.taken_binds = scene.control.plans[0].operations[0].rendered.desired.binds()  # type: ignore[union-attr]
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9999)), version=2)))
+
+    eventually(lambda: "nobody listens on its sockets" in scene.reported().failure, "the failure is reported")
+    assert len(scene.control.plans) == plans
+    assert not scene.reported().applied
+
+    scene.control.taken_binds = ()
+    scene.tell(HAProxyDown("ended"))
+    eventually(lambda: scene.kinds() == [Install], "what the next one starts with")
+
+
 def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.tell(Drain(1.0))

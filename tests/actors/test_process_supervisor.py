@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -15,12 +16,13 @@ from hcc.actors.messages import (
     VERIFIER,
     ConfigurationInstalled,
     Drain,
+    FactsReported,
     HAProxyDown,
     HAProxyUp,
     Publish,
 )
 from hcc.actors.process_supervisor import Draining, ProcessSupervisor
-from hcc.actors.readiness import HAProxyFacts
+from hcc.actors.readiness import Facts, HAProxyFacts, missing_parts
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -300,6 +302,24 @@ def test_a_haproxy_that_hangs_is_killed_and_started_again(monkeypatch: pytest.Mo
 
         there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
         assert there.process.said == ["kill"]
+
+
+def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.process.lost = True
+
+        there.expect(ADMIN, FactsReported, lambda told: told.facts == HAProxyFacts(True, 1001, "2.6.12", False))
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        assert there.process.said == ["kill"]
+        again = HAProxyFacts(True, 1002, "2.6.12")
+        eventually(lambda: there.facts(ADMIN, HAProxyFacts) == again, "it can be reached again")
+        assert missing_parts(Facts(haproxy=replace(again, reachable=False)))[-2].startswith("haproxy: its sockets")
 
 
 def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -109,6 +110,34 @@ def test_a_file_that_haproxy_starts_with_and_somebody_removed_is_put_back(pair: 
     wait_until("another HAProxy", lambda: sidecar.worker_pid() != worker, 15)
     pair.wait_answers()
     assert all(path.exists() for path in removed)
+
+
+@on_2_8
+@pytest.mark.parametrize("removed", ["sockets", "directory"])
+def test_a_denial_is_enforced_although_somebody_removed_haproxys_sockets_or_all_of_its_directory(
+    pair: Pair, removed: str
+) -> None:
+    pair.wait_answers()
+    sidecar, server, client = pair.web.sidecar, pair.mesh.site.server, pair.caller.namespace
+    directory = sidecar.state_dir
+    # From then on nobody is asked about it.
+    wait_until("HAProxy to know the caller", lambda: "fcaller" in sidecar.runtime(f"show map {directory}/verdicts.map"))
+    wait_until("its leaf, too", lambda: "fcaller" in sidecar.runtime(f"show map {directory}/identities.map"))
+    if removed == "directory":
+        shutil.rmtree(directory)
+    else:
+        for name in ("stats.sock", "master.sock"):
+            (directory / name).unlink()
+    server.set_intention("fcaller", "fweb", "deny")
+    try:
+        wait_until("the sidecar not to be ready", lambda: sidecar.ready()[0] == 503)
+        wait_until("the refusal", lambda: _status(client, WEB_PORT) == 403, 15)
+        wait_until("readiness", lambda: sidecar.ready()[0] == 200)
+    finally:
+        server.remove_intention("fcaller", "fweb")
+    pair.wait_answers()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert len(sidecar.haproxy_masters()) == 1
 
 
 @on_2_8

@@ -111,7 +111,9 @@ def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> No
     one, two = {"a:dc1": "allow"}, {"a:dc1": "deny", "b:dc1": "allow"}
     assert subject.maps.change_verdicts(map_change({}, one), one)
     assert subject.maps.change_verdicts(map_change(one, two), two)
+    assert subject.maps.listening()
     subject.stop()
+    assert not subject.maps.listening()
     assert not subject.maps.change_identities(entry)
     assert not subject.maps.change_verdicts(map_change(two, one), one)
     assert not subject.maps.change_verdicts(map_change({}, two), two)

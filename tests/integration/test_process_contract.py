@@ -17,8 +17,8 @@ import pytest
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.dataplane_program import find_dataplane
-from hcc.haproxy.files import write_private
-from hcc.haproxy.process import Exit, HAProxyProcess, LaunchError
+from hcc.haproxy.files import remove, write_private
+from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError
 from tests.binaries import dataplaneapi
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage
@@ -55,6 +55,9 @@ class FakeSubject:
 
     def hang(self) -> None:
         self.process.answering = False
+
+    def lose_sockets(self) -> None:
+        self.process.lost = True
 
     def die(self) -> None:
         self.process.die(-signal.SIGKILL)
@@ -115,6 +118,9 @@ class RealSubject:
 
     def hang(self) -> None:
         hold(self._stage.worker())
+
+    def lose_sockets(self) -> None:
+        remove(self._stage.layout.stats_socket, self._stage.layout.master_socket)
 
     def die(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
@@ -348,6 +354,18 @@ def test_one_that_hangs_is_silent_and_nothing_but_a_kill_ends_it(subject: Subjec
     # At once: whoever failed to start it reaps without having watched.
     assert process.reap() == Exit(pid, -signal.SIGKILL)
     assert process.silent(0.2) == ""
+
+
+def test_one_whose_sockets_were_removed_is_told_apart_until_it_has_ended(subject: Subject) -> None:
+    process = subject.process
+    launched(subject)
+    assert process.silent(DEADLINE_S) == ""
+
+    subject.lose_sockets()
+
+    assert process.silent(DEADLINE_S) == LOST
+    process.kill()
+    assert process.silent(DEADLINE_S) == ""
 
 
 # The Data Plane API, for which a FakeProcess stands in as well.

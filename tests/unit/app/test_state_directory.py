@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,31 @@ def test_a_second_hcc_is_told_who_has_the_directory(base: Path) -> None:
         StateDirectory(str(base), "web")
     first.release()
     StateDirectory(str(base), "web").remove()
+
+
+def test_a_directory_that_somebody_removed_is_made_anew_and_stays_locked(base: Path) -> None:
+    directory = StateDirectory(str(base), "web")
+    assert not directory.keep()
+    shutil.rmtree(directory.path)
+
+    assert directory.keep()
+
+    assert mode(directory.path) == 0o700
+    with pytest.raises(LockedError):
+        StateDirectory(str(base), "web")
+    directory.remove()
+
+
+def test_a_directory_that_another_hcc_has_by_now_is_not_taken_from_it(base: Path) -> None:
+    directory = StateDirectory(str(base), "web")
+    shutil.rmtree(directory.path)
+    another = StateDirectory(str(base), "web")
+
+    with pytest.raises(LockedError):
+        directory.keep()
+
+    another.remove()
+    directory.remove()
 
 
 def test_what_an_earlier_hcc_left_is_kept_for_the_next(base: Path) -> None:
