@@ -407,6 +407,9 @@ class FakePool:
         self.policies: list[Policy] = []
         self.respawned: list[int] = []
         self.zygotes = 0
+        # Why sockets that somebody removed cannot be bound.
+        self.lost = ""
+        self.looks = 0
         self._phases = [WorkerPhase.READY] * workers
         self._versions: list[int | None] = [None] * workers
         self._starts = [1] * workers
@@ -434,6 +437,12 @@ class FakePool:
         return events
 
     def replace_hung(self, misses: int) -> tuple[str, ...]:
+        return ()
+
+    def restore_sockets(self) -> tuple[str, ...]:
+        self.looks += 1
+        if self.lost:
+            raise SpoePoolError(self.lost)
         return ()
 
     def wake(self) -> None:

@@ -49,6 +49,7 @@ from hcc.settings import Enforcement, ListenAddress, VerifyUpstream, parse_log_l
 RESTART_TIMEOUT_S = 20.0
 PREVIEW_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
+CONTROL_LOOK_S = 2.0
 DEREGISTER_TIMEOUT_S = 2.0
 # Who reports facts.
 SOURCES = (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER, VERIFIER)
@@ -61,6 +62,11 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _ListenAgain:
     """To itself: the stats address was taken; try once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LookForControl:
+    """To itself: see whether operators still find the control socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ class Admin(Actor):
         self._sources = sources
         self._on_readiness = on_readiness
         self._facts = readiness.Facts(intentions=intentions, verify=verify)
+        self._control: WebServer | None = None
         self._servers: list[WebServer] = []
         self._missing: tuple[str, ...] | None = None
 
@@ -104,7 +111,7 @@ class Admin(Actor):
         if self.context.generation > 1:
             for source in SOURCES:
                 self.tell(source, Publish())
-        self._servers.append(serve_unix(self._control_socket, self._answer_operator))
+        self._serve_operators()
         self._listen()
         self._renew()
         self._ask_version()
@@ -119,6 +126,8 @@ class Admin(Actor):
                 self._note_readiness()
             case _ListenAgain():
                 self._listen()
+            case _LookForControl():
+                self._look_for_control()
             case _Renew():
                 self._renew()
             case _AskVersion():
@@ -126,11 +135,30 @@ class Admin(Actor):
 
     def teardown(self, reason: StopReason) -> None:
         """Close the servers; requests that are being answered get their answer."""
-        for server in self._servers:
+        for server in (*self._servers, *filter(None, (self._control,))):
             server.close()
         self._control_socket.unlink(missing_ok=True)
         if self._stats_service is not None and reason is StopReason.SHUTDOWN:
             _in_background("stats-service", self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
+
+    def _serve_operators(self) -> None:
+        """Raises ListenError."""
+        self._control = serve_unix(self._control_socket, self._answer_operator)
+        self.after(CONTROL_LOOK_S, _LookForControl(), key="control")
+
+    def _look_for_control(self) -> None:
+        before = self._control
+        if before is None or not before.lost():
+            self.after(CONTROL_LOOK_S, _LookForControl(), key="control")
+            return
+        try:
+            self._serve_operators()
+        except ListenError as exc:
+            _log.error("somebody removed the control socket: %s; tried again every %.0f s", exc, LISTEN_AGAIN_S)
+            self.after(LISTEN_AGAIN_S, _LookForControl(), key="control")
+            return
+        _log.warning("somebody removed %s, it is bound anew", self._control_socket)
+        before.close()
 
     def _listen(self) -> None:
         if self._stats_addr is None:

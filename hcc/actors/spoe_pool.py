@@ -129,6 +129,7 @@ class SPOEPool(Actor):
         self._callers = Callers()
         self._destination = ""
         self._report_due = False
+        self._socket_problem = ""
         self._stopping = threading.Event()
         self._reader: threading.Thread | None = None
 
@@ -188,7 +189,19 @@ class SPOEPool(Actor):
             case _Look():
                 for name in self._pool.replace_hung(MISSES):
                     _log.error("SPOE %s does not answer: killed", name)
+                self._restore_sockets()
                 self.after(LOOK_S, _Look(), key="look")
+
+    def _restore_sockets(self) -> None:
+        try:
+            for path in self._pool.restore_sockets():
+                _log.warning("somebody removed %s, it is bound anew and its worker replaced", path)
+        except SpoePoolError as exc:
+            if str(exc) != self._socket_problem:
+                _log.error("somebody removed a socket that new callers are asked about on: %s", exc)
+            self._socket_problem = str(exc)
+            return
+        self._socket_problem = ""
 
     def _hear(self, event: PoolEvent) -> None:
         match event:

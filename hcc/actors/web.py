@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hcc.errors import HccError
 from hcc.settings import ListenAddress
+from hcc.spoe.listener import inode_of
 
 MAX_CONNECTIONS = 32
 IDLE_TIMEOUT_S = 10.0
@@ -151,14 +152,24 @@ class _UnixServer(_Server):
 
 
 class WebServer:
-    """A running server; `close` ends it. Open connections end by their own timeout."""
+    """A running server; `close` ends it. Open connections end by their own timeout.
 
-    def __init__(self, server: _Server, name: str) -> None:
+    Args:
+        path: of its unix socket, empty on TCP.
+    """
+
+    def __init__(self, server: _Server, name: str, path: str = "") -> None:
         self._server = server
+        self._path = path
+        self._inode = inode_of(path)
         self._thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.1}, name=name, daemon=True
         )
         self._thread.start()
+
+    def lost(self) -> bool:
+        """Whether somebody removed its unix socket, or put another in its place."""
+        return inode_of(self._path) != self._inode
 
     def close(self) -> None:
         self._server.shutdown()
@@ -185,11 +196,11 @@ def serve_unix(path: Path, answer: Answer) -> WebServer:
     Raises:
         ListenError: the path cannot be bound.
     """
-    path.unlink(missing_ok=True)
     try:
+        path.unlink(missing_ok=True)
         server = _UnixServer(str(path), answer)
     except OSError as exc:
         raise ListenError(f"cannot listen on {path}: {exc.strerror or exc}") from exc
     # The directory is 0700, so nobody else can come in between bind and chmod.
     os.chmod(path, 0o600)  # noqa: PTH101 (a socket, not a file to open)
-    return WebServer(server, "web-control")
+    return WebServer(server, "web-control", str(path))

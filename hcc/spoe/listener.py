@@ -45,7 +45,7 @@ class Listener:
         except ListenerError:
             self.sock.close()
             raise
-        self._inode = os.lstat(self._aside).st_ino
+        self._inode = inode_of(self._aside)
         if not os.path.lexists(path):
             self.take_place()
 
@@ -57,12 +57,16 @@ class Listener:
             Path(self._aside).rename(self.path)
         self._in_place = True
 
+    def lost(self) -> bool:
+        """Whether somebody removed our socket from its place, or put another there: nobody finds it any more."""
+        return self._in_place and inode_of(self.path) != self._inode
+
     def close(self) -> None:
         """Stop listening and remove the path, if it is still ours."""
         self.sock.close()
         for path in (self._aside, self.path):
             with suppress(FileNotFoundError):
-                if os.lstat(path).st_ino == self._inode:
+                if inode_of(path) == self._inode:
                     Path(path).unlink()
 
     def _bind(self) -> None:
@@ -86,18 +90,20 @@ class Place:
     def __init__(self, listener: socket.socket) -> None:
         aside = str(listener.getsockname())
         self._path = aside.removesuffix(ASIDE)
-        self._inode = _inode(aside) or _inode(self._path)
+        self._inode = inode_of(aside) or inode_of(self._path)
 
     def taken(self) -> bool:
         """Whether our socket is not there any more."""
-        return _inode(self._path) != self._inode
+        return inode_of(self._path) != self._inode
 
 
-def _inode(path: str) -> int:
+def inode_of(path: str) -> tuple[int, int] | None:
+    """Which file that is, by its file system and number, None for none. No other gets it while its socket is open."""
     try:
-        return os.lstat(path).st_ino
+        found = os.lstat(path)
     except OSError:
-        return 0
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_kind(path: str) -> None:

@@ -154,6 +154,19 @@ class WorkerPool:
                 self._spawner.kill()
             return tuple(names)
 
+    def restore_sockets(self) -> tuple[str, ...]:
+        """Bind anew the sockets whose files somebody removed; their paths. WorkerExited tells of the ends of workers.
+
+        Raises:
+            SpoePoolError: one cannot be bound; its worker goes on for whoever is connected.
+        """
+        with self._lock:
+            slots = () if self._closed else tuple(self._slots)
+            try:
+                return tuple(slot.state().socket_path for slot in slots if slot.find_listener())
+            except ListenerError as exc:
+                raise SpoePoolError(str(exc)) from exc
+
     def fileno(self) -> int:
         """Readable when `poll` has something to do; not for the events that other methods left."""
         return self._readiness.fileno()

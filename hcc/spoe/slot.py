@@ -137,6 +137,19 @@ class WorkerSlot:
         elif self.unborn:
             self.vacate(None, "it was not wanted any more")
 
+    def find_listener(self) -> bool:
+        """Bind the socket anew where it is lost, and end the process, which listens on the old one; whether so.
+
+        Raises:
+            ListenerError: it cannot be bound; all stays as it is.
+        """
+        if not self._listener.lost():
+            return False
+        before, self._listener = self._listener, Listener(self._listener.path)
+        before.close()
+        self.kill()
+        return True
+
     def vacate(self, status: int | None, reason: str = "") -> None:
         """Emit the end of the process, and be ready for another."""
         self._end_channel()

@@ -19,7 +19,7 @@ from hcc.mesh.intentions import Policy, demands_of
 from hcc.metrics import Metrics
 from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, SCOPE, Asked
 from hcc.spoe.connection import Connection
-from hcc.spoe.listener import Listener
+from hcc.spoe.listener import Listener, ListenerError
 from hcc.spoe.payloads import Entries, SetVar, encode_actions
 from hcc.spoe.values import Kind, Value
 
@@ -38,6 +38,8 @@ MAX_WORD_CHARACTERS = 100
 _RECEIVE_BYTES = 65_536
 # Few connections at once, as it is one thread.
 _BACKLOG_PAUSE_S = 0.1
+# Whether its file is still there is looked for this often.
+LOOK_S = 1.0
 _NO = BRIEF_ACTIONS[False]
 
 Refused = Callable[[str, str], None]
@@ -57,6 +59,7 @@ class TokenServer:
     def __init__(self, path: str, metrics: Metrics) -> None:
         self._listener = Listener(path)
         self._listener.take_place()
+        self._problem = ""
         self._checks = metrics.token_checks
         self._checker: TokenChecker | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -83,11 +86,13 @@ class TokenServer:
             peers: dict[socket.socket, Connection] = {}
             try:
                 while not stop.is_set():
-                    for key, _ in selector.select():
+                    for key, _ in selector.select(LOOK_S):
                         if key.fileobj is self._listener.sock:
                             self._accept(selector, peers)
                         elif isinstance(key.fileobj, socket.socket):
                             self._serve_peer(selector, peers, key.fileobj, refused)
+                    if self._listener.lost():
+                        self._bind_anew(selector)
             finally:
                 for sock in peers:
                     sock.close()
@@ -104,6 +109,22 @@ class TokenServer:
         os.close(self._wake_fd)
 
     # ---- connections
+
+    def _bind_anew(self, selector: selectors.BaseSelector) -> None:
+        before = self._listener
+        try:
+            self._listener = Listener(before.path)
+        except ListenerError as exc:
+            if str(exc) != self._problem:
+                _log.error("somebody removed the socket for questions about tokens: %s", exc)
+            self._problem = str(exc)
+            return
+        self._problem = ""
+        self._listener.take_place()
+        selector.unregister(before.sock)
+        selector.register(self._listener.sock, selectors.EVENT_READ)
+        before.close()
+        _log.warning("somebody removed %s, it is bound anew", before.path)
 
     def _accept(self, selector: selectors.BaseSelector, peers: dict[socket.socket, Connection]) -> None:
         try:

@@ -240,3 +240,12 @@ def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene
     with pytest.raises(SettingError, match="expected a source"):
         ask(scene.socket, "GET", "/v1/explain")
     assert scene.get("/v1/explain?source=web")[0] == 404
+
+
+def test_a_control_socket_that_somebody_removed_is_bound_anew(scene: AdminScene) -> None:
+    scene.socket.unlink()
+
+    eventually(scene.socket.is_socket, "another control socket")
+
+    eventually(lambda: stat.S_IMODE(scene.socket.stat().st_mode) == 0o600, "a private one")
+    assert ask(scene.socket, "GET", "/v1/actors")

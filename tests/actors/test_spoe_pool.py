@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hcc.actors import spoe_pool
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -71,6 +72,23 @@ def test_a_dead_worker_is_started_again_at_once(scene: PoolScene) -> None:
 
     eventually(lambda: scene.pool.respawned == [1], "a new worker")
     scene.knows(5, 2, 2)
+
+
+def test_a_socket_that_cannot_be_bound_anew_is_said_once(
+    scene: PoolScene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spoe_pool, "LOOK_S", 0.02)
+    scene.pool.lost = "cannot listen on 'spoe-1.sock': No such file or directory"
+    eventually(lambda: "No such file" in caplog.text, "the line")
+
+    scene.pool.lost = ""
+    looks = scene.pool.looks
+    eventually(lambda: scene.pool.looks > looks + 3, "looks at which it is there")
+    scene.pool.lost = "cannot listen on 'spoe-1.sock': Permission denied"
+    eventually(lambda: "Permission denied" in caplog.text, "another line")
+    looks = scene.pool.looks
+    eventually(lambda: scene.pool.looks > looks + 3, "looks at which it is not")
+    assert caplog.text.count("somebody removed a socket") == 2
 
 
 def test_a_dead_zygote_is_started_again(scene: PoolScene) -> None:

@@ -201,3 +201,15 @@ def test_a_thread_that_dies_is_started_again(scene: TokenScene, monkeypatch: pyt
     haproxy = HAProxy(scene.path)
     with haproxy.sock:
         given(scene, haproxy)
+
+
+def test_a_socket_that_somebody_removed_is_bound_anew_and_who_is_connected_goes_on(scene: TokenScene) -> None:
+    known_before = HAProxy(scene.path)
+    Path(scene.path).unlink()
+
+    eventually(Path(scene.path).is_socket, "another socket")
+
+    new = HAProxy(scene.path)
+    for haproxy in (known_before, new):
+        assert haproxy.ask("nothing") == NO
+        haproxy.sock.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
+from tests.e2e.faults.edges import UNIX_SOCKETS
 from tests.e2e.faults.scene import filled, small_disk
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
@@ -137,6 +138,7 @@ def test_a_denial_is_enforced_although_somebody_removed_haproxys_sockets_or_all_
         server.remove_intention("fcaller", "fweb")
     pair.wait_answers()
     assert directory.stat().st_mode & 0o777 == 0o700
+    assert all((directory / name).is_socket() for name in UNIX_SOCKETS)
     assert len(sidecar.haproxy_masters()) == 1
 
 
@@ -162,6 +164,23 @@ def test_all_spoe_workers_killed_at_once_come_back_and_nobody_is_let_in_meanwhil
         stays("no request let in", lambda: _status(client, WEB_PORT) != 200, 1.0)
     finally:
         server.remove_intention("fcaller", "fweb")
+    pair.wait_answers()
+
+
+@on_2_8
+def test_sockets_of_hcc_that_somebody_removed_are_there_again_and_new_callers_let_in(pair: Pair) -> None:
+    pair.wait_answers()
+    sidecar, client = pair.web.sidecar, pair.caller.namespace
+    directory = sidecar.state_dir
+    removed = [path for path in directory.glob("*.sock") if path.name not in ("stats.sock", "master.sock")]
+    assert {path.name for path in removed} == {"control.sock", "spoe-1.sock", "spoe-2.sock", "tokens.sock"}
+    for path in removed:
+        path.unlink()
+    wait_until("all of them", lambda: all(path.is_socket() for path in removed))
+    wait_until("an answer to operators", lambda: sidecar.command("status").returncode == 0)
+    # HAProxy asks again: those that it was connected to are gone.
+    sidecar.runtime(f"clear map {directory}/identities.map")
+    wait_until("the caller let in", lambda: _status(client, WEB_PORT) == 200)
     pair.wait_answers()
 
 

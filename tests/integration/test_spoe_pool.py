@@ -21,6 +21,7 @@ from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
 from hcc.spoe.pool import SpoePoolError, WorkerPool
 from tests.integration.spoe_frontend import events_until, wait_for
+from tests.spop_frames import hello
 
 pytestmark = pytest.mark.integration
 
@@ -169,6 +170,45 @@ def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPo
     pool.respawn_zygote()
     pool.respawn(0)
     events_until(pool, lambda seen: any(isinstance(one, WorkerReady) and one.index == 0 for one in seen))
+
+
+def test_a_socket_that_somebody_removed_is_bound_anew_with_another_worker_and_the_policy(
+    pool: WorkerPool, paths: tuple[str, str]
+) -> None:
+    pool.set_policy(LARGE)
+    events_until(pool, lambda seen: len([one for one in seen if isinstance(one, PolicyApplied)]) == 2)
+    assert pool.restore_sockets() == ()
+    before = len(open_descriptors())
+    Path(paths[0]).unlink()
+    left = pool.workers()[1]
+
+    assert pool.restore_sockets() == (paths[0],)
+
+    events_until(pool, lambda seen: WorkerPhase.EXITED in [state.phase for state in pool.workers()])
+    pool.respawn(0)
+    events_until(pool, lambda seen: PolicyApplied(0, LARGE.version) in seen)
+    assert pool.workers()[1] == left
+    assert pool.restore_sockets() == ()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(paths[0])
+        client.sendall(hello())
+        assert client.recv(4)
+    assert len(open_descriptors()) == before
+
+
+def test_a_socket_that_cannot_be_bound_anew_leaves_its_worker_and_is_bound_when_it_can_be(
+    pool: WorkerPool, paths: tuple[str, str]
+) -> None:
+    before = pool.workers()
+    Path(paths[0]).parent.rename(Path(paths[0]).parent.with_name("elsewhere"))
+
+    with pytest.raises(SpoePoolError, match="No such file"):
+        pool.restore_sockets()
+
+    assert pool.workers() == before
+    Path(paths[0]).parent.mkdir()
+    assert pool.restore_sockets() == paths
 
 
 def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
