@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hcc.errors import HccError, SettingError
-from hcc.haproxy.files import PRIVATE_DIRECTORY, PRIVATE_FILE, private_directory
+from hcc.haproxy.files import PRIVATE_DIRECTORY, PRIVATE_FILE, private_directory, remove_unfinished
 from hcc.haproxy.layout import Layout, layout
 
 LOCK = "lock"
@@ -38,6 +38,8 @@ class StateDirectory:
         self.path = Path(base).absolute() / directory_name(proxy_id)
         self.layout: Layout = layout(str(self.path))
         self._lock = self._locked()
+        # They may hold a key.
+        remove_unfinished(str(self.path))
 
     @property
     def control_socket(self) -> Path:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
+# Names that `mkstemp` makes of ours.
+_UNFINISHED = re.compile(r"\.[^.].*\.[a-z0-9_]{8}")
 
 
 def private_directory(path: str) -> None:
@@ -32,6 +35,13 @@ def write_private(path: str, text: str) -> None:
         remove(temporary)
         raise
     _sync_directory(target.parent)
+
+
+def remove_unfinished(directory: str) -> None:
+    """Remove what `write_private` left there when its process was killed; nobody may be writing."""
+    for path in Path(directory).iterdir():
+        if _UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            remove(str(path))
 
 
 def read_text(path: str) -> str | None:

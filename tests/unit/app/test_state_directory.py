@@ -78,6 +78,22 @@ def test_what_an_earlier_hcc_left_is_kept_for_the_next(base: Path) -> None:
     second.remove()
 
 
+def test_what_a_killed_hcc_had_not_finished_writing_is_removed(base: Path) -> None:
+    first = StateDirectory(str(base), "web")
+    for name in (".answers.json.k1ll3d_b", ".haproxy.cfg.abcdefgh"):
+        (first.path / name).write_text("with a key")
+    kept = {"answers.json", ".answers.json", ".answers.json.UPPERCAS", ".answers.json.ninechars", "x.json.abcdefgh"}
+    for name in kept:
+        (first.path / name).write_text("")
+    (first.path / ".directory.abcdefgh").mkdir()
+    first.release()
+
+    second = StateDirectory(str(base), "web")
+
+    assert {path.name for path in second.path.iterdir()} == kept | {"lock", ".directory.abcdefgh"}
+    second.remove()
+
+
 def test_a_link_in_place_of_the_directory_is_refused(base: Path) -> None:
     (base / "elsewhere").mkdir(mode=0o755)
     before = mode(base / "elsewhere")

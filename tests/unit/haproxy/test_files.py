@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hcc.haproxy.files import private_directory, read_text, remove, write_private
+from hcc.haproxy.files import private_directory, read_text, remove, remove_unfinished, write_private
 
 
 def mode(path: Path) -> int:
@@ -27,6 +29,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(UnicodeEncodeError):
         write_private(str(path), "\ud800")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_leaves_is_told_from_other_files(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "from hcc.haproxy.files import write_private\n"
+        "write_private(sys.argv[1], 'half')\n"
+    )
+    path = tmp_path / "answers.json"
+    path.write_text("whole")
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=30)
+    assert len(list(tmp_path.iterdir())) == 2
+
+    remove_unfinished(str(tmp_path))
+
     assert list(tmp_path.iterdir()) == [path]
 
 
