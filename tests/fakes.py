@@ -300,6 +300,8 @@ class FakeProcess:
         self.public = True
         self.answering = True
         self.lost = False
+        self.trimmed = 0
+        self.logs_to_file = False
         self.in_flight = 0
         self.in_flight_asked = 0
         self.failing = failing
@@ -363,6 +365,12 @@ class FakeProcess:
         if self.lost and self._alive():
             return LOST
         return "" if self.answering else "worker"
+
+    def trim_log(self) -> None:
+        self.trimmed += 1
+
+    def access_log_is_in_file(self) -> bool:
+        return self.logs_to_file
 
     def stop_gracefully(self) -> None:
         self.said.append("stop gracefully")

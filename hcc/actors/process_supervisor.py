@@ -163,6 +163,10 @@ class ProcessSupervisor(Actor):
             self._start_dataplane(self._dataplane)
         if self._process.pid or self._process.adopt():
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
+            if self._process.access_log_is_in_file():
+                _log.warning(
+                    "until HAProxy is started anew its access log goes to haproxy.log, which keeps a megabyte at most"
+                )
             self._look_after()
         if self._draining.deadline_s is not None:
             self._go_on_draining(self._draining.deadline_s)
@@ -220,6 +224,7 @@ class ProcessSupervisor(Actor):
     def _probe(self) -> None:
         if not self._process.pid or self._draining.deadline_s is not None:
             return
+        self._process.trim_log()
         silent = self._process.silent(PROBE_TIMEOUT_S)
         self._misses = self._misses + 1 if silent else 0
         lost, before = silent == LOST, self._lost
@@ -296,6 +301,7 @@ class ProcessSupervisor(Actor):
     def _probe_dataplane(self, dataplane: DataplaneProcess) -> None:
         if not dataplane.pid:
             return
+        dataplane.trim_log()
         if dataplane.answers(PROBE_TIMEOUT_S):
             self._dataplane_answered, self._dataplane_misses = True, 0
         else:

@@ -80,6 +80,10 @@ class DataplaneProcess:
             except OSError:
                 return False
 
+    def trim_log(self) -> None:
+        """Keep its log file from growing without limit."""
+        trim_log(self._layout.dataplane_log)
+
     def kill(self) -> None:
         """End it at once; its death is seen as any other."""
         if self._child is not None:

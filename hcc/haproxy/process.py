@@ -212,6 +212,17 @@ class HAProxyProcess:
         remove(self._layout.pid_file, self._layout.master_socket, self._layout.stats_socket)
         self._forget_process()
 
+    def trim_log(self) -> None:
+        """Keep its log file from growing without limit."""
+        trim_log(self._layout.log)
+
+    def access_log_is_in_file(self) -> bool:
+        """Whether what it is to write to our standard output goes to its log file: an earlier hcc started it so."""
+        try:
+            return self._shares_stdout and Path(f"/proc/{self._pid}/fd/1").samefile(self._layout.log)
+        except OSError:
+            return False
+
     def messages(self) -> tuple[Message, ...]:
         """The alerts in HAProxy's log since its start; of one that was adopted, all that are there."""
         return alerts(read_since(self._layout.log, self._logged))
@@ -323,7 +334,8 @@ def children(pid: int) -> tuple[int, ...]:
 
 def trim_log(path: str, limit_bytes: int = MAX_LOG_BYTES) -> None:
     """Empty a log that has grown beyond the limit; its writer appends, so it goes on at the new start."""
-    with contextlib.suppress(FileNotFoundError):
+    # One that cannot be is no reason to do without its writer.
+    with contextlib.suppress(OSError):
         if Path(path).stat().st_size > limit_bytes:
             os.truncate(path, 0)
 

@@ -85,6 +85,25 @@ def test_a_haproxy_that_an_earlier_hcc_left_is_adopted() -> None:
         assert there.process.launched == 0
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_where_the_access_log_of_an_adopted_haproxy_goes_is_said_when_it_is_not_where_it_should(
+    in_file: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = FakeProcess(left_running=77)
+    process.logs_to_file = in_file
+    with scene(process) as there:
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+    assert ("its access log goes to haproxy.log" in caplog.text) is in_file
+
+
+def test_logs_are_kept_small_while_their_writers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    dataplane = FakeProcess()
+    with scene(FakeProcess(left_running=77), dataplane) as there:
+        eventually(lambda: min(there.process.trimmed, dataplane.trimmed) > 2, "looks at both")
+
+
 def test_a_haproxy_that_dies_is_started_again_and_the_reconciler_knows() -> None:
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())

@@ -17,7 +17,7 @@ from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import find_haproxy, probe
 from hcc.haproxy.files import write_private
-from hcc.haproxy.process import HAProxyProcess, LaunchError, children, recorded_pid, start_time
+from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
@@ -88,6 +88,28 @@ def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
     state = upstream_state(upstream("api", port), [endpoint("127.0.0.1", peer.port)])
     assert there.converge(there.rendered(snapshot(state, proxy_=proxy(local_port=0)))).reloaded
     assert greeting(port) == "another"
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_log_that_has_grown_is_emptied_under_its_writer(there: Stage, wanted: bool) -> None:
+    serve(there)
+    there.process.release()
+    there.process = HAProxyProcess(there.binary, there.layout, shares_stdout=wanted)
+    there.process.adopt()
+    log = Path(there.layout.log)
+    log.write_bytes(bytes(MAX_LOG_BYTES))
+    there.process.trim_log()
+    assert log.stat().st_size == MAX_LOG_BYTES
+    with log.open("ab") as file:
+        file.write(b"x")
+
+    there.process.trim_log()
+
+    assert log.stat().st_size == 0
+    # It goes on at the new start, and not where it was.
+    flags = next(line for line in Path(f"/proc/{there.worker()}/fdinfo/1").read_text().splitlines() if "flags" in line)
+    assert int(flags.split()[1], 8) & os.O_APPEND
+    assert there.process.access_log_is_in_file() == wanted
 
 
 def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
