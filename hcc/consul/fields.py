@@ -6,7 +6,9 @@ Consul leaves empty fields out or sends null for them, so absent, null and empty
 from __future__ import annotations
 
 import json
+import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,8 +26,10 @@ _UNITS_MS = {
     "m": 6e4,
     "h": 3.6e6,
 }
-_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_DURATION = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+")
+_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+# Nanoseconds of 31 years. Python refuses to read a number of thousands of digits.
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             return 0.0
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise self.error(name, "a number")
         return float(value)
 
@@ -157,7 +161,9 @@ def shown(value: object) -> str:
 
 
 def go_duration_ms(value: object) -> int | None:
-    """Milliseconds of a Go duration text or of nanoseconds; None when it is neither. A part of one rounds up.
+    """Milliseconds of a Go duration text or of nanoseconds; None when it is neither, or too long to be one.
+
+    A part of one rounds up.
 
     Source: Go time.ParseDuration; reference/consul.md section 4.
     """
@@ -166,11 +172,13 @@ def go_duration_ms(value: object) -> int | None:
     if not isinstance(value, str):
         return None
     text = value.strip()
-    if text.lstrip("+-").isdigit() and text.isascii():
-        return -(-int(text) // _NS_PER_MS) if text.lstrip("+-") == text else None
+    if text.isascii() and text.isdigit():
+        return -(-int(text) // _NS_PER_MS) if len(text) <= _MAX_DIGITS else None
     if not _DURATION.fullmatch(text):
         return None
     total = sum(float(amount) * _UNITS_MS[unit] for amount, unit in _PART.findall(text))
+    if not math.isfinite(total):
+        return None
     return -round(total) if text.startswith("-") else _rounded_up(total)
 
 

@@ -183,8 +183,8 @@ def _digest(demand: str, sent: Mapping[str, str | int]) -> bytes:
 
 
 def _expiry_s(claims: Mapping[str, Any], now_s: float) -> float:
-    # A number, as it was compared with the clock.
-    return min(float(claims.get("exp", now_s + REMEMBER_S)), now_s + REMEMBER_S)
+    # Read as it was to be compared with the clock; it may be too large for a float.
+    return min(int(claims.get("exp", now_s + REMEMBER_S)), now_s + REMEMBER_S)
 
 
 # ---- where it is

@@ -28,8 +28,15 @@ def test_a_duration_is_a_go_text_or_nanoseconds(value: object, milliseconds: int
     assert go_duration_ms(value) == milliseconds
 
 
-@pytest.mark.parametrize("value", ["x", "5 s", "5d", "s", "--1s", None, True, 1.5, [], "+-3"])
+@pytest.mark.parametrize("value", ["x", "5 s", "5d", "s", "--1s", None, True, 1.5, [], "+-3", "+3"])
 def test_anything_else_is_no_duration(value: object) -> None:
+    assert go_duration_ms(value) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 19, "9" * 5000, "9" * 400 + "s", "9" * 5000 + "h", "\uff11\uff12s", "\u0661\u0662"]
+)
+def test_a_number_too_large_or_of_other_digits_is_no_duration(value: str) -> None:
     assert go_duration_ms(value) is None
 
 
@@ -66,6 +73,12 @@ def test_another_type_is_an_error_that_names_the_place(name: str, reader: str) -
     body = fields({"number": 1, "text": "t", "flag": True, "mixed": ["a", 1]}, "Chain.Nodes[x]")
     with pytest.raises(ConsulAnswerError, match=rf"Chain\.Nodes\[x\]\.{name}.*: expected .*, found"):
         getattr(body, reader)(name)
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), float("nan")], ids=["large", "infinite", "none"])
+def test_a_number_that_is_no_float_is_an_error(value: float) -> None:
+    with pytest.raises(ConsulAnswerError, match="w: expected a number, found"):
+        fields({"w": value}, "").decimal("w")
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1])

@@ -109,6 +109,8 @@ def test_the_connect_timeout_has_the_names_of_consul_and_of_the_go_program(
         ("max_inbound_connections", [1]),
         ("connect_timeout", "soon"),
         ("read_timeout", "-5s"),
+        ("read_timeout", "9" * 5000),
+        ("connect_timeout", "9" * 400 + "s"),
         ("enable_forwardfor", "perhaps"),
         ("appname_header", "two words"),
         ("appname_header", "x\r\ny"),

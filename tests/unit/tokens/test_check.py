@@ -146,6 +146,7 @@ def test_the_clock_may_differ_by_the_skew_of_the_entry() -> None:
     assert asking.bearer(ES256.token(exp=now() - 10)).good
     assert asking.bearer(ES256.token(nbf=now() + 10)).good
     assert asking.bearer(ES256.token(iat=now() + 3600, exp=None)).good
+    assert asking.bearer(ES256.token(exp=10**400)).good
     strict = Asking(entry(ES256, ClockSkewSeconds=1))
     assert not strict.bearer(ES256.token(exp=now() - 10)).good
     assert not strict.bearer(ES256.token(nbf=now() + 30)).good
