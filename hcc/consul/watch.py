@@ -85,7 +85,7 @@ class Watcher:
     Args:
         key: what to watch.
         client_factory: called in the thread, once for as long as it waits at the agent; the client is ours alone.
-        deliver: called in the thread with every event; must not block.
+        deliver: called with every event, in the thread or in one that looked up a host name; must not block.
         clock: monotonic seconds.
         jitter: a new number 0 <= x < 1 on each call.
         lookup: the address of a host name, OSError when it has none.
@@ -112,7 +112,9 @@ class Watcher:
         self._clock = clock
         self._jitter = jitter
         self._refresh_token = refresh_token
-        self._names = Names(lookup)
+        self._names = Names(lookup, self._renamed)
+        # Guards what was told last.
+        self._telling = threading.Lock()
         self._chains = chains if isinstance(key, ChainWatch) else None
         self._has_place = False
         self._stopped = threading.Event()
@@ -123,6 +125,8 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name=f"watch {key.label()}", daemon=True)
         self._position = Position()
         self._pace = Pace()
+        # What Consul said last, and what of it was told: with addresses for names.
+        self._answer: Answer | None = None
         self._value: Answer | None = None
         self._began_at = clock()
         # Since when it fails, and why; replaced as one, since other threads read it.
@@ -141,6 +145,7 @@ class Watcher:
             self._woken.set()
             if self._client is not None:
                 self._client.interrupt()
+        self._names.stop()
 
     def hurry(self) -> None:
         """Ask soon, if Consul was away: it answered somebody else. What it refused is not asked sooner."""
@@ -216,15 +221,17 @@ class Watcher:
             client.close()
 
     def _arrived(self, fetched: Fetched, held_s: float) -> float:
+        with self._telling:
+            return self._told(fetched, held_s)
+
+    def _told(self, fetched: Fetched, held_s: float) -> float:
         now = self._clock()
-        value = fetched.value
-        if isinstance(value, tuple):
-            value = self._names.resolved(value)
-        elif isinstance(value, Registration):
-            value = self._names.application(value)
-            if not is_ip(value.proxy.local_address):
-                # Nothing in Consul changes when the name gets an address.
-                fetched = Fetched(value, Position(), POLL_S)
+        self._answer = fetched.value
+        self._names.ask(self._answer)
+        value = self._names.resolved(self._answer)
+        if isinstance(value, Registration) and not is_ip(value.proxy.local_address):
+            # Nothing in Consul changes when the name gets an address.
+            fetched = Fetched(value, Position(), POLL_S)
         recovered, self._failing, self._away = self._failing is not None, None, False
         self._position = fetched.position
         self.last_answer_at = now
@@ -240,10 +247,21 @@ class Watcher:
             self._tell(WatchValue(value, fetched.position.index, now, recovered))
         return pause
 
+    def _renamed(self) -> None:
+        """A host has another address than when the last answer was told; called in a thread of `Names`."""
+        with self._telling:
+            if self._answer is None or self._failing is not None:
+                return
+            value = self._names.resolved(self._answer)
+            if value != self._value:
+                self._value = value
+                self._tell(WatchValue(value, self._position.index, self._clock()))
+
     def _failed(self, error: Exception) -> float:
         now = self._clock()
         since = self._failing[0] if self._failing else now
-        self._failing = (since, str(error))
+        with self._telling:
+            self._failing = (since, str(error))
         self._away = _is_outage(error)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
         self._position = Position()

@@ -676,7 +676,70 @@ def test_another_address_of_a_host_name_is_found_when_the_question_ends_without_
     assert [one.address for one in observed.instances()] == ["10.9.9.10"]
 
 
+def test_names_without_an_answer_hold_up_nobody_else_and_come_when_they_have_one(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.consul.names.PATIENCE_S", 0.2)
+    answered = threading.Event()
+
+    def lookup(name: str) -> tuple[str, ...]:
+        # So a name server that is silent holds the resolver, and each name for itself.
+        assert answered.wait(DEADLINE_S)
+        return (f"10.9.9.{name[1]}",)
+
+    for number in range(1, 6):
+        name = service_with_sidecar(
+            "db", 8182, service_id=f"db-{number}", sidecar_port=21001, address=f"h{number}.example"
+        )
+        fake.register(name)
+    began = time.monotonic()
+    observed = watch(ENDPOINTS, lookup=lookup)
+    assert [one.address for one in observed.instances()] == ["127.0.0.1"]
+    fake.set_health("db-sidecar-check", "warning")
+    assert [one.health for one in observed.instances()] == [Health.WARNING]
+    assert time.monotonic() - began < DEADLINE_S / 2
+    answered.set()
+    until("all", lambda: len(observed.instances()) == 6)
+
+
+def test_the_application_s_name_without_an_answer_does_not_hold_up_its_registration(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.consul.names.PATIENCE_S", 0.2)
+    answered = threading.Event()
+
+    def lookup(_: str) -> tuple[str, ...]:
+        assert answered.wait(DEADLINE_S)
+        return ("10.0.0.9",)
+
+    config = {"local_service_address": "app.internal:8183"}
+    fake.register(service_with_sidecar("shop", 8183, sidecar_port=21003, config=config))
+    observed = watch(ProxyWatch("shop-sidecar-proxy"), lookup=lookup)
+    assert observed.value(Registration).proxy.local_address == "app.internal"
+    answered.set()
+    assert observed.value(Registration).proxy.local_address == "10.0.0.9"
+
+
 # Stopping.
+
+
+def test_a_watch_that_waits_for_a_name_stops_promptly(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.consul.names.PATIENCE_S", 60.0)
+    begun, over = threading.Event(), threading.Event()
+
+    def lookup(name: str) -> tuple[str, ...]:
+        begun.set()
+        over.wait(DEADLINE_S)
+        raise OSError(name)
+
+    fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
+    observed = watch(ENDPOINTS, lookup=lookup)
+    assert begun.wait(DEADLINE_S)
+    observed.watcher.stop()
+    assert observed.watcher.join(DEADLINE_S / 2)
+    over.set()
 
 
 def test_a_watch_that_waits_stops_promptly(fake: FakeConsul, watch: Watch) -> None:
