@@ -59,6 +59,7 @@ class FakeControl:
         busy: names of servers with connections, which keep them from being deleted or freed.
         may_write: what only writes waits for this.
         full: such a write fails with this text.
+        begun: how many plans were begun.
     """
 
     capabilities: Capabilities = V2_6
@@ -70,6 +71,7 @@ class FakeControl:
     busy: frozenset[str] = frozenset()
     may_write: threading.Event = field(default_factory=threading.Event)
     full: str = ""
+    begun: int = 0
     plans: list[Plan] = field(default_factory=list)
     # What is known of `actual`: a test that changes that by hand is found out by reading alone.
     known: Actual | None = None
@@ -104,6 +106,7 @@ class FakeControl:
         return tuple(Taken(bind, "in use") for bind in desired.binds() if bind in self.taken_binds)
 
     def apply(self, plan: Plan) -> Applied:
+        self.begun += 1
         at_once, _ = plan.parted()
         if not at_once:
             self.may_write.wait(10.0)

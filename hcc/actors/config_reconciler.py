@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -116,8 +117,18 @@ class _Resync:
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
-    def init(self, *, control: Control, options: Options, probes: bool, metrics: Metrics, resync_s: float) -> None:
+    def init(
+        self,
+        *,
+        control: Control,
+        options: Options,
+        probes: bool,
+        metrics: Metrics,
+        resync_s: float,
+        on_rest: Callable[[], None],
+    ) -> None:
         self._control = control
+        self._on_rest = on_rest
         self._resync_s = resync_s
         self._options = options
         self._metrics = metrics
@@ -188,6 +199,9 @@ class ConfigReconciler(Actor):
                     self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
             case Drain():
                 self._draining = True
+                self._writer.finish()
+                # Nothing is done to HAProxy any more.
+                self._on_rest()
             case _:
                 self._go_on(message)
         return None

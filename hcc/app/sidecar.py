@@ -90,6 +90,9 @@ STOP_TIMEOUT_S = 20.0
 POOL_CLOSE_S = 2.0
 # Beyond the time to drain: HAProxy is told to end at once, then killed.
 DRAIN_SLACK_S = 5.0
+# Before it: for what ConfigReconciler is doing.
+REST_TIMEOUT_S = 5.0
+POLL_S = 0.1
 # Envoy's default drain time; after a reload the old worker may serve its connections this long.
 HARD_STOP_AFTER_MS = 600_000
 # A page with 10,000 endpoints may take HAProxy longer than a scrape, which asks for a summary.
@@ -212,6 +215,7 @@ class Sidecar:
         self._chosen = chosen
         self._manager = manager = watchers.manager
         self._metrics = watchers.metrics
+        self._at_rest = threading.Event()
         self._drained = threading.Event()
         self._gave_up: TreeExit | None = None
         self._tree: Tree | None = None
@@ -324,6 +328,7 @@ class Sidecar:
                     "probes": verify.probes,
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,
+                    "on_rest": self._at_rest.set,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
                 heartbeat_s=300.0,
@@ -458,12 +463,12 @@ class Sidecar:
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
-        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER, PROCESS_SUPERVISOR):
+        for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER):
             self.tree().tell(name, Drain(timeout_s))
-        deadline_steps = int((timeout_s + DRAIN_SLACK_S) * 10)
-        for _ in range(deadline_steps):
-            if self._drained.wait(0.1) or signals.hurry.is_set():
-                return
+        # The new worker of a reload that is under way would listen again where we are about to close.
+        _wait_for(self._at_rest, signals, REST_TIMEOUT_S)
+        self.tree().tell(PROCESS_SUPERVISOR, Drain(timeout_s))
+        _wait_for(self._drained, signals, timeout_s + DRAIN_SLACK_S)
 
     def _in_maintenance(self, *, on: bool) -> None:
         client = self._agent.make_client()
@@ -493,6 +498,13 @@ def consul_agent(consul: ConsulSettings, metrics: Metrics) -> Agent:
         metrics.consul_requests.labels(outcome).inc()
 
     return Agent(lambda: ConsulClient(consul, tokens, tls=tls, count=count), tokens)
+
+
+def _wait_for(event: threading.Event, signals: Signals, timeout_s: float) -> None:
+    """Return when it happened, when told to hurry, or when that time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not event.wait(POLL_S) and not signals.hurry.is_set() and time.monotonic() < deadline:
+        pass
 
 
 def _in_background(call: Callable[[], None]) -> threading.Thread:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hcc.haproxy.control import ApplyError
+from hcc.haproxy.control import ApplyError, ControlError
 from hcc.haproxy.files import read_since, size_of
 from hcc.haproxy.layout import Layout
+from hcc.haproxy.process import recorded_pid
 from hcc.haproxy.replies import Message, Processes, ReplyError, alerts, parse_info
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
 
@@ -33,8 +34,9 @@ class TakeOver:
 
         Raises:
             ApplyError: no new worker runs it; HAProxy's reason is in the message.
-            ControlError: the master does not answer.
+            ControlError: the master does not answer, or ended.
         """
+        master = recorded_pid(self._layout.pid_file)
         before = self._processes()
         logged = size_of(self._layout.log)
         answer = self._master.reload()
@@ -46,6 +48,8 @@ class TakeOver:
             if failed or time.monotonic() > deadline:
                 said = read_since(self._layout.log, logged)
                 raise refusal("HAProxy's new worker did not start", said, config, operation)
+            if recorded_pid(self._layout.pid_file) != master:
+                raise ControlError("HAProxy ended during the reload")
             time.sleep(0.01)
         self._let_go(before.serving)
 
@@ -72,7 +76,8 @@ class TakeOver:
             try:
                 return self._master.processes()
             except (RuntimeSocketError, ReplyError):
-                if time.monotonic() > deadline:
+                # Without a record it ended, but for a full disk; then it is asked again at the next try.
+                if recorded_pid(self._layout.pid_file) is None or time.monotonic() > deadline:
                     raise
             time.sleep(0.01)
 

@@ -61,6 +61,7 @@ class ReconcilerScene(Scene):
     def __init__(self, *, probes: bool = False, control: FakeControl | None = None) -> None:
         self.control = control or FakeControl()
         self.metrics = Metrics()
+        self.at_rest = threading.Event()
         super().__init__(
             CONFIG_RECONCILER,
             ConfigReconciler,
@@ -70,6 +71,7 @@ class ReconcilerScene(Scene):
                 "probes": probes,
                 "metrics": self.metrics,
                 "resync_s": 300.0,
+                "on_rest": self.at_rest.set,
             },
             (ADMIN, AUTHORISER, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
         )
@@ -424,6 +426,27 @@ def test_a_haproxy_that_runs_and_cannot_be_reached_is_not_taken_for_none(scene: 
     scene.control.taken_binds = ()
     scene.tell(HAProxyDown("ended"))
     eventually(lambda: scene.kinds() == [Install], "what the next one starts with")
+
+
+def test_a_drain_is_told_when_the_reload_under_way_is_over(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    with scene.control.applying:
+        scene.tell(SnapshotChanged(with_api(ONE, version=2)))
+        eventually(lambda: scene.control.begun == 2, "the reload is under way")
+        scene.tell(Drain(1.0))
+        assert not scene.at_rest.wait(0.1)
+    assert scene.at_rest.wait(5.0)
+    assert scene.kinds() == [Reload]
+
+
+def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    writing = being_written(scene)
+    scene.tell(Drain(1.0))
+    assert not scene.at_rest.wait(0.1)
+    writing.set()
+    assert scene.at_rest.wait(5.0)
+    assert scene.kinds() == [WriteConfig]
 
 
 def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:

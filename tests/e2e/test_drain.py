@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,23 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     assert relayed == ["stock"] * 4
     wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
+
+
+@on_2_8
+def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy: str, tmp_path: Path) -> None:
+    checks, slow = tmp_path / "checks", tmp_path / "haproxy"
+    slow.write_text(f'#!/bin/sh\ncase "$1" in -c) : >{checks}; sleep 0.5;; esac\nexec {haproxy} "$@"\n')
+    slow.chmod(0o755)
+    with closing(Mesh(site, str(slow))) as mesh:
+        (kiosk,) = mesh.join(Service("kiosk", "http"))
+        checks.unlink()
+        kiosk.register(replace(kiosk.service, config={"appname_header": "X-App"}))
+        wait_until("the reload to be under way", checks.exists, pause_s=0.01)
+        began = time.monotonic()
+        assert kiosk.sidecar.stop(15) == 0
+        assert time.monotonic() - began < 4
+        said = kiosk.sidecar.log_text()
+        assert said.index("reload with configuration") < said.index("the public listener is closed")
 
 
 def _maintenance(member: Member) -> list[str]:

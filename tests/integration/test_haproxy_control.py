@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -107,6 +110,22 @@ def test_what_was_applied_needs_no_further_plan(there: Stage) -> None:
     assert not there.plan(rendered), there.plan(rendered).describe()
     assert greeting(port) == "first"
     assert greeting(query_port) == "second"
+
+
+def test_a_reload_of_a_haproxy_that_ends_meanwhile_does_not_wait_for_it(there: Stage) -> None:
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    plan = there.plan(there.rendered(client_snapshot(upstream_state(upstream("api", free_port())))))
+    assert plan.reloads
+    os.kill(there.process.pid, signal.SIGSTOP)  # So it neither reloads nor answers.
+    applied: list[Applied] = []
+    applying = threading.Thread(target=lambda: applied.append(there.control.apply(plan)))
+    applying.start()
+    time.sleep(0.3)
+    there.process.kill()
+    wait_until(there.process.reap, "it is gone")
+    applying.join(5.0)
+    assert applied, "it still waits"
+    assert applied[0].failure is not None
 
 
 def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
