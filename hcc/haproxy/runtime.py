@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
@@ -28,6 +29,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # there is none.
 CURRENT_WORKER = "@1"
 LOST_FILE_TIMEOUT_S = 0.5
+# While nothing comes.
+LOOK_S = 0.5
 NO_WORKER = ("Can't find the target", "Can't connect to the target")
 
 
@@ -155,16 +158,23 @@ class MasterSocket:
         """What `show proc` says."""
         return parse_processes(self.send("show proc"))
 
-    def reload(self) -> ReloadAnswer:
+    def reload(self, seen: Callable[[], bool] = lambda: False) -> ReloadAnswer:
         """Start a reload; its outcome as HAProxy tells it, which it does from 2.7 on.
 
-        On 2.6 and older the master answers nothing and starts anew; see `reloaded`.
+        On 2.6 and older the master answers nothing and starts anew; see `reloaded`. One that starts anew as 2.6, as
+        its program was exchanged, keeps the connection and never answers: `seen` is asked whether it is over.
         """
-        return parse_reload(self.send("reload"))
+        return parse_reload(exchange(self._path, b"reload\n", self._timeout_s, seen))
 
 
-def exchange(path: str, data: bytes, timeout_s: float) -> str:
+def exchange(path: str, data: bytes, timeout_s: float, over: Callable[[], bool] = lambda: False) -> str:
     """Everything a unix socket's server says to `data` until it closes; our sending side is closed at once.
+
+    Args:
+        path: of the socket.
+        data: what is said.
+        timeout_s: for all of it.
+        over: asked now and then while nothing comes; whether nothing needs to come any more.
 
     Raises:
         RuntimeSocketError: not reachable, too slow, or too much.
@@ -177,7 +187,7 @@ def exchange(path: str, data: bytes, timeout_s: float) -> str:
             client.sendall(data)
             # The master never closes by itself; with our side closed it does, right after the answer.
             client.shutdown(socket.SHUT_WR)
-            return _read_all(client, deadline)
+            return _read_all(client, deadline, over)
     except (FileNotFoundError, ConnectionRefusedError) as exc:
         raise NotListeningError(f"nobody listens on {path}") from exc
     except TimeoutError as exc:
@@ -187,11 +197,18 @@ def exchange(path: str, data: bytes, timeout_s: float) -> str:
         raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
 
 
-def _read_all(client: socket.socket, deadline: float) -> str:
+def _read_all(client: socket.socket, deadline: float, over: Callable[[], bool]) -> str:
     received = bytearray()
     while True:
-        client.settimeout(max(deadline - time.monotonic(), 0.001))
-        chunk = client.recv(CHUNK_BYTES)
+        client.settimeout(min(max(deadline - time.monotonic(), 0.001), LOOK_S))
+        try:
+            chunk = client.recv(CHUNK_BYTES)
+        except TimeoutError:
+            if time.monotonic() >= deadline:
+                raise
+            if not over():
+                continue
+            chunk = b""
         if not chunk:
             return received.decode("utf-8", errors="replace")
         received += chunk

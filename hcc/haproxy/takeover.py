@@ -39,7 +39,7 @@ class TakeOver:
         master = recorded_pid(self._layout.pid_file)
         before = self._processes()
         logged = size_of(self._layout.log)
-        answer = self._master.reload()
+        answer = self._master.reload(lambda: self._new_worker_runs(structure, before))
         if answer.success is False:
             raise refusal("HAProxy's new worker did not start", answer.log, config, operation)
         deadline = time.monotonic() + RELOAD_TIMEOUT_S

@@ -15,7 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hcc.haproxy import commands
-from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.binary import probe
+from hcc.haproxy.capabilities import Feature, capabilities
 from hcc.haproxy.control import Applied, ApplyError
 from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.execution import DELETE_BUDGET_S
@@ -126,6 +127,27 @@ def test_a_reload_of_a_haproxy_that_ends_meanwhile_does_not_wait_for_it(there: S
     applying.join(5.0)
     assert applied, "it still waits"
     assert applied[0].failure is not None
+
+
+def test_a_reload_with_an_older_program_under_the_same_name_waits_for_no_answer(tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.symlink_to(BINARIES["3.2"]())
+    with contextlib.closing(Stage(str(program))) as there:
+        peer, port = there.peer("peer"), free_port()
+        there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(peer)]))))
+        master = there.process.pid
+        program.unlink()
+        # Its master keeps the connection that a newer one answers after a reload, and says nothing on it.
+        program.symlink_to(BINARIES["2.6"]())
+        there.capabilities = capabilities(probe(str(program)).version)
+        there.control = DirectControl(str(program), there.layout, there.capabilities)
+        began = time.monotonic()
+        applied = there.converge(there.rendered(client_snapshot(upstream_state(upstream("api", port), [at(peer)]))))
+        assert applied.reloaded
+        assert time.monotonic() - began < DEADLINE_S
+        assert there.process.pid == master
+        assert greeting(port) == "peer"
+        assert "Version: 2.6" in RuntimeSocket(there.layout.stats_socket).send("show info")
 
 
 def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
