@@ -114,6 +114,11 @@ class _Resync:
     """To itself: time to compare what runs with what is wanted, without any news."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Release:
+    """To itself: the snapshot that was held counts, whatever it lacks."""
+
+
 class ConfigReconciler(Actor):
     """Owns what HAProxy should do, and the control of it."""
 
@@ -136,6 +141,8 @@ class ConfigReconciler(Actor):
         # As ProcessSupervisor told.
         self._haproxy_is_up = False
         self._snapshot: Snapshot | None = None
+        # A newer one that would close the public listener because one answer is not there yet.
+        self._held: Snapshot | None = None
         self._certificates = Certificates()
         # None before it was told who calls: the lines that run stay.
         self._callers: tuple[str, ...] | None = None
@@ -218,18 +225,36 @@ class ConfigReconciler(Actor):
                 self._look()
             case Written():
                 self._written(message)
+            case _Release():
+                self._release()
 
     def _take(self, news: SnapshotChanged | CredentialsReady | CallersChanged | HAProxyUp) -> None:
         self._news = True
         match news:
             case SnapshotChanged(snapshot):
-                self._snapshot = snapshot
+                self._take_snapshot(snapshot)
             case CredentialsReady(certificate, ca):
                 self._certificates = Certificates(certificate, ca)
             case CallersChanged(callers):
                 self._callers = callers
             case HAProxyUp():
                 self._haproxy_is_up = True
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        serves = self._applied is not None and self._applied.public is not None
+        if serves and self._options.intentions.asks and snapshot.policy is None:
+            # The service was renamed, so that its policy is another one: the old one counts until that is known.
+            if self._held is None:
+                self.after(ADOPTED_GRACE_S, _Release(), key="held")
+            self._held = snapshot
+            return
+        self._snapshot, self._held = snapshot, None
+        self.cancel("held")
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._snapshot, self._held, self._news = self._held, None, True
+            self._soon(self._last_s)
 
     def teardown(self, reason: StopReason) -> None:
         """Write down what was done; what runs goes on, and the successor reads it back."""

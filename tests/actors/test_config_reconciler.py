@@ -141,6 +141,39 @@ def test_an_endpoint_that_fails_goes_to_maintenance_without_a_reload(scene: Reco
     assert scene.kinds(-2) == [SetServerState]
 
 
+def renamed(*, version: int) -> Snapshot:
+    """The same service under another name, of which the policy is not known yet."""
+    before = with_endpoints(ONE, TWO, version=version)
+    return replace(before, policy=None, proxy=replace(before.proxy, service="web3"))
+
+
+def test_a_renamed_service_keeps_its_listener_until_its_new_policy_is_known(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+
+    scene.tell(SnapshotChanged(renamed(version=2)))
+    scene.give_credentials()
+    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    assert scene.reported().public_bound
+    assert len(scene.control.plans) == 1
+
+    scene.tell(SnapshotChanged(replace(renamed(version=3), policy=with_endpoints().policy)))
+    eventually(lambda: scene.reported().snapshot_version == 3, "it counts as soon as its policy is known")
+    assert scene.reported().public_bound
+    assert not any(plan.reloads for plan in scene.control.plans)
+
+
+def test_a_renamed_service_whose_policy_does_not_come_loses_its_listener(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    monkeypatch.setattr(config_reconciler, "ADOPTED_GRACE_S", 0.2)
+
+    scene.tell(SnapshotChanged(renamed(version=2)))
+
+    eventually(lambda: scene.reported().snapshot_version == 2, "it counts at last")
+    assert not scene.reported().public_bound
+
+
 def test_the_same_news_again_changes_nothing(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
 
