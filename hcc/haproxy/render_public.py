@@ -35,6 +35,9 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 # Where requests end that rules refuse: on their way there the agent is told.
 REFUSALS = "refusals"
 KEEP_ALIVE_MS = 3_600_000
+# After a 2xx HAProxy would pass on whatever comes, and nobody would look at requests. HTTP/2's upgrade to a websocket
+# (RFC 8441) is a GET to these rules.
+NO_TUNNEL = "  http-request deny deny_status 405 if METH_CONNECT"
 
 
 def public_listener(
@@ -67,6 +70,8 @@ def public_listener(
             yield from _authorise_connections(authorisation, capabilities)
     else:
         yield from log
+        if public.mode is Mode.HTTP:
+            yield NO_TUNNEL
     if public.mode is Mode.HTTP:
         # Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
         yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
@@ -164,6 +169,7 @@ def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: I
         yield _look_up_verdict(asked)
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
+    yield NO_TUNNEL
     if remembers:
         # Most requests end here, before all that concerns strangers and layer-7 rules.
         yield f"  http-request allow if {{ var({VERDICT}) -m str {ALLOW} }}"

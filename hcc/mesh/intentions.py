@@ -128,9 +128,11 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     """The verdict on one request from `caller`; its `rules` is None.
 
     The first permission that speaks of the request decides; none: the default policy, never the next intention.
-    A request whose path has no normal form is denied before that.
+    A request whose path has no normal form is denied before that, and one for a tunnel whatever is said of its caller.
     """
     verdict = verdict_of(policy, caller)
+    if policy.http and request.opens_tunnel:
+        return Verdict(False, "the request is refused: CONNECT opens a tunnel, whatever the policy", verdict.intention)
     intention = verdict.intention
     how = policy.normalization
     if intention is None or not _by_request(intention) or how is None or not policy.http:

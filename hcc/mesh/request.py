@@ -15,6 +15,7 @@ from hcc.errors import PeerError
 
 # HAProxy's buffer (tune.bufsize); no longer request comes through it.
 MAX_TARGET_BYTES = 16_384
+_TUNNEL = "CONNECT"
 _VISIBLE = re.compile(r"[!-~]*", re.ASCII)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", re.ASCII)
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})", re.ASCII)
@@ -77,6 +78,11 @@ class Request:
     method: str
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def opens_tunnel(self) -> bool:
+        """Whether nobody could look at what follows it; such a request is refused whatever the policy."""
+        return self.method == _TUNNEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,14 +134,18 @@ class Gate:
 
     def head_told(self, context: ssl.SSLContext, *headers: str) -> str:
         """What the application gets of a request with these lines."""
+        return self.answer(context, "GET / HTTP/1.1", "Host: here", *headers)[1]
+
+    def answer(self, context: ssl.SSLContext, *head: str) -> tuple[int, str]:
+        """Status and body of what comes back for these lines."""
         with (
             socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
             context.wrap_socket(plain) as tls,
         ):
-            tls.sendall("\r\n".join(("GET / HTTP/1.1", "Host: here", *headers, "", "")).encode())
+            tls.sendall("\r\n".join((*head, "", "")).encode())
             answer = http.client.HTTPResponse(tls)
             answer.begin()
-            return answer.read().decode()
+            return answer.status, answer.read().decode()
 
     def remembered(self) -> set[str]:
         """The services that HAProxy knows."""

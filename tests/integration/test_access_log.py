@@ -117,6 +117,16 @@ def test_callers_are_logged_and_so_is_a_handshake_that_fails(there: Stage, syslo
     # Who called is the authoriser's answer; without intentions nobody asks it.
     assert (line["direction"], line["caller"]) == ("in", "-")
     assert line.get("status", 200) == 200
+    if protocol.is_http:
+        # No tunnel, also where nobody is asked about callers.
+        with (
+            socket.create_connection(("127.0.0.1", public), timeout=DEADLINE_S) as raw,
+            context.wrap_socket(raw) as client,
+        ):
+            client.sendall(b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 405 ")
+        refused = syslog.line()
+        assert (refused["direction"], refused["method"], refused["status"]) == ("in", "CONNECT", 405)
     if there.capabilities.has(Feature.ERROR_LOG_FORMAT):
         nobody = there.context(ssl.PROTOCOL_TLS_CLIENT, None)
         with (

@@ -215,6 +215,10 @@ def test_a_caller_gets_no_tunnel_in_which_nobody_looks_at_requests(branch: str) 
             assert "h2c" not in head.lower(), words
         websocket = ("Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")
         assert "upgrade: websocket" in opened.head_told(context, "Connection: Upgrade", *websocket).lower()
+        # Once by those that the workers decide, once by those that HAProxy knows.
+        stranger = opened.context(numbered(SERVICE, 2))
+        for connect in (stranger, context):
+            assert opened.answer(connect, "CONNECT h:80 HTTP/1.1", "Host: h:80")[0] == 405
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)

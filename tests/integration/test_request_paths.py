@@ -22,6 +22,7 @@ from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, Stre
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities
 from hcc.haproxy.model import Authorisation, Mode
+from hcc.haproxy.render_public import NO_TUNNEL
 from hcc.haproxy.render_rules import FORMLESS, PATH, as_sent, needs_experimental, rule_lines
 from hcc.haproxy.request_rules import headers_digest
 from hcc.mesh.request import (
@@ -141,11 +142,12 @@ def running(
     rules = str(directory / "rules.map")
     asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", rules, normalization=how, enforced=enforced)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        lines = (NO_TUNNEL, *rule_lines(asked, "txn.verdict", able), *(() if enforced else as_sent(asked, able)))
         text = CONFIGURATION.format(
             experimental="expose-experimental-directives" if needs_experimental(asked, able) else "",
             fd=listener.fileno(),
             protocol="proto h2" if h2 else "",
-            rules="\n".join((*rule_lines(asked, "txn.verdict", able), *(() if enforced else as_sent(asked, able)))),
+            rules="\n".join(lines),
             answer=ANSWER if enforced else AUDITED,
         )
         (directory / "haproxy.cfg").write_text(text)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hcc.haproxy.capabilities import Capabilities, Version, capabilities
 from hcc.haproxy.desired import desired
 from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.render_public import NO_TUNNEL
 from hcc.haproxy.render_upstream import name_list
 from hcc.haproxy.words import TokenError
 from hcc.mesh.snapshot import Endpoint, Health, UpstreamKey
@@ -55,6 +56,14 @@ def test_the_text_is_as_the_golden_file_has_it(name: str, version: Capabilities,
     assert shown(found) == (GOLDEN / f"{golden}.cfg").read_text()
 
 
+@pytest.mark.parametrize("intentions", Enforcement)
+def test_no_request_is_let_in_before_a_tunnel_is_refused(intentions: Enforcement) -> None:
+    found = render(desired(examples()["http"], options(intentions=intentions), certificates()).desired, V2_6)
+    listener = found.config.partition("\nfrontend public")[2].partition("\n\n")[0]
+    rules = [line for line in listener.splitlines() if line.startswith("  http-request ")]
+    assert rules[0] == NO_TUNNEL
+
+
 def test_where_nothing_is_enforced_tokens_are_only_asked_about() -> None:
     tokens = examples()["tokens"]
     audit = render(desired(tokens, options(intentions=Enforcement.AUDIT), certificates()).desired, V2_6)
@@ -70,7 +79,7 @@ def test_where_nothing_is_enforced_a_request_without_a_form_is_told_and_goes_on_
     there = lines.index("  http-request set-pathq '%[var(txn.hcc_sent)]' if { var(txn.hcc_sent) -m found }")
     assert all(n < there for n, line in enumerate(lines) if "set-path " in line or "normalize-uri" in line)
     assert "  http-request set-var(txn.hcc_verdict) str(formless) if hcc_ruled ! { path_beg / }" in lines
-    assert "deny_status" not in audit.config
+    assert [line for line in lines if "deny_status" in line] == [NO_TUNNEL]
     assert (
         "event on-backend-http-request if { var(txn.hcc_verdict) -m beg rules- formless } "
         "! { var(txn.hcc_said) -m beg allow token- }\n"

@@ -222,6 +222,15 @@ def test_a_request_without_a_normal_path_is_denied_where_permissions_govern() ->
     assert decide(rules, caller("other"), get("/a%00b")).allowed
 
 
+@pytest.mark.parametrize("rules", [policy(allow("web"), http=True), l7(on("/", allow=True))])
+def test_a_tunnel_is_refused_whatever_the_policy(rules: Policy) -> None:
+    verdict = decide(rules, caller(), Request("CONNECT", "/"))
+    assert not verdict.allowed
+    assert "tunnel" in verdict.reason
+    # HAProxy knows the method by its case, too.
+    assert decide(rules, caller(), Request("connect", "/")).allowed
+
+
 def test_a_request_of_a_caller_without_permissions_gets_the_verdict_on_its_connection() -> None:
     rules = l7(on("/", allow=False))
 
