@@ -42,7 +42,8 @@ from hcc.consul.known import (
 )
 from hcc.mesh.chain import Chain, Target, start_target
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Policy, demands_tokens
+from hcc.mesh.intentions import Intention, Policy, demands_tokens
+from hcc.mesh.permissions import distrusting
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
@@ -210,7 +211,7 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
             return Policy(
                 destination=proxy.service,
                 trust_domain=key.trust_domain,
-                intentions=value.intentions,
+                intentions=_distrusting(value.intentions, proxy.appname_header),
                 default_allow=value.default_allow,
                 version=version,
                 http=proxy.protocol.is_http,
@@ -218,6 +219,18 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
                 providers=token_providers_of(known),
             )
     return None
+
+
+def _distrusting(intentions: tuple[Intention, ...], header: str) -> tuple[Intention, ...]:
+    """The intentions, their permissions `distrusting` a header that our registration names; the same without one."""
+    if not header:
+        return intentions
+    return tuple(
+        replace(one, permissions=tuple(distrusting(each, header) for each in one.permissions))
+        if one.permissions
+        else one
+        for one in intentions
+    )
 
 
 def _needs_application(proxy: Proxy) -> bool:

@@ -12,8 +12,9 @@ import re
 from dataclasses import replace
 
 from hcc.consul.fields import Fields
+from hcc.mesh.caller import CLIENT_CERT_HEADER
 from hcc.mesh.patterns import compiled
-from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, distrusting
 
 _PERMISSION = frozenset(("Action", "HTTP", "JWT"))
 _PATHS = {"PathExact": PathMatch.EXACT, "PathPrefix": PathMatch.PREFIX, "PathRegex": PathMatch.REGEX}
@@ -52,7 +53,7 @@ def permission(item: Fields) -> Permission:
         *_path_faults(http, path),
         *(fault for header in headers for fault in _header_faults(header)),
     )
-    return Permission(
+    found = Permission(
         # An action that is not known denies.
         allow=item.text("Action") == "allow",
         path=path,
@@ -61,6 +62,7 @@ def permission(item: Fields) -> Permission:
         jwt=jwt(item),
         fault="; ".join(faults),
     )
+    return distrusting(found, CLIENT_CERT_HEADER)
 
 
 def jwt(item: Fields) -> tuple[JwtProvider, ...] | None:

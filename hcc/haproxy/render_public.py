@@ -28,10 +28,9 @@ from hcc.haproxy.render_spoe import (
 )
 from hcc.haproxy.render_tls import CERTIFICATE_LIST, bind_tls
 from hcc.haproxy.render_tokens import TOKENS, token_lines
-from hcc.mesh.caller import in_a_list
+from hcc.mesh.caller import CLIENT_CERT_HEADER, in_a_list
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
 
-CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 # Where requests end that rules refuse: on their way there the agent is told.
 REFUSALS = "refusals"
 KEEP_ALIVE_MS = 3_600_000

@@ -11,6 +11,8 @@ from functools import lru_cache
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, IdentityError, ServiceIdentity, parse_service_uri
 from hcc.mesh.naming import joined, parts
 
+# The header of a request by which the application is told whose it is.
+CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 SEPARATOR = "|"
 # Services whose texts are kept: each has as many certificates as instances, and a new one every few days.
 MAX_KEPT = 1024

@@ -5,7 +5,7 @@ Source: hashicorp/consul agent/xds/rbac.go (1.20.1) and what Envoy does with it;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from string import ascii_lowercase, ascii_uppercase
 
@@ -113,6 +113,18 @@ class Permission:
     def unconditional(self) -> bool:
         """Whether it speaks of every request."""
         return self.path is None and not self.headers and not self.methods
+
+
+def distrusting(permission: Permission, header: str) -> Permission:
+    """The permission; it denies if it has a condition on that header, of any case, in which callers are told.
+
+    That is set when rules have been looked at: until then it is what the caller claims.
+    """
+    name = header.lower()
+    if all(rule.name != name for rule in permission.headers):
+        return permission
+    fault = f"the header {name} tells the caller, and is what it claims when rules are looked at"
+    return replace(permission, fault=f"{permission.fault}; {fault}" if permission.fault else fault)
 
 
 def speaks_of(permission: Permission, request: NormalRequest) -> bool:

@@ -23,7 +23,7 @@ from hcc.consul.keys import (
 )
 from hcc.mesh.chain import Chain
 from hcc.mesh.intentions import Action, Intention
-from hcc.mesh.permissions import JwtProvider, Permission
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
 from hcc.mesh.request import Normalization
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
 from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
@@ -262,6 +262,24 @@ def test_each_change_of_the_intentions_has_a_version() -> None:
     policy = whole(state).policy
     assert policy is not None
     assert (policy.version, policy.default_allow) == (2, None)
+
+
+def test_a_condition_on_the_header_that_tells_the_callers_name_denies() -> None:
+    by_name = Permission(True, headers=(HeaderRule("x-app", HeaderMatch.EXACT, "web"),))
+    by_role = Permission(True, headers=(HeaderRule("x-role", HeaderMatch.EXACT, "admin"),))
+    told = IntentionList((Intention("web", Action.PERMISSIONS, 9, (by_role, by_name)), *ALLOW_WEB.intentions), False)
+    before = after((PROXY, registered()), ROOTS, (INTENTIONS, told))
+    named = after((PROXY, registered(proxy=builders.proxy(appname_header="X-App"))), state=before)
+
+    policy, later = whole(before).policy, whole(named).policy
+    assert policy is not None
+    assert later is not None
+    assert policy.intentions == told.intentions
+    assert later.version == policy.version + 1
+    ruled, plain = later.intentions
+    assert ruled.permissions[0] == by_role
+    assert "the header x-app tells the caller" in ruled.permissions[1].fault
+    assert plain is ALLOW_WEB.intentions[0]
 
 
 def other_roots() -> Roots:

@@ -52,6 +52,16 @@ def test_a_header_that_cannot_be_looked_at_makes_a_permission_that_denies(name: 
     assert "no condition on a header that can be looked at" in found.fault
 
 
+@pytest.mark.parametrize("condition", [{"Exact": "URI=x"}, {"Present": True, "Invert": True}])
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_a_condition_on_what_a_caller_claims_makes_a_permission_that_denies(
+    action: str, condition: dict[str, Any]
+) -> None:
+    conditions = [{"Name": "x-role", "Exact": "admin"}, {"Name": "X-Forwarded-Client-Cert", **condition}]
+    found = read(Action=action, HTTP={"Header": conditions})
+    assert "the header x-forwarded-client-cert tells the caller" in found.fault
+
+
 @given(st.text(max_size=20))
 def test_a_header_that_is_looked_at_can_be_named_to_haproxy(name: str) -> None:
     found = read(HTTP={"Header": [{"Name": name, "Exact": "admin"}]})
