@@ -5,6 +5,8 @@ Source: reference/consul.md sections 1 and 6.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hcc.consul.answers import Answer, Application
 from hcc.consul.chains import chain
 from hcc.consul.errors import ConsulAnswerError
@@ -29,7 +31,8 @@ from hcc.consul.policy import Probe
 from hcc.consul.registration import registration
 from hcc.consul.token_providers import token_providers
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
-from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.intentions import WILDCARD, Action, Intention
+from hcc.mesh.permissions import Permission
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Root, Roots
 
@@ -136,20 +139,29 @@ def _intention(item: Fields) -> Intention:
     permissions = tuple(permission(each) for each in item.children("Permissions"))
     # An action that is not known denies, here as everywhere.
     action = Action.PERMISSIONS if permissions else _ACTIONS.get(item.text("Action"), Action.DENY)
-    return Intention(
+    group = item.text("SourceSamenessGroup")
+    found = Intention(
         source=item.required("SourceName"),
         action=action,
         precedence=item.number("Precedence"),
         permissions=permissions,
         source_namespace=item.text("SourceNS") or DEFAULT_NAMESPACE,
         source_partition=item.text("SourcePartition") or DEFAULT_PARTITION,
-        peer=item.text("SourcePeer") or _group(item, action),
+        peer=item.text("SourcePeer"),
         jwt=jwt(item),
     )
+    return _of_group(found, group) if group else found
 
 
-def _group(item: Fields, action: Action) -> str:
-    # Sameness groups (Enterprise) cannot be resolved here. What they allow is for others then; what they deny
-    # is denied to our own callers of that name too.
-    group = item.text("SourceSamenessGroup")
-    return "" if not group or action is Action.DENY else f"sameness group {group}"
+def _of_group(found: Intention, group: str) -> Intention:
+    """An intention for a sameness group (Enterprise), which cannot be resolved here: our partition may be in it.
+
+    What it just allows is for others then. What it denies, or lets depend on requests or tokens, is denied to our own
+    callers of that name, too: one that did not see it would be let in by what comes after it.
+    """
+    if found.action is Action.ALLOW and found.jwt is None:
+        return replace(found, peer=f"sameness group {group}")
+    if found.action is not Action.DENY:
+        fault = f"who is in the sameness group {group!r} is not known"
+        found = replace(found, action=Action.PERMISSIONS, permissions=(Permission(allow=False, fault=fault),), jwt=None)
+    return replace(found, source_partition=WILDCARD)

@@ -9,8 +9,10 @@ from hcc.consul.decode import answer, application, intentions, leaf, probe, root
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.keys import IntentionsWatch, ServiceWatch
 from hcc.consul.policy import Probe
-from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.identity import ServiceIdentity
+from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
+from hcc.mesh.request import Request
 from hcc.mesh.snapshot import Root, Roots
 
 LEAF = {
@@ -97,6 +99,34 @@ def test_an_unknown_action_denies(action: str | None) -> None:
 def test_a_sameness_group_lets_nobody_of_ours_in_and_keeps_out_whom_it_denies() -> None:
     assert match(SourceSamenessGroup="g", Action="allow")[0].peer == "sameness group g"
     assert match(SourceSamenessGroup="g", Action="deny")[0].peer == ""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Action": "deny"},
+        {"Permissions": [{"Action": "deny", "HTTP": {"PathPrefix": "/admin"}}, {"Action": "allow"}]},
+        {"Permissions": [{"Action": "allow", "HTTP": {"PathExact": "/"}}]},
+        {"Action": "allow", "JWT": {"Providers": [{"Name": "okta"}]}},
+    ],
+)
+@pytest.mark.parametrize("http", [True, False])
+def test_what_a_sameness_group_is_not_just_allowed_is_denied_to_ours(body: dict[str, Any], http: bool) -> None:
+    (grouped,) = match(SourceName="web", SourceSamenessGroup="g", SourcePartition="default", Precedence=9, **body)
+    everyone = Intention("*", Action.ALLOW, 8, source_partition="*")
+    rules = Policy("db", "td", (grouped, everyone), default_allow=True, http=http)
+    for partition in ("default", "team"):
+        caller = ServiceIdentity("td", "web", "dc1", partition=partition)
+        verdict = decide(rules, caller, Request("GET", "/"))
+        assert not verdict.allowed
+        assert verdict.intention == grouped
+        assert verdict_of(rules, caller).rules is None
+    assert decide(rules, ServiceIdentity("td", "other", "dc1"), Request("GET", "/")).allowed
+
+
+def test_why_permissions_for_a_sameness_group_deny_is_told() -> None:
+    (grouped,) = match(SourceSamenessGroup="g", Permissions=[{"Action": "allow"}])
+    assert "sameness group 'g'" in grouped.permissions[0].fault
 
 
 @pytest.mark.parametrize(
