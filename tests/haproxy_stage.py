@@ -179,7 +179,9 @@ class Stage:
         write_private(self.layout.leaf, self.leaf.combined_pem)
         fingerprints = frozenset(authority.fingerprint for authority in self.authorities)
         return Certificates(
-            leaf=CertificateFile(self.layout.leaf, self.leaf.fingerprint, Secret(self.leaf.combined_pem)),
+            leaf=CertificateFile(
+                self.layout.leaf, self.leaf.fingerprint, Secret(self.leaf.combined_pem), service_uri("server")
+            ),
             ca=CaFile(self.layout.roots, fingerprints, ca_pem),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from hcc.haproxy import words
@@ -205,6 +206,8 @@ def _decides(capabilities: Capabilities) -> str:
 def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Iterator[str]:
     # What a caller claims about itself must not pass for what its certificate says.
     known = f"if {{ var({IDENTITY}) -m found }}"
+    told = (CLIENT_CERT_HEADER if public.client_cert_by else "", public.appname_header)
+    yield from _keep_headers(tuple(name for name in told if name))
     yield f"  http-request del-header {CLIENT_CERT_HEADER}"
     if public.client_cert_by:
         by = words.uri(in_a_list(public.client_cert_by))
@@ -216,6 +219,14 @@ def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Itera
         yield f"  http-request del-header {header}"
         service = f"%[var({IDENTITY}),field(3,|)]"
         yield f"  http-request set-header {header} {service} {known}"
+
+
+def _keep_headers(names: Iterable[str]) -> Iterator[str]:
+    """The line that refuses requests that ask the application to drop one of these (RFC 9110 section 7.6.1)."""
+    alternatives = "|".join(re.sub("[.*+^|]", r"\\\g<0>", words.header(name)) for name in names)
+    if alternatives:
+        token = f"'(^|[^0-9a-z_-])({alternatives})([^0-9a-z_-]|$)'"
+        yield f"  http-request deny deny_status 400 if {{ req.fhdr(connection) -m reg -i {token} }}"
 
 
 def _app_protocol(app: AppBackend) -> str:

@@ -222,6 +222,22 @@ def test_a_caller_gets_no_tunnel_in_which_nobody_looks_at_requests(branch: str) 
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_caller_cannot_have_the_application_drop_who_it_is(branch: str) -> None:
+    with gate(branch, Protocol.HTTP, appname_header="X-App.Of*") as opened:
+        opened.decide_by(WEB)
+        context = opened.context(numbered(SERVICE, 1))
+
+        def status(*connection: str) -> int:
+            return opened.answer(context, "GET / HTTP/1.1", "Host: h", *(f"Connection: {one}" for one in connection))[0]
+
+        for name in ("X-Forwarded-Client-Cert", "x-app.of*"):
+            for asked in ((name,), (f"close, {name}",), (f"a,{name} ,b",), ("close", name.upper()), (f'"a, {name}"',)):
+                assert status(*asked) == 400, asked
+        for harmless in ("close", "keep-alive", "Upgrade", "x-forwarded-client-certs, my-x-app.of*", "x-appyof"):
+            assert status(harmless) == 200, harmless
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
 def test_the_verdicts_on_ten_thousand_certificates_are_right_and_their_memory_is_bounded(branch: str) -> None:
     earlier = (ServiceIdentity(TRUST_DOMAIN, f"earlier-{number % 50}", "dc1") for number in range(MAX_REMEMBERED - 50))
     known = {f"{number:064X}": Remembered(one, 2_000_000_000).text() for number, one in enumerate(earlier)}
