@@ -39,6 +39,7 @@ from hcc.haproxy.plan import (
 from hcc.haproxy.process import LOST, Exit, LaunchError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_spoe import agent_name
+from hcc.mesh.caller import key_name
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Outcome, Peer
 from hcc.peers.prober import Probed
@@ -577,7 +578,9 @@ class FakeMaps:
 
     def lines(self) -> frozenset[str]:
         verdicts = self._read("verdicts")
-        return frozenset(verdicts if self.with_line is None and verdicts is not None else self.with_line or ())
+        if self.with_line is None and verdicts is not None:
+            return frozenset(map(key_name, verdicts))
+        return frozenset(self.with_line or ())
 
     def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
         if self.silent:

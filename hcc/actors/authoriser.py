@@ -36,9 +36,10 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
-from hcc.mesh.caller import caller_name, named_caller
+from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
+from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy, may_deny_anew, rule_sets
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
@@ -117,9 +118,9 @@ class Authoriser(Actor):
         self._must_cut = False
         # Whether all that are open began under another trust domain.
         self._all_are_strangers = False
-        # Callers that workers let in since the maps were brought up to date.
+        # Keys of callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
-        # Callers that have no line yet, and until when it is waited for.
+        # Names of callers that have no line yet, and until when it is waited for.
         self._without_line: dict[str, float] = {}
         self._look_s = LINE_LOOK_S
         self._gathering = False
@@ -216,9 +217,8 @@ class Authoriser(Actor):
                 continue
             source = self._labels.of(caller.identity.service)
             self._metrics.decisions.labels(source, self._policy.destination, ALLOW).inc()
-            name = caller_name(caller.identity)
-            self._met.add(name)
-            self._book.note_peer(peer, name)
+            self._met.add(caller_key(caller.identity))
+            self._book.note_peer(peer, caller_name(caller.identity))
             digest = certificate_digest(der)
             if digest not in self._book:
                 self._book.remember(digest, caller)
@@ -226,7 +226,7 @@ class Authoriser(Actor):
 
     def _remember_soon(self) -> None:
         """At once where there is a caller that is new, or denied; more certificates of the others can wait."""
-        if any((self._verdicts or {}).get(name, DENY) == DENY for name in self._met):
+        if any((self._verdicts or {}).get(key, DENY) == DENY for key in self._met):
             self._remember()
         elif self._met and not self._gathering:
             self._gathering = True
@@ -244,11 +244,11 @@ class Authoriser(Actor):
             return
         callers, decided = set(self._book.callers), set(self._verdicts or ())
         if callers != decided:
-            self._await_lines(callers - decided)
+            self._await_lines({key_name(key) for key in callers - decided})
             self._decide()
         # A worker may have decided by the policy before.
         met, self._met = self._met, set()
-        if any((self._verdicts or {}).get(name) == DENY for name in met):
+        if any((self._verdicts or {}).get(key) == DENY for key in met):
             self._must_cut = True
             self._try(self._cut)
         news = self._book.take_news(but=self._without_line)
@@ -298,7 +298,7 @@ class Authoriser(Actor):
 
     def _take(self, policy: Policy) -> None:
         before, self._policy = self._policy, policy
-        # Names of services do not say their trust domain: nobody of the old one is who the name says now.
+        # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
         self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
         denied_anew = before is not None and may_deny_anew(before, policy)
@@ -377,13 +377,18 @@ class Authoriser(Actor):
 
     def _denies_some(self, verdicts: Mapping[str, str]) -> bool:
         """Whether it denies callers that HAProxy lets in by these."""
-        return any(verdict != DENY and self._is_denied(caller) for caller, verdict in verdicts.items())
+        return any(verdict != DENY and self._is_denied_by_key(key) for key, verdict in verdicts.items())
 
-    def _is_denied(self, caller: str | None) -> bool:
-        if self._policy is None or caller is None or self._all_are_strangers:
+    def _is_denied(self, name: str | None) -> bool:
+        if self._policy is None or name is None:
             return True
-        identity = named_caller(caller, self._policy.trust_domain)
-        return identity is None or verdict_on(self._policy, identity) == DENY
+        return self._denies(self._policy, named_caller(name, self._policy.trust_domain))
+
+    def _is_denied_by_key(self, key: str) -> bool:
+        return self._policy is None or self._denies(self._policy, keyed_caller(key, self._policy.trust_domain))
+
+    def _denies(self, policy: Policy, caller: ServiceIdentity | None) -> bool:
+        return caller is None or self._all_are_strangers or verdict_on(policy, caller) == DENY
 
     # ---- HAProxy
 
@@ -551,7 +556,7 @@ class Authoriser(Actor):
         Who is denied keeps its line. Nobody gets there past the verdict, and if it were added anew when the caller is
         allowed again, the first sessions would come before it.
         """
-        callers = tuple(sorted(self._verdicts or ()))
+        callers = tuple(sorted({key_name(key) for key in self._verdicts or ()}))
         if callers != self._told:
             self._told = callers
             self.tell(CONFIG_RECONCILER, CallersChanged(callers))
@@ -563,5 +568,6 @@ class Authoriser(Actor):
 
     def _report(self) -> None:
         self._metrics.callers_remembered.set(len(self._book))
-        facts = CallerFacts(tuple(sorted((self._verdicts or {}).items())), len(self._book))
+        verdicts = ((key_name(key), verdict) for key, verdict in (self._verdicts or {}).items())
+        facts = CallerFacts(tuple(sorted(verdicts)), len(self._book))
         self.tell(ADMIN, FactsReported(facts))

@@ -25,7 +25,7 @@ TIMEOUT_S = 5.0
 
 
 class CallerMaps:
-    """Identities by the digest of a certificate, verdicts by the caller's name, and rules for requests in order.
+    """Identities by the digest of a certificate, verdicts by the caller's URI, and rules for requests in order.
 
     Not safe to be called from two threads at once. Every method is bounded in time.
 

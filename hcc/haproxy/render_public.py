@@ -21,6 +21,7 @@ from hcc.haproxy.render_spoe import (
     NAME,
     RULES,
     SPOE,
+    URI,
     VERDICT,
     asks_for_tokens,
     has_rules,
@@ -133,7 +134,7 @@ def _authorise_connections(asked: Authorisation, capabilities: Capabilities) -> 
     if remembers:
         yield f"{rule} set-var({IDENTITY}) {identity_of_certificate(asked)}"
     yield f"{rule} set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
-    yield f"{rule} set-var({NAME}) var({IDENTITY}),field(1,|)"
+    yield from _parts(rule)
     if not asked.enforced:
         # Whom the agent denied it has counted and told.
         return
@@ -154,7 +155,12 @@ def _pass_known_connections(asked: Authorisation) -> Iterator[str]:
 
 
 def _look_up_verdict(asked: Authorisation) -> str:
-    return f"  tcp-request content set-var({VERDICT}) var({NAME}),map({words.path(asked.verdicts)})"
+    return f"  tcp-request content set-var({VERDICT}) var({URI}),map({words.path(asked.verdicts)})"
+
+
+def _parts(rule: str) -> Iterator[str]:
+    yield f"{rule} set-var({NAME}) var({IDENTITY}),field(1,|)"
+    yield f"{rule} set-var({URI}) var({IDENTITY}),field(2,|)"
 
 
 def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
@@ -165,7 +171,7 @@ def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: I
         identity = f"var({DIGEST}),map({words.path(asked.identities)})"
         yield f"  tcp-request content set-var({DIGEST}) {CERTIFICATE_DIGEST}"
         yield f"  tcp-request content set-var({IDENTITY}) {identity}"
-        yield f"  tcp-request content set-var({NAME}) var({IDENTITY}),field(1,|)"
+        yield from _parts("  tcp-request content")
         yield _look_up_verdict(asked)
     # The first of the rules on requests, so that what a later one refuses is logged with its path, too.
     yield from log
@@ -174,7 +180,7 @@ def _authorise_requests(asked: Authorisation, capabilities: Capabilities, log: I
         # Most requests end here, before all that concerns strangers and layer-7 rules.
         yield f"  http-request allow if {{ var({VERDICT}) -m str {ALLOW} }}"
     yield f"  http-request set-var({IDENTITY}) var({CALLER}) if {{ var({CALLER}) -m found }}"
-    yield f"  http-request set-var({NAME}) var({IDENTITY}),field(1,|)"
+    yield from _parts("  http-request")
     if ruled:
         # What the agent says of a stranger whom rules govern; a worker may not have heard of a verdict that there is.
         stranger = f"{{ var({RULES}) -m found }} ! {{ var({VERDICT}) -m found }}"
@@ -212,7 +218,7 @@ def _caller_headers(public: PublicListener, capabilities: Capabilities) -> Itera
     if public.client_cert_by:
         by = words.uri(in_a_list(public.client_cert_by))
         digest = f"Hash=%[var({DIGEST}),lower];" if capabilities.has(Feature.SHA2) else ""
-        value = f"By={by};{digest}URI=%[var({IDENTITY}),field(2,|)]"
+        value = f"By={by};{digest}URI=%[var({URI})]"
         yield f"  http-request set-header {CLIENT_CERT_HEADER} {value} {known}"
     if public.appname_header:
         header = words.header(public.appname_header)

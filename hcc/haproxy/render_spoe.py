@@ -23,10 +23,11 @@ CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
 ERROR = f"txn.{ENGINE}.error"
 # Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
-# the first part of that, and the verdict.
+# the first two parts of that, and the verdict. That is found by the URI: a connection can be older than the trust domain.
 DIGEST = "sess.hcc_digest"
 IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
+URI = "sess.hcc_uri"
 VERDICT = "txn.hcc_verdict"
 # In http every request is asked about: a kept-alive connection must not outlive a change of intentions.
 EVENTS = {Mode.TCP: "on-frontend-tcp-request", Mode.HTTP: "on-frontend-http-request"}
@@ -120,5 +121,5 @@ def _unless_allowed(authorisation: Authorisation, capabilities: Capabilities) ->
         return ""
     if authorisation.mode is Mode.HTTP:
         return f" if ! {{ var({VERDICT}) -m beg {ALLOW} {NAME_PREFIX} }}"
-    verdict = f"{identity_of_certificate(authorisation)},field(1,|),map({words.path(authorisation.verdicts)})"
+    verdict = f"{identity_of_certificate(authorisation)},field(2,|),map({words.path(authorisation.verdicts)})"
     return f" if ! {{ {verdict} -m str {ALLOW} }}"

@@ -16,6 +16,7 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 SEPARATOR = "|"
 # Services whose texts are kept: each has as many certificates as instances, and a new one every few days.
 MAX_KEPT = 1024
+_service = lru_cache(MAX_KEPT)(parse_service_uri)
 
 
 def caller_name(identity: ServiceIdentity) -> str:
@@ -23,6 +24,31 @@ def caller_name(identity: ServiceIdentity) -> str:
     if (identity.namespace, identity.partition) == (DEFAULT_NAMESPACE, DEFAULT_PARTITION):
         return joined(identity.service, identity.datacenter)
     return joined(identity.service, identity.datacenter, identity.namespace, identity.partition)
+
+
+@lru_cache(MAX_KEPT)
+def caller_key(identity: ServiceIdentity) -> str:
+    """What verdicts on a caller are found by: the URI of `caller_text`, as a name does not tell the trust domain."""
+    return in_a_list(identity.uri())
+
+
+def keyed_caller(key: str, trust_domain: str) -> ServiceIdentity | None:
+    """The service with that `caller_key`, of whatever trust domain; None where it is none.
+
+    Maps that an earlier hcc left have `caller_name` as key; that is one of this trust domain.
+    """
+    try:
+        return _service(key)
+    except IdentityError:
+        return named_caller(key, trust_domain)
+
+
+def key_name(key: str) -> str:
+    """The `caller_name` of a service with that `caller_key`; of an earlier hcc it is the key itself."""
+    try:
+        return caller_name(_service(key))
+    except IdentityError:
+        return key
 
 
 def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
@@ -40,7 +66,7 @@ def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
 @lru_cache(MAX_KEPT)
 def caller_text(identity: ServiceIdentity) -> str:
     """`NAME|URI|SOURCE`; none of them holds a blank or the separator, which URIs have percent-encoded."""
-    return SEPARATOR.join((caller_name(identity), in_a_list(identity.uri()), in_a_list(identity.source())))
+    return SEPARATOR.join((caller_name(identity), caller_key(identity), in_a_list(identity.source())))
 
 
 def in_a_list(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from hcc.mesh.caller import Remembered, caller_name, parse_remembered
+from hcc.mesh.caller import Remembered, caller_key, caller_name, parse_remembered
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy, verdict_of
 from hcc.mesh.rules import ALLOW, DENY
@@ -44,18 +44,18 @@ class CallerBook:
 
     @property
     def callers(self) -> tuple[str, ...]:
-        """Names of the services that have a certificate here."""
+        """Keys of the services that have a certificate here."""
         return tuple(self._identities)
 
     def identities(self, but: Collection[str] = ()) -> dict[str, str]:
-        """The map of identities: digest, and what it stands for; without those of some callers."""
+        """The map of identities: digest, and what it stands for; without those of callers of some names."""
         return {digest: one.text() for digest, one in self._remembered.items() if not (but and _is_of(one, but))}
 
     def take_news(self, but: Collection[str] = ()) -> dict[str, str | None]:
         """What changed in the map of identities since the last call: an entry's text, or None where it went.
 
         Args:
-            but: callers whose new certificates are left for a later call.
+            but: names of callers whose new certificates are left for a later call.
         """
         news, left = self._news, set[str]()
         if but:
@@ -64,18 +64,18 @@ class CallerBook:
         return {digest: text for digest, text in news.items() if digest not in left}
 
     def verdicts(self, policy: Policy) -> dict[str, str]:
-        """The map of verdicts: by the caller's name."""
-        return {name: verdict_on(policy, identity) for name, identity in self._identities.items()}
+        """The map of verdicts: by the caller's key."""
+        return {key: verdict_on(policy, identity) for key, identity in self._identities.items()}
 
     def remember(self, digest: str, caller: Remembered) -> None:
         """Note one more certificate; the oldest goes when there are too many."""
         if digest in self._remembered:
             return
-        name = caller_name(caller.identity)
+        key = caller_key(caller.identity)
         self._remembered[digest] = caller
         self._news[digest] = caller.text()
-        self._identities.setdefault(name, caller.identity)
-        self._certificates[name] = self._certificates.get(name, 0) + 1
+        self._identities.setdefault(key, caller.identity)
+        self._certificates[key] = self._certificates.get(key, 0) + 1
         if len(self._remembered) > self._most:
             self._forget(next(iter(self._remembered)))
 
@@ -87,7 +87,7 @@ class CallerBook:
         return bool(expired)
 
     def keep_only(self, trust_domain: str) -> bool:
-        """Whether certificates of another trust domain were forgotten: names do not tell them apart."""
+        """Whether certificates of another trust domain were forgotten."""
         others = [digest for digest, one in self._remembered.items() if one.identity.trust_domain != trust_domain]
         for digest in others:
             self._forget(digest)
@@ -112,15 +112,15 @@ class CallerBook:
         return self._peers.get(peer)
 
     def _forget(self, digest: str) -> None:
-        name = caller_name(self._remembered.pop(digest).identity)
+        key = caller_key(self._remembered.pop(digest).identity)
         self._news[digest] = None
-        self._certificates[name] -= 1
-        if not self._certificates[name]:
-            del self._certificates[name], self._identities[name]
+        self._certificates[key] -= 1
+        if not self._certificates[key]:
+            del self._certificates[key], self._identities[key]
 
 
-def _is_of(one: Remembered, callers: Collection[str]) -> bool:
-    return caller_name(one.identity) in callers
+def _is_of(one: Remembered, names: Collection[str]) -> bool:
+    return caller_name(one.identity) in names
 
 
 def verdict_on(policy: Policy, identity: ServiceIdentity) -> str:

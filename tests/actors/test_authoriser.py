@@ -55,7 +55,7 @@ class AuthoriserScene(Scene):
         super().__init__(AUTHORISER, Authoriser, kwargs, NAMES)
 
     def verdicts(self, **expected: str) -> None:
-        wanted = {f"{name}:dc1": verdict for name, verdict in expected.items()}
+        wanted = {service_uri(name): verdict for name, verdict in expected.items()}
         eventually(lambda: self.maps.loaded["verdicts"] == wanted, f"{wanted}, not {self.maps.loaded['verdicts']}")
 
     def knows(self, *ders: bytes) -> None:
@@ -368,7 +368,8 @@ def test_callers_of_another_trust_domain_are_cut_and_forgotten(scene: Authoriser
     # A worker may not have heard of it yet.
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (renewed, "10.0.0.1:4712"))))
     scene.knows(renewed)
-    scene.verdicts(web="allow")
+    wanted = {service_uri("web", other): "allow"}
+    eventually(lambda: scene.maps.loaded["verdicts"] == wanted, "its verdict, which is not that of its namesake")
 
 
 def test_what_a_worker_tells_of_a_certificate_is_not_believed_but_read(scene: AuthoriserScene) -> None:
@@ -402,7 +403,7 @@ def test_a_new_worker_of_haproxy_is_told_what_it_should_remember(scene: Authoris
     scene.knows(WEB)
 
     for news in (WorkerReplaced(), HAProxyUp(1)):
-        scene.maps.loaded |= {"identities": {"F" * 64: "stale|x|1"}, "verdicts": {"web:dc1": "deny"}}
+        scene.maps.loaded |= {"identities": {"F" * 64: "stale|x|1"}, "verdicts": {service_uri("web"): "deny"}}
         scene.tell(news)
         scene.knows(WEB)
         scene.verdicts(web="allow")
@@ -417,7 +418,7 @@ def test_while_no_haproxy_runs_the_verdicts_are_on_disk_for_the_next(scene: Auth
     scene.tell(PolicyChanged(policy()))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
 
-    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "the verdict on disk")
+    eventually(lambda: scene.maps.stored["verdicts"] == {service_uri("web"): "allow"}, "the verdict on disk")
     eventually(lambda: certificate_digest(WEB) in scene.maps.stored["identities"], "the identity on disk")
 
 
@@ -442,7 +443,7 @@ def remembering(der: bytes, verdict: str) -> FakeMaps:
     assert found is not None
     maps.loaded["identities"] = {certificate_digest(der): found.text()}
     maps.stored["identities"] = dict(maps.loaded["identities"])
-    maps.loaded["verdicts"] = {"web:dc1": verdict}
+    maps.loaded["verdicts"] = {service_uri("web"): verdict}
     return maps
 
 
@@ -457,6 +458,22 @@ def test_who_may_have_a_line_is_told_though_nothing_changed_in_haproxy() -> None
         scene.tell(Publish())
         eventually(lambda: len(scene.all_of(CONFIG_RECONCILER, CallersChanged)) == 2, "it is told again")
         assert scene.all_of(CONFIG_RECONCILER, CallersChanged)[-1].callers == ("web:dc1",)
+
+
+@pytest.mark.parametrize(("action", "left"), [(Action.ALLOW, 1), (Action.DENY, 0)])
+def test_verdicts_that_an_earlier_hcc_left_by_name_are_replaced_and_cut_only_who_is_denied(
+    action: Action, left: int
+) -> None:
+    maps = remembering(WEB, "allow")
+    maps.loaded["verdicts"] = {"web:dc1": "allow"}
+    maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy(web=action)))
+
+        scene.verdicts(web=action.value)
+        scene.expect(CONFIG_RECONCILER, CallersChanged, lambda told: told.callers == ("web:dc1",))
+        eventually(lambda: len(scene.maps.sessions) == left, "no session that is denied")
 
 
 def test_maps_that_could_not_be_read_get_no_second_entry() -> None:
@@ -499,7 +516,7 @@ def test_a_haproxy_that_does_not_answer_is_told_as_soon_as_it_does(
         scene.maps.silent = True
         scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
         eventually(lambda: "not up to date" in caplog.text, "a word about it")
-    assert scene.maps.stored["verdicts"] == {"web:dc1": "deny"}
+    assert scene.maps.stored["verdicts"] == {service_uri("web"): "deny"}
     scene.maps.silent = False
 
     scene.verdicts(web="deny")
@@ -520,8 +537,8 @@ def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(s
 
     scene.tell(PolicyChanged(ruled(2, read)))
 
-    eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"].startswith("rules-"), "the rules")
-    name = scene.maps.loaded["verdicts"]["web:dc1"]
+    eventually(lambda: scene.maps.loaded["verdicts"][service_uri("web")].startswith("rules-"), "the rules")
+    name = scene.maps.loaded["verdicts"][service_uri("web")]
     eventually(lambda: len(scene.maps.done) == 3, "all of it")
     assert scene.maps.done == ["replace rules", "change verdicts", "store verdicts"]
     assert [verdict for entry, verdict in scene.maps.loaded["rules"].items() if name in entry] == ["allow", "deny"]
@@ -538,14 +555,14 @@ def test_rules_that_haproxy_does_not_take_hold_up_no_verdict_and_are_not_what_it
     read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
     scene.tell(PolicyChanged(ruled(1, read)))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
-    eventually(lambda: scene.maps.loaded["verdicts"].get("db:dc1") == "deny", "the verdicts")
+    eventually(lambda: scene.maps.loaded["verdicts"].get(service_uri("db")) == "deny", "the verdicts")
     before = dict(scene.maps.loaded["rules"])
     scene.maps.refusing_rules = True
     db = Intention("db", Action.PERMISSIONS, 9, (Permission(True, PathRule(PathMatch.PREFIX, "/write")),))
 
     scene.tell(PolicyChanged(replace(ruled(2), intentions=(Intention("web", Action.DENY, 9), db))))
 
-    eventually(lambda: scene.maps.loaded["verdicts"]["web:dc1"] == "deny", "the denial")
+    eventually(lambda: scene.maps.loaded["verdicts"][service_uri("web")] == "deny", "the denial")
     eventually(lambda: scene.maps.stored["verdicts"] == scene.maps.loaded["verdicts"], "the verdicts on disk")
     assert scene.maps.loaded["rules"] == scene.maps.stored["rules"] == before
     scene.maps.refusing_rules = False
@@ -558,7 +575,7 @@ def test_permissions_that_are_too_long_for_haproxy_are_told(
 ) -> None:
     scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/" + "a" * 20_000)))))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
-    eventually(lambda: scene.maps.loaded["verdicts"].get("web:dc1", "").startswith("rules-"), "the verdict")
+    eventually(lambda: scene.maps.loaded["verdicts"].get(service_uri("web"), "").startswith("rules-"), "the verdict")
     assert scene.maps.loaded["rules"] == {}
     assert caplog.text.count("permissions of 1 intentions are too long for HAProxy") == 1
 
@@ -592,7 +609,7 @@ def test_what_somebody_changed_in_the_maps_is_put_right_and_counted(scene: Autho
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
     scene.knows(WEB, DB)
     scene.tell(_Resync())
-    scene.maps.loaded["verdicts"]["db:dc1"] = "allow"
+    scene.maps.loaded["verdicts"][service_uri("db")] = "allow"
     scene.maps.loaded["identities"] = {"00": "forged:dc1|spiffe://x|forged"}
 
     scene.tell(_Resync())
@@ -686,14 +703,14 @@ def test_while_verdicts_change_the_rules_of_old_ones_and_new_ones_are_there() ->
     with playing(scene):
         scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/read")))))
         scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
-        eventually(lambda: maps.loaded["verdicts"].get("web:dc1", "").startswith("rules-"), "the verdict")
-        old = maps.loaded["verdicts"]["web:dc1"]
+        eventually(lambda: maps.loaded["verdicts"].get(service_uri("web"), "").startswith("rules-"), "the verdict")
+        old = maps.loaded["verdicts"][service_uri("web")]
 
         scene.tell(PolicyChanged(ruled(2, Permission(True, PathRule(PathMatch.PREFIX, "/write")))))
 
-        eventually(lambda: maps.loaded["verdicts"]["web:dc1"] != old, "the new verdict")
+        eventually(lambda: maps.loaded["verdicts"][service_uri("web")] != old, "the new verdict")
         assert old in maps.rules_then[-1]
-        assert maps.loaded["verdicts"]["web:dc1"] in maps.rules_then[-1]
+        assert maps.loaded["verdicts"][service_uri("web")] in maps.rules_then[-1]
         eventually(lambda: old not in "".join(maps.loaded["rules"]), "the old rules are gone")
 
 
@@ -720,7 +737,7 @@ def test_what_a_full_disk_lost_is_written_again_also_when_it_is_as_it_was_before
     monkeypatch.setattr(authoriser, "STORE_S", 300.0)
     scene.tell(PolicyChanged(policy()))
     scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
-    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "the verdict on disk")
+    eventually(lambda: scene.maps.stored["verdicts"] == {service_uri("web"): "allow"}, "the verdict on disk")
     scene.maps.disk_full = True
     scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
     eventually(lambda: scene.maps.stored["verdicts"] == {}, "nothing is on disk")
@@ -728,7 +745,7 @@ def test_what_a_full_disk_lost_is_written_again_also_when_it_is_as_it_was_before
 
     scene.tell(PolicyChanged(policy(3)))
 
-    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "allow"}, "it is on disk again")
+    eventually(lambda: scene.maps.stored["verdicts"] == {service_uri("web"): "allow"}, "it is on disk again")
 
 
 def test_a_certificate_that_expires_is_forgotten_with_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,8 @@ def test_what_somebody_changes_by_hand_is_repaired_every_resync_and_counted(mesh
 
     wait_until("an answer", answers, 20)
     listener, verdicts = f"up:true:{TRUE_PORT}", member.sidecar.state_dir / "verdicts.map"
-    for command in (f"disable frontend {listener}", "disable server app/app", f"set map {verdicts} true:dc1 deny"):
+    key = verdicts.read_text().split()[0]
+    for command in (f"disable frontend {listener}", "disable server app/app", f"set map {verdicts} {key} deny"):
         before = repairs()
         by_hand(member, command)
         wait_until(f"the repair of: {command}", partial(repaired_since, before), 10)

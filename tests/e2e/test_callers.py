@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 
 from hcc.haproxy.capabilities import Feature
+from hcc.mesh.caller import key_name
 from tests.e2e.certificates import answer, handshake, mesh_certificate
 from tests.e2e.clients import http2_client, http_get, is_refused, read_line, tcp_ask
 from tests.e2e.mesh import Member
@@ -100,7 +101,8 @@ def remembers(sidecar: Sidecar, caller: str) -> bool:
     """Whether it is let in without asking a worker."""
     verdicts, identities = (sidecar.runtime(_show(name, sidecar)).splitlines() for name in ("verdicts", "identities"))
     is_known = any(line.split()[2].startswith(f"{caller}|") for line in identities if line.strip())
-    return is_known and any(line.split()[1:] == [caller, "allow"] for line in verdicts)
+    found = (line.split()[1:] for line in verdicts if line.strip())
+    return is_known and any((key_name(key), verdict) == (caller, "allow") for key, verdict in found)
 
 
 def known(sidecar: Sidecar) -> int:
@@ -334,9 +336,8 @@ def _lines(sidecar: Sidecar, haproxy_version: str) -> set[str]:
 
 
 def _is_settled(sidecar: Sidecar, haproxy_version: str) -> bool:
-    verdicts = dict(
-        line.split()[1:] for line in sidecar.runtime(_show("verdicts", sidecar)).splitlines() if line.strip()
-    )
+    found = (line.split()[1:] for line in sidecar.runtime(_show("verdicts", sidecar)).splitlines() if line.strip())
+    verdicts = {key_name(key): verdict for key, verdict in found}
     with_line = _lines(sidecar, haproxy_version) if can(haproxy_version, Feature.DYNAMIC_SERVERS) else set(verdicts)
     return set(verdicts.values()) <= {"allow"} and with_line == set(verdicts)
 

@@ -300,7 +300,7 @@ def test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed(sit
         member.wait_healthy(site.client)
         sidecar, verdicts = member.sidecar, next(disk.glob("*/verdicts.map"))
         wait_until("an answer", lambda: tcp_ask(member.namespace, FULL_PORT) == "ffull")
-        wait_until("the caller on disk", lambda: verdicts.read_text() == "ffull:dc1 allow\n")
+        wait_until("the caller on disk", lambda: verdicts.read_text().endswith("/svc/ffull allow\n"))
 
         with filled(disk):
             mesh.intend("ffull", "ffull", "deny")
@@ -312,7 +312,7 @@ def test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed(sit
             # The old one was emptied, in the room of which the new one may fit.
             assert "allow" not in verdicts.read_text()
 
-        wait_until("the denial on disk", lambda: verdicts.read_text() == "ffull:dc1 deny\n")
+        wait_until("the denial on disk", lambda: verdicts.read_text().endswith("/svc/ffull deny\n"))
         assert "Actor Authoriser" not in sidecar.log_text()
 
 

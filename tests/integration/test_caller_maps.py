@@ -100,9 +100,13 @@ def test_ten_thousand_callers_are_remembered_and_forgotten(subject: Subject) -> 
     assert maps.identities() == MANY
     maps.change_identities(MapChange(removed=tuple(MANY)[:9_999]))
     assert len(maps.identities() or {}) == 1
-    verdicts = {f"caller{number}:dc1": "allow" for number in range(2_000)}
-    maps.change_verdicts(map_change({}, verdicts), verdicts)
-    assert maps.verdicts() == verdicts
+    # By URIs as long as they come.
+    keys = [f"spiffe://{'d' * 100}/ns/default/dc/dc1/svc/{'x' * 400}{number}" for number in range(2_000)]
+    found: dict[str, str] = {}
+    for wanted in (dict.fromkeys(keys, "allow"), dict.fromkeys(keys, "deny"), {keys[0]: "deny"}):
+        maps.change_verdicts(map_change(found, wanted), wanted)
+        assert maps.verdicts() == wanted
+        found = wanted
 
 
 def test_without_a_haproxy_there_are_no_maps_but_on_disk(subject: Subject) -> None:

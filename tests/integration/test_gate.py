@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import itertools
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +36,7 @@ from tests.spoe_certificates import TRUST_DOMAIN, Leaf, service_uri, uri_names
 
 pytestmark = pytest.mark.integration
 WEB = Intention(SERVICE, Action.ALLOW, 9)
+OTHER_DOMAIN = "99999999-2222-3333-4444-555555555555.consul"
 NO_WEB = Intention(SERVICE, Action.DENY, 9)
 # One for all, as making keys takes the time.
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -201,6 +204,32 @@ def test_a_denial_holds_though_the_workers_have_not_heard_of_it(branch: str) -> 
         opened.decide_by(NO_WEB, other, workers_too=False)
 
         assert [opened.ask(context)[0] for _ in range(5)] == [DENIED] * 5
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_connection_is_not_let_in_by_who_has_the_same_name_in_a_new_trust_domain(branch: str) -> None:
+    with gate(branch, Protocol.HTTP) as opened, contextlib.ExitStack() as sessions:
+        opened.decide_by(WEB)
+        old = opened.context(numbered(SERVICE, 1))
+        wait_until(lambda: opened.ask(old)[0] == ALLOWED and SERVICE in opened.remembered(), "the caller")
+        plain = sessions.enter_context(socket.create_connection(("127.0.0.1", opened.port), timeout=15))
+        kept = http.client.HTTPConnection("localhost")
+        kept.sock = sessions.enter_context(old.wrap_socket(plain))
+
+        def status() -> int:
+            kept.request("GET", "/")
+            with kept.getresponse() as answer:
+                answer.read()
+                return answer.status
+
+        assert status() == 200
+        opened.policy = replace(opened.policy, trust_domain=OTHER_DOMAIN)
+        opened.decide_by(WEB)
+        new = opened.context(MESH.leaf(*uri_names(service_uri(SERVICE, OTHER_DOMAIN)), serial=2, key=KEY))
+        assert opened.ask(new)[0] == ALLOWED
+        wait_until(lambda: SERVICE in opened.remembered(), "its successor to be remembered")
+
+        assert status() == 403
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)

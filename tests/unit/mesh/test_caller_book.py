@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.mesh.caller import Remembered, caller_name, named_caller, parse_remembered
+from hcc.mesh.caller import Remembered, caller_key, caller_name, key_name, keyed_caller, named_caller, parse_remembered
 from hcc.mesh.caller_book import MAX_PEERS, CallerBook
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy
@@ -64,8 +64,9 @@ def test_verdicts_are_by_service_and_follow_the_policy() -> None:
     book.remember("B", caller("web", 200))
     book.remember("C", caller("db"))
 
-    assert book.verdicts(policy()) == {"web:dc1": ALLOW, "db:dc1": ALLOW}
-    assert book.verdicts(policy(web=Action.DENY)) == {"web:dc1": DENY, "db:dc1": ALLOW}
+    web, db = (caller(name).identity.uri() for name in ("web", "db"))
+    assert book.verdicts(policy()) == {web: ALLOW, db: ALLOW}
+    assert book.verdicts(policy(web=Action.DENY)) == {web: DENY, db: ALLOW}
 
 
 def test_a_service_is_forgotten_with_its_last_certificate() -> None:
@@ -74,7 +75,7 @@ def test_a_service_is_forgotten_with_its_last_certificate() -> None:
     book.remember("B", caller("web", 200))
 
     assert book.forget_expired(150)
-    assert list(book.callers) == ["web:dc1"]
+    assert list(book.callers) == [caller("web").identity.uri()]
     assert not book.forget_expired(150)
     assert book.forget_expired(200)
     assert not book.callers
@@ -87,7 +88,7 @@ def test_beyond_the_limit_the_oldest_goes() -> None:
         book.remember(digest, caller(service))
 
     assert list(book.identities()) == ["B", "C"]
-    assert set(book.callers) == {"db:dc1", "api:dc1"}
+    assert set(book.callers) == {caller(name).identity.uri() for name in ("db", "api")}
 
 
 def test_news_are_told_once() -> None:
@@ -115,8 +116,21 @@ def test_a_callers_name_names_it(service: str, datacenter: str, namespace: str, 
         ServiceIdentity(DOMAIN, service, datacenter, namespace, partition),
     ):
         assert named_caller(caller_name(one), DOMAIN) == one
+        # As an earlier hcc left it in maps.
+        assert keyed_caller(caller_name(one), DOMAIN) == one
+        assert key_name(caller_name(one)) == caller_name(one)
     for name in ("app", "web:dc1:x", "", "a:b:default:default"):
         assert named_caller(name, DOMAIN) is None
+
+
+@given(plain, plain, plain)
+def test_a_callers_key_names_it_with_its_trust_domain(service: str, datacenter: str, namespace: str) -> None:
+    for domain in (DOMAIN, "other.consul"):
+        one = ServiceIdentity(domain, service, datacenter, namespace)
+        key = caller_key(one)
+        assert keyed_caller(key, DOMAIN) == one
+        assert key_name(key) == caller_name(one)
+        assert Remembered(one, 1).text().split("|")[1] == key
 
 
 def test_no_name_of_a_caller_ends_an_element_of_the_header_that_tells_it() -> None:
@@ -159,5 +173,5 @@ def test_news_make_out_of_what_was_what_is(met: list[tuple[str, str, int]]) -> N
             else:
                 told[key] = text
         assert told == book.identities()
-        assert set(book.verdicts(policy())) == {text.partition("|")[0] for text in told.values()}
+        assert set(book.verdicts(policy())) == {text.split("|")[1] for text in told.values()}
         assert len(book) <= 4
