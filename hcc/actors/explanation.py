@@ -79,8 +79,12 @@ def parse_question(given: Mapping[str, Sequence[str]]) -> Question:
     method = _one(given, "method") or "GET"
     if not _TOKEN.fullmatch(method):
         raise SettingError(f"expected a method such as GET, found {method!r}")
+    path = _one(given, "path") or "/"
     headers = tuple(_header(text) for text in given.get("header", ()))
-    return Question(source, Request(method, _one(given, "path") or "/", headers))
+    if path.startswith("/") and not any(name.lower() == "host" for name, _ in headers):
+        # Every request has one; the question leaves open which.
+        headers = (("host", ""), *headers)
+    return Question(source, Request(method, path, headers))
 
 
 def explained(policy: Policy, datacenter: str, question: Question, intentions: Enforcement) -> Explanation:

@@ -97,6 +97,8 @@ def _one_form(authorisation: Authorisation, capabilities: Capabilities, refuse: 
     # Looked at before anything is changed: a path without a slash can get one by that.
     yield f"{refuse} ! {{ path_beg / }}"
     yield f"{refuse} {{ url -m reg {_NO_TARGET} }}"
+    # HAProxy compares it with an absolute target's authority, and gives it to requests of HTTP/2.
+    yield f"{refuse} ! {{ req.fhdr(host) -m found }}"
     able = capabilities.has(Feature.NORMALIZE_URI)
     if able and not authorisation.enforced:
         yield f"{_RULE} set-var({SENT}) pathq if {RULED}"

@@ -72,7 +72,8 @@ class Request:
 
     Args:
         path: the request's target as it was sent; a query may follow, and HTTP/2's `:path` is the same.
-        headers: names and values in order; a name may come several times. `host` stands for `:authority`.
+        headers: names and values in order; a name may come several times. `host` is there, and for HTTP/2 stands for
+            `:authority`; what an absolute target says beside it is not looked at.
     """
 
     method: str
@@ -104,7 +105,7 @@ def normalised(request: Request, how: Normalization) -> NormalRequest:
 
     Raises:
         RequestError: there is no such form: a path with anything but visible ASCII, with a fragment, an escaped
-            NUL, without a slash at its start, or over 16 KiB; what the mesh refuses or redirects.
+            NUL, without a slash at its start, or over 16 KiB; no `host`; what the mesh refuses or redirects.
     """
     path = _normalised_path(request.path, how)
     headers: dict[str, str] = {}
@@ -116,6 +117,9 @@ def normalised(request: Request, how: Normalization) -> NormalRequest:
             continue
         trimmed = value.strip(" \t")
         headers[name] = f"{headers[name]},{trimmed}" if name in headers else trimmed
+    if "host" not in headers:
+        # An absolute target may name one all the same, for the application.
+        raise RequestError("expected a Host header")
     return NormalRequest(request.method, path, headers)
 
 

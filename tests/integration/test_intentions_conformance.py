@@ -143,7 +143,7 @@ def test_the_default_decides_on_what_no_permission_speaks_of_though_an_intention
     # Source: hashicorp/consul agent/xds/rbac.go (1.20.1), makeRBACRules: the rest is the default's.
     assert policy.default_allow is world.default_allow
     paths = ("/allow", "/deny", "/other")
-    says = [decide(policy, world.caller("web"), Request("GET", path)).allowed for path in paths]
+    says = [decide(policy, world.caller("web"), Request("GET", path, (("Host", "h"),))).allowed for path in paths]
     assert says == [True, False, world.default_allow]
     assert verdict_of(policy, world.caller("other")).allowed is (action == "allow")
 
@@ -201,7 +201,8 @@ def test_permissions_are_read_as_a_real_consul_writes_them_and_decide_by_request
     assert policy.normalization == Normalization(merge_slashes=True, underscores=Underscores.REJECT)
     web = world.caller("web")
     assert verdict_of(policy, web).rules is not None
-    answers = {path: decide(policy, web, Request("GET", path)).allowed for path in ("/v1/x", "/closed", "/token", "/")}
+    paths = ("/v1/x", "/closed", "/token", "/")
+    answers = {path: decide(policy, web, Request("GET", path, (("Host", "h"),))).allowed for path in paths}
     assert answers == {"/v1/x": True, "/closed": False, "/token": False, "/": world.default_allow}
     # Of requests Consul's own answers know nothing: they deny, as we do where there are none.
     assert not world.authorized("web", "shop")

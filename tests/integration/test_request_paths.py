@@ -78,7 +78,7 @@ def generated(count: int) -> list[str]:
 def expected(target: str, how: Normalization = CONSULS_DEFAULT, *headers: tuple[str, str]) -> str | None:
     """The path that comes through; None if the request is refused."""
     try:
-        return normalised(Request("GET", target, headers), how).path
+        return normalised(Request("GET", target, (("Host", "h"), *headers)), how).path
     except RequestError:
         return None
 
@@ -216,6 +216,7 @@ METHOD, SCHEME, AUTHORITY, TARGET = (":method", "GET"), (":scheme", "https"), ("
         (METHOD, SCHEME, AUTHORITY, TARGET, (":path", "/b")),
         (METHOD, (":method", "POST"), SCHEME, AUTHORITY, TARGET),
         (METHOD, SCHEME, AUTHORITY),
+        (METHOD, SCHEME, TARGET),
         (METHOD, SCHEME, AUTHORITY, ("x", "y"), TARGET),
         (METHOD, SCHEME, AUTHORITY, TARGET, (":x", "y")),
         (METHOD, SCHEME, AUTHORITY, TARGET, ("X-Upper", "y")),

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.integration
 SEED = 20261125
 SETS, REQUESTS = 40, 12
 CALLER = ServiceIdentity("td", "web", "dc1")
+HOST = ("Host", "h")
 
 
 # ---- what is asked
@@ -179,8 +180,8 @@ def test_haproxy_decides_compiled_rules_as_we_do(branch: str, tmp_path: Path) ->
                 verdict = decide(wanted[rules], CALLER, asked)
                 assert status(port, asked, rules.name) == (200 if verdict.allowed else 403), f"{verdict}\n{asked}"
                 allowed += verdict.allowed
-        assert status(port, Request("GET", "/a"), "rules-no-such-set") == 403
-        assert status(port, Request("GET", "/a", (("X-Role", "a"),) * (MOST_LINES + 1)), sets[0].name) == 400
+        assert status(port, Request("GET", "/a", (HOST,)), "rules-no-such-set") == 403
+        assert status(port, Request("GET", "/a", (HOST, *(("X-Role", "a"),) * (MOST_LINES + 1))), sets[0].name) == 400
     assert SETS <= allowed <= SETS * (REQUESTS - 1)
 
 
@@ -241,7 +242,7 @@ def test_haproxy_takes_what_we_take_for_small_enough(
     assert rules is not None
     assert is_small(rules, ("x-role",))
     with running(branch, [rules], tmp_path) as port:
-        assert status(port, Request("GET", "/public", (("X-Role", "user"),)), rules.name) == 200
+        assert status(port, Request("GET", "/public", (HOST, ("X-Role", "user"))), rules.name) == 200
 
 
 def as_large(pattern: str, most: int) -> str:
@@ -276,8 +277,31 @@ def test_a_long_list_of_what_is_allowed_is_taken_and_costs_a_slow_denial_once(br
     rules = verdict_of(policy, CALLER).rules
     assert rules is not None
     with running(branch, [rules], tmp_path) as port:
-        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders149/3"), rules.name) == 200
-        assert status(port, Request("GET", "/a-b/admin"), rules.name) == 403
+        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders149/3", (HOST,)), rules.name) == 200
+        assert status(port, Request("GET", "/a-b/admin", (HOST,)), rules.name) == 403
         # At each of 150 entries it would take as long: HAProxy's watchdog would kill it.
-        assert status(port, Request("GET", "/" + "a" * 60 + "!"), rules.name) == 403
-        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders0/3"), rules.name) == 200
+        assert status(port, Request("GET", "/" + "a" * 60 + "!", (HOST,)), rules.name) == 403
+        assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders0/3", (HOST,)), rules.name) == 200
+
+
+def refusing(*permissions: Permission) -> tuple[Policy, RuleSet]:
+    """A policy that denies what these do and allows the rest, and its rules."""
+    intention = Intention("web", Action.PERMISSIONS, 9, (*permissions, Permission(True)))
+    policy = Policy("db", "td", (intention,), False, http=True)
+    rules = verdict_of(policy, CALLER).rules
+    assert rules is not None
+    return policy, rules
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_a_rule_on_the_host_is_not_passed_by_with_an_absolute_target(branch: str, tmp_path: Path) -> None:
+    policy, rules = refusing(Permission(False, headers=(HeaderRule("host", HeaderMatch.EXACT, "evil"),)))
+    with running(branch, [rules], tmp_path) as port:
+        for target in ("http://evil/", "/"):
+            for headers, expected in (((), 400), ((("Host", "evil"),), 403)):
+                asked = Request("GET", target, headers)
+                assert status(port, asked, rules.name) == expected, asked
+                assert not decide(policy, CALLER, asked).allowed
+        # HAProxy compares the two itself.
+        assert status(port, Request("GET", "http://evil/", (HOST,)), rules.name) == 400
+        assert status(port, Request("GET", "http://h/", (HOST,)), rules.name) == 200

@@ -89,7 +89,13 @@ def test_a_source_may_be_what_the_log_says_or_a_whole_uri() -> None:
 
 def test_words_become_a_request_only_where_they_are_of_one() -> None:
     assert parse_question({"source": ["web"]}) == Question("web")
-    assert parse_question({"source": ["web"], "path": ["/x"]}).request == Request("GET", "/x")
+    assert parse_question({"source": ["web"], "path": ["/x"]}).request == Request("GET", "/x", (("host", ""),))
+
+
+def test_a_question_that_names_no_host_leaves_it_open_unless_its_target_may_name_one() -> None:
+    named = parse_question({"source": ["web"], "path": ["/x"], "header": ["Host:shop"]}).request
+    assert named == Request("GET", "/x", (("Host", "shop"),))
+    assert asked("web", path="http://evil/").reason == "the request is refused: expected a Host header"
 
 
 @pytest.mark.parametrize(

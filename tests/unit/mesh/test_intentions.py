@@ -31,8 +31,11 @@ def l7(*permissions: Permission, default_allow: bool | None = False) -> Policy:
     return policy(rule, allow("*", 8), default_allow=default_allow, http=True)
 
 
+HOST = ("Host", "h")
+
+
 def get(path: str, **headers: str) -> Request:
-    return Request("GET", path, tuple(headers.items()))
+    return Request("GET", path, (HOST, *headers.items()))
 
 
 def on(path: str, *, allow: bool, **more: Any) -> Permission:
@@ -139,7 +142,7 @@ def test_without_a_matching_permission_an_unknown_default_denies() -> None:
 def test_a_permission_without_conditions_speaks_of_everything() -> None:
     rules = l7(Permission(allow=True))
 
-    assert decide(rules, caller(), Request("DELETE", "/x")).allowed
+    assert decide(rules, caller(), Request("DELETE", "/x", (HOST,))).allowed
     assert verdict_of(rules, caller()).allowed
 
 
@@ -248,7 +251,7 @@ def test_conditions_on_path_methods_and_headers_must_all_hold() -> None:
         ("GET", "HEAD"),
     )
     rules = l7(wanted)
-    full = (("x-a", "1"), ("X-B", ""))
+    full = (HOST, ("x-a", "1"), ("X-B", ""))
 
     assert decide(rules, caller(), Request("GET", "/x?y", full)).allowed
     assert decide(rules, caller(), Request("HEAD", "/x", full)).allowed
@@ -256,8 +259,8 @@ def test_conditions_on_path_methods_and_headers_must_all_hold() -> None:
         Request("POST", "/x", full),
         Request("get", "/x", full),
         Request("GET", "/y", full),
-        Request("GET", "/x", full[:1]),
-        Request("GET", "/x", full[1:]),
+        Request("GET", "/x", full[:2]),
+        Request("GET", "/x", (HOST, full[2])),
     ):
         assert not decide(rules, caller(), request).allowed
 

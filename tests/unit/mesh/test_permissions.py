@@ -7,13 +7,13 @@ from hcc.mesh.request import Normalization, Request, normalised
 
 
 def fulfils(rule: HeaderRule, *values: str) -> bool:
-    request = Request("GET", "/", tuple(("X-Role", value) for value in values))
+    request = Request("GET", "/", (("Host", "h"), *(("X-Role", value) for value in values)))
     return speaks_of(Permission(allow=True, headers=(rule,)), normalised(request, Normalization()))
 
 
 def on_path(kind: PathMatch, value: str, target: str) -> bool:
     permission = Permission(allow=True, path=PathRule(kind, value))
-    return speaks_of(permission, normalised(Request("GET", target), Normalization()))
+    return speaks_of(permission, normalised(Request("GET", target, (("Host", "h"),)), Normalization()))
 
 
 @pytest.mark.parametrize(
@@ -97,4 +97,4 @@ def test_methods_are_compared_whole_and_with_their_case() -> None:
         ("", False),
         ("POST", False),
     ):
-        assert speaks_of(permission, normalised(Request(method, "/"), Normalization())) is expected
+        assert speaks_of(permission, normalised(Request(method, "/", (("Host", "h"),)), Normalization())) is expected

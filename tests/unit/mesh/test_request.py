@@ -15,10 +15,11 @@ from hcc.mesh.request import (
 )
 
 CONSUL = Normalization()
+HOST = ("Host", "h")
 
 
 def path(target: str, how: Normalization = CONSUL) -> str:
-    return normalised(Request("GET", target), how).path
+    return normalised(Request("GET", target, (HOST,)), how).path
 
 
 @pytest.mark.parametrize(
@@ -150,14 +151,14 @@ def test_a_normal_path_is_its_own_normal_form(tail: str) -> None:
 
 
 def test_headers_are_found_in_any_case_joined_and_trimmed() -> None:
-    request = Request("GET", "/", (("X-A", " 1 "), ("x-b", ""), ("x-A", "\t2")))
-    assert normalised(request, CONSUL).headers == {"x-a": "1,2", "x-b": ""}
+    request = Request("GET", "/", (HOST, ("X-A", " 1 "), ("x-b", ""), ("x-A", "\t2")))
+    assert normalised(request, CONSUL).headers == {"host": "h", "x-a": "1,2", "x-b": ""}
 
 
 def test_headers_with_underscores_are_allowed_dropped_or_refused() -> None:
-    request = Request("GET", "/", (("x_a", "1"), ("x-a", "2")))
-    assert normalised(request, CONSUL).headers == {"x_a": "1", "x-a": "2"}
-    assert normalised(request, Normalization(underscores=Underscores.DROP)).headers == {"x-a": "2"}
+    request = Request("GET", "/", (HOST, ("x_a", "1"), ("x-a", "2")))
+    assert normalised(request, CONSUL).headers == {"host": "h", "x_a": "1", "x-a": "2"}
+    assert normalised(request, Normalization(underscores=Underscores.DROP)).headers == {"host": "h", "x-a": "2"}
     with pytest.raises(RequestError, match="underscore"):
         normalised(request, Normalization(underscores=Underscores.REJECT))
 
@@ -170,5 +171,11 @@ def test_a_path_may_be_as_long_as_a_buffer_of_haproxy_and_no_longer() -> None:
 
 
 def test_only_blanks_and_tabs_are_taken_from_the_ends_of_a_value() -> None:
-    request = Request("GET", "/", (("x-a", " \x0badmin\xa0\t"),))
-    assert normalised(request, CONSUL).headers == {"x-a": "\x0badmin\xa0"}
+    request = Request("GET", "/", (HOST, ("x-a", " \x0badmin\xa0\t")))
+    assert normalised(request, CONSUL).headers == {"host": "h", "x-a": "\x0badmin\xa0"}
+
+
+@pytest.mark.parametrize("target", ["/", "http://evil/"])
+def test_a_request_that_does_not_say_its_host_is_refused(target: str) -> None:
+    with pytest.raises(RequestError, match="Host"):
+        normalised(Request("GET", target, (("x-a", "1"),)), CONSUL)
