@@ -78,7 +78,9 @@ def as_sent(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
 
 def needs_experimental(authorisation: Authorisation | None, capabilities: Capabilities) -> bool:
     """Whether these lines use what HAProxy calls experimental (`normalize-uri`)."""
-    return authorisation is not None and authorisation.normalization.path and capabilities.has(Feature.NORMALIZE_URI)
+    if authorisation is None or not capabilities.has(Feature.NORMALIZE_URI):
+        return False
+    return authorisation.normalization.path or authorisation.normalization.merge_slashes
 
 
 def _refusal(authorisation: Authorisation, verdict: str) -> str:

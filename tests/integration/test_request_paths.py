@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import socket
@@ -20,7 +21,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 
 from hcc.haproxy.binary import probe
-from hcc.haproxy.capabilities import capabilities
+from hcc.haproxy.capabilities import Capabilities, capabilities
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.render_public import NO_TUNNEL
 from hcc.haproxy.render_rules import FORMLESS, PATH, as_sent, needs_experimental, rule_lines
@@ -49,7 +50,7 @@ defaults
   timeout server 10s
   timeout connect 1s
 frontend public
-  bind fd@{fd} {protocol}
+  bind {bind}
   http-request set-var(txn.verdict) str(rules-x)
 {rules}
   http-request return status 200 content-type text/plain lf-string "{answer}"
@@ -133,23 +134,31 @@ def _answer(sock: socket.socket, connection: H2Connection) -> str | None:
     return None
 
 
+def authorisation(directory: Path, how: Normalization, *, enforced: bool) -> Authorisation:
+    """With a map that allows everything."""
+    rules = directory / "rules.map"
+    rules.write_text(f"^rules-x\\n{headers_digest(())}\\n allow\n")
+    return Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", str(rules), normalization=how, enforced=enforced)
+
+
+def configuration(asked: Authorisation, able: Capabilities, bind: str) -> str:
+    put_back = () if asked.enforced else as_sent(asked, able)
+    return CONFIGURATION.format(
+        experimental="expose-experimental-directives" if needs_experimental(asked, able) else "",
+        bind=bind,
+        rules="\n".join((NO_TUNNEL, *rule_lines(asked, "txn.verdict", able), *put_back)),
+        answer=ANSWER if asked.enforced else AUDITED,
+    )
+
+
 @contextmanager
 def running(
     branch: str, directory: Path, *, h2: bool, how: Normalization = CONSULS_DEFAULT, enforced: bool = True
 ) -> Iterator[Front]:
     able = capabilities(probe(binaries.haproxy(branch)).version)
-    (directory / "rules.map").write_text(f"^rules-x\\n{headers_digest(())}\\n allow\n")
-    rules = str(directory / "rules.map")
-    asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", rules, normalization=how, enforced=enforced)
+    asked = authorisation(directory, how, enforced=enforced)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        lines = (NO_TUNNEL, *rule_lines(asked, "txn.verdict", able), *(() if enforced else as_sent(asked, able)))
-        text = CONFIGURATION.format(
-            experimental="expose-experimental-directives" if needs_experimental(asked, able) else "",
-            fd=listener.fileno(),
-            protocol="proto h2" if h2 else "",
-            rules="\n".join(lines),
-            answer=ANSWER if enforced else AUDITED,
-        )
+        text = configuration(asked, able, f"fd@{listener.fileno()} {'proto h2' if h2 else ''}")
         (directory / "haproxy.cfg").write_text(text)
         log = (directory / "haproxy.log").open("wb")
         command = [binaries.haproxy(branch), "-db", "-f", str(directory / "haproxy.cfg")]
@@ -245,6 +254,7 @@ def test_an_upgrade_over_http2_has_its_path_normalised_too(branch: str, front2: 
         Normalization(escaped_slashes=EscapedSlashes.REJECT),
         Normalization(escaped_slashes=EscapedSlashes.UNESCAPE, merge_slashes=True),
         Normalization(path=False),
+        Normalization(path=False, merge_slashes=True),
     ],
 )
 def test_the_mesh_says_how_paths_are_normalised(branch: str, how: Normalization, tmp_path: Path) -> None:
@@ -252,6 +262,20 @@ def test_the_mesh_says_how_paths_are_normalised(branch: str, how: Normalization,
         for target in (*TARGETS, "/a%2f../b", "/a%5C%2e%2E/b", *generated(40)):
             found = front.http1(target)
             assert found in acceptable(branch, target, how), f"{target!r}, expected {expected(target, how)!r}"
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+def test_haproxy_takes_the_lines_for_every_form_that_the_mesh_may_ask_for(
+    branch: str, enforced: bool, tmp_path: Path
+) -> None:
+    able = capabilities(probe(binaries.haproxy(branch)).version)
+    file = tmp_path / "haproxy.cfg"
+    for form in itertools.product((True, False), (True, False), EscapedSlashes, Underscores):
+        how = Normalization(*form)
+        file.write_text(configuration(authorisation(tmp_path, how, enforced=enforced), able, f"unix@{tmp_path}/s"))
+        command = [binaries.haproxy(branch), "-c", "-f", str(file)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        assert said.returncode == 0, f"{how}: {said.stderr}"
 
 
 @pytest.mark.parametrize("underscores", [Underscores.REJECT, Underscores.DROP])
