@@ -41,6 +41,7 @@ from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy, may_deny_anew, rule_sets
+from hcc.mesh.request import LookedAt
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
 
@@ -132,7 +133,7 @@ class Authoriser(Actor):
         # Sets of rules that HAProxy would not take.
         self._left_out: tuple[str, ...] = ()
         # What the worker that runs puts before the rules.
-        self._headers: tuple[str, ...] = ()
+        self._headers: tuple[LookedAt, ...] = ()
         self._stored = True
         # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None

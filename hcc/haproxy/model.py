@@ -15,7 +15,7 @@ from ipaddress import ip_address
 
 from hcc.errors import HccError
 from hcc.haproxy.words import is_ip
-from hcc.mesh.request import CONSULS_DEFAULT, Normalization
+from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import UNLIMITED, TlsLimits
 from hcc.mesh.token_providers import TokenPlace
@@ -241,7 +241,7 @@ class Authorisation:
         mode: of the public listener; a tcp connection is asked about once, http requests one by one.
         identities, verdicts: map files through which HAProxy remembers the answers.
         rules: map file of the rules of layer-7 intentions.
-        headers: names of the request headers that rules look at, sorted.
+        headers: the request headers that rules look at, by name.
         normalization: how a request under rules is brought into one form.
         token_socket: of whoever checks tokens.
         token_places: where in a request tokens are, if rules leave anything to tokens.
@@ -254,7 +254,7 @@ class Authorisation:
     identities: str
     verdicts: str
     rules: str
-    headers: tuple[str, ...] = ()
+    headers: tuple[LookedAt, ...] = ()
     normalization: Normalization = CONSULS_DEFAULT
     token_socket: str = ""
     token_places: tuple[TokenPlace, ...] = ()

@@ -13,12 +13,10 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Authorisation
 from hcc.haproxy.request_rules import headers_digest
-from hcc.mesh.request import EscapedSlashes, Underscores
+from hcc.mesh.request import EscapedSlashes, Look, LookedAt, Underscores
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
 from hcc.mesh.token_demands import TOKEN_PREFIX
 
-# Lines of one header that are joined, as rules see them joined; more are refused.
-MOST_LINES = 4
 RULED = "hcc_ruled"
 METHOD, PATH, TEXT, LINE = "txn.hcc_method", "txn.hcc_path", "txn.hcc_request", "txn.hcc_line"
 SAID = "txn.hcc_said"
@@ -48,11 +46,11 @@ def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabil
     yield f"{_RULE} set-var({METHOD}) method if {RULED}"
     yield f"{_RULE} set-var({PATH}) path if {RULED}"
     variables = [f"txn.hcc_header{number}" for number, _ in enumerate(authorisation.headers)]
-    for name, variable in zip(authorisation.headers, variables, strict=True):
-        if _is_dropped(name, authorisation):
+    for header, variable in zip(authorisation.headers, variables, strict=True):
+        if _is_dropped(header.name, authorisation):
             yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED}"
         else:
-            yield from _header(words.header(name), variable, refuse)
+            yield from _header(header, variable, refuse)
     digest = headers_digest(authorisation.headers)
     text = [f"var({verdict})", f"concat({_LF}{digest}{_LF},{METHOD},{_LF})", f"concat(,{PATH},{_LF})"]
     text += [f"concat(,{variable},{_LF})" for variable in variables]
@@ -144,15 +142,17 @@ def _refuse_not_normal(refuse: str) -> Iterator[str]:
     yield f"{refuse} {{ path -m reg -i {_NEEDLESS} }}"
 
 
-def _header(name: str, variable: str, refuse: str) -> Iterator[str]:
-    """Two lines of the text: whether it is there, and its value, of several lines joined by commas."""
-    count = f"req.fhdr_cnt({name})"
-    yield f"{refuse} {{ {count} gt {MOST_LINES} }}"
-    yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED} ! {{ req.fhdr({name}) -m found }}"
-    there = f"if {RULED} {{ req.fhdr({name}) -m found }}"
-    yield f"{_RULE} set-var({LINE}) req.fhdr({name},1) {there}"
-    yield f"{_RULE} set-var({variable}) str(+),concat({_LF},{LINE}) {there}"
-    for line in range(2, MOST_LINES + 1):
-        more = f"if {RULED} {{ {count} ge {line} }}"
-        yield f"{_RULE} set-var({LINE}) req.fhdr({name},{line}) {more}"
-        yield f"{_RULE} set-var({variable}) 'var({variable}),concat(\",\",{LINE})' {more}"
+def _header(header: LookedAt, variable: str, refuse: str) -> Iterator[str]:
+    """Two lines of the text: whether it is there, and its value if that is looked at.
+
+    Several lines of it would then be read in more than one way; HAProxy itself makes one of HTTP/2's cookies.
+    """
+    name = words.header(header.name)
+    found = f"{{ req.fhdr({name}) -m found }}"
+    yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED} ! {found}"
+    if header.look == Look.PRESENCE:
+        yield f"{_RULE} set-var({variable}) str(+),concat({_LF}) if {RULED} {found}"
+        return
+    yield f"{refuse} {{ req.fhdr_cnt({name}) gt 1 }}"
+    yield f"{_RULE} set-var({LINE}) req.fhdr({name},1) if {RULED} {found}"
+    yield f"{_RULE} set-var({variable}) str(+),concat({_LF},{LINE}) if {RULED} {found}"

@@ -3,11 +3,11 @@
 The text is made of lines, each ended by LF, which neither a method, a path nor a header's value can hold:
 
     NAME OF THE RULE SET
-    DIGEST OF THE HEADERS' NAMES, as two workers of HAProxy may look at different ones
+    DIGEST OF THE HEADERS THAT ARE LOOKED AT, and how closely, as two workers of HAProxy may differ in that
     METHOD
     PATH
     + or -, whether the first header is there
-    ITS VALUE
+    ITS VALUE, if a rule looks at it
     ..
 
 HAProxy looks at the entries in order (`map_reg`), so that the first rule that speaks of the request decides. Every
@@ -30,7 +30,8 @@ from types import MappingProxyType
 from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.patterns import compiled_bytes, unnamed
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
-from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet
+from hcc.mesh.request import LookedAt
+from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet, looked_at
 
 # Of one entry: less than the smallest buffer of a HAProxy takes (`Capabilities.payload_bytes`).
 MAX_ENTRY_BYTES = 12_000
@@ -41,35 +42,37 @@ _PLAIN = re.compile(r"[A-Za-z0-9_/]")
 _FLAGS = re.compile(r"\(\?([is]{1,2})\)")
 
 
-def rule_headers(policy: Policy | None) -> tuple[str, ...]:
-    """Names of the headers that rules look at, sorted."""
-    sets = rule_sets(policy) if policy is not None else ()
-    return tuple(sorted({header.name for each in sets for rule in each.rules for header in rule.headers}))
+def rule_headers(policy: Policy | None) -> tuple[LookedAt, ...]:
+    """The headers that rules look at, by name."""
+    return looked_at(rule_sets(policy)) if policy is not None else ()
 
 
-def headers_digest(headers: tuple[str, ...]) -> str:
-    """Which headers a text has, in one word."""
-    return hashlib.sha256("\n".join(headers).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+def headers_digest(headers: tuple[LookedAt, ...]) -> str:
+    """Which headers a text has, and what was refused for them, in one word."""
+    content = "\n".join(f"{header.name} {header.look.name}" for header in headers)
+    return hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
-def rule_entries(sets: Iterable[RuleSet], headers: tuple[str, ...]) -> dict[str, str]:
+def rule_entries(sets: Iterable[RuleSet], headers: tuple[LookedAt, ...]) -> dict[str, str]:
     """The map: expression and verdict, in the order in which they are to be looked at.
 
     Args:
         sets: those that may govern.
-        headers: names that HAProxy puts into the text, in that order; a set that looks at others, or that it would not
-            take, is left out, which denies.
+        headers: those that HAProxy puts into the text, in that order; a set that looks at others, or more closely, or
+            that it would not take, is left out, which denies.
     """
     entries: dict[str, str] = {}
+    looks = {header.name: header.look for header in headers}
     for each in sets:
-        if {header.name for rule in each.rules for header in rule.headers} <= set(headers) and is_small(each, headers):
+        seen = all(looks.get(header.name, 0) >= header.look for header in looked_at((each,)))
+        if seen and is_small(each, headers):
             entries |= _entries(each, headers)
     return entries
 
 
 # The same sets are asked about at each change of callers or policy.
 @lru_cache(maxsize=1_024)
-def is_small(rules: RuleSet, headers: tuple[str, ...]) -> bool:
+def is_small(rules: RuleSet, headers: tuple[LookedAt, ...]) -> bool:
     """Whether HAProxy takes the set: PCRE makes at most 65,535 bytes of an entry, which has to fit into a command."""
     guards = written_out = 0
     for rule in rules.rules:
@@ -82,7 +85,7 @@ def is_small(rules: RuleSet, headers: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=1_024)
-def _entries(rules: RuleSet, headers: tuple[str, ...]) -> Mapping[str, str]:
+def _entries(rules: RuleSet, headers: tuple[LookedAt, ...]) -> Mapping[str, str]:
     head = f"^{rules.name}\\n{headers_digest(headers)}\\n"
     found: dict[str, str] = {}
     # The lines of rules at which PCRE may give up, and what those say.
@@ -109,12 +112,12 @@ def _patterns(rule: Rule) -> Iterator[str]:
     yield from (header.value for header in rule.headers if header.kind is HeaderMatch.REGEX)
 
 
-def _lines(rule: Rule, headers: tuple[str, ...]) -> str:
+def _lines(rule: Rule, headers: tuple[LookedAt, ...]) -> str:
     methods = "|".join(_literal(method) for method in rule.methods)
     parts = [f"(?:{methods})\\n" if methods else _ANY_LINE, _path(rule.path)]
-    for position, name in enumerate(headers):
+    for position, header in enumerate(headers):
         after = 2 * (len(headers) - position - 1)
-        parts.append(_header([each for each in rule.headers if each.name == name], after))
+        parts.append(_header([each for each in rule.headers if each.name == header.name], after))
     return "".join(parts)
 
 

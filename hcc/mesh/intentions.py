@@ -18,7 +18,7 @@ from enum import Enum
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
 from hcc.mesh.permissions import JwtProvider, Permission, speaks_of
 from hcc.mesh.request import CONSULS_DEFAULT, Normalization, NormalRequest, Request, RequestError, normalised
-from hcc.mesh.rules import ALLOW, DENY, Demands, RuleSet, compiled_rules, token_demands, what_says
+from hcc.mesh.rules import ALLOW, DENY, Demands, RuleSet, compiled_rules, looked_at, token_demands, what_says
 from hcc.mesh.token_demands import TokenDemand, demand_label
 from hcc.mesh.token_providers import TokenProviders
 
@@ -128,7 +128,7 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     """The verdict on one request from `caller`; its `rules` is None.
 
     The first permission that speaks of the request decides; none: the default policy, never the next intention.
-    A request whose path has no normal form is denied before that, and one for a tunnel whatever is said of its caller.
+    A request without a normal form is denied before that, and one for a tunnel whatever is said of its caller.
     """
     verdict = verdict_of(policy, caller)
     if policy.http and request.opens_tunnel:
@@ -139,7 +139,7 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
         return verdict
     label = f"intention {intention.label()}"
     try:
-        normal = normalised(request, how)
+        normal = normalised(request, how, looked_at(rule_sets(policy)))
     except RequestError as exc:
         return Verdict(False, f"the request is refused: {exc}", intention)
     permissions, demands = _permissions(intention), _demands(intention, policy)

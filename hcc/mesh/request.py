@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 from hcc.errors import PeerError
 
@@ -86,13 +86,28 @@ class Request:
         return self.method == _TUNNEL
 
 
+class Look(IntEnum):
+    """How closely rules look at a header; who looks more closely sees what the others see."""
+
+    PRESENCE = 1
+    VALUE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A header that rules look at; its name in lower case."""
+
+    name: str
+    look: Look
+
+
 @dataclass(frozen=True, slots=True)
 class NormalRequest:
     """A request in the form that rules are matched against.
 
     Args:
         path: to be sent on instead of the one that came, or the application may read another one; no query.
-        headers: values by lower-case name; those of several lines are joined by commas.
+        headers: values by lower-case name; those of several lines, whose values no rule looks at, joined by commas.
     """
 
     method: str
@@ -100,14 +115,16 @@ class NormalRequest:
     headers: Mapping[str, str]
 
 
-def normalised(request: Request, how: Normalization) -> NormalRequest:
-    """The request in the form that rules are matched against.
+def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, ...] = ()) -> NormalRequest:
+    """The request in the form that rules are matched against; any of them may look at the headers of `looked_at`.
 
     Raises:
         RequestError: there is no such form: a path with anything but visible ASCII, with a fragment, an escaped
-            NUL, without a slash at its start, or over 16 KiB; no `host`; what the mesh refuses or redirects.
+            NUL, without a slash at its start, or over 16 KiB; no `host`; several lines of a header whose
+            value rules look at; what the mesh refuses or redirects.
     """
     path = _normalised_path(request.path, how)
+    looks = {header.name: header.look for header in looked_at}
     headers: dict[str, str] = {}
     for sent, value in request.headers:
         name = sent.lower()
@@ -115,6 +132,9 @@ def normalised(request: Request, how: Normalization) -> NormalRequest:
             if how.underscores is Underscores.REJECT:
                 raise RequestError("expected no header with an underscore in its name")
             continue
+        if name in headers and looks.get(name) == Look.VALUE:
+            # Whether each of them is compared, or all in one, depends on who reads them, also on Envoy's version.
+            raise RequestError(f"expected one line of the header {name}")
         trimmed = value.strip(" \t")
         headers[name] = f"{headers[name]},{trimmed}" if name in headers else trimmed
     if "host" not in headers:

@@ -6,10 +6,11 @@ What a rule says is `ALLOW`, `DENY`, or the name of a `TokenDemand`: then a toke
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hcc.mesh.permissions import HeaderRule, JwtProvider, PathRule, Permission
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathRule, Permission
+from hcc.mesh.request import Look, LookedAt
 from hcc.mesh.token_demands import TOKEN_PREFIX, TokenDemand, demand_of
 from hcc.mesh.token_providers import TokenProviders
 
@@ -100,6 +101,15 @@ def compiled_rules(permissions: tuple[Permission, ...], default_allow: bool, dem
     while rules and rules[-1].says == default:
         rules.pop()
     return RuleSet(tuple(rules), default)
+
+
+def looked_at(sets: Iterable[RuleSet]) -> tuple[LookedAt, ...]:
+    """The headers that these rules look at, by name, each as closely as the one does that looks most closely."""
+    looks: dict[str, Look] = {}
+    for header in (header for each in sets for rule in each.rules for header in rule.headers):
+        look = Look.PRESENCE if header.kind is HeaderMatch.PRESENT else Look.VALUE
+        looks[header.name] = max(look, looks.get(header.name, look))
+    return tuple(LookedAt(name, looks[name]) for name in sorted(looks))
 
 
 def what_says(permission: Permission, demands: Demands) -> str:

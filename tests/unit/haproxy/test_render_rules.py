@@ -7,11 +7,12 @@ import pytest
 from hcc.haproxy.capabilities import Capabilities, Version
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
-from hcc.mesh.request import CONSULS_DEFAULT, EscapedSlashes, Normalization, Underscores
+from hcc.mesh.request import CONSULS_DEFAULT, EscapedSlashes, Look, LookedAt, Normalization, Underscores
 from hcc.mesh.token_providers import USUAL_PLACES, TokenPlace
 from tests.builders import V2_6
 
 VERDICT = "txn.v"
+ROLE = LookedAt("x-role", Look.VALUE)
 V2_2 = Capabilities(Version(2, 2))
 REFUSE = "  http-request deny deny_status 400 if hcc_ruled "
 TELL = "  http-request set-var(txn.v) str(formless) if hcc_ruled "
@@ -28,7 +29,7 @@ def asked(
     how: Normalization = CONSULS_DEFAULT,
     *,
     enforced: bool,
-    headers: tuple[str, ...] = ("x-role",),
+    headers: tuple[LookedAt, ...] = (ROLE,),
     token_places: tuple[TokenPlace, ...] = (),
 ) -> Authorisation:
     return Authorisation(
@@ -129,9 +130,17 @@ def test_a_header_that_would_be_dropped_is_sent_on_and_rules_do_not_see_it_where
     underscores: Underscores, enforced: bool, dropped: bool
 ) -> None:
     how = Normalization(underscores=underscores)
-    found = lines(asked(how, enforced=enforced, headers=("x-role", "x_role")))
+    found = lines(asked(how, enforced=enforced, headers=(ROLE, LookedAt("x_role", Look.VALUE))))
 
     assert ("del-header" in "".join(found)) is (underscores is Underscores.DROP and enforced)
     assert (r"  http-request set-var(txn.hcc_header1) str(-),concat(\n) if hcc_ruled" in found) is dropped
     assert ("req.fhdr(x_role)" in "".join(found)) is not dropped
     assert "req.fhdr(x-role)" in "".join(found)
+
+
+def test_of_a_header_that_must_only_be_there_any_number_of_lines_is_taken() -> None:
+    by_value, by_presence = (
+        lines(asked(enforced=True)),
+        lines(asked(enforced=True, headers=(LookedAt("x-role", Look.PRESENCE),))),
+    )
+    assert (REFUSE + "{ req.fhdr_cnt(x-role) gt 1 }" in by_value, "fhdr_cnt" in "".join(by_presence)) == (True, False)

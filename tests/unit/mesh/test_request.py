@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hcc.mesh.request import (
     MAX_TARGET_BYTES,
     EscapedSlashes,
+    Look,
+    LookedAt,
     Normalization,
     Request,
     RequestError,
@@ -179,3 +181,10 @@ def test_only_blanks_and_tabs_are_taken_from_the_ends_of_a_value() -> None:
 def test_a_request_that_does_not_say_its_host_is_refused(target: str) -> None:
     with pytest.raises(RequestError, match="Host"):
         normalised(Request("GET", target, (("x-a", "1"),)), CONSUL)
+
+
+def test_several_lines_of_a_header_are_refused_only_where_rules_look_at_its_value() -> None:
+    request = Request("GET", "/", (HOST, ("x-a", "1"), ("X-A", "")))
+    assert normalised(request, CONSUL, (LookedAt("x-a", Look.PRESENCE),)).headers["x-a"] == "1,"
+    with pytest.raises(RequestError, match="one line of the header x-a"):
+        normalised(request, CONSUL, (LookedAt("x-a", Look.VALUE),))

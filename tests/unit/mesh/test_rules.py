@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission, speaks_of
-from hcc.mesh.request import Normalization, Request, normalised
-from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet, compiled_rules
+from hcc.mesh.request import Look, LookedAt, Normalization, Request, RequestError, normalised
+from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet, compiled_rules, looked_at
 from hcc.mesh.token_demands import TOKEN_PREFIX, TokenDemand
 from hcc.mesh.token_providers import TokenProvider, TokenProviders
 
@@ -46,7 +46,10 @@ REQUESTS = st.builds(
 
 def by_rules(rules: RuleSet, request: Request) -> str:
     """What HAProxy makes of the rules."""
-    normal = normalised(request, Normalization())
+    try:
+        normal = normalised(request, Normalization(), looked_at((rules,)))
+    except RequestError:
+        return DENY
     for rule in rules.rules:
         if speaks_of(Permission(True, rule.path, rule.headers, rule.methods), normal):
             return rule.says
@@ -199,3 +202,14 @@ def test_no_part_of_a_demand_can_change_without_its_name() -> None:
         )
     ]
     assert len({each.name for each in demands}) == len(demands)
+
+
+def test_a_header_is_looked_at_as_closely_as_any_rule_does() -> None:
+    def of(*headers: HeaderRule) -> RuleSet:
+        return RuleSet((Rule(DENY, None, headers, ()),), ALLOW)
+
+    present, exact = HeaderRule("x-b", HeaderMatch.PRESENT), HeaderRule("x-b", HeaderMatch.EXACT, "1")
+    role = HeaderRule("x-a", HeaderMatch.PRESENT, invert=True)
+    assert looked_at(()) == ()
+    assert looked_at((of(present), of(role))) == (LookedAt("x-a", Look.PRESENCE), LookedAt("x-b", Look.PRESENCE))
+    assert looked_at((of(present, exact), of(present))) == (LookedAt("x-b", Look.VALUE),)
