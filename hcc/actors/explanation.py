@@ -136,4 +136,4 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not _TOKEN.fullmatch(name) or any(mark in value for mark in "\r\n\0"):
         raise SettingError(f"expected a header such as x-role:admin, found {text!r}")
-    return name, value.strip()
+    return name, value.strip(" \t")

@@ -26,6 +26,8 @@ FORMLESS = "formless"
 # LF ends each line of the text; the configuration's parser reads the escape.
 _LF = r"\n"
 _RULE = "  http-request"
+# Control characters, without the tab.
+_NO_VALUE = r"'[\x00-\x08\x0a-\x1f\x7f]'"
 # All but visible ASCII, and the sign of a fragment.
 _NO_TARGET = r"'[^\x21\x22\x24-\x7e]'"
 # What Envoy escapes where it stands as itself, and dot segments; what it would decode.
@@ -149,6 +151,8 @@ def _header(header: LookedAt, variable: str, refuse: str) -> Iterator[str]:
     """
     name = words.header(header.name)
     found = f"{{ req.fhdr({name}) -m found }}"
+    # Of every line. Applications cut some of them off.
+    yield f"{refuse} {{ req.fhdr({name}) -m reg {_NO_VALUE} }}"
     yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED} ! {found}"
     if header.look == Look.PRESENCE:
         yield f"{_RULE} set-var({variable}) str(+),concat({_LF}) if {RULED} {found}"

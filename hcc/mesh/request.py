@@ -16,6 +16,7 @@ from hcc.errors import PeerError
 # HAProxy's buffer (tune.bufsize); no longer request comes through it.
 MAX_TARGET_BYTES = 16_384
 _TUNNEL = "CONNECT"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VISIBLE = re.compile(r"[!-~]*", re.ASCII)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", re.ASCII)
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})", re.ASCII)
@@ -120,8 +121,8 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
 
     Raises:
         RequestError: there is no such form: a path with anything but visible ASCII, with a fragment, an escaped
-            NUL, without a slash at its start, or over 16 KiB; no `host`; several lines of a header whose
-            value rules look at; what the mesh refuses or redirects.
+            NUL, without a slash at its start, or over 16 KiB; no `host`; of headers that rules look at a
+            control character, or several lines where they look at its value; what the mesh refuses or redirects.
     """
     path = _normalised_path(request.path, how)
     looks = {header.name: header.look for header in looked_at}
@@ -132,6 +133,8 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
             if how.underscores is Underscores.REJECT:
                 raise RequestError("expected no header with an underscore in its name")
             continue
+        if name in looks and _CONTROL.search(value):
+            raise RequestError(f"expected no control character in the header {name}")
         if name in headers and looks.get(name) == Look.VALUE:
             # Whether each of them is compared, or all in one, depends on who reads them, also on Envoy's version.
             raise RequestError(f"expected one line of the header {name}")

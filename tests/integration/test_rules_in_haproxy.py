@@ -199,6 +199,7 @@ def test_haproxy_decides_compiled_rules_as_we_do(branch: str, tmp_path: Path) ->
     assert SETS <= allowed <= SETS * (REQUESTS - 1)
 
 
+THERE = PathRule(PathMatch.EXACT, "/there")
 DOUBTFUL = PathRule(PathMatch.REGEX, "/internal(/[^/]*)*")
 DOUBTFUL_HEADER = HeaderRule("x-role", HeaderMatch.REGEX, r"(?:\w+,)*admin(?:,\w+)*")
 ANYTHING = Permission(True, PathRule(PathMatch.PREFIX, "/"))
@@ -337,3 +338,21 @@ def test_several_lines_of_a_header_whose_value_rules_look_at_are_refused(branch:
         ):
             asked = Request("GET", "/", (HOST, *(("X-Role", role) for role in roles)))
             assert (status(port, asked, rules.name), decide(policy, CALLER, asked).allowed) == (answer, answer == 200)
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_control_characters_in_headers_that_rules_look_at_are_refused(branch: str, tmp_path: Path) -> None:
+    admin, many = HeaderRule("x-role", HeaderMatch.EXACT, "admin"), HeaderRule("x-many", HeaderMatch.PRESENT)
+    policy, rules = refusing(Permission(False, headers=(admin,)), Permission(False, THERE, (many,)))
+    with running(branch, [rules], tmp_path) as port:
+        for character in (chr(number) for number in (*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F)):
+            for asked in (
+                Request("GET", "/", (HOST, ("X-Role", f"admin{character}"))),
+                Request("GET", "/", (HOST, ("X-Many", "a"), ("X-Many", f"{character}b"), ("X-Many", "c"))),
+            ):
+                assert status(port, asked, rules.name) == 400, asked
+                assert not decide(policy, CALLER, asked).allowed
+        for value in ("a\tb", "x-role", "a b"):
+            asked = Request("GET", "/", (HOST, ("X-Role", value), ("X-Many", value), ("X-Other", value)))
+            assert status(port, asked, rules.name) == 200
+            assert decide(policy, CALLER, asked).allowed

@@ -78,6 +78,8 @@ def test_a_request_is_explained_by_the_permission_that_decided() -> None:
         1,
     )
     assert asked("web", method="PUT").reason.endswith("no permission matches; default allow")
+    denying = replace(POLICY, default_allow=False)
+    assert asked("web", denying, header="X-Role: boss\x0b").reason.endswith("no control character in the header x-role")
     assert asked("web", path="/%00").reason == "the request is refused: expected a path without NUL, found %00"
 
 

@@ -188,3 +188,12 @@ def test_several_lines_of_a_header_are_refused_only_where_rules_look_at_its_valu
     assert normalised(request, CONSUL, (LookedAt("x-a", Look.PRESENCE),)).headers["x-a"] == "1,"
     with pytest.raises(RequestError, match="one line of the header x-a"):
         normalised(request, CONSUL, (LookedAt("x-a", Look.VALUE),))
+
+
+@pytest.mark.parametrize("look", Look)
+@pytest.mark.parametrize("character", ["\x00", "\x01", "\x08", "\n", "\x0b", "\x0c", "\r", "\x1f", "\x7f"])
+def test_a_control_character_in_a_header_that_rules_look_at_is_refused(character: str, look: Look) -> None:
+    request = Request("GET", "/", (HOST, ("X-A", f"admin{character}"), ("x-b", "a\tb")))
+    assert normalised(request, CONSUL, (LookedAt("x-b", look),)).headers["x-b"] == "a\tb"
+    with pytest.raises(RequestError, match="control character in the header x-a"):
+        normalised(request, CONSUL, (LookedAt("x-a", look),))
