@@ -26,8 +26,9 @@ FORMLESS = "formless"
 # LF ends each line of the text; the configuration's parser reads the escape.
 _LF = r"\n"
 _RULE = "  http-request"
-# Control characters, without the tab.
+# Control characters, without the tab; and for regular expressions, which PCRE matches by bytes, RE2 by characters.
 _NO_VALUE = r"'[\x00-\x08\x0a-\x1f\x7f]'"
+_NO_SUBJECT = r"'[\x00-\x08\x0a-\x1f\x7f-\xff]'"
 # All but visible ASCII, and the sign of a fragment.
 _NO_TARGET = r"'[^\x21\x22\x24-\x7e]'"
 # What Envoy escapes where it stands as itself, and dot segments; what it would decode.
@@ -152,7 +153,7 @@ def _header(header: LookedAt, variable: str, refuse: str) -> Iterator[str]:
     name = words.header(header.name)
     found = f"{{ req.fhdr({name}) -m found }}"
     # Of every line. Applications cut some of them off.
-    yield f"{refuse} {{ req.fhdr({name}) -m reg {_NO_VALUE} }}"
+    yield f"{refuse} {{ req.fhdr({name}) -m reg {_NO_SUBJECT if header.look == Look.PATTERN else _NO_VALUE} }}"
     yield f"{_RULE} set-var({variable}) str(-),concat({_LF}) if {RULED} ! {found}"
     if header.look == Look.PRESENCE:
         yield f"{_RULE} set-var({variable}) str(+),concat({_LF}) if {RULED} {found}"

@@ -51,6 +51,8 @@ def _fault(pattern: str) -> str:
     flags = _FLAGS.match(pattern)
     pos = flags.end() if flags else 0
     repeated = False
+    if not pattern.isascii():
+        return f"the regular expression {pattern!r} has more than ASCII, matched here by bytes, there by characters"
     while pos < len(pattern):
         token = _TOKEN.match(pattern, pos)
         if token is None or (token["repeat"] and repeated) or _is_set_operation(token["class"]):

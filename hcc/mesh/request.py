@@ -92,6 +92,8 @@ class Look(IntEnum):
 
     PRESENCE = 1
     VALUE = 2
+    PATTERN = 3
+    """By a regular expression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
     Raises:
         RequestError: there is no such form: a path with anything but visible ASCII, with a fragment, an escaped
             NUL, without a slash at its start, or over 16 KiB; no `host`; of headers that rules look at a
-            control character, or several lines where they look at its value; what the mesh refuses or redirects.
+            control character, several lines where they look at its value, or anything but ASCII where regular
+            expressions do; what the mesh refuses or redirects.
     """
     path = _normalised_path(request.path, how)
     looks = {header.name: header.look for header in looked_at}
@@ -135,7 +138,9 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
             continue
         if name in looks and _CONTROL.search(value):
             raise RequestError(f"expected no control character in the header {name}")
-        if name in headers and looks.get(name) == Look.VALUE:
+        if looks.get(name, 0) >= Look.PATTERN and not value.isascii():
+            raise RequestError(f"expected ASCII in the header {name}, at which a regular expression looks")
+        if name in headers and looks.get(name, 0) >= Look.VALUE:
             # Whether each of them is compared, or all in one, depends on who reads them, also on Envoy's version.
             raise RequestError(f"expected one line of the header {name}")
         trimmed = value.strip(" \t")

@@ -18,6 +18,7 @@ ALLOW, DENY = "allow", "deny"
 # Tells the name of a rule set from other verdicts.
 NAME_PREFIX = "rules-"
 _NAME_DIGITS = 32
+_LOOKS = {HeaderMatch.PRESENT: Look.PRESENCE, HeaderMatch.REGEX: Look.PATTERN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def looked_at(sets: Iterable[RuleSet]) -> tuple[LookedAt, ...]:
     """The headers that these rules look at, by name, each as closely as the one does that looks most closely."""
     looks: dict[str, Look] = {}
     for header in (header for each in sets for rule in each.rules for header in rule.headers):
-        look = Look.PRESENCE if header.kind is HeaderMatch.PRESENT else Look.VALUE
+        look = _LOOKS.get(header.kind, Look.VALUE)
         looks[header.name] = max(look, looks.get(header.name, look))
     return tuple(LookedAt(name, looks[name]) for name in sorted(looks))
 

@@ -62,8 +62,8 @@ HEADERS = (
     ),
     (HeaderRule("x-role", HeaderMatch.PRESENT), HeaderRule("x-role", HeaderMatch.PRESENT, invert=True)),
     (
-        HeaderRule("x-role", HeaderMatch.REGEX, "a[dD]min(,.*)?"),
-        HeaderRule("x-role", HeaderMatch.REGEX, "(?i)admin|", invert=True),
+        HeaderRule("x-team", HeaderMatch.REGEX, "a[dD]min(,.*)?"),
+        HeaderRule("x-team", HeaderMatch.REGEX, "(?i)admin|", invert=True),
     ),
     (HeaderRule("x-many", HeaderMatch.PRESENT), HeaderRule("x-many", HeaderMatch.PRESENT, invert=True)),
     (HeaderRule("host", HeaderMatch.PREFIX, "shop."), HeaderRule("host", HeaderMatch.PREFIX, "shop.", invert=True)),
@@ -102,6 +102,7 @@ def request(random_: random.Random) -> Request:
     headers = (
         ("Host", random_.choice(("shop.example", "other"))),
         *(("X-Role", value) for value in values),
+        *(("X-Team", value) for value in random_.choices((*VALUES, "", "ADMIN"), k=random_.choice((0, 1, 1)))),
         *(("X-Many", value) for value in random_.choices(VALUES, k=random_.choice((0, 0, 1, 2)))),
     )
     return Request(random_.choice(("GET", "PUT", "POST", "DELETE", "get")), random_.choice(TARGETS), headers)
@@ -356,3 +357,14 @@ def test_control_characters_in_headers_that_rules_look_at_are_refused(branch: st
             asked = Request("GET", "/", (HOST, ("X-Role", value), ("X-Many", value), ("X-Other", value)))
             assert status(port, asked, rules.name) == 200
             assert decide(policy, CALLER, asked).allowed
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_more_than_ascii_is_refused_where_a_regular_expression_looks(branch: str, tmp_path: Path) -> None:
+    # For RE2 this is one character, for PCRE two bytes.
+    between = HeaderRule("x-role", HeaderMatch.REGEX, "a.b")
+    policy, rules = refusing(Permission(False, headers=(between,)))
+    with running(branch, [rules], tmp_path) as port:
+        for role, answer in (("a\u00e9b", 400), ("\u212a", 400), ("a-b", 403), ("ab", 200)):
+            asked = Request("GET", "/", (HOST, ("X-Role", role)))
+            assert (status(port, asked, rules.name), decide(policy, CALLER, asked).allowed) == (answer, answer == 200)

@@ -17,7 +17,7 @@ from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet
 
 CALLER = ServiceIdentity("td", "web", "dc1")
 NAMES = ("host", "x-role")
-HEADERS = tuple(LookedAt(name, Look.VALUE) for name in NAMES)
+HEADERS = tuple(LookedAt(name, Look.PATTERN) for name in NAMES)
 HOST = ("host", "h")
 
 

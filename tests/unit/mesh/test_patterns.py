@@ -68,6 +68,12 @@ def test_what_an_engine_may_read_otherwise_is_refused_by_name(pattern: str) -> N
         compiled(pattern)
 
 
+@pytest.mark.parametrize("pattern", ["\u00e9?x", "caf[e\u00e9]", "(?i)\u212a", "/\u00e9"])
+def test_what_has_more_than_ascii_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="more than ASCII"):
+        compiled(pattern)
+
+
 def test_classes_are_those_of_ascii() -> None:
     assert not compiled(r"\d").fullmatch("\u0663")
     assert not compiled(r"\w").fullmatch("\u00e9")

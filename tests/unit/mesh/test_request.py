@@ -197,3 +197,10 @@ def test_a_control_character_in_a_header_that_rules_look_at_is_refused(character
     assert normalised(request, CONSUL, (LookedAt("x-b", look),)).headers["x-b"] == "a\tb"
     with pytest.raises(RequestError, match="control character in the header x-a"):
         normalised(request, CONSUL, (LookedAt("x-a", look),))
+
+
+def test_more_than_ascii_in_a_header_is_refused_only_where_a_regular_expression_looks_at_it() -> None:
+    request = Request("GET", "/", (HOST, ("x-a", "caf\u00e9")))
+    assert normalised(request, CONSUL, (LookedAt("x-a", Look.VALUE),)).headers["x-a"] == "caf\u00e9"
+    with pytest.raises(RequestError, match="ASCII in the header x-a"):
+        normalised(request, CONSUL, (LookedAt("x-a", Look.PATTERN),))

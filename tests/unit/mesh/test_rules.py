@@ -210,6 +210,8 @@ def test_a_header_is_looked_at_as_closely_as_any_rule_does() -> None:
 
     present, exact = HeaderRule("x-b", HeaderMatch.PRESENT), HeaderRule("x-b", HeaderMatch.EXACT, "1")
     role = HeaderRule("x-a", HeaderMatch.PRESENT, invert=True)
+    pattern = HeaderRule("x-b", HeaderMatch.REGEX, "1", invert=True)
     assert looked_at(()) == ()
+    assert looked_at((of(pattern), of(exact, present))) == (LookedAt("x-b", Look.PATTERN),)
     assert looked_at((of(present), of(role))) == (LookedAt("x-a", Look.PRESENCE), LookedAt("x-b", Look.PRESENCE))
     assert looked_at((of(present, exact), of(present))) == (LookedAt("x-b", Look.VALUE),)
