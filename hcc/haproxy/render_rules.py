@@ -13,7 +13,7 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Authorisation
 from hcc.haproxy.request_rules import headers_digest
-from hcc.mesh.request import EscapedSlashes, Look, LookedAt, Underscores
+from hcc.mesh.request import METHODS, EscapedSlashes, Look, LookedAt, Underscores
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
 from hcc.mesh.token_demands import TOKEN_PREFIX
 
@@ -100,6 +100,7 @@ def _one_form(authorisation: Authorisation, capabilities: Capabilities, refuse: 
     # Looked at before anything is changed: a path without a slash can get one by that.
     yield f"{refuse} ! {{ path_beg / }}"
     yield f"{refuse} {{ url -m reg {_NO_TARGET} }}"
+    yield f"{refuse} ! {{ method -m str {' '.join(METHODS)} }}"
     # HAProxy compares it with an absolute target's authority, and gives it to requests of HTTP/2.
     yield f"{refuse} ! {{ req.fhdr(host) -m found }}"
     able = capabilities.has(Feature.NORMALIZE_URI)

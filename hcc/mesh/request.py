@@ -17,6 +17,13 @@ from hcc.errors import PeerError
 MAX_TARGET_BYTES = 16_384
 _TUNNEL = "CONNECT"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Those that Envoy's parser of HTTP/1 knows (source/common/http/http1/balsa_parser.cc) but MSEARCH; a server may take
+# another for the one that it looks like.
+METHODS = (
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "ACL", "BIND", "CHECKOUT", "COPY",
+    "LINK", "LOCK", "MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "PROPFIND", "PROPPATCH", "PURGE",
+    "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+)  # fmt: skip
 _VISIBLE = re.compile(r"[!-~]*", re.ASCII)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*", re.ASCII)
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})", re.ASCII)
@@ -122,11 +129,13 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
     """The request in the form that rules are matched against; any of them may look at the headers of `looked_at`.
 
     Raises:
-        RequestError: there is no such form: a path with anything but visible ASCII, with a fragment, an escaped
-            NUL, without a slash at its start, or over 16 KiB; no `host`; of headers that rules look at a
-            control character, several lines where they look at its value, or anything but ASCII where regular
-            expressions do; what the mesh refuses or redirects.
+        RequestError: there is no such form: a method that is not known; a path with anything but visible ASCII, with a
+            fragment, an escaped NUL, without a slash at its start, or over 16 KiB; no `host`; of headers that rules
+            look at a control character, several lines where they look at its value, or anything but ASCII where
+            regular expressions do; what the mesh refuses or redirects.
     """
+    if request.method not in METHODS:
+        raise RequestError(f"expected a method that is known, found {request.method!r}")
     path = _normalised_path(request.path, how)
     looks = {header.name: header.look for header in looked_at}
     headers: dict[str, str] = {}

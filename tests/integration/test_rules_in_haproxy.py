@@ -23,6 +23,7 @@ from hcc.mesh.intentions import Action, Intention, Policy, Verdict, decide, verd
 from hcc.mesh.patterns import compiled_bytes
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Request, RequestError, normalised
+from hcc.mesh.request import METHODS as KNOWN_METHODS
 from hcc.mesh.rules import RuleSet, looked_at
 from tests import binaries
 
@@ -368,3 +369,18 @@ def test_more_than_ascii_is_refused_where_a_regular_expression_looks(branch: str
         for role, answer in (("a\u00e9b", 400), ("\u212a", 400), ("a-b", 403), ("ab", 200)):
             asked = Request("GET", "/", (HOST, ("X-Role", role)))
             assert (status(port, asked, rules.name), decide(policy, CALLER, asked).allowed) == (answer, answer == 200)
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_a_method_that_only_looks_like_one_is_refused(branch: str, tmp_path: Path) -> None:
+    policy, rules = refusing(Permission(False, methods=("GET",)))
+    with running(branch, [rules], tmp_path) as port:
+        for method, answer in (("GET", 403), ("get", 400), ("GETX", 400), ("G", 400), ("XGET", 400)):
+            asked = Request(method, "/", (HOST,))
+            assert status(port, asked, rules.name) == answer, method
+            assert not decide(policy, CALLER, asked).allowed
+        # A tunnel takes another target.
+        for method in set(KNOWN_METHODS) - {"GET", "CONNECT"}:
+            asked = Request(method, "/", (HOST, ("Content-Length", "0")))
+            assert status(port, asked, rules.name) == 200, method
+            assert decide(policy, CALLER, asked).allowed

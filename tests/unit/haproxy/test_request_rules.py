@@ -49,11 +49,11 @@ PERMISSIONS = st.builds(
     st.booleans(),
     st.none() | st.builds(PathRule, st.sampled_from(PathMatch), st.sampled_from(("/a", "/a|/b", "/.*"))),
     st.lists(CONDITIONS, max_size=3).map(tuple),
-    st.sampled_from(((), ("GET",), ("GET", "PUT"))),
+    st.sampled_from(((), ("GET",), ("GET", "PUT"), ("LINK",))),
 )
 REQUESTS = st.builds(
     Request,
-    st.sampled_from(("GET", "PUT", "G")),
+    st.sampled_from(("GET", "PUT", "LINK", "UNLINK")),
     st.sampled_from(("/", "/a", "/b", "/a/b", "/a|/b")),
     st.lists(
         st.tuples(st.sampled_from(NAMES), st.sampled_from(("a", "b", "ab", ""))),

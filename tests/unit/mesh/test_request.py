@@ -204,3 +204,9 @@ def test_more_than_ascii_in_a_header_is_refused_only_where_a_regular_expression_
     assert normalised(request, CONSUL, (LookedAt("x-a", Look.VALUE),)).headers["x-a"] == "caf\u00e9"
     with pytest.raises(RequestError, match="ASCII in the header x-a"):
         normalised(request, CONSUL, (LookedAt("x-a", Look.PATTERN),))
+
+
+@pytest.mark.parametrize("method", ["get", "Get", "GETX", "G", "", "PRI", "M-SEARCH", "GET\n", " GET"])
+def test_a_method_that_is_not_registered_is_refused(method: str) -> None:
+    with pytest.raises(RequestError, match="method"):
+        normalised(Request(method, "/", (HOST,)), CONSUL)
