@@ -34,6 +34,7 @@ _NO_TARGET = r"'[^\x21\x22\x24-\x7e]'"
 # What Envoy escapes where it stands as itself, and dot segments; what it would decode.
 _NOT_NORMAL = r"'[\x22\x3c\x3e\x5c\x5e\x60\x7b-\x7d]' '/[.]{1,2}(/|$)'"
 _NEEDLESS = "'%(2[de]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f|7e)'"
+_DOTS_WITH_PARAMETER = "/.; /..;"
 _ESCAPED_SLASHES = "%2f %5c"
 _NO_ESCAPE = "'%([^0-9a-f]|.[^0-9a-f]|.?$)'"
 
@@ -122,6 +123,7 @@ def _one_form(authorisation: Authorisation, capabilities: Capabilities, refuse: 
             # As `strict` refuses it below.
             yield f"{refuse} {{ path -m reg -i {_NEEDLESS} }} {{ url -m reg -i {_NO_ESCAPE} }}"
         yield from (_normalise() if able else _refuse_not_normal(refuse))
+        yield f"{refuse} {{ path_sub {_DOTS_WITH_PARAMETER} }}"
     if how.merge_slashes:
         yield f"{_RULE} normalize-uri path-merge-slashes if {RULED}" if able else f"{refuse} {{ path_sub // }}"
 

@@ -32,6 +32,8 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]", re.ASCII)
 _ESCAPED = re.compile(r'["<>^`{|}]')
 _ESCAPED_SLASH = re.compile(r"%2f", re.IGNORECASE | re.ASCII)
 _ESCAPED_BACKSLASH = re.compile(r"%5c", re.IGNORECASE | re.ASCII)
+# A dot segment for those who first cut parameters off (servlets), and a name for those who do not.
+_DOTS_WITH_PARAMETER = re.compile(r"/\.{1,2};")
 _SLASHES = re.compile(r"/{2,}")
 
 
@@ -130,8 +132,8 @@ def normalised(request: Request, how: Normalization, looked_at: tuple[LookedAt, 
 
     Raises:
         RequestError: there is no such form: a method that is not known; a path with anything but visible ASCII, with a
-            fragment, an escaped NUL, without a slash at its start, or over 16 KiB; no `host`; of headers that rules
-            look at a control character, several lines where they look at its value, or anything but ASCII where
+            fragment, an escaped NUL or `..;`, without a slash at its start, or over 16 KiB; no `host`; of headers that
+            rules look at a control character, several lines where they look at its value, or anything but ASCII where
             regular expressions do; what the mesh refuses or redirects.
     """
     if request.method not in METHODS:
@@ -168,6 +170,8 @@ def _normalised_path(target: str, how: Normalization) -> str:
             raise RequestError("expected a path without NUL, found %00")
         path = _PERCENT.sub(_decoded, path.replace("\\", "/"))
         path = _without_dot_segments(_ESCAPED.sub(_encoded, path))
+        if _DOTS_WITH_PARAMETER.search(path):
+            raise RequestError("expected a path whose dot segments have no parameter, found one with ;")
     return _SLASHES.sub("/", path) if how.merge_slashes else path
 
 

@@ -46,7 +46,13 @@ def path(target: str, how: Normalization = CONSUL) -> str:
         ("/public/..%2fadmin", "/public/..%2fadmin"),
         ("/public/...", "/public/..."),
         ("/public/..a/.b", "/public/..a/.b"),
-        ("/..;/admin", "/..;/admin"),
+        ("/a;x/.b;y/..c;/...;", "/a;x/.b;y/..c;/...;"),
+        # Dot segments to servlets alone.
+        ("/..;/admin", None),
+        ("/x/.;", None),
+        ("/x/%2e%2E;a=b/admin", None),
+        ("\\..;/admin", None),
+        ("/x\\..;/admin", None),
         # A slash more or less is another path, unless merged.
         ("//admin", "//admin"),
         ("/a//../admin", "/a/admin"),
@@ -138,6 +144,7 @@ def test_escaped_slashes_are_kept_unescaped_refused_or_redirected() -> None:
 def test_without_normalisation_a_path_is_taken_as_it_came() -> None:
     how = Normalization(path=False)
     assert path("/a/../%61%00\\b?c", how) == "/a/../%61%00\\b"
+    assert path("/a/..;/b", how) == "/a/..;/b"
 
 
 @given(st.text(st.sampled_from("/\\.%2eEfF5cC0aA?;|"), max_size=40))
