@@ -23,7 +23,7 @@ CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
 ERROR = f"txn.{ENGINE}.error"
 # Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
-# the first two parts of that, and the verdict. That is found by the URI: a connection can be older than the trust domain.
+# the first two parts of that, and the verdict, found by the URI: a connection can be older than the trust domain.
 DIGEST = "sess.hcc_digest"
 IDENTITY = "sess.hcc_identity"
 NAME = "sess.hcc_name"
