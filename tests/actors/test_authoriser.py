@@ -348,7 +348,7 @@ def test_where_no_haproxy_runs_there_is_nobody_to_be_told_of_a_denial(
 
     scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
 
-    eventually(lambda: scene.maps.stored["verdicts"] == {"web:dc1": "deny"}, "what the next one starts with")
+    eventually(lambda: scene.maps.stored["verdicts"] == {service_uri("web"): "deny"}, "what the next one starts with")
     assert "not up to date" not in caplog.text
 
 

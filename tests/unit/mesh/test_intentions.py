@@ -231,7 +231,7 @@ def test_a_tunnel_is_refused_whatever_the_policy(rules: Policy) -> None:
     assert not verdict.allowed
     assert "tunnel" in verdict.reason
     # HAProxy knows the method by its case, too.
-    assert decide(rules, caller(), Request("connect", "/")).allowed
+    assert "tunnel" not in decide(rules, caller(), Request("connect", "/")).reason
 
 
 def test_a_request_of_a_caller_without_permissions_gets_the_verdict_on_its_connection() -> None:
