@@ -316,6 +316,7 @@ def test_what_somebody_changes_by_hand_is_repaired_every_resync_and_counted(mesh
 
     wait_until("an answer", answers, 20)
     listener, verdicts = f"up:true:{TRUE_PORT}", member.sidecar.state_dir / "verdicts.map"
+    wait_until("the caller to be remembered", verdicts.read_text)
     key = verdicts.read_text().split()[0]
     for command in (f"disable frontend {listener}", "disable server app/app", f"set map {verdicts} {key} deny"):
         before = repairs()
