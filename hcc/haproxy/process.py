@@ -100,7 +100,7 @@ class HAProxyProcess:
         """Take over the master that an earlier hcc left running; its process id, None when there is none.
 
         A master whose process is ours by the pid file but whose socket does not answer is killed: nobody can
-        use it.
+        use it. So is what outlives one that is gone.
         """
         answering = self._answering_master()
         if answering is None:
@@ -109,6 +109,8 @@ class HAProxyProcess:
                 self._take(recorded)
                 self.kill()
                 self.forget()
+            else:
+                end_session(_noted(self._layout.pid_file)[0], self._layout.config)
             return None
         self._take(answering)
         record_pid(self._layout.pid_file, answering)
@@ -208,7 +210,8 @@ class HAProxyProcess:
         self._forget_process()
 
     def forget(self) -> None:
-        """Remove what a dead master leaves: its sockets and pid file."""
+        """Remove what a dead master leaves: its workers, sockets and pid file."""
+        end_session(self._pid, self._layout.config)
         remove(self._layout.pid_file, self._layout.master_socket, self._layout.stats_socket)
         self._forget_process()
 
@@ -307,11 +310,48 @@ def record_pid(pid_file: str, pid: int) -> None:
 
 def recorded_pid(pid_file: str) -> int | None:
     """The process that a pid file names, when it is still the one that was recorded."""
+    pid, started = _noted(pid_file)
+    return pid if started and start_time(pid) == started else None
+
+
+def _noted(pid_file: str) -> tuple[int, int]:
+    """Process id and start time, as `record_pid` wrote them; both 0 when there is none."""
     words = (read_text(pid_file) or "").split()
     if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004 - id and start time
-        return None
-    pid, started = int(words[0]), int(words[1])
-    return pid if started and start_time(pid) == started else None
+        return 0, 0
+    return int(words[0]), int(words[1])
+
+
+def end_session(master: int, config: str) -> None:
+    """Kill what is left of a master that is gone, and wait until it is gone, too.
+
+    A worker ends with its master, but not one that hangs: it would keep its share of every port (SO_REUSEPORT), and
+    those whom the kernel gives to it wait for ever. They are known by their session, whose number nobody else gets as
+    long as one of them lives, and by the configuration that they were started with.
+    """
+    ending: list[int] = []
+    for pid in _session(master, config):
+        with contextlib.suppress(ProcessLookupError):
+            ending.append(os.pidfd_open(pid))
+            signal.pidfd_send_signal(ending[-1], signal.SIGKILL)
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while not all(_readable(one) for one in ending) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for one in ending:
+        os.close(one)
+
+
+def _session(master: int, config: str) -> Iterator[int]:
+    if not master:
+        return
+    for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == master:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                # One that is ending has no words any more, but still its sockets.
+                if config.encode() in words or not words[0]:
+                    yield pid
 
 
 def master_pid(master_socket: str) -> int | None:

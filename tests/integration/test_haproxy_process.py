@@ -200,6 +200,37 @@ def test_the_death_of_the_master_is_seen_and_leaves_no_worker(there: Stage) -> N
     assert there.process.wait_ready(timeout_s=DEADLINE_S)
 
 
+@pytest.mark.parametrize("seen_by", ["its hcc", "the next hcc"])
+def test_a_worker_that_hangs_does_not_outlive_its_master(there: Stage, seen_by: str) -> None:
+    port = serve(there)
+    worker, master = there.worker(), there.process.pid
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(master, signal.SIGKILL)
+    if seen_by == "its hcc":
+        wait_until(there.process.reap, "the master has ended")
+    else:
+        wait_until(lambda: not there.process.alive(), "the master has ended")
+        there.process.release()
+        there.process = HAProxyProcess(there.binary, there.layout)
+        assert there.process.adopt() is None
+    assert not _alive(worker)
+    with socket.socket() as other:
+        # Nobody listens there any more, not even for a moment.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+
+
+def test_what_is_left_of_somebody_else_is_not_ended(there: Stage) -> None:
+    with subprocess.Popen(["sleep", "300"], start_new_session=True) as other:
+        try:
+            write_private(there.layout.pid_file, f"{other.pid} {start_time(other.pid) - 1}\n")
+            assert there.process.adopt() is None
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
 def test_the_death_of_the_worker_ends_the_master(there: Stage) -> None:
     serve(there)
     os.kill(there.worker(), signal.SIGKILL)
