@@ -174,6 +174,8 @@ class ConfigReconciler(Actor):
         self._look_when_written = False
         # Whether what is on disk is not what was to be written.
         self._write_failed = False
+        # Process id of the worker where nobody else was seen to listen since the last resync, 0 for none.
+        self._alone = 0
         # Whether there are news that nothing was done about.
         self._news = False
         self._late: frozenset[Operation] = frozenset()
@@ -199,11 +201,10 @@ class ConfigReconciler(Actor):
             case HAProxyDown(reason):
                 self._haproxy_is_up = False
                 self._report(replace(self._facts, applied=False, public_bound=False, failure=reason))
-                self._put_back()
             case Publish():
                 self._report(self._facts)
                 if self._installed:
-                    self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
+                    self._let_start()
             case Drain():
                 self._draining = True
                 self._writer.finish()
@@ -222,6 +223,7 @@ class ConfigReconciler(Actor):
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
+                self._alone = 0 if isinstance(message, _Resync) else self._alone
                 self._look()
             case Written():
                 self._written(message)
@@ -368,9 +370,10 @@ class ConfigReconciler(Actor):
 
     def _brought_about(self, wanted: Desired) -> tuple[Rendered, Actual]:
         """Do what has to be done for `wanted`; what was rendered, and what ran before."""
-        rendered, actual, steps, taken = self._planned(wanted)
+        rendered, actual, steps, taken = self._planned(wanted, alone=self._alone)
         if taken is not None:
             self._note_taken(taken)
+        self._alone = actual.pid if taken is not None else 0
         self._looked, self._unsettled = True, False
         self._write_failed = self._write_failed and bool(steps.parted()[1])
         self.cancel("settle")
@@ -382,21 +385,38 @@ class ConfigReconciler(Actor):
             self._reloaded_s = time.monotonic()
         return rendered, actual
 
+    def _let_start(self) -> None:
+        """HAProxy may start, with what was put right before: somebody else may have damaged it, or taken a port.
+
+        When that fails it starts with what is there.
+        """
+        if not (self._facts.applied or self._writer.busy or self._draining or self._control.running()):
+            self._put_back()
+        self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
+
     def _put_back(self) -> None:
-        """What HAProxy is started with again: somebody else may have damaged it. Who starts it needs not be told."""
-        if self._snapshot is None or not self._installed or self._draining or self._writer.busy:
+        if self._snapshot is None:
             return
         try:
             self._brought_about(self._wanted(self._snapshot).desired)
         except (HccError, OSError) as exc:
             self._failed(exc)
 
-    def _planned(self, wanted: Desired) -> tuple[Rendered, Actual, Plan, tuple[Taken, ...] | None]:
-        """What is to be done, with all read back; and the addresses that others have, None when that matters not."""
+    def _planned(self, wanted: Desired, alone: int = 0) -> tuple[Rendered, Actual, Plan, tuple[Taken, ...] | None]:
+        """What is to be done, with all read back; and the addresses that others have, None when that matters not.
+
+        Args:
+            wanted: all of it.
+            alone: the worker with that process id needs not be looked at: nobody shares its ports.
+        """
         rendered, actual, steps = self._compared(wanted)
-        if not any(isinstance(operation, Install | Reload) for operation in steps.operations):
-            # All that is wanted is there, and nothing of it taken; but for what is not to be tried now.
-            return rendered, actual, steps, None if rendered.structure == self._refused_structure else ()
+        if rendered.structure == self._refused_structure:
+            # Not to be tried now.
+            return rendered, actual, steps, None
+        binds = any(isinstance(operation, Install | Reload) for operation in steps.operations)
+        if actual.running and actual.pid == alone and not binds:
+            return rendered, actual, steps, ()
+        # Also when HAProxy is to start with what is there: it would fail as a whole, or share a port with a stranger.
         taken = self._control.taken(wanted, actual)
         if taken:
             rendered, actual, steps = self._compared(wanted.without(one.bind for one in taken))

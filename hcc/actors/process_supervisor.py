@@ -39,6 +39,8 @@ from hcc.metrics import Metrics
 
 READY_TIMEOUT_S = 8.0
 KILL_AFTER_S = 2.0
+# So long ConfigReconciler may look at what HAProxy is started with again; it may be busy, or be restarted.
+ANSWER_S = 3.0
 IN_FLIGHT_CHECK_S = 0.1
 # HAProxy and the Data Plane API are asked this often.
 PROBE_S = 2.0
@@ -68,6 +70,11 @@ class _StartAgain:
     """To itself: the pause after a failed start is over."""
 
     coalesce_key: ClassVar[str] = "start-again"
+
+
+@dataclass(frozen=True, slots=True)
+class _StartUnasked:
+    """To itself: ConfigReconciler was asked whether HAProxy may start, and does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +183,8 @@ class ProcessSupervisor(Actor):
 
     def handle(self, message: object) -> None:
         match message:
-            case ConfigurationInstalled() | _StartAgain():
-                self._start()
+            case ConfigurationInstalled() | _StartAgain() | _StartUnasked():
+                self._about_start(message)
             case _Ended(pid):
                 self._ended(pid)
             case _Stable():
@@ -201,7 +208,16 @@ class ProcessSupervisor(Actor):
             os.eventfd_write(self._leaving, 1)
             os.close(self._leaving)
 
+    def _about_start(self, message: ConfigurationInstalled | _StartAgain | _StartUnasked) -> None:
+        if isinstance(message, _StartAgain):
+            # Somebody may have damaged what it starts with, or taken a port: ConfigReconciler sees to that first.
+            self.tell(CONFIG_RECONCILER, Publish())
+            self.after(ANSWER_S, _StartUnasked(), key="start")
+        else:
+            self._start()
+
     def _start(self) -> None:
+        self.cancel("start")
         if self._draining.deadline_s is not None or self._process.pid:
             return
         try:

@@ -24,8 +24,14 @@ Listener = tuple[IPv4Address | IPv6Address, int, int]
 
 
 def taken_binds(binds: Iterable[Bind], owners: Iterable[int]) -> tuple[Taken, ...]:
-    """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free."""
-    ours = frozenset(inode for pid in owners for inode in _socket_inodes(pid))
+    """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free.
+
+    None when there are owners but it cannot be seen what they listen on: it may be all of it.
+    """
+    processes = tuple(owners)
+    ours = frozenset(inode for pid in processes for inode in _socket_inodes(pid))
+    if processes and not ours:
+        return ()
     # Once for all, and only when a port is held: the kernel lists every connection of the machine, not only listeners.
     listeners = cache(lambda: tuple(_tcp_listeners()))
     found = ((bind, _reason(bind, ours, listeners)) for bind in binds)

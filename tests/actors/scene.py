@@ -18,17 +18,25 @@ T = TypeVar("T")
 
 
 class Scene:
-    """The tree, and what each neighbour was told."""
+    """The tree, and what each neighbour was told; `ears` are those of neighbours that do more than listen."""
 
     def __init__(
-        self, name: str, factory: type[Actor], kwargs: Mapping[str, object], neighbours: tuple[str, ...]
+        self,
+        name: str,
+        factory: type[Actor],
+        kwargs: Mapping[str, object],
+        neighbours: tuple[str, ...],
+        ears: Mapping[str, type[Ear]] | None = None,
     ) -> None:
         self.name = name
         self.heard: dict[str, list[object]] = {neighbour: [] for neighbour in neighbours}
         self.exits: list[object] = []
-        ears = tuple(ChildSpec(neighbour, Ear, {"heard": heard}) for neighbour, heard in self.heard.items())
+        listening = tuple(
+            ChildSpec(neighbour, (ears or {}).get(neighbour, Ear), {"heard": heard})
+            for neighbour, heard in self.heard.items()
+        )
         self.tree = start_tree(
-            (*ears, ChildSpec(name, factory, kwargs)), intensity=Intensity(5, 60.0), on_exit=self.exits.append
+            (*listening, ChildSpec(name, factory, kwargs)), intensity=Intensity(5, 60.0), on_exit=self.exits.append
         )
 
     def tell(self, message: object) -> None:

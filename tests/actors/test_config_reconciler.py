@@ -366,6 +366,63 @@ def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene
     assert previewed(scene).left_out == ()
 
 
+def test_a_port_that_somebody_took_while_haproxy_was_down_is_left_out_before_it_starts(scene: ReconcilerScene) -> None:
+    scene.run(snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1))
+    scene.control.actual = replace(scene.control.actual, running=False)
+    scene.tell(HAProxyDown("it died"))
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+    told = len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled))
+
+    scene.tell(Publish())
+
+    eventually(lambda: len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled)) > told, "it may start")
+    assert "127.0.0.1:9191" not in (scene.control.actual.config or "")
+    assert "127.0.0.1:9292" in (scene.control.actual.config or "")
+
+
+def test_what_cannot_be_put_right_does_not_keep_haproxy_from_starting(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.actual = replace(scene.control.actual, running=False, config=None)
+    scene.tell(HAProxyDown("it died"))
+    scene.control.refusing = "no space left"
+    told = len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled))
+
+    scene.tell(Publish())
+
+    eventually(lambda: len(scene.all_of(PROCESS_SUPERVISOR, ConfigurationInstalled)) > told, "it may start")
+    assert "no space" in scene.reported().failure
+
+
+@pytest.mark.parametrize("resync", [False, True])
+def test_a_port_that_somebody_shares_with_a_running_haproxy_is_given_up(scene: ReconcilerScene, resync: bool) -> None:
+    scene.run(snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1))
+    eventually(lambda: previewed(scene).operations == (), "it is at rest")
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+
+    if resync:
+        scene.tell(_Resync())
+    else:
+        scene.tell(HAProxyDown("it died"))
+        scene.control.start()
+        scene.tell(HAProxyUp(1))
+
+    eventually(lambda: scene.reported().taken == ("cannot listen on 127.0.0.1:9191: in use",), "it is told")
+    assert scene.kinds() == [Reload]
+    assert "127.0.0.1:9191" not in (scene.control.actual.config or "")
+
+
+def test_a_port_is_not_looked_at_each_time_that_all_is_read_back(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(_Resync())
+    eventually(lambda: previewed(scene).operations == (), "it was looked at")
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: scene.kinds() == [WriteConfig], "it is read back and written down")
+    assert scene.reported().taken == ()
+
+
 def previewed(scene: ReconcilerScene) -> Previewed:
     found = scene.tree.ask_actor(CONFIG_RECONCILER, Preview(), 5.0)
     assert isinstance(found, Previewed)

@@ -26,13 +26,22 @@ from hcc.actors.readiness import Facts, HAProxyFacts, missing_parts
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
-from tests.fakes import FakeProcess
+from tests.fakes import Ear, FakeProcess
 
 HEARERS = (ADMIN, AUTHORISER, CERT_MANAGER, CONFIG_RECONCILER, VERIFIER)
 
 
+class Confirming(Ear):
+    """ConfigReconciler with something on disk to start HAProxy with."""
+
+    def handle(self, message: object) -> None:
+        super().handle(message)
+        if isinstance(message, Publish):
+            self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
+
+
 class ProcessScene(Scene):
-    def __init__(self, process: FakeProcess, dataplane: FakeProcess | None = None) -> None:
+    def __init__(self, process: FakeProcess, dataplane: FakeProcess | None = None, reconciler: type[Ear] = Ear) -> None:
         self.process = process
         self.drained = threading.Event()
         kwargs = {
@@ -43,12 +52,14 @@ class ProcessScene(Scene):
             "draining": Draining(),
             "dataplane": dataplane,
         }
-        super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, HEARERS)
+        super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, HEARERS, {CONFIG_RECONCILER: reconciler})
 
 
 @contextmanager
-def scene(process: FakeProcess, dataplane: FakeProcess | None = None) -> Iterator[ProcessScene]:
-    made = ProcessScene(process, dataplane)
+def scene(
+    process: FakeProcess, dataplane: FakeProcess | None = None, reconciler: type[Ear] = Confirming
+) -> Iterator[ProcessScene]:
+    made = ProcessScene(process, dataplane, reconciler)
     try:
         with playing(made):
             yield made
@@ -118,6 +129,30 @@ def test_a_haproxy_that_dies_is_started_again_and_the_reconciler_knows() -> None
         there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1003)
 
 
+def test_what_haproxy_starts_with_again_is_looked_at_before() -> None:
+    with scene(FakeProcess(), reconciler=Ear) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.process.die()
+
+        there.expect(CONFIG_RECONCILER, Publish)
+        assert there.process.launched == 1
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+
+
+def test_haproxy_starts_again_when_nobody_can_look_at_what_it_starts_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "ANSWER_S", 0.05)
+    with scene(FakeProcess(), reconciler=Ear) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.process.die()
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+
+
 def test_a_start_that_fails_is_tried_again() -> None:
     with scene(FakeProcess(failing=2)) as there:
         there.tell(ConfigurationInstalled())
@@ -143,6 +178,7 @@ def test_an_actor_restarted_while_haproxy_is_down_asks_whether_there_is_somethin
     with scene(FakeProcess(failing=4)) as there:
         there.tell(ConfigurationInstalled())
         eventually(lambda: there.process.launched >= 3, "tries that fail")
+        there.heard[CONFIG_RECONCILER].clear()
 
         there.restart()
 

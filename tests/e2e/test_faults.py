@@ -143,6 +143,28 @@ def test_a_denial_is_enforced_although_somebody_removed_haproxys_sockets_or_all_
 
 
 @on_2_8
+def test_a_port_that_somebody_takes_while_haproxy_is_down_costs_that_upstream_alone(pair: Pair) -> None:
+    pair.wait_answers()
+    client, sidecar = pair.caller.namespace, pair.caller.sidecar
+    # Else the file on disk is still to be written, and its ports are looked at for that.
+    wait_until("rest", lambda: sidecar.command("plan").stdout.startswith("nothing to do"))
+    (master,) = sidecar.haproxy_masters()
+    with client.tcp_socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(sidecar.process.pid, signal.SIGSTOP)  # Else it may be there first.
+        try:
+            os.kill(master, signal.SIGKILL)
+            wait_until("the port to be free", lambda: not client.listening(DB_PORT))
+            foreign.bind(("127.0.0.1", DB_PORT))
+            foreign.listen()
+        finally:
+            os.kill(sidecar.process.pid, signal.SIGCONT)
+        wait_until("http to be answered", lambda: http_get(client, WEB_PORT).text == "fweb", MENDED_S)
+        assert f"cannot listen on 127.0.0.1:{DB_PORT}" in sidecar.log_text()
+    wait_until("tcp to be answered", lambda: tcp_ask(client, DB_PORT) == "fdb", 15)
+
+
+@on_2_8
 def test_an_actor_that_does_not_exist_cannot_be_restarted_and_the_answer_names_those_that_do(
     pair: Pair,
 ) -> None:

@@ -527,6 +527,20 @@ def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(ther
     assert not there.plan(moved)
 
 
+def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: Stage) -> None:
+    peer, port, path = there.peer("peer"), free_port(), f"{there.directory}/up.sock"
+    states = (
+        upstream_state(upstream("web", port), [at(peer)]),
+        upstream_state(upstream("db", socket=path), [at(peer)]),
+    )
+    there.converge(there.rendered(client_snapshot(*states)))
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S):
+        # The old worker stays for it.
+        rendered = there.rendered(client_snapshot(*states, upstream_state(upstream("api", free_port()))))
+        assert there.converge(rendered).reloaded
+        assert not there.control.taken(rendered.desired, there.actual(rendered))
+
+
 def test_a_unix_socket_listener_serves_with_its_mode(there: Stage) -> None:
     peer = there.peer("peer")
     path = f"{there.directory}/up.sock"

@@ -22,6 +22,8 @@ from tests.builders import V2_6
 from tests.haproxy_stage import DEADLINE_S
 
 pytestmark = pytest.mark.integration
+# No process has that id: they end at 2^22.
+NOBODY = 2**22 + 1
 
 
 class Fake:
@@ -203,3 +205,9 @@ def test_binds_that_cannot_be_are_found_with_the_reason(fake: Fake, tmp_path: Pa
         (fake.path, f"another process listens on {fake.path}"),
         ("/nonexistent/x.sock", "the directory /nonexistent is missing or cannot be written"),
     ]
+
+
+def test_nothing_is_said_to_be_taken_when_it_cannot_be_seen_what_is_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as somebody_s:
+        port = int(somebody_s.getsockname()[1])
+        assert taken_binds([TcpBind("127.0.0.1", port)], owners=(NOBODY,)) == ()
