@@ -36,7 +36,7 @@ from hcc.haproxy.plan import (
     SetServerState,
     WriteConfig,
 )
-from hcc.haproxy.process import LOST, Exit, LaunchError
+from hcc.haproxy.process import LOST, Exit, LaunchError, NotReadyError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.caller import key_name
@@ -344,6 +344,8 @@ class FakeProcess:
     def wait_ready(self, structure: str = "", timeout_s: float = 30.0) -> int:
         if not self._alive():
             raise LaunchError("HAProxy ended at once: [ALERT] no")
+        if not self.answering:
+            raise NotReadyError("HAProxy was not ready within 0 s: it said nothing")
         return self.pid + 1
 
     def reap(self) -> Exit | None:

@@ -33,6 +33,7 @@ from hcc.actors.messages import (
     Preview,
     Previewed,
     Publish,
+    Reloading,
     SnapshotChanged,
     WorkerReplaced,
 )
@@ -488,12 +489,20 @@ class ConfigReconciler(Actor):
         self._drift = self._drift and any(one not in late for one in at_once.operations)
         if at_once:
             began_s = time.monotonic()
-            applied = self._control.apply(at_once)
+            applied = self._reloaded(at_once) if at_once.reloads else self._control.apply(at_once)
             self._late = frozenset(applied.pending)
             self._follow_up(at_once, applied, time.monotonic() - began_s)
         if written:
             self._drift = False
             self._writer.start(written)
+
+    def _reloaded(self, steps: Plan) -> Applied:
+        """With thousands of servers the master says nothing for long, and must not be taken for hung."""
+        self.tell(PROCESS_SUPERVISOR, Reloading(True))
+        try:
+            return self._control.apply(steps)
+        finally:
+            self.tell(PROCESS_SUPERVISOR, Reloading(False))
 
     def _written(self, told: Written) -> None:
         self._writer.over()

@@ -137,6 +137,14 @@ class ConfigurationInstalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloading:
+    """ConfigReconciler to ProcessSupervisor: a reload begins, or is over: until then HAProxy may be slow to answer."""
+
+    under_way: bool
+    coalesce_key: ClassVar[str] = "reloading"
+
+
+@dataclass(frozen=True, slots=True)
 class HAProxyUp:
     """ProcessSupervisor to ConfigReconciler, Authoriser and Verifier: a worker answers; `pid` is the master's."""
 

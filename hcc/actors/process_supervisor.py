@@ -30,14 +30,18 @@ from hcc.actors.messages import (
     HAProxyDown,
     HAProxyUp,
     Publish,
+    Reloading,
 )
 from hcc.actors.readiness import HAProxyFacts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
-from hcc.haproxy.process import LOST, HAProxyProcess
+from hcc.haproxy.process import LOST, HAProxyProcess, NotReadyError
 from hcc.metrics import Metrics
 
-READY_TIMEOUT_S = 8.0
+# So long a start or a reload may take: thousands of servers on half a processor take it beyond any heartbeat.
+PATIENCE_S = 120.0
+# A start is waited for in pieces, between which others are heard.
+READY_TIMEOUT_S = 2.0
 KILL_AFTER_S = 2.0
 # So long ConfigReconciler may look at what HAProxy is started with again; it may be busy, or be restarted.
 ANSWER_S = 3.0
@@ -75,6 +79,11 @@ class _StartAgain:
 @dataclass(frozen=True, slots=True)
 class _StartUnasked:
     """To itself: ConfigReconciler was asked whether HAProxy may start, and does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AwaitReady:
+    """To itself: HAProxy was started and does not answer yet; look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +164,9 @@ class ProcessSupervisor(Actor):
         self._on_drained = on_drained
         self._draining = draining
         self._back_off = BackOff()
+        # By `time.monotonic`; when a start is given up, None when none is under way; until when no silence counts.
+        self._ready_by_s: float | None = None
+        self._patient_until_s = 0.0
         self._misses = 0
         self._lost = False
         self._dataplane = dataplane
@@ -174,6 +186,7 @@ class ProcessSupervisor(Actor):
                 _log.warning(
                     "until HAProxy is started anew its access log goes to haproxy.log, which keeps a megabyte at most"
                 )
+            self._watch(self._process, _Ended(self._process.pid))
             self._look_after()
         if self._draining.deadline_s is not None:
             self._go_on_draining(self._draining.deadline_s)
@@ -183,14 +196,14 @@ class ProcessSupervisor(Actor):
 
     def handle(self, message: object) -> None:
         match message:
-            case ConfigurationInstalled() | _StartAgain() | _StartUnasked():
+            case ConfigurationInstalled() | _StartAgain() | _StartUnasked() | _AwaitReady():
                 self._about_start(message)
             case _Ended(pid):
                 self._ended(pid)
             case _Stable():
                 self._back_off.reset()
-            case _Probe():
-                self._probe()
+            case _Probe() | Reloading():
+                self._about_silence(message)
             case _DataplaneEnded() | _StartDataplane() | _DataplaneStable() | _ProbeDataplane():
                 self._about_dataplane(message)
             case Publish():
@@ -208,13 +221,16 @@ class ProcessSupervisor(Actor):
             os.eventfd_write(self._leaving, 1)
             os.close(self._leaving)
 
-    def _about_start(self, message: ConfigurationInstalled | _StartAgain | _StartUnasked) -> None:
-        if isinstance(message, _StartAgain):
-            # Somebody may have damaged what it starts with, or taken a port: ConfigReconciler sees to that first.
-            self.tell(CONFIG_RECONCILER, Publish())
-            self.after(ANSWER_S, _StartUnasked(), key="start")
-        else:
-            self._start()
+    def _about_start(self, message: ConfigurationInstalled | _StartAgain | _StartUnasked | _AwaitReady) -> None:
+        match message:
+            case _StartAgain():
+                # Somebody may have damaged what it starts with, or taken a port: ConfigReconciler sees to that first.
+                self.tell(CONFIG_RECONCILER, Publish())
+                self.after(ANSWER_S, _StartUnasked(), key="start")
+            case _AwaitReady():
+                self._await_ready()
+            case _:
+                self._start()
 
     def _start(self) -> None:
         self.cancel("start")
@@ -222,27 +238,50 @@ class ProcessSupervisor(Actor):
             return
         try:
             self._process.launch()
-            self._process.wait_ready(timeout_s=READY_TIMEOUT_S)
         except ControlError as exc:
             self._start_failed(str(exc))
             return
+        self._watch(self._process, _Ended(self._process.pid))
+        self._ready_by_s = time.monotonic() + PATIENCE_S
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        if self._ready_by_s is None or self._draining.deadline_s is not None:
+            return
+        try:
+            self._process.wait_ready(timeout_s=READY_TIMEOUT_S)
+        except NotReadyError as exc:
+            if time.monotonic() < self._ready_by_s:
+                self.after(0.0, _AwaitReady(), key="ready")
+            else:
+                self._start_failed(f"given up after {PATIENCE_S:g} s: {exc}")
+            return
+        except ControlError as exc:
+            self._start_failed(str(exc))
+            return
+        self._ready_by_s = None
         self._metrics.haproxy_starts.inc()
         _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
         self._look_after()
 
     def _look_after(self) -> None:
-        """Tell that HAProxy runs, and see its death or its silence."""
-        self._watch(self._process, _Ended(self._process.pid))
+        """Tell that HAProxy runs, and see its silence."""
         self._misses, self._lost = 0, False
         self.after(PROBE_S, _Probe(), key="probe")
         self._publish()
+
+    def _about_silence(self, message: _Probe | Reloading) -> None:
+        if isinstance(message, Reloading):
+            self._patient_until_s = time.monotonic() + PATIENCE_S if message.under_way else 0.0
+        else:
+            self._probe()
 
     def _probe(self) -> None:
         if not self._process.pid or self._draining.deadline_s is not None:
             return
         self._process.trim_log()
         silent = self._process.silent(PROBE_TIMEOUT_S)
-        self._misses = self._misses + 1 if silent else 0
+        self._misses = self._misses + 1 if silent and time.monotonic() >= self._patient_until_s else 0
         lost, before = silent == LOST, self._lost
         if lost != before:
             self._lost = lost
@@ -255,6 +294,8 @@ class ProcessSupervisor(Actor):
             self.after(PROBE_S, _Probe(), key="probe")
 
     def _start_failed(self, reason: str) -> None:
+        self._ready_by_s = None
+        self.cancel("ready")
         self._process.kill()
         self._process.reap()
         delay = self._next_delay()
@@ -264,6 +305,10 @@ class ProcessSupervisor(Actor):
 
     def _ended(self, pid: int) -> None:
         if pid != self._process.pid:
+            return
+        if self._ready_by_s is not None and self._draining.deadline_s is None:
+            # It says why.
+            self._await_ready()
             return
         ended = self._process.reap()
         status = ended.status if ended else None
@@ -393,13 +438,16 @@ class ProcessSupervisor(Actor):
         threading.Thread(target=wait, name="process-watch", daemon=True).start()
 
     def _publish(self) -> None:
-        if self._process.pid:
+        if self._runs():
             for listener in (CONFIG_RECONCILER, AUTHORISER, VERIFIER):
                 self.tell(listener, HAProxyUp(self._process.pid))
         self._report()
 
+    def _runs(self) -> bool:
+        return bool(self._process.pid) and self._ready_by_s is None
+
     def _report(self) -> None:
-        running = bool(self._process.pid)
+        running = self._runs()
         self._metrics.haproxy_up.set(running)
         facts = HAProxyFacts(running, self._process.pid, self._version, reachable=not (running and self._lost))
         self.tell(ADMIN, FactsReported(facts))

@@ -42,6 +42,10 @@ class LaunchError(ControlError):
     """HAProxy did not start, or not with what was wanted; the message holds what it said."""
 
 
+class NotReadyError(LaunchError):
+    """It lives, and does not answer yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How the master ended: its exit code, negative for a signal, None when it was not our child."""
@@ -120,7 +124,8 @@ class HAProxyProcess:
         """The worker's process id, once it answers and runs the structure of that digest (any, when empty).
 
         Raises:
-            LaunchError: the master died, or the deadline passed; with HAProxy's alerts.
+            LaunchError: the master died; with HAProxy's alerts.
+            NotReadyError: the deadline passed.
         """
         deadline = time.monotonic() + timeout_s
         pause = POLL_S
@@ -131,7 +136,7 @@ class HAProxyProcess:
             if not self.alive():
                 raise LaunchError(self._complaint("HAProxy ended at once"))
             if time.monotonic() > deadline:
-                raise LaunchError(self._complaint(f"HAProxy was not ready within {timeout_s:g} s"))
+                raise NotReadyError(self._complaint(f"HAProxy was not ready within {timeout_s:g} s"))
             time.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 

@@ -27,6 +27,7 @@ from hcc.actors.messages import (
     Preview,
     Previewed,
     Publish,
+    Reloading,
     SnapshotChanged,
     WorkerReplaced,
 )
@@ -409,6 +410,20 @@ def test_a_port_that_somebody_shares_with_a_running_haproxy_is_given_up(scene: R
     eventually(lambda: scene.reported().taken == ("cannot listen on 127.0.0.1:9191: in use",), "it is told")
     assert scene.kinds() == [Reload]
     assert "127.0.0.1:9191" not in (scene.control.actual.config or "")
+
+
+@pytest.mark.parametrize("refusing", ["", "no"])
+def test_who_watches_haproxy_hears_of_a_reload_before_it_begins_and_when_it_is_over(
+    scene: ReconcilerScene, refusing: str
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    assert not scene.all_of(PROCESS_SUPERVISOR, Reloading)
+    scene.control.refusing = refusing
+
+    scene.tell(SnapshotChanged(with_api(ONE, version=2)))
+
+    eventually(lambda: Reload in scene.kinds(), "a reload")
+    scene.expect(PROCESS_SUPERVISOR, Reloading, lambda told: not told.under_way)
 
 
 def test_a_port_is_not_looked_at_each_time_that_all_is_read_back(scene: ReconcilerScene) -> None:

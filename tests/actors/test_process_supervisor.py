@@ -20,6 +20,7 @@ from hcc.actors.messages import (
     HAProxyDown,
     HAProxyUp,
     Publish,
+    Reloading,
 )
 from hcc.actors.process_supervisor import Draining, ProcessSupervisor
 from hcc.actors.readiness import Facts, HAProxyFacts, missing_parts
@@ -375,6 +376,75 @@ def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_start
         again = HAProxyFacts(True, 1002, "2.6.12")
         eventually(lambda: there.facts(ADMIN, HAProxyFacts) == again, "it can be reached again")
         assert missing_parts(Facts(haproxy=replace(again, reachable=False)))[-2].startswith("haproxy: its sockets")
+
+
+def test_a_haproxy_that_is_slow_to_start_is_waited_for() -> None:
+    with scene(FakeProcess()) as there:
+        there.process.answering = False
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.process.launched == 1, "it is launched")
+
+        # Others are heard meanwhile, and told nothing that is not so.
+        there.tell(Publish())
+        eventually(lambda: there.facts(ADMIN, HAProxyFacts) == HAProxyFacts(False, 1001, "2.6.12"), "an answer")
+        assert not there.all_of(CONFIG_RECONCILER, HAProxyUp)
+        assert there.process.said == []
+        there.process.answering = True
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        assert there.process.launched == 1
+
+
+def test_a_haproxy_that_dies_while_it_starts_is_started_again_and_its_reason_is_told() -> None:
+    with scene(FakeProcess()) as there:
+        there.process.answering = False
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.process.launched == 1, "it is launched")
+
+        there.process.die(1)
+
+        there.expect(CONFIG_RECONCILER, HAProxyDown, lambda down: "[ALERT] no" in down.reason)
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+
+
+def test_a_haproxy_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PATIENCE_S", 0.05)
+    with scene(FakeProcess()) as there:
+        there.process.answering = False
+        there.tell(ConfigurationInstalled())
+
+        there.expect(CONFIG_RECONCILER, HAProxyDown, lambda down: "not ready" in down.reason)
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+
+
+def test_a_haproxy_that_is_still_starting_is_ended_when_it_is_to_drain() -> None:
+    with scene(FakeProcess()) as there:
+        there.process.public = there.process.answering = False
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.process.launched == 1, "it is launched")
+
+        there.tell(Drain(10.0))
+        eventually(lambda: "stop gracefully" in there.process.said, "a graceful stop")
+        there.process.die()
+
+        assert there.drained.wait(5.0)
+        assert there.process.launched == 1
+
+
+def test_a_haproxy_that_is_silent_during_a_reload_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.01)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.tell(Reloading(True))
+        there.process.answering = False
+        time.sleep(0.3)  # More probes than one that hangs may miss.
+        assert there.process.said == []
+
+        there.tell(Reloading(False))
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        assert there.process.said == ["kill"]
 
 
 def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.dataplane_program import find_dataplane
 from hcc.haproxy.files import remove, write_private
-from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError
+from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, NotReadyError
 from tests.binaries import dataplaneapi
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage
@@ -215,6 +215,16 @@ def test_one_that_was_launched_runs_with_a_worker_until_something_happens(subjec
     assert process.silent(DEADLINE_S) == ""
     assert not readable(process.fileno(), 0)
     assert process.reap() is None
+
+
+def test_one_that_lives_and_does_not_answer_is_not_ready(subject: Subject) -> None:
+    launched(subject)
+    subject.hang()
+
+    with pytest.raises(NotReadyError, match="HAProxy was not ready within"):
+        subject.process.wait_ready(timeout_s=0.1)
+
+    assert subject.process.reap() is None
 
 
 def test_there_is_one_at_a_time(subject: Subject) -> None:
