@@ -452,7 +452,8 @@ class Sidecar:
 
     def _longest_end_s(self, end: End) -> float:
         settings = self._settings
-        drain_s = settings.drain_delay_s + MAINTENANCE_TIMEOUT_S + settings.drain_timeout_s + DRAIN_SLACK_S
+        drain_s = settings.drain_delay_s + settings.drain_timeout_s + DRAIN_SLACK_S
+        drain_s += MAINTENANCE_TIMEOUT_S + REST_TIMEOUT_S
         return STOP_TIMEOUT_S + POOL_CLOSE_S + (drain_s if end is End.DRAINED else 0.0)
 
     def _drain(self, signals: Signals) -> None:
