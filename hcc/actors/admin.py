@@ -105,6 +105,8 @@ class Admin(Actor):
         self._facts = readiness.Facts(intentions=intentions, verify=verify)
         self._control: WebServer | None = None
         self._servers: list[WebServer] = []
+        # As it was told last.
+        self._listen_problem = ""
         self._missing: tuple[str, ...] | None = None
 
     def setup(self) -> None:
@@ -166,8 +168,12 @@ class Admin(Actor):
         try:
             self._servers.append(serve_tcp(self._stats_addr, self._answer_anyone))
         except ListenError as exc:
-            _log.error("--stats-addr: %s; tried again every %.0f s", exc, LISTEN_AGAIN_S)
+            if str(exc) != self._listen_problem:
+                _log.error("--stats-addr: %s; tried again every %.0f s", exc, LISTEN_AGAIN_S)
+            self._listen_problem = str(exc)
             self.after(LISTEN_AGAIN_S, _ListenAgain(), key="listen")
+        else:
+            self._listen_problem = ""
 
     def _renew(self) -> None:
         if self._stats_service is not None:

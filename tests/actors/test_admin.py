@@ -3,11 +3,13 @@ import http.client
 import json
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hcc.actors import admin
 from hcc.actors.admin import Admin
 from hcc.actors.consul_watcher import Ledger
 from hcc.actors.messages import ADMIN, CONSUL_WATCHER, Drain, FactsReported, Publish
@@ -46,9 +48,9 @@ def no_consul() -> ConsulClient:
 
 
 class AdminScene(Scene):
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, port: int = 0) -> None:
         self.base = base
-        self.port = free_port()
+        self.port = port or free_port()
         self.readiness: list[tuple[str, ...]] = []
         directory = base / "web-proxy"
         directory.mkdir(mode=0o700)
@@ -99,6 +101,21 @@ def scene(tmp_path: Path) -> Iterator[AdminScene]:
         eventually(made.listening, "the stats address")
         yield made
     assert not made.socket.exists()
+
+
+def test_a_stats_address_that_is_taken_is_tried_again_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(admin, "LISTEN_AGAIN_S", 0.02)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        made = AdminScene(tmp_path, other.getsockname()[1])
+        with playing(made):
+            eventually(lambda: "--stats-addr" in caplog.text, "that it is taken")
+            threading.Event().wait(0.2)
+            assert caplog.text.count("--stats-addr") == 1
+            other.close()
+            eventually(made.listening, "that it is free")
+            assert made.get("/health")[0] == 200
 
 
 def test_ready_names_what_is_missing_until_nothing_is(scene: AdminScene) -> None:
