@@ -368,6 +368,9 @@ class Verifier(Actor):
 
     def _look(self) -> None:
         """Tell of answers that HAProxy has cut since the last look, and have those endpoints probed."""
+        if self._snapshot is None:
+            # Nobody knows yet whose they are; what was cut until then is news when it is known.
+            return
         try:
             stats = self._stats()
         except StatsUnavailableError:
@@ -376,8 +379,6 @@ class Verifier(Actor):
         # What one counted that is older than we are was told by whoever was there then.
         older = stats.process.uptime_s > time.monotonic() - self._began_s
         before, self._cuts = (counts if older else {}) if self._cuts is None else self._cuts, counts
-        if self._snapshot is None:
-            return
         owners = Owners(self._snapshot.upstreams)
         suspects: set[str] = set()
         for proxy, count in counts.items():

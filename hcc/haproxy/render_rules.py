@@ -46,8 +46,9 @@ def rule_lines(authorisation: Authorisation, verdict: str, capabilities: Capabil
     """
     yield f"  acl {RULED} var({verdict}) -m beg {NAME_PREFIX}"
     refuse = f"{_RULE} {_refusal(authorisation, verdict)} if {RULED}"
+    # The converter makes it a text. HAProxy 3.4 warns where the method itself is compared as one.
+    yield f"{_RULE} set-var({METHOD}) method,concat() if {RULED}"
     yield from _one_form(authorisation, capabilities, refuse)
-    yield f"{_RULE} set-var({METHOD}) method if {RULED}"
     yield f"{_RULE} set-var({PATH}) path if {RULED}"
     variables = [f"txn.hcc_header{number}" for number, _ in enumerate(authorisation.headers)]
     for header, variable in zip(authorisation.headers, variables, strict=True):
@@ -101,7 +102,7 @@ def _one_form(authorisation: Authorisation, capabilities: Capabilities, refuse: 
     # Looked at before anything is changed: a path without a slash can get one by that.
     yield f"{refuse} ! {{ path_beg / }}"
     yield f"{refuse} {{ url -m reg {_NO_TARGET} }}"
-    yield f"{refuse} ! {{ method -m str {' '.join(METHODS)} }}"
+    yield f"{refuse} ! {{ var({METHOD}) -m str {' '.join(METHODS)} }}"
     # HAProxy compares it with an absolute target's authority, and gives it to requests of HTTP/2.
     yield f"{refuse} ! {{ req.fhdr(host) -m found }}"
     able = capabilities.has(Feature.NORMALIZE_URI)

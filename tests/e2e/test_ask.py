@@ -256,7 +256,7 @@ def test_hcc_explain_says_what_is_wrong_with_the_question_or_that_nobody_answers
     assert (bad.returncode, bad.stderr) == (2, "hcc: expected a header such as x-role:admin, found 'x-role'\n")
     nowhere = asked(standing.web, "explain", "--source", "caller", HCC_STATE_DIR="/nowhere")
     assert nowhere.returncode == 1
-    assert "expected a running sidecar below /nowhere" in nowhere.stderr
+    assert "below /nowhere, found none" in nowhere.stderr
 
 
 def test_hcc_plan_says_what_would_be_done_now_and_that_there_is_nothing(standing: Standing) -> None:
