@@ -107,7 +107,9 @@ def test_namespaces_of_a_killed_run_are_swept_and_those_of_a_living_one_are_not(
         assert other.stdout
         name = other.stdout.readline().strip()
         assert name == f"hcc-{other.pid}-x"
+        inside = ("ip", "netns", "pids", name)
         sleeper = subprocess.Popen(["ip", "netns", "exec", name, "sleep", "60"])
+        wait_until("it to be inside", lambda: str(sleeper.pid) in subprocess.check_output(inside, text=True).split())
         assert name not in sweep()
         other.kill()
     try:
