@@ -66,7 +66,7 @@ class TcpApp(socketserver.StreamRequestHandler):
 class HttpApp(BaseHTTPRequestHandler):
     """GET /who, /headers, /seen, /bytes/N, /slow/SECONDS; PUT anything gives the body's hash. Keeps alive.
 
-    /relay/PORT gives, after a second, what another application there says.
+    /relay/PORT gives, after a second, who this is and what another application there says.
     """
 
     protocol_version = "HTTP/1.1"
@@ -90,7 +90,7 @@ class HttpApp(BaseHTTPRequestHandler):
         if kind == "slow":
             time.sleep(float(value))
         if kind == "relay":
-            self._answer(_relayed(int(value)))
+            self._answer(f"{self.name}: {_relayed(int(value))}")
             return
         self._answer({"headers": json.dumps(dict(self.headers)), "seen": str(HttpApp.seen)}.get(kind, self.name))
 

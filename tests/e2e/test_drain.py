@@ -99,7 +99,9 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
             load.go_on(50)
     for load in loads:
         load.assert_clean()
-    assert relayed == ["stock"] * 4
+    # Those that were in the other instance use a port of this one's by our arrangement alone; nobody waits for them.
+    assert {text for text in relayed if text.startswith("shop-1")} == {"shop-1: stock"}
+    assert len(relayed) == 4
     wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
 
