@@ -56,7 +56,7 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
     places, barred = _control_sockets(base)
     # A proxy's directory has its name: one that hangs is found all the same.
     found = {name: path for name, path in places.items() if not proxy_id or name == directory_name(proxy_id)}
-    ended = [name for name, path in found.items() if _is_refused(path)]
+    ended = [name for name, path in places.items() if _is_refused(path)]
     fits, silent = [name for name in found if name not in ended], list[str]()
     if sidecar_for:
         fits, silent = _standing_for(sidecar_for, {name: found[name] for name in fits}, timeout_s)

@@ -104,6 +104,9 @@ def test_one_that_was_killed_is_named_as_such_and_hides_no_other(base: Path) -> 
         assert find_control_socket(base, "", "") == path
         with pytest.raises(ControlError, match=r"found none; .*api-sidecar-proxy.*; there are: web-sidecar-proxy"):
             find_control_socket(base, "", "api")
+        # A wrong name, too: what ended is not offered as if it ran.
+        with pytest.raises(ControlError, match=r"run for: api-sidecar-proxy .*; there are: web-sidecar-proxy$"):
+            find_control_socket(base, "db", "")
 
 
 def test_a_wrong_name_is_said_with_what_there_is(base: Path) -> None:
