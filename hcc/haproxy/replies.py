@@ -73,6 +73,11 @@ class ReloadAnswer:
     success: bool | None
     log: str
 
+    @property
+    def busy(self) -> bool:
+        """Whether it was not tried, as another reload is under way (3.1 and newer)."""
+        return self.success is False and "Another reload is still in progress" in self.log
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from hcc.haproxy.control import ApplyError, ControlError
 from hcc.haproxy.files import read_since, size_of
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.process import recorded_pid
-from hcc.haproxy.replies import Message, Processes, ReplyError, alerts, parse_info
+from hcc.haproxy.replies import Message, Processes, ReloadAnswer, ReplyError, alerts, parse_info
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
 
 RELOAD_TIMEOUT_S = 60.0
@@ -39,7 +42,7 @@ class TakeOver:
         master = recorded_pid(self._layout.pid_file)
         before = self._processes()
         logged = size_of(self._layout.log)
-        answer = self._master.reload(lambda: self._new_worker_runs(structure, before))
+        answer = self._reload(structure, before)
         if answer.success is False:
             raise refusal("HAProxy's new worker did not start", answer.log, config, operation)
         deadline = time.monotonic() + RELOAD_TIMEOUT_S
@@ -52,6 +55,15 @@ class TakeOver:
                 raise ControlError("HAProxy ended during the reload")
             time.sleep(0.01)
         self._let_go(before.serving)
+
+    def _reload(self, structure: str, before: Processes) -> ReloadAnswer:
+        """The master's answer; one that somebody else made it begin is waited for."""
+        deadline = time.monotonic() + RELOAD_TIMEOUT_S
+        while True:
+            answer = self._master.reload(lambda: self._new_worker_runs(structure, before))
+            if not answer.busy or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.01)
 
     def _let_go(self, worker: int) -> None:
         """Wait until the old worker no longer accepts: until then a call or a command may still reach it.
@@ -72,6 +84,7 @@ class TakeOver:
     def _processes(self) -> Processes:
         """What the master says; after a start or reload it starts anew and cannot be asked for a moment."""
         deadline = time.monotonic() + MASTER_TIMEOUT_S
+        signalled = False
         while True:
             try:
                 return self._master.processes()
@@ -79,7 +92,23 @@ class TakeOver:
                 # Without a record it ended, but for a full disk; then it is asked again at the next try.
                 if recorded_pid(self._layout.pid_file) is None or time.monotonic() > deadline:
                     raise
+            if not signalled and not Path(self._layout.master_socket).exists():
+                signalled = True
+                deadline = time.monotonic() + RELOAD_TIMEOUT_S
+                self._bring_socket_back()
             time.sleep(0.01)
+
+    def _bring_socket_back(self) -> None:
+        """Somebody removed the master's socket: it makes it anew in a reload, for which it is asked by signal.
+
+        One whose worker does not answer may be starting, and the signal would end it. Source: HAProxy management.txt
+        section 4.
+        """
+        master = recorded_pid(self._layout.pid_file)
+        with contextlib.suppress(RuntimeSocketError, OSError):
+            self._runtime.info()
+            if master is not None:
+                os.kill(master, signal.SIGUSR2)
 
     def _new_worker_runs(self, structure: str, before: Processes) -> bool:
         try:

@@ -501,6 +501,33 @@ def test_a_socket_whose_file_somebody_removed_does_not_keep_changes_away(there: 
     assert not there.plan(changed)
 
 
+def test_a_master_whose_socket_somebody_removed_reloads_all_the_same(there: Stage) -> None:
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    master = there.process.pid
+    Path(there.layout.master_socket).unlink()
+    port = free_port()
+    changed = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(there.peer("first"))])))
+
+    assert there.converge(changed).reloaded
+
+    assert greeting(port) == "first"
+    assert there.process.pid == master
+    assert _listens(there.layout.master_socket)
+    assert not there.plan(changed)
+
+
+def test_a_reload_that_somebody_else_began_is_waited_for(there: Stage) -> None:
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    port = free_port()
+    changed = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(there.peer("first"))])))
+    plan = there.plan(changed)
+    os.kill(there.process.pid, signal.SIGUSR2)
+
+    assert there.control.apply(plan).failure is None
+
+    assert greeting(port) == "first"
+
+
 def _listens(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(path) == 0

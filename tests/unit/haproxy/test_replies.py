@@ -134,7 +134,9 @@ def test_processes_are_told_apart() -> None:
 def test_the_outcome_of_a_reload_is_read_where_it_is_told() -> None:
     assert parse_reload("").success is None
     assert parse_reload("Success=1\n--\n[NOTICE] x\n").success is True
+    assert parse_reload("Success=0\n--\nAnother reload is still in progress.\n").busy
     answer = parse_reload("Success=0\n--\n[ALERT] y\n")
+    assert not answer.busy
     assert (answer.success, answer.log) == (False, "[ALERT] y")
 
 
