@@ -310,6 +310,7 @@ class FakeProcess:
         self.in_flight_asked = 0
         self.failing = failing
         self.ends_at_once = False
+        self.starting = False
         self._left_running = left_running
         self._adopted = False
         self._closed_public = False
@@ -332,12 +333,14 @@ class FakeProcess:
         self.launched += 1
         if not self.failing:
             self._begin(1000 + self.launched)
+            self.starting = True
             return self.pid
         self.failing -= 1
         self.ends_at_once, ends = not self.ends_at_once, self.ends_at_once
         if not ends:
             raise LaunchError("cannot run haproxy: no such file")
         self._begin(1000 + self.launched)
+        self.starting = True
         self.die(1)
         return self.pid
 
@@ -346,6 +349,7 @@ class FakeProcess:
             raise LaunchError("HAProxy ended at once: [ALERT] no")
         if not self.answering:
             raise NotReadyError("HAProxy was not ready within 0 s: it said nothing")
+        self.starting = False
         return self.pid + 1
 
     def reap(self) -> Exit | None:
@@ -355,10 +359,15 @@ class FakeProcess:
         return ended
 
     def close_public(self) -> bool:
-        self.said.append("close public")
+        if not self._closed_public:
+            self.said.append("close public")
         there = self.public and not self._closed_public and self._alive()
         self._closed_public = True
         return there
+
+    def reload(self) -> None:
+        """By somebody else: a new worker listens."""
+        self._closed_public = False
 
     def requests_in_flight(self) -> int:
         self.in_flight_asked += 1
@@ -401,7 +410,7 @@ class FakeProcess:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pid, self._reader, self._writer = 0, -1, -1
-        self._ended = None
+        self._ended, self.starting = None, False
 
     def _begin(self, pid: int, *, adopted: bool = False) -> None:
         self.pid = pid

@@ -180,7 +180,9 @@ class ProcessSupervisor(Actor):
         self._leaving = os.eventfd(0)
         if self._dataplane is not None:
             self._start_dataplane(self._dataplane)
-        if self._process.pid or self._process.adopt():
+        if self._process.starting:
+            self._launched()
+        elif self._process.pid or self._process.adopt():
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
             if self._process.access_log_is_in_file():
                 _log.warning(
@@ -241,6 +243,9 @@ class ProcessSupervisor(Actor):
         except ControlError as exc:
             self._start_failed(str(exc))
             return
+        self._launched()
+
+    def _launched(self) -> None:
         self._watch(self._process, _Ended(self._process.pid))
         self._ready_by_s = time.monotonic() + PATIENCE_S
         self._await_ready()
@@ -404,6 +409,8 @@ class ProcessSupervisor(Actor):
             self._process.stop_gracefully()
 
     def _stop_when_served(self) -> None:
+        if self._process.close_public():
+            _log.info("the public listener is closed again, after a reload")
         if self._process.requests_in_flight():
             self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
         else:

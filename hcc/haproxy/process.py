@@ -69,6 +69,7 @@ class HAProxyProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._pidfd = -1
+        self._starting = False
         # Where in its log what it says begins.
         self._logged = 0
 
@@ -76,6 +77,11 @@ class HAProxyProcess:
     def pid(self) -> int:
         """Of the master, 0 when there is none."""
         return self._pid
+
+    @property
+    def starting(self) -> bool:
+        """Whether it was launched and `wait_ready` has not seen it ready since."""
+        return self._starting
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when the master dies; -1 when there is no master."""
@@ -97,6 +103,7 @@ class HAProxyProcess:
         except OSError as exc:
             raise LaunchError(f"cannot run {self._binary}: {exc}") from exc
         self._take(self._child.pid)
+        self._starting = True
         record_pid(self._layout.pid_file, self._pid)
         return self._pid
 
@@ -132,6 +139,7 @@ class HAProxyProcess:
         while True:
             worker = self._ready_worker(structure)
             if worker:
+                self._starting = False
                 return worker
             if not self.alive():
                 raise LaunchError(self._complaint("HAProxy ended at once"))
@@ -176,9 +184,9 @@ class HAProxyProcess:
         return ended
 
     def close_public(self) -> bool:
-        """Close the public listener alone, for good; whether there was one. Open connections go on."""
+        """Close the public listener alone, until a reload; whether it was open. Open connections go on."""
         try:
-            # It answers with an empty line, and with words when there is no such frontend.
+            # It answers with an empty line, and with words when there is no such frontend, or it is closed.
             return not self._runtime.send(f"shutdown frontend {PUBLIC}").strip()
         except RuntimeSocketError:
             return False
@@ -290,7 +298,7 @@ class HAProxyProcess:
     def _forget_process(self) -> None:
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        self._child, self._pid, self._pidfd = None, 0, -1
+        self._child, self._pid, self._pidfd, self._starting = None, 0, -1, False
 
 
 def start_time(pid: int) -> int:

@@ -235,6 +235,37 @@ def test_an_actor_restarted_while_callers_are_served_waits_for_them() -> None:
         eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
 
 
+def test_an_actor_restarted_while_haproxy_starts_waits_until_it_is_ready() -> None:
+    with scene(FakeProcess()) as there:
+        there.process.answering = False
+        there.tell(ConfigurationInstalled())
+        eventually(lambda: there.process.launched == 1, "it is launched")
+
+        there.restart()
+
+        there.tell(Publish())
+        eventually(lambda: there.facts(ADMIN, HAProxyFacts) == HAProxyFacts(False, 1001, "2.6.12"), "an answer")
+        assert not there.all_of(CONFIG_RECONCILER, HAProxyUp)
+        there.process.answering = True
+        assert there.expect(CONFIG_RECONCILER, HAProxyUp).pid == 1001
+        assert there.process.launched == 1
+
+
+def test_a_public_listener_that_a_late_reload_opened_again_is_closed_again() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+        there.tell(Drain(10.0))
+        eventually(lambda: there.process.in_flight_asked > 0, "it waits for whom it serves")
+
+        there.process.reload()
+
+        eventually(lambda: there.process.said == ["close public"] * 2, "it is closed again")
+        there.process.in_flight = 0
+        eventually(lambda: there.process.said[-1] == "stop gracefully", "a graceful stop")
+
+
 def test_a_restarted_actor_leaves_no_thread_behind() -> None:
     earlier = set(threading.enumerate())  # those of other tests may still be ending; they are not counted
 

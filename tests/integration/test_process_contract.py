@@ -56,6 +56,10 @@ class FakeSubject:
     def hang(self) -> None:
         self.process.answering = False
 
+    def reload(self) -> None:
+        """Somebody else makes it reload."""
+        self.process.reload()
+
     def lose_sockets(self) -> None:
         self.process.lost = True
 
@@ -118,6 +122,11 @@ class RealSubject:
 
     def hang(self) -> None:
         hold(self._stage.worker())
+
+    def reload(self) -> None:
+        before = self._stage.worker()
+        os.kill(self.process.pid, signal.SIGUSR2)
+        wait_until(lambda: self._stage.worker() != before, "a new worker")
 
     def lose_sockets(self) -> None:
         remove(self._stage.layout.stats_socket, self._stage.layout.master_socket)
@@ -209,6 +218,7 @@ def test_one_that_was_launched_runs_with_a_worker_until_something_happens(subjec
 
     worker = process.wait_ready(timeout_s=DEADLINE_S)
 
+    assert not process.starting
     assert pid == process.pid
     assert worker not in (0, pid)
     assert process.wait_ready(timeout_s=DEADLINE_S) == worker
@@ -225,6 +235,7 @@ def test_one_that_lives_and_does_not_answer_is_not_ready(subject: Subject) -> No
         subject.process.wait_ready(timeout_s=0.1)
 
     assert subject.process.reap() is None
+    assert not subject.process.starting  # It answered before.
 
 
 def test_there_is_one_at_a_time(subject: Subject) -> None:
@@ -286,9 +297,10 @@ def test_one_that_ends_at_once_says_so_while_it_is_waited_for_and_leaves_room_fo
     with pytest.raises(LaunchError, match="HAProxy ended at once: "):
         process.wait_ready(timeout_s=DEADLINE_S)
 
+    assert process.starting
     process.kill()
     assert process.reap() == Exit(pid, 1)
-    assert process.pid == 0
+    assert (process.pid, process.starting) == (0, False)
     subject.repair()
     launched(subject)
 
@@ -316,6 +328,10 @@ def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_a
         # It is closed, which is not what was asked.
         assert not process.close_public()
 
+    # A new worker listens again.
+    subject.reload()
+    assert process.close_public()
+    assert not process.close_public()
     wait_until(lambda: not process.requests_in_flight(), "the caller is served")
     assert process.reap() is None
 
