@@ -68,6 +68,31 @@ REFERENCES = (
         _FAULTS + "test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed",
     ),
     Reference(
+        "HAProxy's sockets, or the whole state directory, removed while an intention changes",
+        "not ready until HAProxy is started again, within some 10 s; then the denial is enforced",
+        _FAULTS + "test_a_denial_is_enforced_although_somebody_removed_haproxys_sockets_or_all_of_its_directory",
+    ),
+    Reference(
+        "the port of one upstream taken while HAProxy is down",
+        "that upstream alone is missing until the port is free",
+        _FAULTS + "test_a_port_that_somebody_takes_while_haproxy_is_down_costs_that_upstream_alone",
+    ),
+    Reference(
+        "SIGSTOP of the HAProxy worker, SIGKILL of its master",
+        "the worker is ended, too, so that it keeps no share of the ports",
+        "tests/integration/test_haproxy_process.py::test_a_worker_that_hangs_does_not_outlive_its_master",
+    ),
+    Reference(
+        "host names of instances without an answer",
+        "nobody else is held up; they come when they have one",
+        _WATCH + "test_names_without_an_answer_hold_up_nobody_else_and_come_when_they_have_one",
+    ),
+    Reference(
+        "SIGTERM during a reload",
+        "what the new worker opened is closed as well",
+        _DRAIN + "test_a_drain_closes_what_the_reload_under_way_has_opened",
+    ),
+    Reference(
         "SIGTERM of one of two instances under load",
         "no request lost, those that still need an upstream included; exit 0, nothing left",
         _DRAIN + "test_sigterm_under_load_costs_no_request_where_there_is_another_instance",

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.e2e.clients import tcp_ask
 from tests.e2e.faults.actors import order
 from tests.e2e.faults.scene import SPARE_PORT, Scene, filled
-from tests.e2e.faults.table import fault
+from tests.e2e.faults.table import Lost, fault
+from tests.e2e.namespaces import is_running
 from tests.e2e.waiting import wait_until
 
 GROUP = "resources"
@@ -45,6 +46,50 @@ def _read_only(scene: Scene) -> None:
             stack.close()
             scene.mended("the change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
     scene.mended("health", scene.healthy)
+
+
+@fault(
+    GROUP,
+    "HAProxy's sockets are removed, called side",
+    "not ready; a gap when hcc starts it again, as nothing can be enforced",
+    Lost.GAP,
+    slow=True,
+)
+def _sockets_removed(scene: Scene) -> None:
+    sidecar = scene.web.sidecar
+    worker, sockets = sidecar.worker_pid(), [sidecar.state_dir / name for name in ("stats.sock", "master.sock")]
+    scene.inject()
+    for socket in sockets:
+        socket.unlink()
+    wait_until("a complaint in /ready", lambda: "sockets" in sidecar.ready()[1], 20)
+    scene.mended("another HAProxy", lambda: not is_running(worker) and scene.healthy())
+    assert all(socket.is_socket() for socket in sockets)
+
+
+@fault(
+    GROUP, "the socket of HAProxy's master is removed, calling side", "no request lost; made anew by the next reload"
+)
+def _master_socket_removed(scene: Scene) -> None:
+    sidecar = scene.caller.sidecar
+    masters = sidecar.haproxy_masters()
+    scene.inject()
+    (sidecar.state_dir / "master.sock").unlink()
+    with scene.more_upstreams(scene.caller, SPARE_PORT):
+        scene.mended("the change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
+    scene.mended("health", scene.healthy)
+    assert (sidecar.state_dir / "master.sock").is_socket()
+    assert sidecar.haproxy_masters() == masters
+
+
+@fault(GROUP, "the sockets of the SPOE workers are removed", "no request lost; they are bound anew")
+def _spoe_sockets_removed(scene: Scene) -> None:
+    sidecar = scene.web.sidecar
+    sockets = sorted(sidecar.state_dir.glob("spoe-*.sock"))
+    assert len(sockets) == 2
+    scene.inject()
+    for socket in sockets:
+        socket.unlink()
+    scene.mended("sockets", lambda: all(socket.is_socket() for socket in sockets) and scene.healthy())
 
 
 @fault(GROUP, "the port of a new upstream is taken", "no request lost; an error names it; it is bound once it is free")
