@@ -113,8 +113,9 @@ class Member:
             assert not bad, bad
             return True
 
-        # An agent whose first try to tell the servers fails tries again only after some 15 s.
-        wait_until(f"{wanted} to be healthy in Consul", healthy, 45.0)
+        # An agent whose first try to tell the servers fails tries again only after some 15 s; an alias check that missed
+        # the health of its service looks again only after a minute.
+        wait_until(f"{wanted} to be healthy in Consul", healthy, 90.0)
 
     def remove(self) -> None:
         """Take sidecar, application and registration away."""
