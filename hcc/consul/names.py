@@ -44,7 +44,7 @@ class Names:
     waited for, but not longer than `PATIENCE_S`.
 
     Args:
-        on_change: called in such a thread after an address changed.
+        on_change: called in such a thread after an address changed that `ask` does not wait for.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Names:
         # Being looked up, or waiting for a thread to do that.
         self._asked: set[str] = set()
         self._waiting: deque[_Question] = deque()
+        # Whom `ask` waits for: its caller tells of them.
+        self._awaited: frozenset[str] = frozenset()
         self._threads = 0
         self._bug: Exception | None = None
         self._stopped = False
@@ -78,9 +80,10 @@ class Names:
             while self._threads < min(MAX_THREADS, len(self._asked)):
                 self._threads += 1
                 threading.Thread(target=self._work, name="names", daemon=True).start()
-            awaited = names - self._failing - self._slow
+            self._awaited = awaited = names - self._failing - self._slow
             self._lock.wait_for(lambda: self._stopped or not awaited & self._asked, PATIENCE_S)
             self._slow |= awaited & self._asked
+            self._awaited = frozenset()
             bug, self._bug = self._bug, None
         if bug is not None:
             raise bug
@@ -121,7 +124,7 @@ class Names:
             return None
 
     def _look(self, question: _Question) -> bool:
-        """Whether the name has another address than before."""
+        """Whether the name has another address than before, and nobody waits for it."""
         name, addresses, failure = question.name, tuple[str, ...](), None
         try:
             addresses = self._lookup(name)
@@ -136,7 +139,7 @@ class Names:
                 if self._known.get(name) in addresses:
                     return False
                 self._known[name] = addresses[0]
-                return True
+                return name not in self._awaited
             if not isinstance(failure, OSError | UnicodeError):
                 self._bug = failure
             elif name not in self._failing:

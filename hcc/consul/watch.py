@@ -221,13 +221,14 @@ class Watcher:
             client.close()
 
     def _arrived(self, fetched: Fetched, held_s: float) -> float:
+        # Not under the lock, or those who look names up would wait for us, and we for them.
+        self._names.ask(fetched.value)
         with self._telling:
             return self._told(fetched, held_s)
 
     def _told(self, fetched: Fetched, held_s: float) -> float:
         now = self._clock()
         self._answer = fetched.value
-        self._names.ask(self._answer)
         value = self._names.resolved(self._answer)
         if isinstance(value, Registration) and not is_ip(value.proxy.local_address):
             # Nothing in Consul changes when the name gets an address.

@@ -676,6 +676,16 @@ def test_another_address_of_a_host_name_is_found_when_the_question_ends_without_
     assert [one.address for one in observed.instances()] == ["10.9.9.10"]
 
 
+def test_another_address_that_is_found_for_another_answer_is_told_with_it(fake: FakeConsul, watch: Watch) -> None:
+    addresses = ["10.9.9.9"]
+    fake.register(service_with_sidecar("db", 8182, sidecar_port=21001, address="db.example"))
+    observed = watch(ENDPOINTS, lookup=lambda _: tuple(addresses))
+    assert [one.address for one in observed.instances()] == ["10.9.9.9"]
+    addresses[:] = ["10.9.9.10"]
+    fake.set_health("db-sidecar-check", "warning")
+    assert [(one.address, one.health) for one in observed.instances()] == [("10.9.9.10", Health.WARNING)]
+
+
 def test_names_without_an_answer_hold_up_nobody_else_and_come_when_they_have_one(
     fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -700,6 +710,38 @@ def test_names_without_an_answer_hold_up_nobody_else_and_come_when_they_have_one
     assert time.monotonic() - began < DEADLINE_S / 2
     answered.set()
     until("all", lambda: len(observed.instances()) == 6)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_name_that_was_not_waited_for_to_its_end_is_told_when_found_and_not_waited_for_again(
+    fake: FakeConsul, watch: Watch, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    monkeypatch.setattr("hcc.consul.names.PATIENCE_S", 0.1)
+    answered = threading.Event()
+
+    def lookup(_: str) -> tuple[str, ...]:
+        assert answered.wait(3 * DEADLINE_S)
+        return ("10.9.9.9",)
+
+    fake.register(service_with_sidecar("db", 8182, service_id="db-2", sidecar_port=21002, address="db.example"))
+    observed = watch(ENDPOINTS, lookup=lookup)
+    assert len(observed.instances()) == 1
+    if again:
+        monkeypatch.setattr("hcc.consul.names.PATIENCE_S", 2 * DEADLINE_S)
+        fake.set_health("db-sidecar-check", "warning")
+        assert [one.health for one in observed.instances()] == [Health.WARNING]
+    answered.set()
+    assert len(observed.instances()) == 2
+
+
+def test_more_names_than_are_looked_up_at_once_are_told_together(fake: FakeConsul, watch: Watch) -> None:
+    for number in range(40):
+        name = service_with_sidecar(
+            "db", 8182, service_id=f"db-{number}", sidecar_port=21001, address=f"h{number}.example"
+        )
+        fake.register(name)
+    observed = watch(ENDPOINTS, lookup=lambda name: (f"10.9.9.{name[1:-8]}",))
+    assert len(observed.instances()) == 41
 
 
 def test_the_application_s_name_without_an_answer_does_not_hold_up_its_registration(
@@ -794,21 +836,27 @@ def test_the_application_s_host_name_is_looked_up_until_it_has_an_address_and_ag
         config = {"local_service_address": "app.internal:8183", "local_connect_timeout_ms": timeout_ms}
         fake.register(service_with_sidecar("shop", 8183, sidecar_port=21003, config=config))
 
+    def told(timeout_ms: int) -> str:
+        # Another address may be found, and told, before the registration changes, too.
+        while (proxy := observed.value(Registration).proxy).local_connect_timeout_ms != timeout_ms:
+            pass
+        return proxy.local_address
+
     register(1)
     observed = watch(ProxyWatch("shop-sidecar-proxy"), lookup=lookup)
 
-    assert observed.value(Registration).proxy.local_address == "app.internal"
+    assert told(1) == "app.internal"
     assert "application app.internal: expected a host name with an address" in caplog.text
     found["app.internal"] = ("10.0.0.9",)
-    assert observed.value(Registration).proxy.local_address == "10.0.0.9"
+    assert told(1) == "10.0.0.9"
     found["app.internal"] = ("10.0.0.10", "10.0.0.11")
     register(2)
-    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    assert told(2) == "10.0.0.10"
     # Name servers give them in turns.
     found["app.internal"] = ("10.0.0.11", "10.0.0.10")
     register(3)
-    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    assert told(3) == "10.0.0.10"
     del found["app.internal"]
     register(4)
-    assert observed.value(Registration).proxy.local_address == "10.0.0.10"
+    assert told(4) == "10.0.0.10"
     assert "keeping 10.0.0.10" in caplog.text
