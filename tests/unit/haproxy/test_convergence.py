@@ -174,4 +174,4 @@ def _put(actual: Actual, name: str, servers: tuple[Server, ...]) -> tuple[tuple[
 
 
 TestSidecar = Sidecar.TestCase
-TestSidecar.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+TestSidecar.settings = settings(max_examples=80, stateful_step_count=25)

@@ -33,7 +33,7 @@ def test_bytes_after_a_certificate_are_refused() -> None:
             parse_certificate(WEB + more)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_a_damaged_certificate_is_refused_or_means_what_cryptography_finds(data: st.DataObject) -> None:
     damaged = bytearray(odd_leaves()[data.draw(st.sampled_from(sorted(odd_leaves())))])
@@ -54,7 +54,7 @@ def test_a_damaged_certificate_is_refused_or_means_what_cryptography_finds(data:
     assert by_cryptography(bytes(damaged)) in (found, None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=400))
 def test_random_bytes_are_refused_and_nothing_else_happens(data: bytes) -> None:
     with pytest.raises(CertificateError):
