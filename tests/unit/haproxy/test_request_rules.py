@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.haproxy.request_rules import headers_digest, rule_entries
+from hcc.haproxy.request_rules import MAX_ENTRY_BYTES, headers_digest, is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
@@ -75,6 +75,44 @@ def test_the_entry_that_matches_first_says_what_the_permissions_say(
     for request in requests:
         expected = ALLOW if decide(policy, CALLER, request).allowed else DENY
         assert said(entries, text(rules, request)) == expected, request
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "value", "fitting", "others"),
+    [
+        (HeaderMatch.EXACT, "b", ("b",), ("ab", "ba", "B", "")),
+        (HeaderMatch.PREFIX, "b", ("b", "ba"), ("ab", "B", "")),
+        (HeaderMatch.SUFFIX, "b", ("b", "ab"), ("ba", "B", "")),
+        (HeaderMatch.CONTAINS, "b", ("b", "ab", "ba", "aba"), ("a", "B", "")),
+        (HeaderMatch.REGEX, "^a?b$", ("b", "ab"), ("aab", "abb", "B", "")),
+        (HeaderMatch.REGEX, "(?i)a?b", ("b", "AB"), ("aab", "abb", "")),
+        # What would reach into the next header, which is the x-role.
+        (HeaderMatch.REGEX, "a[^z]*b", ("ab", "acb"), ("a1", "a", "")),
+    ],
+)
+def test_a_header_fits_by_what_its_kind_says(
+    kind: HeaderMatch, value: str, fitting: tuple[str, ...], others: tuple[str, ...], invert: bool
+) -> None:
+    rules = RuleSet((Rule(DENY, None, (HeaderRule("host", kind, value, invert),), ()),), ALLOW)
+    entries = rule_entries([rules], HEADERS)
+    for host in (*fitting, *others):
+        asked = Request("GET", "/", (("host", host), ("x-role", "b")))
+        denied = (host in fitting) is not invert
+        assert said(entries, text(rules, asked)) == (DENY if denied else ALLOW), host
+
+
+def test_a_set_that_haproxy_would_not_take_is_left_out() -> None:
+    def on(kind: PathMatch, *paths: str) -> RuleSet:
+        return RuleSet(tuple(Rule(DENY, PathRule(kind, path), (), ()) for path in paths), ALLOW)
+
+    long = on(PathMatch.EXACT, f"/{'a' * MAX_ENTRY_BYTES}")
+    small = on(PathMatch.EXACT, "/a")
+    assert set(rule_entries([long, small], ()).items()) == set(rule_entries([small], ()).items())
+    # Each is compiled once more for the entry of the default.
+    large = [f"/{number}(abcdefgh){{300}}" for number in range(5)]
+    assert all(is_small(on(PathMatch.REGEX, path), ()) for path in large)
+    assert not is_small(on(PathMatch.REGEX, *large), ())
 
 
 def test_a_header_that_must_not_be_there_and_must_be_something_is_never_so() -> None:

@@ -89,6 +89,20 @@ def test_an_intention_that_demands_a_token_denies() -> None:
     assert "demands a JWT of okta [not known yet], which cannot be checked" in verdict.reason
 
 
+@pytest.mark.parametrize("place", ["namespace", "partition"])
+def test_an_intention_is_for_its_own_namespace_and_partition_or_for_all(place: str) -> None:
+    for of_source, of_caller, allowed in (
+        ("default", "default", True),
+        ("default", "team", False),
+        ("team", "default", False),
+        ("team", "team", True),
+        ("*", "team", True),
+    ):
+        rule = replace(allow("web"), **{f"source_{place}": of_source})  # type: ignore[arg-type] # a text
+        who = replace(caller(), **{place: of_caller})
+        assert verdict_of(policy(rule), who).allowed is allowed, (of_source, of_caller)
+
+
 def test_an_intention_for_a_peer_says_nothing_of_our_own_services() -> None:
     rule = Intention("web", Action.ALLOW, 9, peer="elsewhere")
 
@@ -232,6 +246,8 @@ def test_a_tunnel_is_refused_whatever_the_policy(rules: Policy) -> None:
     assert "tunnel" in verdict.reason
     # HAProxy knows the method by its case, too.
     assert "tunnel" not in decide(rules, caller(), Request("connect", "/")).reason
+    # Nobody looks at requests there.
+    assert "tunnel" not in decide(replace(rules, http=False), caller(), Request("CONNECT", "/")).reason
 
 
 def test_a_request_of_a_caller_without_permissions_gets_the_verdict_on_its_connection() -> None:
