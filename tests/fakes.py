@@ -597,6 +597,8 @@ class FakeMaps:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
         self.done.append("cut")
+        if not self.running:
+            return ()
         owners = {session: owner(session[1]) if session[0] == APP else session[0] for session in self.sessions}
         self.sessions = [session for session in self.sessions if not denied(owners[session])]
         return tuple(caller for session, caller in owners.items() if session not in self.sessions)

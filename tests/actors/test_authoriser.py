@@ -12,6 +12,7 @@ from hcc.actors.messages import (
     AUTHORISER,
     CONFIG_RECONCILER,
     CONSUL_WATCHER,
+    PROCESS_SUPERVISOR,
     CallersChanged,
     CallersMet,
     FactsReported,
@@ -39,7 +40,7 @@ from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_na
 MESH = Authority()
 WEB = MESH.service("web").der()
 DB = MESH.service("db").der()
-NAMES = (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER)
+NAMES = (ADMIN, CONFIG_RECONCILER, CONSUL_WATCHER, PROCESS_SUPERVISOR)
 
 
 def policy(version: int = 1, default: bool = True, **actions: Action) -> Policy:
@@ -302,20 +303,73 @@ def test_callers_that_the_book_does_not_know_are_cut_when_they_become_denied(
     assert [line for line, _ in scene.maps.sessions] == left
 
 
-def test_sessions_that_could_not_be_cut_are_cut_as_soon_as_haproxy_answers(scene: AuthoriserScene) -> None:
-    scene.tell(PolicyChanged(policy()))
-    eventually(lambda: scene.maps.done == ["store verdicts"], "the policy")
-    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
-    scene.maps.silent = True
-    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+def deals_with(scene: AuthoriserScene, policy: Policy) -> None:
+    """Tell of a policy, and wait until it was dealt with: of two that wait only the newer counts."""
+    scene.tell(PolicyChanged(policy))
     scene.tell(Publish())
     heard = len(scene.all_of(CONFIG_RECONCILER, CallersChanged))
     eventually(lambda: len(scene.all_of(CONFIG_RECONCILER, CallersChanged)) > heard, "the policy was dealt with")
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_sessions_that_could_not_be_cut_are_cut_as_soon_as_haproxy_answers(scene: AuthoriserScene, more: bool) -> None:
+    deals_with(scene, policy())
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene.maps.silent = True
+    deals_with(scene, policy(2, web=Action.DENY))
+    if more:
+        # This one denies nobody who was let in by the one before.
+        deals_with(scene, policy(3, web=Action.DENY, db=Action.ALLOW))
     assert scene.maps.sessions
 
     scene.maps.silent = False
 
     eventually(lambda: not scene.maps.sessions, "the cut")
+
+
+def test_sessions_of_another_trust_domain_that_could_not_be_cut_are_cut_under_a_later_policy(
+    scene: AuthoriserScene,
+) -> None:
+    other = "22222222-2222-2222-2222-222222222222.consul"
+    deals_with(scene, policy())
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene.maps.silent = True
+    for version in (2, 3):
+        deals_with(scene, replace(policy(version), trust_domain=other))
+    assert scene.maps.sessions
+
+    scene.maps.silent = False
+
+    eventually(lambda: not scene.maps.sessions, "the cut, though that policy lets their namesakes in")
+
+
+def test_sessions_of_a_running_haproxy_that_cannot_be_reached_are_cut_when_it_can(
+    scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.tell(HAProxyUp(1))
+    deals_with(scene, policy())
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
+    scene.maps.running = False
+
+    # There is no verdict to be changed: the book does not know this caller.
+    deals_with(scene, policy(2, web=Action.DENY))
+
+    eventually(lambda: "nobody listens on its sockets" in caplog.text, "an error")
+    scene.maps.running = True
+    eventually(lambda: not scene.maps.sessions, "the cut")
+
+
+def test_sessions_on_a_line_whose_name_is_no_callers_are_cut_with_those_that_are_denied(
+    scene: AuthoriserScene,
+) -> None:
+    deals_with(scene, policy())
+    scene.maps.sessions = [("a:b:c:d:e:f:g", "10.0.0.1:4711"), ("db:dc1", "10.0.0.2:4711")]
+
+    deals_with(scene, policy(2, web=Action.DENY))
+
+    eventually(lambda: scene.maps.sessions == [("db:dc1", "10.0.0.2:4711")], "the cut")
 
 
 def test_a_denial_that_a_running_haproxy_cannot_be_told_is_an_error_and_tried_again(
@@ -429,6 +483,8 @@ def test_a_restarted_actor_goes_on_with_what_haproxy_remembers(scene: Authoriser
 
     scene.restart()
     scene.expect(CONSUL_WATCHER, Publish)
+    # Whether HAProxy runs, without which one that cannot be reached would be taken for none.
+    scene.expect(PROCESS_SUPERVISOR, Publish)
     scene.maps.sessions = [("web:dc1", "10.0.0.1:4711")]
     scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
 
