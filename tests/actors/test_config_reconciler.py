@@ -1,3 +1,4 @@
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -169,10 +170,29 @@ def test_a_renamed_service_whose_policy_does_not_come_loses_its_listener(
     scene.run(with_endpoints(ONE, version=1))
     monkeypatch.setattr(config_reconciler, "ADOPTED_GRACE_S", 0.2)
 
-    scene.tell(SnapshotChanged(renamed(version=2)))
+    versions = itertools.count(2)
 
-    eventually(lambda: scene.reported().snapshot_version == 2, "it counts at last")
-    assert not scene.reported().public_bound
+    def comes_at_last() -> bool:
+        # However often something else about it changes.
+        scene.tell(SnapshotChanged(renamed(version=next(versions))))
+        return not scene.reported().public_bound
+
+    eventually(comes_at_last, "it counts")
+
+
+def test_a_snapshot_that_was_held_counts_no_more_when_a_newer_one_came(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    monkeypatch.setattr(config_reconciler, "ADOPTED_GRACE_S", 0.2)
+
+    scene.tell(SnapshotChanged(renamed(version=2)))
+    previewed(scene)  # It has been heard: of two that wait only the newer counts.
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=3)))
+    eventually(lambda: scene.reported().snapshot_version == 3, "the newer one")
+
+    threading.Event().wait(0.2 + 2 * config_reconciler.WINDOW_S)
+    assert (scene.reported().snapshot_version, scene.reported().public_bound) == (3, True)
 
 
 def test_the_same_news_again_changes_nothing(scene: ReconcilerScene) -> None:
