@@ -259,6 +259,7 @@ def test_hcc_explain_says_what_is_wrong_with_the_question_or_that_nobody_answers
     assert "below /nowhere, found none" in nowhere.stderr
 
 
+@on_2_8
 def test_hcc_plan_says_what_would_be_done_now_and_that_there_is_nothing(standing: Standing) -> None:
     # What is applied is written down a moment later.
     wait_until("rest", lambda: asked(standing.db, "plan").stdout == "nothing to do: HAProxy runs what is wanted\n")

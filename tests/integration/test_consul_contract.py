@@ -34,6 +34,8 @@ WEB = service_with_sidecar(
     "web", 8181, sidecar_port=21000, upstreams=({"DestinationName": "db", "LocalBindPort": 9191},)
 )
 DB = service_with_sidecar("db", 8182, sidecar_port=21001, weights=(7, 3))
+# So long a question is held that nothing answers, a little less by some clocks.
+WAIT_S, HELD_S = 0.4, 0.35
 
 
 @pytest.fixture(scope="module", params=["fake", *CONSUL_LINES])
@@ -52,7 +54,7 @@ def agent(line: str) -> Iterator[ConsulHttp]:
 
 @pytest.fixture
 def client(agent: ConsulHttp) -> Iterator[ConsulClient]:
-    made = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=1.0)
+    made = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=WAIT_S)
     try:
         yield made
     finally:
@@ -96,9 +98,9 @@ def test_a_registration_is_held_while_its_hash_is_the_same(client: ConsulClient)
         assert first.hash
         started = time.monotonic()
         if client.service("web-sidecar-proxy", first.hash).hash == first.hash:
-            assert time.monotonic() - started >= 0.9
+            assert time.monotonic() - started >= HELD_S
             return
-    raise AssertionError("the hash never stayed the same for a second")
+    raise AssertionError("the hash never stayed the same")
 
 
 def test_a_new_registration_wakes_a_question_held_by_its_hash(agent: ConsulHttp, helper: ThreadPoolExecutor) -> None:
@@ -156,7 +158,7 @@ def test_roots_are_held_while_nothing_changes(client: ConsulClient) -> None:
     assert first.index is not None
     started = time.monotonic()
     assert client.roots(first.index).index == first.index
-    assert time.monotonic() - started >= 0.9
+    assert time.monotonic() - started >= HELD_S
 
 
 def test_a_match_can_be_waited_for_or_else_the_list_of_all_intentions(client: ConsulClient, line: str) -> None:
@@ -167,7 +169,7 @@ def test_a_match_can_be_waited_for_or_else_the_list_of_all_intentions(client: Co
     assert listed.index
     started = time.monotonic()
     assert client.all_intentions(listed.index).index == listed.index
-    assert time.monotonic() - started >= 0.9
+    assert time.monotonic() - started >= HELD_S
 
 
 def test_an_intention_and_its_end_wake_the_watch_and_authorize_follows(
@@ -256,7 +258,7 @@ def test_an_overridden_chain_is_held_too(client: ConsulClient) -> None:
     assert first.index is not None
     started = time.monotonic()
     client.chain(key, first.index)
-    assert time.monotonic() - started >= 0.9
+    assert time.monotonic() - started >= HELD_S
 
 
 def test_an_agent_keeps_the_chains_in_its_cache_up_to_date(agent: ConsulHttp, client: ConsulClient) -> None:
