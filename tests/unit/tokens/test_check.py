@@ -180,6 +180,12 @@ def test_all_claims_must_be_there_as_texts(claims: dict[str, Any], good: bool) -
     assert Asking(entry(ES256), jwt=(demanded,)).bearer(ES256.token(**claims)).good is good
 
 
+@pytest.mark.parametrize(("level", "good"), [("5", True), (5, False), (5.0, False), (["5"], False)])
+def test_a_claim_that_only_looks_like_the_text_is_not_it(level: object, good: bool) -> None:
+    demanded = JwtProvider("okta", ((("level",), "5"),))
+    assert Asking(entry(ES256), jwt=(demanded,)).bearer(ES256.token(level=level)).good is good
+
+
 def test_of_several_providers_one_is_enough_but_each_demand_needs_its_own() -> None:
     far = entry(RS256, name="far", Issuer="far", Locations=[{"Header": {"Name": "X-Far", "Forward": True}}])
     either = Asking(far, entry(ES256), jwt=(JwtProvider("far"), JwtProvider("okta")))
