@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def test_an_expired_leaf_is_not_served_from(file: AnswersFile) -> None:
     file.store(state())
     with pytest.raises(StaleAnswersError, match="valid"):
         file.load(now() + timedelta(days=400))
+
+
+@pytest.mark.parametrize("missing", [ProxyWatch, RootsWatch, LeafWatch])
+def test_answers_without_leaf_or_roots_are_not_served_from_and_the_start_goes_on(
+    file: AnswersFile, missing: type[object]
+) -> None:
+    # A killed hcc may have heard no more than that.
+    kept = state()
+    file.store(replace(kept, values=tuple((key, value) for key, value in kept.values if not isinstance(key, missing))))
+    with pytest.raises(StaleAnswersError, match="no leaf certificate and roots"):
+        file.load(now())
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+
+
+def test_a_file_that_is_too_large_is_not_read(file: AnswersFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.store(state())
+    monkeypatch.setattr("hcc.app.answers_file.MAX_BYTES", 10)
+    with pytest.raises(StaleAnswersError, match="at most 10 bytes"):
+        file.load(now())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": 1}', "[" * 100_000, '{"selection":{"nothing":1}}'])
