@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import requests
@@ -27,6 +29,7 @@ from hcc.errors import SettingError
 log = logging.getLogger(__name__)
 
 _POOL_SIZE = 4
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class Switch:
@@ -139,9 +142,8 @@ def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
         return None
     roots = settings.ca_file or settings.ca_path
     with _readable("CA certificates in PEM", roots):
-        context = ssl.create_default_context(
-            cafile=settings.ca_file or None, capath=None if settings.ca_file else settings.ca_path or None
-        )
+        below = "" if settings.ca_file else _certificates_below(settings.ca_path)
+        context = ssl.create_default_context(cafile=settings.ca_file or None, cadata=below or None)
     if settings.client_cert:
         with _readable("a certificate and its key in PEM", f"{settings.client_cert}, {settings.client_key}"):
             context.load_cert_chain(settings.client_cert, settings.client_key)
@@ -150,6 +152,26 @@ def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _certificates_below(directory: str) -> str:
+    """The certificates in all files below a directory, as Consul's own programs read it; empty for no directory.
+
+    OpenSSL itself would look only at files that are named after the hash of what is in them.
+
+    Raises:
+        OSError: it cannot be read.
+        SettingError: there are none.
+    """
+    if not directory:
+        return ""
+    # Says why it cannot be read, which the search below does not.
+    list(Path(directory).iterdir())
+    files = (path for path in sorted(Path(directory).rglob("*")) if path.is_file())
+    found = [pem for path in files for pem in _CERTIFICATE.findall(path.read_text("ascii", errors="replace"))]
+    if not found:
+        raise SettingError(f"TLS to Consul: expected CA certificates in PEM, found none in the files below {directory}")
+    return "\n".join(found)
 
 
 @contextlib.contextmanager

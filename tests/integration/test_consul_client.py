@@ -192,6 +192,20 @@ def test_a_server_that_cannot_be_verified_is_refused(tls: Tls, connect: Connect,
         connect(consul_settings(**choices)).services()
 
 
+def test_a_ca_directory_is_read_as_consuls_own_programs_do_whatever_its_files_are_called(
+    tls: Tls, connect: Connect, tmp_path: Path
+) -> None:
+    below = tmp_path / "ca.d" / "own"
+    below.mkdir(parents=True)
+    (below / "consul-agent-ca.pem").write_text(tls.ca.read_text())
+    (below.parent / "readme").write_bytes(b"no PEM at all \xff")
+    choices = tls.choices | {"ca_file": "", "ca_path": str(below.parent)}
+    assert connect(consul_settings(**choices)).services().data == {}
+    (below / "consul-agent-ca.pem").write_text(trustme.CA().cert_pem.bytes().decode())
+    with pytest.raises(ConsulUnavailableError, match="certificate verify failed"):
+        connect(consul_settings(**choices)).services()
+
+
 def test_verification_can_be_switched_off(tls: Tls, connect: Connect) -> None:
     choices = tls.choices | {"tls_server_name": "", "ca_file": ""}
     assert connect(consul_settings(**choices, ssl_verify=False)).services().data == {}

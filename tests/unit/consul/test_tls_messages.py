@@ -36,6 +36,14 @@ def test_a_ca_file_that_is_none(tmp_path: Path, text: str | None, said: str) -> 
     assert str(caught.value) == f"TLS to Consul: {said.format(file=file)}"
 
 
+def test_a_ca_directory_without_certificates_is_told(tmp_path: Path) -> None:
+    (tmp_path / "readme").write_text("no PEM at all")
+    with pytest.raises(SettingError, match=f"expected CA certificates in PEM, found none .* {tmp_path}"):
+        tls_context(consul_settings(http_addr=HTTPS, ca_path=str(tmp_path)))
+    with pytest.raises(SettingError, match="found No such file or directory: /nowhere"):
+        tls_context(consul_settings(http_addr=HTTPS, ca_path="/nowhere"))
+
+
 def test_a_client_certificate_that_is_none(tmp_path: Path) -> None:
     for name in ("crt", "key"):
         (tmp_path / name).write_text("no PEM at all")
