@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -146,7 +146,7 @@ def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=settings.ca_file or None, cadata=below or None)
     if settings.client_cert:
         with _readable("a certificate and its key in PEM", f"{settings.client_cert}, {settings.client_key}"):
-            context.load_cert_chain(settings.client_cert, settings.client_key)
+            context.load_cert_chain(settings.client_cert, settings.client_key, lambda: _refuse_passphrase(settings))
     if not settings.ssl_verify:
         log.warning("TLS to Consul at %s: certificate not verified, as asked", settings.address.label())
         context.check_hostname = False
@@ -174,14 +174,20 @@ def _certificates_below(directory: str) -> str:
     return "\n".join(found)
 
 
+def _refuse_passphrase(settings: ConsulSettings) -> NoReturn:
+    # OpenSSL would ask for it on the terminal, where nobody may sit.
+    msg = f"TLS to Consul: expected a client key without a passphrase, found an encrypted one in {settings.client_key}"
+    raise SettingError(msg)
+
+
 @contextlib.contextmanager
 def _readable(what: str, files: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as exc:
         # OpenSSL's word for it is one for programmers.
-        reason = (exc.reason or "").replace("_", " ").lower()
-        raise SettingError(f"TLS to Consul: expected {what}, found something else in {files} ({reason})") from exc
+        reason = f" ({exc.reason.replace('_', ' ').lower()})" if exc.reason else ""
+        raise SettingError(f"TLS to Consul: expected {what}, found something else in {files}{reason}") from exc
     except OSError as exc:
         raise SettingError(f"TLS to Consul: expected {what}, found {exc.strerror}: {files}") from exc
 

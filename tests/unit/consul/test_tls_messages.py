@@ -7,6 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
@@ -53,20 +60,36 @@ def test_a_client_certificate_that_is_none(tmp_path: Path) -> None:
     ) as caught:
         tls_context(consul_settings(http_addr=HTTPS, client_cert=crt, client_key=key))
     assert "_ssl.c" not in str(caught.value)
+    assert "()" not in str(caught.value)
+
+
+def test_a_client_key_with_a_passphrase_is_told_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    crt, key = tmp_path / "crt", tmp_path / "key"
+    issued = trustme.CA().issue_cert("client")
+    issued.cert_chain_pems[0].write_to_path(str(crt))
+    private = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")))
+    with pytest.raises(SettingError, match=f"expected a client key without a passphrase, found an encrypted .* {key}"):
+        tls_context(consul_settings(http_addr=HTTPS, client_cert=str(crt), client_key=str(key)))
 
 
 def test_a_port_that_speaks_plain_http_is_told_as_such() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            client, _ = server.accept()
-            with client:
-                client.recv(4096)
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-
-        threading.Thread(target=answer, daemon=True).start()
+        _answering(server, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         settings = consul_settings(http_addr=f"https://127.0.0.1:{server.getsockname()[1]}")
         client = ConsulClient(settings, lambda: None, tls=tls_context(settings))
         with pytest.raises(ConsulUnavailableError, match="found no TLS there: that port speaks plain HTTP"):
             client.services()
         client.close()
+
+
+def _answering(server: socket.socket, answer: bytes) -> None:
+    """Answer the first who comes."""
+
+    def answer_one() -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(answer)
+
+    threading.Thread(target=answer_one, daemon=True).start()
