@@ -13,6 +13,10 @@ class ConsulUnavailableError(ConsulError):
     """No answer: refused, reset, timed out, or TLS failed."""
 
 
+class ConsulTlsError(ConsulUnavailableError):
+    """No answer, as one side does not take the other's certificate or TLS; whoever is there, waiting does not help."""
+
+
 class ConsulStatusError(ConsulError):
     """An HTTP status other than 200. `retry_after_s` is what Consul asks to wait, 0 when it does not say."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import requests
 
 from hcc.consul.environment import ConsulSettings
-from hcc.consul.errors import ConsulAnswerError, ConsulUnavailableError, InterruptedPollError
+from hcc.consul.errors import ConsulAnswerError, ConsulTlsError, ConsulUnavailableError, InterruptedPollError
 from hcc.consul.sockets import AgentAdapter, Switch
 from hcc.mesh.secret import Secret
 
@@ -54,7 +54,7 @@ class Exchange:
             timeout_s: longest silence.
 
         Raises:
-            ConsulUnavailableError: no answer.
+            ConsulUnavailableError: no answer; ConsulTlsError where certificates or TLS are why.
             InterruptedPollError: `interrupt` was called.
         """
         try:
@@ -64,7 +64,8 @@ class Exchange:
                 raise InterruptedPollError(target) from exc
             path = target.partition("?")[0]
             msg = f"Consul at {self._label}: expected an answer to {method} {path}, found {_cause(exc)}"
-            raise ConsulUnavailableError(msg) from exc
+            kind = ConsulTlsError if _is_of_tls(exc) else ConsulUnavailableError
+            raise kind(msg) from exc
 
     def interrupt(self) -> None:
         """Break off the request that is waiting, and refuse all later ones. Any thread may call this."""
@@ -112,10 +113,29 @@ def _cause(exc: BaseException) -> str:
         # It quotes the header, which is the token.
         return "a token that no header can carry"
     layers = list(_layers(exc))
-    if any(isinstance(layer, ssl.SSLError) and layer.reason == "WRONG_VERSION_NUMBER" for layer in layers):
-        return "no TLS there: that port speaks plain HTTP"
+    refused = next((layer for layer in layers if isinstance(layer, ssl.SSLError) and layer.reason), None)
+    if refused is not None:
+        return _of_tls(refused)
     spoken = (layer.strerror for layer in layers if isinstance(layer, OSError) and layer.strerror)
     return next(spoken, "").lower() or str(layers[-1]).rpartition(">: ")[2] or type(exc).__name__
+
+
+def _is_of_tls(exc: BaseException) -> bool:
+    """Whether it is about certificates or TLS itself, and not a connection that ended."""
+    return isinstance(exc, requests.exceptions.SSLError) and not any(
+        isinstance(layer, ssl.SSLEOFError | ssl.SSLZeroReturnError | TimeoutError) for layer in _layers(exc)
+    )
+
+
+def _of_tls(exc: ssl.SSLError) -> str:
+    """OpenSSL's reason (`TLSV13_ALERT_CERTIFICATE_REQUIRED`) for people."""
+    if exc.reason == "WRONG_VERSION_NUMBER":
+        return "no TLS there: that port speaks plain HTTP"
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {exc.verify_message}"
+    _, alert, told = (exc.reason or "").partition("_ALERT_")
+    words = (told if alert else exc.reason or "").replace("_", " ").lower()
+    return f"that the agent refuses TLS with us: {words}" if alert else f"that TLS fails: {words}"
 
 
 def _layers(exc: BaseException) -> Iterator[BaseException]:

@@ -10,7 +10,7 @@ from hcc.app.selection import chosen
 from hcc.consul.answers import Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, leaf, roots
-from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError, SelectionError
+from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError, ConsulTlsError, SelectionError
 from hcc.consul.fields import fields
 from hcc.consul.keys import ProxyWatch
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
@@ -18,6 +18,7 @@ from hcc.errors import HccError
 from hcc.mesh.snapshot import Leaf, UpstreamType
 from hcc.settings import RunSettings, Selection
 
+_BAD_REQUEST = 400
 _UNAUTHORIZED = 401
 _OLDEST = (1, 8)
 _WARN_AT = 0.9
@@ -173,6 +174,10 @@ def _version(client: ConsulClient) -> Finding:
 def _remedy(error: HccError) -> str:
     if isinstance(error, ConsulPermissionError):
         return "use a token with a service identity for the service (--token-file)"
+    if isinstance(error, ConsulTlsError):
+        return "correct --http-addr, --ca-file, --client-cert or --tls-server-name; `hcc settings` shows what they are"
     if isinstance(error, ConsulStatusError):
-        return "look at the agent's log"
+        # That port takes TLS alone: so Go's HTTP server answers who speaks plain HTTP to it.
+        spoke_plain = error.code == _BAD_REQUEST and "HTTPS server" in str(error)
+        return "name the agent as https://.. with --http-addr" if spoke_plain else "look at the agent's log"
     return "start the Consul agent of this machine, or name it with --http-addr"

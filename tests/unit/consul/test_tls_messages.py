@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulUnavailableError
 from hcc.consul.sockets import tls_context
+from hcc.diagnosis.consul import Known, check_agent
 from hcc.errors import SettingError
+from hcc.settings import Selection
 
 HTTPS = "https://127.0.0.1:8501"
 
@@ -71,6 +75,57 @@ def test_a_client_key_with_a_passphrase_is_told_and_nobody_is_asked_for_it(tmp_p
     key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")))
     with pytest.raises(SettingError, match=f"expected a client key without a passphrase, found an encrypted .* {key}"):
         tls_context(consul_settings(http_addr=HTTPS, client_cert=str(crt), client_key=str(key)))
+
+
+@pytest.mark.parametrize(
+    ("trusts", "said"),
+    [
+        (True, "found that the agent refuses TLS with us: certificate required"),
+        (False, "found certificate verify failed: "),
+    ],
+)
+def test_which_side_does_not_take_the_others_certificate_is_told_with_what_to_do(
+    tmp_path: Path, trusts: bool, said: str
+) -> None:
+    ca, other = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    (ca if trusts else other).cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with context.wrap_socket(server.accept()[0], server_side=True, do_handshake_on_connect=False) as tls:
+                with contextlib.suppress(OSError):
+                    tls.do_handshake()
+                # As Consul's, it sends its alert and does not tear the connection down at once.
+                done.wait(10)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        address = f"https://127.0.0.1:{server.getsockname()[1]}"
+        client = ConsulClient(consul_settings(http_addr=address, ca_file=str(tmp_path / "ca.pem")), lambda: None)
+        (finding,) = check_agent(client, Selection(), Known())
+        done.set()
+        client.close()
+    assert said in finding.text
+    assert "_ssl.c" not in finding.text
+    assert "--ca-file, --client-cert" in finding.remedy
+
+
+def test_who_speaks_plain_http_to_a_tls_port_is_told_to_say_https() -> None:
+    body = b"Client sent an HTTP request to an HTTPS server.\n"
+    answer = b"HTTP/1.0 400 Bad Request\r\n\r\n" + body
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _answering(server, answer)
+        client = ConsulClient(consul_settings(http_addr=f"127.0.0.1:{server.getsockname()[1]}"), lambda: None)
+        (finding,) = check_agent(client, Selection(), Known())
+        client.close()
+    assert (body.decode().strip() in finding.text, finding.remedy) == (
+        True,
+        "name the agent as https://.. with --http-addr",
+    )
 
 
 def test_a_port_that_speaks_plain_http_is_told_as_such() -> None:
