@@ -15,8 +15,11 @@ from typing import TypeVar, get_args, get_origin, get_type_hints
 
 from hcc.actors.lifecycle import ActorStatus
 from hcc.errors import PeerError
+from hcc.version import VERSION
 
 T = TypeVar("T")
+
+OTHER_HCC = "the sidecar runs another hcc than this one"
 
 
 class StatusError(PeerError):
@@ -275,9 +278,19 @@ def from_json(value: object) -> Status:
     """The status in the answer of `/api/v1/status`; fields that this version does not know are left out.
 
     Raises:
-        StatusError: a field is missing or of another kind; the text says where.
+        StatusError: a field is missing or of another kind; the text says where, and which hcc answered.
     """
-    return _read(Status, value, "status")
+    try:
+        return _read(Status, value, "status")
+    except StatusError as exc:
+        raise StatusError(f"{OTHER_HCC}{_versions(value)}: {exc}") from exc
+
+
+def _versions(value: object) -> str:
+    """Which hcc made it and which reads it, where they have different names."""
+    versions = value.get("versions") if isinstance(value, Mapping) else None
+    theirs = versions.get("hcc") if isinstance(versions, Mapping) else None
+    return "" if theirs in (None, VERSION) else f" ({str(theirs)[:40]}, this is {VERSION})"
 
 
 def _read(kind: type[T], value: object, where: str) -> T:

@@ -18,6 +18,8 @@ TIMEOUT_S = 30.0
 ABOUT_TIMEOUT_S = 5.0
 # However little is left of somebody's time, so that who is well can answer.
 MIN_TIMEOUT_S = 1.0
+# So begins what a sidecar says that does not know a path; it lists those it knows.
+_NO_SUCH_PATH = "expected one of /"
 
 
 class ControlError(HccError):
@@ -148,6 +150,11 @@ def fetch(path: Path, method: str, target: str, timeout_s: float = TIMEOUT_S) ->
 def _good(status: int, text: str) -> str:
     if status == http.client.BAD_REQUEST:
         raise SettingError(text.strip())
+    if status == http.client.NOT_FOUND and text.startswith(_NO_SUCH_PATH):
+        # Every path that this hcc asks for is there in a sidecar of this hcc.
+        raise ControlError(
+            "the sidecar runs another hcc than this one, which cannot do this; restart it to have this hcc"
+        )
     if status != http.client.OK:
         raise ControlError(text.strip())
     return text

@@ -53,7 +53,7 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
 
     `proxy_id` is what Consul says that was chosen; empty when it says nothing.
     """
-    from hcc.actors.status import from_json
+    from hcc.actors.status import StatusError, from_json
     from hcc.cli.control import SilentError, ask, find_control_socket
     from hcc.diagnosis.sidecar import Running
 
@@ -65,15 +65,21 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
         return Running(from_json(ask(path, "GET", TARGET, STATUS_TIMEOUT_S)))
     except SilentError as exc:
         return Running(None, str(exc), hangs=True)
+    except StatusError as exc:
+        return Running(None, str(exc), other=True)
     except HccError as exc:
         return Running(None, str(exc))
 
 
 def _view(options: argparse.Namespace) -> Shown:
-    from hcc.actors.status import from_json
+    from hcc.actors.status import StatusError, from_json
     from hcc.cli.status_view import view
+    from hcc.diagnosis.sidecar import RENEW
 
-    return view(from_json(asked(options, "GET", TARGET)))
+    try:
+        return view(from_json(asked(options, "GET", TARGET)))
+    except StatusError as exc:
+        raise StatusError(f"{exc}; {RENEW}, or look at --json") from exc
 
 
 def _now(options: argparse.Namespace) -> Shown:

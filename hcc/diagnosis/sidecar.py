@@ -10,6 +10,7 @@ from hcc.actors.status import Status
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
 
 REPLACE = "if it is stopped, let it go on (kill -CONT); if it hangs, kill -9 it and start it anew: HAProxy goes on"
+RENEW = "restart it to have this hcc, or ask it with its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +19,19 @@ class Running:
 
     Args:
         hangs: it is there, but does not answer.
+        other: it answers, but as another version of hcc does: what it says cannot be read.
     """
 
     status: Status | None
     problem: str = ""
     hangs: bool = False
+    other: bool = False
 
-    def remedy(self) -> str:
-        """What to do where there is no status."""
-        return REPLACE if self.hangs else "start it: hcc run"
+    def finding(self, subject: str) -> Finding:
+        """What is said where there is no status, to who expects one."""
+        if self.other:
+            return warning(subject, self.problem, RENEW)
+        return failed(subject, self.problem, REPLACE if self.hangs else "start it: hcc run")
 
 
 def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
@@ -35,6 +40,9 @@ def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
     `pid` is of the process that has its state directory, 0 where none is known.
     """
     status = running.status
+    if status is None and running.other:
+        yield running.finding("running")
+        return
     if status is None and pid:
         yield failed("running", f"process {pid} has its state directory, but: {running.problem}", REPLACE)
         return

@@ -194,7 +194,7 @@ def _try(seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
 
 def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Running) -> Iterator[Finding]:
     if running.status is None:
-        yield failed("sidecar", running.problem, running.remedy())
+        yield running.finding("sidecar")
         return
     silence = tuple(check_answers(running.status))
     yield from silence

@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from hcc.actors.status import to_json
+from hcc.actors.status import StatusError, to_json
 from hcc.actors.web import Response, serve_unix
 from hcc.cli import control, status
-from hcc.cli.control import ControlError, SilentError, fetch, find_control_socket
+from hcc.cli.control import ControlError, SilentError, ask, fetch, find_control_socket
 from hcc.cli.status import running
+from hcc.diagnosis.finding import Level
+from hcc.diagnosis.sidecar import check_sidecar
+from hcc.diagnosis.upstream import _haproxy
 from tests import status_builders
+from tests.builders import upstream
 
 SOON_S = 0.05
 
@@ -49,9 +53,9 @@ def hanging(base: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def well(base: Path, name: str, service_id: str) -> Iterator[Path]:
+def well(base: Path, name: str, service_id: str, whole: object = None) -> Iterator[Path]:
     about = json.dumps({"proxy_id": name, "service_id": service_id}).encode()
-    whole = json.dumps(to_json(status_builders.status())).encode()
+    whole = json.dumps(to_json(status_builders.status()) if whole is None else whole).encode()
     (base / name).mkdir()
     path = base / name / "control.sock"
     server = serve_unix(path, lambda _, target, *__: Response(200, about if target == "/v1/about" else whole))
@@ -166,3 +170,34 @@ def test_a_tag_s_sidecar_is_asked_by_the_proxy_s_id_alone(base: Path) -> None:
         unknown = running(tagged, "")
         assert unknown.status is None
         assert "seasoned" in unknown.problem
+
+
+def test_a_sidecar_of_another_hcc_is_told_as_such_and_nobody_is_told_to_kill_it(base: Path) -> None:
+    shown = to_json(status_builders.status())
+    assert isinstance(shown, dict)
+    told = "the sidecar runs another hcc than this one (0.0.1, this is"
+    with well(base, "web-sidecar-proxy", "web", shown | {"callers": None, "versions": {"hcc": "0.0.1"}}):
+        found = running(options(base), "web-sidecar-proxy")
+        with pytest.raises(StatusError) as caught:
+            status._view(options(base))
+
+    (doctor,) = check_sidecar(found, pid=4711)
+    (troubleshoot,) = _haproxy(upstream(), (), found)
+    for finding in (doctor, troubleshoot):
+        assert finding.text.startswith(told)
+        assert (finding.level, finding.remedy) == (Level.WARNING, "restart it to have this hcc, or ask it with its own")
+    assert str(caught.value).startswith(told)
+    assert str(caught.value).endswith("restart it to have this hcc, or ask it with its own, or look at --json")
+
+
+def test_a_sidecar_that_cannot_do_what_it_is_asked_is_of_another_hcc(base: Path) -> None:
+    def answer(*_: str) -> Response:
+        return Response(404, b"expected one of /, /api/v1/status, /metrics, /health, /ready\n")
+
+    (base / "web").mkdir()
+    server = serve_unix(base / "web" / "control.sock", answer)
+    try:
+        with pytest.raises(ControlError, match="runs another hcc than this one, which cannot do this; restart it"):
+            ask(base / "web" / "control.sock", "GET", "/v1/plan")
+    finally:
+        server.close()
