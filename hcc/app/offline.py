@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha1
@@ -12,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.desired import Certificates, Options, Result, desired
@@ -49,9 +52,10 @@ def checked_offline(review: Review, binary: str, capabilities: Capabilities) -> 
 
     Raises:
         ApplyError: HAProxy refuses it; line and reason, and what in Consul it comes from.
+        SettingError: there is nowhere to put the files that HAProxy looks at.
     """
     rendered = render(made_offline(review).desired, capabilities)
-    with tempfile.TemporaryDirectory(prefix="hcc-") as name:
+    with _temporary_directory() as name:
         place = layout(name)
         elsewhere = replace(review, options=_moved(review.options, place))
         # Its structure has other paths in it; nothing else differs, line by line.
@@ -66,6 +70,18 @@ def checked_offline(review: Review, binary: str, capabilities: Capabilities) -> 
             behind = f"; it comes from {found}" if found else ""
             raise ApplyError(f"{text}{behind}", exc.operation, exc.line, exc.excerpt) from exc
     return rendered
+
+
+@contextlib.contextmanager
+def _temporary_directory() -> Iterator[str]:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="hcc-")
+    except OSError as exc:
+        # As in a container whose root is read-only.
+        msg = "expected a directory for temporary files, found none that can be written; name one with TMPDIR"
+        raise SettingError(msg) from exc
+    with made as name:
+        yield name
 
 
 def _directory(options: Options) -> str:

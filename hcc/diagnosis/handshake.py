@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from hcc.diagnosis.finding import Finding, failed, ok
 from hcc.mesh.peer_book import Seen
@@ -26,12 +25,11 @@ def context_of(leaf: Leaf, roots: Roots) -> ssl.SSLContext:
     Raises:
         OSError: they cannot be used.
     """
-    # In a private directory, gone when the key is loaded.
-    with tempfile.TemporaryDirectory(prefix="hcc-") as directory:
-        path = Path(directory) / "leaf.pem"
-        path.touch(mode=0o600)
-        path.write_text(f"{leaf.cert_pem}\n{leaf.key_pem.reveal()}", encoding="ascii")
-        return client_context(str(path), "\n".join(root.cert_pem for root in roots.roots))
+    # A file in memory: the key comes onto no disk, and a container need have no place for temporary files.
+    with os.fdopen(os.memfd_create("hcc-leaf"), "w", encoding="ascii") as file:
+        file.write(f"{leaf.cert_pem}\n{leaf.key_pem.reveal()}")
+        file.flush()
+        return client_context(f"/proc/self/fd/{file.fileno()}", "\n".join(root.cert_pem for root in roots.roots))
 
 
 def check_endpoint(endpoint: Endpoint, context: ssl.SSLContext) -> Iterator[Finding]:

@@ -29,9 +29,10 @@ from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf
 from hcc.settings import Enforcement, RunSettings, Selection, parse_listen_address
 from tests import binaries
-from tests.builders import endpoint, upstream
+from tests.builders import endpoint, leaf, roots, upstream
 from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
+from tests.pki import Authority, service_uri
 from tests.ports import free_ports
 from tests.status_builders import status
 
@@ -222,6 +223,16 @@ def test_an_instance_that_takes_the_connection_and_says_nothing_is_told(monkeypa
         (told,) = handshake.check_endpoint(endpoint("127.0.0.1", port=port), context)
     assert told.subject == f"handshake 127.0.0.1:{port}"
     assert told.text == "no answer within 1 s; its HAProxy may hang"
+
+
+def test_a_handshake_needs_no_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    authority = Authority()
+    issued = authority.leaf(service_uri("web"))
+
+    context = handshake.context_of(leaf(cert_pem=issued.cert_pem, key_pem=issued.key_pem), roots(authority.pem))
+
+    assert context.cert_store_stats()["x509_ca"] == 1
 
 
 def test_an_address_of_another_machine_is_told() -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from hcc.app import offline
 from hcc.app.offline import checked_offline
+from hcc.errors import SettingError
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import capabilities_of
 from hcc.haproxy.control import ApplyError
@@ -96,6 +98,15 @@ def test_what_haproxy_refuses_is_told_with_line_reason_and_the_words_of_consul(
         raised.value
     )
     assert "/tmp" not in str(raised.value)
+
+
+def test_nowhere_for_temporary_files_is_told_as_in_a_container_with_a_read_only_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    binary = BINARIES["2.8"]()
+    with pytest.raises(SettingError, match=r"expected a directory for temporary files, .* name one with TMPDIR"):
+        checked_offline(review(), binary, capabilities_of(probe(binary)))
 
 
 def _arguments(binary: str) -> tuple[object, ...]:
