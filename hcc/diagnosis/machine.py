@@ -150,9 +150,12 @@ def socket_owner(path: Path) -> int:
 
 
 def file_owner(path: Path) -> int:
-    """A process that has the file open, as far as we may see; 0 when there is none."""
+    """A process that has the file open, as far as we may see; 0 when there is none.
+
+    A process in a container may have a file of the same name open, which is another one.
+    """
     name = str(path.resolve())
-    return next((pid for pid, opened in _open_files() if name in opened), 0)
+    return next((pid for pid, opened in _open_files() if name in opened and _has_open(pid, path)), 0)
 
 
 def _can_be_made(base: Path) -> Finding:
@@ -212,6 +215,17 @@ def _targets(links: Path) -> Iterator[str]:
         # What was closed meanwhile, such as by ourselves.
         with contextlib.suppress(OSError):
             yield str(link.readlink())
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether one of the process's open files is this very file."""
+    with contextlib.suppress(OSError):
+        ours = path.stat()
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.samestat(link.stat(), ours):
+                    return True
+    return False
 
 
 def _listening(port: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,14 @@ from hcc.diagnosis import handshake
 from hcc.diagnosis.consul import Right, check_rights, clock_against
 from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, any_failed
-from hcc.diagnosis.machine import Listener, check_file_descriptors, check_port, check_state_directory, socket_owner
+from hcc.diagnosis.machine import (
+    Listener,
+    check_file_descriptors,
+    check_port,
+    check_state_directory,
+    file_owner,
+    socket_owner,
+)
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.diagnosis.upstream import _haproxy
 from hcc.haproxy.capabilities import OLDEST
@@ -319,6 +327,21 @@ def test_the_owner_of_a_control_socket_is_the_process_that_listens(base: Path) -
         server.listen()
         assert socket_owner(path) == os.getpid()
     assert socket_owner(path) == 0
+
+
+def test_a_file_of_the_same_name_in_a_container_is_nobodys_here(base: Path) -> None:
+    file = base / "lock"
+    there = f"mount -t tmpfs none {base} && exec 9> {file} && echo ready && exec sleep 60"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", there], stdout=subprocess.PIPE, text=True) as container:
+        try:
+            assert container.stdout is not None
+            assert container.stdout.readline() == "ready\n"
+            owners = [file_owner(file)]
+            with file.open("w"):
+                owners.append(file_owner(file))
+        finally:
+            container.kill()
+    assert owners == [0, os.getpid()]
 
 
 @pytest.mark.parametrize(
