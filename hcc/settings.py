@@ -217,10 +217,9 @@ def parse_access_log(text: str) -> str:
         return ""
     if text == "stdout" or text.startswith("/"):
         return text
-    address = parse_listen_address(text)
     try:
-        ip_address(address.host)
-    except ValueError as exc:
+        ip_address(parse_listen_address(text).host)
+    except (SettingError, ValueError) as exc:
         msg = f"expected off, stdout, the path of a syslog socket or IP:PORT of a syslog server, found {text!r}"
         raise SettingError(msg) from exc
     return text

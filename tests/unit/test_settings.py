@@ -3,6 +3,7 @@ import pytest
 from hcc.errors import SettingError
 from hcc.settings import (
     ListenAddress,
+    parse_access_log,
     parse_boolean,
     parse_duration,
     parse_listen_address,
@@ -68,3 +69,10 @@ def test_log_levels_of_the_go_program_are_taken() -> None:
     ]
     with pytest.raises(SettingError, match="expected one of trace"):
         parse_log_level("loud")
+
+
+@pytest.mark.parametrize("text", ["stderr", "syslog", "localhost:514", "dev/log"])
+def test_a_bad_access_log_says_all_that_it_may_be(text: str) -> None:
+    said = f"expected off, stdout, the path of a syslog socket or IP:PORT of a syslog server, found '{text}'"
+    with pytest.raises(SettingError, match=said):
+        parse_access_log(text)
