@@ -35,6 +35,7 @@ def checked_settings(options: argparse.Namespace) -> RunSettings:
     """
     if options.stats_service_register and options.stats_addr is None:
         raise SettingError("--stats-service-register expects --stats-addr HOST:PORT, found none")
+    _check_access_log(options.access_log)
     return RunSettings(
         selection=Selection(options.sidecar_for, options.proxy_id, options.sidecar_for_tag),
         haproxy=options.haproxy,
@@ -83,6 +84,17 @@ def agent_settings(options: argparse.Namespace) -> ConsulSettings:
         namespace=options.namespace,
         partition=options.partition,
     )
+
+
+def _check_access_log(where: str) -> None:
+    """Raises SettingError where a path is nothing that HAProxy could be told; it would never run."""
+    if where.startswith("/"):
+        from hcc.haproxy.words import TokenError, path
+
+        try:
+            path(where)
+        except TokenError as exc:
+            raise SettingError(f"--access-log cannot stand in HAProxy's configuration: {exc}") from exc
 
 
 def _control(options: argparse.Namespace) -> str:

@@ -66,6 +66,10 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
         (("--sidecar-for", "a", "--spoe-workers", "0"), "expected a whole number from 1 to 64, found '0'"),
         (("--sidecar-for", "a", "--stats-addr", "x"), "expected HOST:PORT"),
         (("--sidecar-for", "a", "--stats-service-register"), "expects --stats-addr"),
+        (
+            ("--sidecar-for", "a", "--access-log", "/dev/l og"),
+            "^--access-log cannot stand in HAProxy.s configuration: .*without blanks",
+        ),
         (("--sidecar-for", "a", "--intentions=maybe"), "expected enforce, audit or off, found 'maybe'"),
         (("--sidecar-for",), "expected one argument"),
     ],
