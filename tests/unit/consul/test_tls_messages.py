@@ -55,6 +55,19 @@ def test_a_ca_directory_without_certificates_is_told(tmp_path: Path) -> None:
         tls_context(consul_settings(http_addr=HTTPS, ca_path="/nowhere"))
 
 
+def test_a_ca_without_key_usage_is_taken_by_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_of_python_3_13(**_: object) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", as_of_python_3_13)
+    context = tls_context(consul_settings(http_addr=HTTPS))
+    assert context is not None
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
 def test_a_client_certificate_that_is_none(tmp_path: Path) -> None:
     for name in ("crt", "key"):
         (tmp_path / name).write_text("no PEM at all")
