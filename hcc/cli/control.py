@@ -30,6 +30,10 @@ class SilentError(ControlError):
     """A sidecar is there, but does not answer."""
 
 
+class EndedError(ControlError):
+    """The hcc of the proxy that was asked for ended without taking its HAProxy along, which may go on."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
@@ -53,7 +57,8 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
         timeout_s: for all of them together.
 
     Raises:
-        ControlError: none or several fit; the text says what there is. SilentError when it may be one that hangs.
+        ControlError: none or several fit; the text says what there is. SilentError when it may be one that hangs,
+            EndedError when it is the wanted proxy's own that ended.
     """
     places, barred = _control_sockets(base)
     # A proxy's directory has its name: one that hangs is found all the same.
@@ -76,7 +81,8 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
         f"there are: {', '.join(others)}" if others else "",
         f"may not look into: {', '.join(barred)} (ask as root, or as the user that runs hcc)" if barred else "",
     ]
-    raise ControlError("; ".join([text, *(each for each in told if each)]) if any(told) else f"{text}, see --state-dir")
+    kind = EndedError if proxy_id and directory_name(proxy_id) in ended else ControlError
+    raise kind("; ".join([text, *(each for each in told if each)]) if any(told) else f"{text}, see --state-dir")
 
 
 def _control_sockets(base: Path) -> tuple[dict[str, Path], list[str]]:

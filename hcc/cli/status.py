@@ -54,7 +54,7 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
     `proxy_id` is what Consul says that was chosen; empty when it says nothing.
     """
     from hcc.actors.status import StatusError, from_json
-    from hcc.cli.control import SilentError, ask, find_control_socket
+    from hcc.cli.control import EndedError, SilentError, ask, find_control_socket
     from hcc.diagnosis.sidecar import Running
 
     if options.sidecar_for_tag and not proxy_id:
@@ -67,6 +67,8 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
         return Running(None, str(exc), hangs=True)
     except StatusError as exc:
         return Running(None, str(exc), other=True)
+    except EndedError as exc:
+        return Running(None, str(exc), ended=True)
     except HccError as exc:
         return Running(None, str(exc))
 

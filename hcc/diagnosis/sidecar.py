@@ -10,6 +10,7 @@ from hcc.actors.status import Status
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
 
 REPLACE = "if it is stopped, let it go on (kill -CONT); if it hangs, kill -9 it and start it anew: HAProxy goes on"
+TAKE_OVER = "start it: hcc run takes its HAProxy over, which lets nobody new in once hcc was away for five minutes"
 RENEW = "restart it to have this hcc, or ask it with its own"
 
 
@@ -20,12 +21,14 @@ class Running:
     Args:
         hangs: it is there, but does not answer.
         other: it answers, but as another version of hcc does: what it says cannot be read.
+        ended: it ran and does not any more, without a drain.
     """
 
     status: Status | None
     problem: str = ""
     hangs: bool = False
     other: bool = False
+    ended: bool = False
 
     def finding(self, subject: str) -> Finding:
         """What is said where there is no status, to who expects one."""
@@ -45,6 +48,9 @@ def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
         return
     if status is None and pid:
         yield failed("running", f"process {pid} has its state directory, but: {running.problem}", REPLACE)
+        return
+    if status is None and running.ended:
+        yield warning("running", running.problem, TAKE_OVER)
         return
     if status is None:
         yield failed("running", running.problem, REPLACE) if running.hangs else skipped("running", running.problem)

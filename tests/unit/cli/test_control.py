@@ -201,3 +201,16 @@ def test_a_sidecar_that_cannot_do_what_it_is_asked_is_of_another_hcc(base: Path)
             ask(base / "web" / "control.sock", "GET", "/v1/plan")
     finally:
         server.close()
+
+
+def test_doctor_warns_of_an_hcc_that_ended_without_a_drain(base: Path) -> None:
+    with well(base, "web-sidecar-proxy", "web"):
+        pass
+    (finding,) = check_sidecar(running(options(base), "web-sidecar-proxy"))
+    assert (finding.level, finding.text.partition("found ")[2]) == (
+        Level.WARNING,
+        "none; hcc does not run for: web-sidecar-proxy (its HAProxy may go on)",
+    )
+    assert finding.remedy.startswith("start it: hcc run takes its HAProxy over")
+    # Of others nothing is said.
+    assert [one.level for one in check_sidecar(running(options(base), "api-sidecar-proxy"))] == [Level.SKIPPED]
