@@ -5,6 +5,7 @@ Source: GET /v1/agent/service/:id; reference/consul.md section 3.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from hcc.consul.answers import ChainOverride, Registration
@@ -67,8 +68,23 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
         appname_header=options.header_name("appname_header"),
         upstreams=upstreams,
     )
+    options.warnings.extend(_unserved(proxy))
     _warn_of_envoy(options, "")
     return replace(decoded, warnings=tuple(dict.fromkeys(options.warnings)))
+
+
+def _unserved(proxy: Fields) -> Iterator[str]:
+    """What the registration asks of its proxy that this one does not do; the README's Limits have it."""
+    if (mode := proxy.text("Mode")) not in ("", "direct"):
+        yield f"Mode: expected direct, found {mode!r}, which is not served: only upstreams with a port or socket are"
+    expose = proxy.child("Expose")
+    if expose.flag("Checks"):
+        # Consul has rewritten them when it tells of this.
+        yield "Expose.Checks: not served; Consul sends the service's HTTP and gRPC checks to the proxy: they fail"
+    if expose.children("Paths"):
+        yield "Expose.Paths: not served; ignored"
+    if proxy.child("AccessLogs").flag("Enabled"):
+        yield "AccessLogs: not served, see --access-log; ignored"
 
 
 def _local(proxy: Fields, options: Options) -> tuple[str, int]:

@@ -125,6 +125,25 @@ def test_a_bad_value_warns_and_leaves_the_default(name: str, value: object) -> N
     assert proxy == of({}) or (proxy.protocol, proxy.bind_port) == (Protocol.TCP, 21000)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"Mode": "transparent"}, "Mode: expected direct, found 'transparent', which is not served"),
+        ({"Expose": {"Checks": True}}, "Expose.Checks: not served; Consul sends the service's HTTP and gRPC checks to"),
+        ({"Expose": {"Paths": [{"Path": "/x", "ListenerPort": 22900}]}}, "Expose.Paths: not served; ignored"),
+        ({"AccessLogs": {"Enabled": True}}, "AccessLogs: not served, see --access-log; ignored"),
+    ],
+)
+def test_what_is_asked_of_another_kind_of_proxy_is_warned_of(asked: dict[str, Any], said: str) -> None:
+    (warning,) = decoded(proxy=asked).proxy.warnings
+    assert warning.startswith(said)
+
+
+def test_an_ordinary_proxy_is_not_warned_of() -> None:
+    asked = {"Mode": "direct", "Expose": {"Checks": False, "Paths": None}, "AccessLogs": {"Enabled": False}}
+    assert decoded(proxy=asked).proxy.warnings == ()
+
+
 def test_options_for_envoy_get_one_warning() -> None:
     proxy = of({"envoy_prometheus_bind_addr": "x", "envoy_statsd_url": "y"})
     assert proxy.warnings == ("envoy_prometheus_bind_addr, envoy_statsd_url: for Envoy only; ignored",)
