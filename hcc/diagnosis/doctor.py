@@ -45,7 +45,8 @@ def examine(settings: RunSettings, consul: ConsulSettings, running: Callable[[st
     directory = _directory(base.absolute(), proxy_id) if proxy_id else None
     pid = (socket_owner(directory / CONTROL_SOCKET) or file_owner(directory / LOCK)) if directory is not None else 0
     yield Section("Machine", tuple(_machine(settings, known.registration, directory, pid)))
-    yield Section("Sidecar", tuple(check_sidecar(running(known.proxy_id), pid)))
+    told = known.registration.proxy.warnings if known.registration is not None else ()
+    yield Section("Sidecar", tuple(check_sidecar(running(known.proxy_id), pid, told)))
 
 
 def _directory(base: Path, proxy_id: str) -> Path:

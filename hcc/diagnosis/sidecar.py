@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from hcc.actors.lifecycle import ActorState
@@ -37,23 +37,17 @@ class Running:
         return failed(subject, self.problem, REPLACE if self.hangs else "start it: hcc run")
 
 
-def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
+def check_sidecar(running: Running, pid: int = 0, told: Collection[str] = ()) -> Iterator[Finding]:
     """Whether it is ready, and what in it does not do as it should.
 
-    `pid` is of the process that has its state directory, 0 where none is known.
+    Args:
+        running: what is known of it.
+        pid: of the process that has its state directory, 0 where none is known.
+        told: warnings of its registration that were found already: it complains of the same.
     """
     status = running.status
-    if status is None and running.other:
-        yield running.finding("running")
-        return
-    if status is None and pid:
-        yield failed("running", f"process {pid} has its state directory, but: {running.problem}", REPLACE)
-        return
-    if status is None and running.ended:
-        yield warning("running", running.problem, TAKE_OVER)
-        return
     if status is None:
-        yield failed("running", running.problem, REPLACE) if running.hangs else skipped("running", running.problem)
+        yield _absent(running, pid)
         return
     yield ok("running", f"{status.sidecar.proxy_id}, process {status.sidecar.pid}, hcc {status.versions.hcc}")
     yield from check_answers(status)
@@ -61,11 +55,22 @@ def check_sidecar(running: Running, pid: int = 0) -> Iterator[Finding]:
         yield failed("ready", text, "see what is said above; else the sidecar's log, and `hcc status`")
     if status.readiness.ready:
         yield ok("ready", "yes")
-    for text in status.readiness.warnings:
+    for text in (one for one in status.readiness.warnings if one.removeprefix("registration: ") not in told):
         yield warning("complains", text, "mend what it says; until then the last good state serves")
     for actor in status.actors:
         if actor.state is not ActorState.RUNNING:
             yield warning(f"actor {actor.name}", f"{actor.state.value}: {actor.last_error or 'no error'}", "hcc actors")
+
+
+def _absent(running: Running, pid: int) -> Finding:
+    """What is said where there is no status; that none runs yet is no fault."""
+    if running.other:
+        return running.finding("running")
+    if pid:
+        return failed("running", f"process {pid} has its state directory, but: {running.problem}", REPLACE)
+    if running.ended:
+        return warning("running", running.problem, TAKE_OVER)
+    return running.finding("running") if running.hangs else skipped("running", running.problem)
 
 
 def check_answers(status: Status) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import ssl
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from hcc.consul.environment import consul_settings
 from hcc.diagnosis import handshake
 from hcc.diagnosis.consul import Right, check_rights, clock_against
 from hcc.diagnosis.doctor import examine
-from hcc.diagnosis.finding import Finding, Level, any_failed
+from hcc.diagnosis.finding import Finding, Level, Section, any_failed
 from hcc.diagnosis.machine import (
     Listener,
     check_file_descriptors,
@@ -180,6 +180,23 @@ def test_the_sidecar_is_asked_for_by_the_id_that_consul_has(agent: DevAgent, bas
         tuple(examine(chosen, consul_settings(http_addr=agent.http_addr, token="root-token"), running))
 
     assert asked == ["web-sidecar-proxy", "web-sidecar-proxy", ""]
+
+
+def test_what_is_wrong_with_the_registration_is_told_once(agent: DevAgent, base: Path) -> None:
+    public, local = free_ports(2)
+    agent.register(service_with_sidecar("odd", local, sidecar_port=public, config={"read_timeout": "soon"}))
+
+    def told(sections: Iterable[Section]) -> list[str]:
+        return [one.text for section in sections for one in section.findings if "read_timeout" in one.text]
+
+    chosen = settings(base, selection=Selection(sidecar_for="odd"))
+    consul = consul_settings(http_addr=agent.http_addr, token="root-token")
+    (first,) = told(examine(chosen, consul, lambda _: NOBODY))
+    complains = replace(
+        status().readiness, warnings=(f"registration: {first}", "registration: read_timeout: of before")
+    )
+    seen = Running(replace(status(), readiness=complains))
+    assert told(examine(chosen, consul, lambda _: seen)) == [first, "registration: read_timeout: of before"]
 
 
 def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: DevAgent, base: Path) -> None:
