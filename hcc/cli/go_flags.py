@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hcc.cli.settings_table import ALL, CONFIG_FILE_VARIABLE
 from hcc.errors import SettingError
 from hcc.settings import Enforcement, parse_boolean
 
@@ -30,6 +31,9 @@ _GONE = {
     "haproxy-param": "hcc writes all of haproxy.cfg itself; timeouts and limits are keys of the registration's config",
     "mode-tcp": "a service's protocol is that of its service-defaults in Consul, tcp by default",
 }
+# Of `hcc run` alone; messages may tell to use them.
+_OURS = {setting.flag.lstrip("-"): setting.own_variable for setting in ALL if setting.has_flag}
+_OURS["config-file"] = CONFIG_FILE_VARIABLE
 _HELP = ("h", "help")
 
 HELP = """\
@@ -84,11 +88,18 @@ def _translate(words: Iterator[str]) -> Iterator[str]:
             # The Go program's defaults are empty: to say so is to say nothing.
             if given:
                 yield f"{_WITH_VALUE[name]}={given}"
-        elif name in _GONE:
-            raise SettingError(f"flag -{name} is not taken any more, leave it out: {_GONE[name]}")
         else:
-            known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, _REGISTER, _VERSION, _INTENTIONS)))
-            raise SettingError(f"unknown flag -{name}; expected one of {known}")
+            raise SettingError(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    """Why the flag is not taken, and what to use instead."""
+    if name in _GONE:
+        return f"flag -{name} is not taken any more, leave it out: {_GONE[name]}"
+    if name in _OURS:
+        return f"flag -{name} is not of the Go program: use `hcc run`, or set {_OURS[name]}"
+    known = ", ".join(f"-{flag}" for flag in sorted((*_WITH_VALUE, _REGISTER, _VERSION, _INTENTIONS)))
+    return f"unknown flag -{name}; expected one of {known}"
 
 
 def _boolean(name: str, text: str) -> bool:

@@ -52,6 +52,8 @@ def test_the_version_may_be_asked_for_or_not() -> None:
         (["-version=maybe"], "flag -version: expected true or false, found 'maybe'"),
         (["-enable-intentions=maybe"], "flag -enable-intentions: expected true or false, found 'maybe'"),
         (["-nope"], "unknown flag -nope; expected one of -dataplane"),
+        (["-proxy-id", "x"], "flag -proxy-id is not of the Go program: use `hcc run`, or set HCC_PROXY_ID"),
+        (["--config-file=x"], "flag -config-file is not of the Go program: use `hcc run`, or set HCC_CONFIG_FILE"),
         (["-haproxy-param", "defaults.retries=1"], "flag -haproxy-param is not taken any more, leave it out"),
         (["web"], "expected a flag such as -sidecar-for, found 'web'"),
         (["-token"], "flag -token expects a value, found none"),
