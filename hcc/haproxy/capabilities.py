@@ -6,7 +6,7 @@ Leaves to others: running `haproxy -vv` (`hcc.haproxy.process`).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from hcc.errors import HccError, SettingError
@@ -126,6 +126,12 @@ class Capabilities:
         branch = (self.version.major, self.version.minor)
         return feature not in self.without and self.version >= SINCE[feature] and branch not in BROKEN.get(feature, ())
 
+    def fit(self, version: str) -> bool:
+        """Whether a HAProxy of the version that it prints can do the same, as far as the version tells."""
+        match = _NUMBERS.match(version)
+        other = replace(self, version=_version(match)) if match else self
+        return all(self.has(feature) == other.has(feature) for feature in Feature)
+
     @property
     def payload_bytes(self) -> int:
         """Longest command with its payload that the runtime socket takes; beyond it, 3.2.0 even died."""
@@ -169,7 +175,8 @@ def capabilities_of(build: Build) -> Capabilities:
     return Capabilities(build.version, frozenset() if perl else frozenset((Feature.LOOKAHEAD,)))
 
 
-_VERSION = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)(?:[.-]dev\d+|\.(\d+))?(\S*)", re.MULTILINE)
+_NUMBERS = re.compile(r"(\d+)\.(\d+)(?:[.-]dev\d+|\.(\d+))?")
+_VERSION = re.compile(rf"^HA-?Proxy version {_NUMBERS.pattern}(\S*)", re.MULTILINE)
 _FEATURES = re.compile(r"^Feature list\s*:\s*(.*)$", re.MULTILINE)
 _OPTIONS = re.compile(r"^\s*OPTIONS\s*=\s*(.*)$", re.MULTILINE)
 _RUNNING_SSL = re.compile(r"^Running on (?:OpenSSL|SSL library|AWS-LC) version\s*:\s*(.*)$", re.MULTILINE)
@@ -188,12 +195,16 @@ def parse_build(text: str) -> Build:
         raise BuildTextError(f"expected the output of `haproxy -vv`, found {first!r}")
     ssl = _RUNNING_SSL.search(text)
     return Build(
-        version=Version(int(match[1]), int(match[2]), int(match[3] or 0)),
+        version=_version(match),
         text=match[0].split()[2],
         openssl=ssl[1].strip() if ssl else "",
         features=_features(text),
         filters=frozenset(name for name in _FILTER.findall(text)),
     )
+
+
+def _version(numbers: re.Match[str]) -> Version:
+    return Version(int(numbers[1]), int(numbers[2]), int(numbers[3] or 0))
 
 
 def checked_build(text: str) -> Build:

@@ -87,6 +87,8 @@ class SocketControl:
         self._storing = threading.Lock()
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
         self._told_through_master = False
+        # By us: whatever version runs since then is the one that is installed.
+        self._has_reloaded = False
         # What runs as far as we know; None when something happened that we did not follow.
         self._known: Actual | None = None
         # What the last plan left to wait for; the next one only looks whether it is time.
@@ -132,6 +134,10 @@ class SocketControl:
         except NotListeningError:
             return on_disk
         self._tell_the_way()
+        if not self._has_reloaded and not self._capabilities.fit(info.version):
+            # Started before the program was replaced by another version: it may not know the questions, nor bear the
+            # changes, that are meant for that one, which comes by a reload.
+            return replace(on_disk, running=True, pid=info.pid, structure=f"that of HAProxy {info.version}")
         try:
             self._known = self._running(rendered, info, on_disk)
         except ReplyError as exc:
@@ -227,6 +233,7 @@ class SocketControl:
         with self._storing:
             if isinstance(operation, Reload):
                 self._store.reload(operation)
+                self._has_reloaded = True
             elif isinstance(operation, Install):
                 self._store.install(operation)
             else:

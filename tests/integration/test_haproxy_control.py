@@ -150,6 +150,30 @@ def test_a_reload_with_an_older_program_under_the_same_name_waits_for_no_answer(
         assert "Version: 2.6" in RuntimeSocket(there.layout.stats_socket).send("show info")
 
 
+@pytest.mark.parametrize(("older", "newer"), [("2.2", "2.8"), ("2.6", "2.8"), ("3.2", "3.4")])
+def test_a_haproxy_of_another_version_than_is_installed_is_not_asked_but_reloaded(
+    tmp_path: Path, older: str, newer: str
+) -> None:
+    program = tmp_path / "haproxy"
+    program.symlink_to(BINARIES[older]())
+    with contextlib.closing(Stage(str(program))) as there:
+        peer, port = there.peer("peer"), free_port()
+        wanted = client_snapshot(upstream_state(upstream("web", port), [at(peer)]))
+        there.converge(there.rendered(wanted))
+        program.unlink()
+        program.symlink_to(BINARIES[newer]())
+        # The next hcc.
+        there.capabilities = capabilities(probe(str(program)).version)
+        there.control = DirectControl(str(program), there.layout, there.capabilities)
+        steps = there.plan(there.rendered(wanted))
+        assert [type(operation) for operation in steps.operations] == [Reload]
+        assert f"that of HAProxy {older}" in steps.reasons[0]
+        there.converge(there.rendered(wanted))
+        assert f"Version: {newer}" in RuntimeSocket(there.layout.stats_socket).send("show info")
+        assert not there.plan(there.rendered(wanted))
+        assert greeting(port) == "peer"
+
+
 def test_endpoints_come_and_go_without_a_reload(there: Stage) -> None:
     # Where servers cannot be created, they are in slots.
     dynamic = there.capabilities.has(Feature.DYNAMIC_SERVERS)

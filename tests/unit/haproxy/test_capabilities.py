@@ -131,6 +131,23 @@ def test_a_feature_is_there_from_its_first_version_on(feature: Feature) -> None:
     assert capabilities(Version(9, 0)).has(feature)
 
 
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [
+        ("2.8.0", True),
+        ("2.8.30-1~bpo12+1", True),
+        ("2.8-dev3-01ab23", True),
+        ("of nobody's", True),
+        ("2.7.9", False),
+        ("2.9.1", False),
+        ("3.2.26-1", True),
+        ("3.4.7-1", False),
+    ],
+)
+def test_one_version_fits_another_that_can_do_the_same(version: str, fits: bool) -> None:
+    assert capabilities(Version(2, 8, 25)).fit(version) is fits
+
+
 def test_a_build_without_pcre_cannot_look_at_rules() -> None:
     for features, able in ((("PCRE2", "PCRE2_JIT"), True), (("PCRE",), True), (("OPENSSL",), False)):
         build = Build(Version(3, 2, 0), "3.2.0", "OpenSSL", frozenset(features), frozenset(("SPOE",)))
