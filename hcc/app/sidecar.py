@@ -67,7 +67,7 @@ from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.errors import HccError
 from hcc.haproxy.access_log import STDOUT
-from hcc.haproxy.binary import Found
+from hcc.haproxy.binary import Found, Program
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
 from hcc.haproxy.desired import Options
@@ -143,7 +143,7 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, si
     try:
         shares_stdout = settings.access_log == STDOUT
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
-        parts = Parts(build, head_start.zygote, haproxy, directory)
+        parts = Parts(build, Program(found.binary, build), head_start.zygote, haproxy, directory)
         sidecar = Sidecar(settings, agent, chosen, parts, Watchers(manager, metrics))
         end = sidecar.run(signals)
     except BaseException:
@@ -169,6 +169,7 @@ class Parts:
     """What a sidecar is made of outside this process, and where it is kept."""
 
     build: Build
+    program: Program
     zygote: Spawner
     haproxy: Driven
     directory: StateDirectory
@@ -211,6 +212,7 @@ class Sidecar:
         self._settings = settings
         self._directory = directory
         self._directory_problem = ""
+        self._program = parts.program
         self._agent = agent
         self._chosen = chosen
         self._manager = manager = watchers.manager
@@ -418,6 +420,7 @@ class Sidecar:
             signals.any.wait(min(beat_s, KEEP_S))
             signals.any.clear()
             self._keep_directory()
+            self._look_at_program(signals)
             if time.monotonic() >= due_s and self._answers():
                 due_s = time.monotonic() + beat_s
                 manager.alive()
@@ -438,6 +441,13 @@ class Sidecar:
             self._directory_problem = str(exc)
             return
         self._directory_problem = ""
+
+    def _look_at_program(self, signals: Signals) -> None:
+        """What another version needs to be told was decided at the start, so that only the next hcc can drive it."""
+        replacement = self._program.replacement()
+        if replacement is not None:
+            cause = f"HAProxy was upgraded to {replacement.label()}: hcc has to be started again to drive that one"
+            self._give_up(TreeExit(cause), signals)
 
     def _answers(self) -> bool:
         """Whether the root, which watches all others, answers."""

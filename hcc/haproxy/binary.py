@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcc.errors import SettingError
-from hcc.haproxy.capabilities import Build, BuildTextError, checked_build
+from hcc.haproxy.capabilities import Build, BuildTextError, capabilities_of, checked_build
 
 PROBE_TIMEOUT_S = 20.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,47 @@ def probe(binary: str) -> Build:
         SettingError: as of `Probe`.
     """
     return Probe(binary).build()
+
+
+class Program:
+    """The HAProxy program that hcc began with, in whose place an upgrade may put another one.
+
+    Args:
+        build: what it said of itself.
+    """
+
+    def __init__(self, binary: str, build: Build) -> None:
+        self._binary = binary
+        self._build = build
+        self._seen = _signature(binary)
+
+    def replacement(self) -> Build | None:
+        """What it is now, where that cannot do the same; asked only once the file is another one.
+
+        One that does not run, or cannot serve, is none: HAProxy itself says so when it is to be reloaded or started.
+        """
+        signature = _signature(self._binary)
+        if signature is None or signature == self._seen:
+            return None
+        self._seen = signature
+        try:
+            build = probe(self._binary)
+        except SettingError as exc:
+            _log.error("HAProxy was replaced by what cannot be used; what runs goes on: %s", exc)
+            return None
+        if capabilities_of(self._build).can_the_same(capabilities_of(build)):
+            _log.info("%s is %s now, for the next reload or start of HAProxy", self._binary, build.label())
+            return None
+        return build
+
+
+def _signature(path: str) -> tuple[int, ...] | None:
+    """What is another one for another file; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _bundled() -> str | None:

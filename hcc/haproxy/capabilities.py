@@ -129,7 +129,9 @@ class Capabilities:
     def fit(self, version: str) -> bool:
         """Whether a HAProxy of the version that it prints can do the same, as far as the version tells."""
         match = _NUMBERS.match(version)
-        other = replace(self, version=_version(match)) if match else self
+        return match is None or self.can_the_same(replace(self, version=_version(match)))
+
+    def can_the_same(self, other: Capabilities) -> bool:
         return all(self.has(feature) == other.has(feature) for feature in Feature)
 
     @property

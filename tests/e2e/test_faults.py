@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import binaries
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
 from tests.e2e.faults.edges import UNIX_SOCKETS
 from tests.e2e.faults.scene import filled, small_disk
@@ -344,3 +345,29 @@ def refused(member: Member) -> bool:
         return tcp_ask(member.namespace, FULL_PORT) == ""
     except OSError:
         return True
+
+
+def test_a_haproxy_that_is_upgraded_is_driven_as_the_new_one_by_the_next_hcc(site: Site, tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.symlink_to(binaries.haproxy("3.2"))
+    mesh = Mesh(site, str(program))
+    try:
+        _, caller = mesh.join(
+            Service("fweb", "http"), Service("fcaller", host="b", upstreams=(upstream("fweb", WEB_PORT),))
+        )
+        with Load(fresh_requests(caller.namespace, WEB_PORT, "fweb")) as load:
+            other = tmp_path / "other"
+            # Since 3.3 a server's name is verified unless HAProxy is told not to.
+            other.symlink_to(binaries.haproxy("3.4"))
+            other.replace(program)
+            process = caller.sidecar.process
+            wait_until("hcc to end", lambda: process.status() is not None, 20)
+            assert process.status() == 1
+            assert "HAProxy was upgraded to HAProxy 3.4" in caller.sidecar.log_text()
+            caller.sidecar.start()
+            wait_until("the new version", lambda: "Version: 3.4" in caller.sidecar.runtime("show info"), 20)
+            caller.sidecar.wait_ready()
+            load.go_on(20)
+        load.assert_clean()
+    finally:
+        mesh.close()

