@@ -14,6 +14,7 @@ from hcc.haproxy.plan import (
     DeleteServer,
     EnableListener,
     FreeSlot,
+    LiftRateLimit,
     Operation,
     SetCa,
     SetCertificate,
@@ -54,11 +55,8 @@ def run(runtime: RuntimeSocket, operations: tuple[Operation, ...], capabilities:
         _move(runtime, first, first.address, first.port)
     elif isinstance(first, EnableListener):
         _enable(runtime, first)
-    elif isinstance(first, SetListenerLimit):
-        limit = words.number(first.connections)
-        _quietly(runtime, first, f"set maxconn frontend {words.name(first.listener)} {limit}")
-    elif isinstance(first, SetProcessLimit):
-        _quietly(runtime, first, f"set maxconn global {words.number(first.connections)}")
+    elif isinstance(first, SetListenerLimit | SetProcessLimit | LiftRateLimit):
+        _quietly(runtime, first, _limit(first))
     elif isinstance(first, SetCertificate):
         _replace(runtime, first, "cert", first.file.name, first.file.pem.reveal())
     elif isinstance(first, SetCa):
@@ -103,6 +101,16 @@ def _enable(runtime: RuntimeSocket, operation: EnableListener) -> None:
     answer = _lines(runtime.send(f"enable frontend {words.name(operation.listener)}"))
     if answer and "already enabled" not in answer:
         raise _failure(operation, answer)
+
+
+def _limit(operation: SetListenerLimit | SetProcessLimit | LiftRateLimit) -> str:
+    match operation:
+        case SetListenerLimit(listener, connections):
+            return f"set maxconn frontend {words.name(listener)} {words.number(connections)}"
+        case SetProcessLimit(connections):
+            return f"set maxconn global {words.number(connections)}"
+        case LiftRateLimit(what):
+            return f"set rate-limit {words.name(what)} global 0"
 
 
 def _quietly(runtime: RuntimeSocket, operation: Operation, command: str) -> None:

@@ -45,6 +45,7 @@ from hcc.haproxy.replies import (
     parse_listeners,
     parse_servers,
     parse_ticket_keys,
+    parse_without_tls,
 )
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket, RuntimeSocketError
 from hcc.haproxy.side_files import stored_digest, write_ticket_keys
@@ -188,8 +189,10 @@ class SocketControl:
 
     def _running(self, rendered: Rendered, info: Info, on_disk: Actual) -> Actual:
         ask = self._runtime.send
-        servers = dict(parse_servers(ask("show servers state")))
+        state = ask("show servers state")
+        servers = dict(parse_servers(state))
         desired = rendered.desired
+        with_tls = {(backend.name, one.name) for backend in desired.backends if backend.tls for one in backend.servers}
         for backend in desired.backends:
             servers[backend.name] = _same_objects(servers.get(backend.name, ()), backend.servers)
         shut_are_listed = self._capabilities.has(Feature.SHUT_IS_LISTED)
@@ -206,8 +209,10 @@ class SocketControl:
             structure=info.structure,
             max_connections=info.max_connections,
             most_connections=info.most_connections,
+            rate_limits=info.rate_limits,
             listeners=parse_listeners(ask("show stat -1 1 -1"), shut_are_listed=shut_are_listed),
             servers=tuple((name, servers.get(name, ())) for name in parse_backends(ask("show backend"))),
+            without_tls=tuple(one for one in parse_without_tls(state) if one in with_tls),
             certificates=tuple((name, found) for name, found in leaves if found is not None),
             ca_files=tuple((name, loaded) for name, loaded in cas if loaded is not None),
             ticket_keys=parse_ticket_keys(ask(f"show tls-keys {keys.name}")) if keys else "",

@@ -232,6 +232,13 @@ class AppBackend:
         """Whether it has a socket or an IP address, and no host name that nobody could look up."""
         return bool(self.socket) or is_ip(self.address)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Address and port as HAProxy tells them; of a socket it tells none."""
+        if self.socket:
+            return "", 0
+        return str(ip_address(self.address)) if self.is_placed else self.address, self.port
+
 
 @dataclass(frozen=True, slots=True)
 class Authorisation:

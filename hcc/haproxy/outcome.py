@@ -14,6 +14,7 @@ from hcc.haproxy.plan import (
     DeleteServer,
     EnableListener,
     FreeSlot,
+    LiftRateLimit,
     RunTimeOperation,
     ServerOperation,
     SetCa,
@@ -43,6 +44,8 @@ def outcome(actual: Actual, operations: Iterable[RunTimeOperation]) -> Actual:
                 actual = replace(actual, ticket_keys=file.digest, stored_ticket_keys=file.digest)
             case SetProcessLimit(connections):
                 actual = replace(actual, max_connections=connections)
+            case LiftRateLimit(what):
+                actual = replace(actual, rate_limits=tuple(one for one in actual.rate_limits if one != what))
             case EnableListener() | SetListenerLimit():
                 actual = _listener_changed(actual, operation)
             case AddCaller(app):
@@ -78,8 +81,7 @@ def _after(found: tuple[Server, ...], operations: Iterable[ServerOperation]) -> 
             case AddServer(_, server, _):
                 by_name[server.name] = server
             case AddCaller(app, caller):
-                address, port = ("", 0) if app.socket else (app.address, app.port)
-                by_name[caller] = Server(caller, address, port, 0)
+                by_name[caller] = Server(caller, *app.place, 0)
             case DeleteServer(_, name):
                 by_name.pop(name, None)
             case _:

@@ -9,7 +9,7 @@ doing the operations (`hcc.haproxy.control`), and what is there after an operati
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hcc.haproxy.model import (
     ActualListener,
@@ -23,8 +23,10 @@ from hcc.haproxy.model import (
     TicketKeys,
     Tls,
 )
+from hcc.haproxy.names import TOKEN_AGENT
 from hcc.haproxy.render import Rendered, SideFile
 from hcc.haproxy.render_spoe import agent_name
+from hcc.haproxy.render_tokens import TOKEN_SERVER
 from hcc.haproxy.slots import is_spare
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
@@ -94,6 +96,16 @@ class SetProcessLimit:
 
     def describe(self) -> str:
         return f"let HAProxy take {self.connections} connections"
+
+
+@dataclass(frozen=True, slots=True)
+class LiftRateLimit:
+    """Let the process take as many of something a second as come."""
+
+    what: str
+
+    def describe(self) -> str:
+        return f"let HAProxy take any number of {self.what} a second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +222,7 @@ class WriteConfig:
 
 
 ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | SetServerState | FreeSlot | DeleteServer
-ListenerOperation = EnableListener | SetListenerLimit | SetProcessLimit
+ListenerOperation = EnableListener | SetListenerLimit | SetProcessLimit | LiftRateLimit
 RunTimeOperation = SetCa | SetCertificate | SetTicketKeys | ListenerOperation | ServerOperation
 Operation = RunTimeOperation | Install | Reload | WriteConfig
 
@@ -224,8 +236,10 @@ class Actual:
         pid: of the current worker, 0 when none runs.
         structure: digest of the structure it runs; empty when it is not ours.
         max_connections, most_connections: how many it takes at once, and what that was at its start.
+        rate_limits: what it takes only so many of a second.
         listeners: every frontend.
         servers: those of all backends.
+        without_tls: those that are wanted with TLS and spoken to without: backend and server.
         certificates: fingerprint per certificate name that the process has loaded.
         ca_files: fingerprints per CA file name that the process has loaded.
         ticket_keys: digest of those that the process has loaded; empty when it has none.
@@ -239,8 +253,10 @@ class Actual:
     structure: str = ""
     max_connections: int = 0
     most_connections: int = 0
+    rate_limits: tuple[str, ...] = ()
     listeners: tuple[ActualListener, ...] = ()
     servers: ActualServers = ()
+    without_tls: tuple[tuple[str, str], ...] = ()
     certificates: tuple[tuple[str, str], ...] = ()
     ca_files: tuple[tuple[str, frozenset[str]], ...] = ()
     ticket_keys: str = ""
@@ -334,6 +350,9 @@ def _reason_to_reload(rendered: Rendered, actual: Actual) -> str:
     shut = [name for name in rendered.desired.listener_names() if name not in open_or_paused]
     if shut:
         return f"shut for good: {', '.join(shut)}"
+    if actual.without_tls:
+        # Those that were added at run time cannot be told to use it.
+        return f"spoken to without TLS: {', '.join('/'.join(server) for server in actual.without_tls)}"
     return "a certificate file is too long to be replaced at run time" if _too_long(rendered, actual) else ""
 
 
@@ -396,6 +415,7 @@ def _stale_certificates(rendered: Rendered, actual: Actual) -> tuple[Certificate
 def _listener_operations(rendered: Rendered, actual: Actual) -> Iterator[ListenerOperation]:
     if actual.max_connections != actual.most_connections:
         yield SetProcessLimit(actual.most_connections)
+    yield from map(LiftRateLimit, actual.rate_limits)
     wanted = rendered.desired.options.max_connections
     names = set(rendered.desired.listener_names())
     for found in actual.listeners:
@@ -443,22 +463,27 @@ def _caller_operations(
 
 
 def _fixed_operations(rendered: Rendered, running: dict[str, tuple[Server, ...]]) -> Iterator[ServerOperation]:
-    """For the servers that are part of the structure, and the callers' lines: they serve, and have their weight."""
-    for backend, weights in _fixed_weights(rendered):
+    """For the servers that are part of the structure, and the callers' lines: they serve, as they were made."""
+    for backend, fixed in _fixed(rendered):
+        wanted = {server.name: server for server in fixed}
         for found in running.get(backend, ()):
-            weight = weights.get(found.name)
-            if weight is not None:
-                yield from _changes(backend, replace(found, weight=weight, enabled=True), found)
+            if found.name in wanted:
+                yield from _changes(backend, wanted[found.name], found)
+            elif rendered.dynamic and (rendered.desired.app is None or backend != rendered.desired.app.name):
+                yield DeleteServer(backend, found.name)
 
 
-def _fixed_weights(rendered: Rendered) -> Iterator[tuple[str, dict[str, int]]]:
-    desired = rendered.desired
+def _fixed(rendered: Rendered) -> Iterator[tuple[str, tuple[Server, ...]]]:
+    """The servers of the backends that are no upstream's."""
+    app, authorisation = rendered.desired.app, rendered.desired.authorisation
     # One whose host name has no address yet is out of service, whatever is said.
-    if desired.app and desired.app.is_placed:
-        yield desired.app.name, dict.fromkeys(desired.app.callers, 0) | {desired.app.name: 1}
-    if desired.authorisation:
-        workers = len(desired.authorisation.sockets)
-        yield desired.authorisation.backend, {agent_name(number): 1 for number in range(1, workers + 1)}
+    if app and app.is_placed:
+        weights = dict.fromkeys(app.callers, 0) | {app.name: 1}
+        yield app.name, tuple(Server(name, *app.place, weight) for name, weight in weights.items())
+    if authorisation:
+        workers = range(1, len(authorisation.sockets) + 1)
+        yield authorisation.backend, tuple(Server(agent_name(number), "", 0, 1) for number in workers)
+        yield TOKEN_AGENT, (Server(TOKEN_SERVER, "", 0, 1),)
 
 
 def _backend_operations(backend: Backend, running: tuple[Server, ...], rendered: Rendered) -> Iterator[ServerOperation]:

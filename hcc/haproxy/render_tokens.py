@@ -16,6 +16,8 @@ from hcc.mesh.intentions import Policy, demands_of
 from hcc.mesh.token_demands import TOKEN_PREFIX
 from hcc.mesh.token_providers import PlaceKind, TokenPlace
 
+# The one server of TOKEN_AGENT.
+TOKEN_SERVER = "t1"  # noqa: S105 (a name)
 # The SPOE engine.
 TOKENS = "hcc-tokens"
 # The agent's answer: the demand that is fulfilled, and the headers to be taken away, a comma on either side of each.
@@ -57,7 +59,7 @@ def token_backend(authorisation: Authorisation) -> Iterator[str]:
     yield "  mode tcp"
     yield "  timeout connect 1000ms"
     yield "  timeout server 5m"
-    yield f"  server t1 unix@{words.path(authorisation.token_socket)}"
+    yield f"  server {TOKEN_SERVER} unix@{words.path(authorisation.token_socket)}"
 
 
 def _asked_name(place: TokenPlace) -> str:

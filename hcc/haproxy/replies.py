@@ -25,6 +25,7 @@ class Info:
 
     Args:
         max_connections, most_connections: the limit in force, and what it was at the start.
+        rate_limits: which are set of how many of something it takes a second, by the runtime socket's words.
     """
 
     version: str
@@ -34,6 +35,7 @@ class Info:
     stopping: bool
     max_connections: int = 0
     most_connections: int = 0
+    rate_limits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,9 @@ def parse_current_sessions(text: str) -> int:
         raise ReplyError(f"expected a line of statistics, found {lines[0][:80]!r}") from exc
 
 
+_RATE_LIMITS = {"ConnRateLimit": "connections", "SessRateLimit": "sessions", "SslRateLimit": "ssl-sessions"}
+
+
 def parse_info(text: str) -> Info:
     """The answer to `show info`."""
     fields = dict(line.partition(": ")[::2] for line in text.splitlines() if ": " in line)
@@ -117,6 +122,7 @@ def parse_info(text: str) -> Info:
             stopping=fields.get("Stopping", "0") not in ("", "0"),
             max_connections=int(fields.get("Maxconn", "0")),
             most_connections=int(fields.get("Hard_maxconn", "0")),
+            rate_limits=tuple(name for field, name in _RATE_LIMITS.items() if int(fields.get(field, "0"))),
         )
     except (KeyError, ValueError) as exc:
         raise _unexpected("show info", text) from exc
@@ -127,7 +133,8 @@ def parse_info(text: str) -> Info:
 _OUT_OF_SERVICE = 0x01 | 0x02 | 0x20 | 0x08 | 0x10
 # srv_op_state: stopped, and soft-stopping. Where nothing checks a server, somebody set that by hand.
 _NOT_RUNNING = ("0", "3")
-_UNCHECKED = "0"
+# The bit of srv_check_state by which a check is made. Source: HAProxy include/haproxy/check-t.h, CHK_ST_ENABLED.
+_CHECKED = 0x04
 
 
 def parse_servers(text: str) -> ActualServers:
@@ -159,9 +166,25 @@ _COLUMNS = (
 def _row(fields: list[str], at: list[int]) -> tuple[str, Server]:
     """A backend's name and its server."""
     backend, name, address, port, weight, state, running, checked = (fields[column] for column in at)
-    down_by_hand = running in _NOT_RUNNING and checked == _UNCHECKED
+    down_by_hand = running in _NOT_RUNNING and not int(checked) & _CHECKED
     enabled = not int(state) & _OUT_OF_SERVICE and not down_by_hand
     return backend, Server(name, "" if address == "-" else _canonical(address), int(port), int(weight), enabled)
+
+
+def parse_without_tls(text: str) -> tuple[tuple[str, str], ...]:
+    """The answer to `show servers state`: backend and name of each server that is spoken to without TLS.
+
+    None before 2.4, which does not tell, and where nobody can switch it off.
+    """
+    _, columns, *rows = [line for line in text.splitlines() if line.strip()]
+    names = columns.removeprefix("# ").split()
+    if _USES_TLS not in names:
+        return ()
+    backend, server, uses = (names.index(column) for column in ("be_name", "srv_name", _USES_TLS))
+    return tuple((row[backend], row[server]) for row in map(str.split, rows) if row[uses] == "0")
+
+
+_USES_TLS = "srv_use_ssl"
 
 
 def _canonical(address: str) -> str:

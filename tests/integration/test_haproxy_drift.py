@@ -14,6 +14,7 @@ from hcc.haproxy.plan import (
     DeleteServer,
     EnableListener,
     FreeSlot,
+    LiftRateLimit,
     Operation,
     Reload,
     SetCa,
@@ -64,6 +65,10 @@ class Scene:
     def say(self, *commands: str) -> str:
         return self.there.control._runtime.send(*commands)
 
+    def names(self) -> dict[str, str]:
+        address = f"127.0.0.1:{self.peer.port}"
+        return {"server": self.server, "listener": self.listener, "address": address}
+
     @property
     def listener(self) -> str:
         return f"up:web:{self.port}"
@@ -92,7 +97,7 @@ Change = tuple[str, Callable[[Scene], object], Kinds]
 
 def said(*commands: str) -> Callable[[Scene], object]:
     """Saying this, with the names put in."""
-    return lambda there: there.say(*(text.format(server=there.server, listener=there.listener) for text in commands))
+    return lambda there: there.say(*(text.format_map(there.names()) for text in commands))
 
 
 EVERYWHERE: tuple[Change, ...] = (
@@ -107,14 +112,36 @@ EVERYWHERE: tuple[Change, ...] = (
     ("a paused public listener", said("disable frontend public"), [EnableListener]),
     ("a listener's limit", said("set maxconn frontend {listener} 1"), [SetListenerLimit]),
     ("the limit of all", said("set maxconn global 2"), [SetProcessLimit]),
+    ("the rate of all", said("set rate-limit connections global 1"), [LiftRateLimit]),
+    ("the rate of TLS", said("set rate-limit ssl-sessions global 1"), [LiftRateLimit]),
+    ("the application's address", said("set server app/app addr 127.9.9.9 port 1"), [SetServerAddress]),
+    (
+        "a worker that is not checked any more",
+        said("disable health spoe_agents/w1", "set server spoe_agents/w1 health down"),
+        [SetServerState],
+    ),
     ("a shut listener", said("shutdown frontend {listener}"), [Reload]),
 )
 WITH_DYNAMIC_SERVERS: tuple[Change, ...] = (
+    # One that was added at run time refuses that.
+    ("a server without TLS", said("set server {server} ssl off"), [Reload]),
     ("an address", said("set server {server} addr 127.9.9.9"), [SetServerAddress]),
     ("a caller's weight", said("set server app/a:dc1 weight 7"), [SetServerWeight]),
     ("a caller out of service", said("disable server app/b:dc1"), [SetServerState]),
     ("a caller's line gone", said("disable server app/b:dc1", "del server app/b:dc1"), [AddCaller]),
     ("a server gone", said("disable server {server}", "del server {server}"), [AddServer]),
+    ("a caller's address", said("set server app/a:dc1 addr 127.9.9.9"), [SetServerAddress]),
+    ("a worker too many", said("add server spoe_agents/w9 127.0.0.1:1"), [DeleteServer]),
+    (
+        "another server, without TLS, in its place",
+        said(
+            "disable server {server}",
+            "del server {server}",
+            "add server {server} {address} weight 3",
+            "enable server {server}",
+        ),
+        [Reload],
+    ),
     ("a server too many", said("add server {listener}:to/mine 127.0.0.1:1"), [DeleteServer]),
 )
 # Whoever is not in its slot any more gets another one.
@@ -127,7 +154,7 @@ IN_SLOTS: tuple[Change, ...] = (
 )
 
 
-@pytest.fixture(params=["2.2", "2.6", "2.8", "3.0", "3.2"])
+@pytest.fixture(params=["2.2", "2.6", "2.8", "3.0", "3.2", "3.4"])
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     with stage(request.param) as there:
         made = Scene(there)
