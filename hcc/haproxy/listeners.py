@@ -18,6 +18,7 @@ from hcc.haproxy.control import Taken
 from hcc.haproxy.model import Bind, TcpBind, UnixBind
 
 _LISTEN = "0A"
+_ANY = "::"
 
 Listener = tuple[IPv4Address | IPv6Address, int, int]
 """Address, port and inode."""
@@ -47,8 +48,7 @@ def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tup
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         # Not SO_REUSEPORT, which HAProxy uses: it would share the port with another sidecar's HAProxy.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Nor IPV6_V6ONLY: what `::` takes of IPv4 is left to the system, as HAProxy leaves it.
         try:
             trial.bind((bind.address, bind.port))
         except OSError as exc:
@@ -60,6 +60,10 @@ def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tup
 
 def _all_ours(bind: TcpBind, ours: frozenset[int], listeners: tuple[Listener, ...]) -> bool:
     holders = [inode for address, port, inode in listeners if bind.clashes(TcpBind(str(address), port))]
+    if not holders:
+        # Of the other family: one of the two is `::`, which then takes IPv4, too.
+        alike = ((str(address), inode) for address, port, inode in listeners if port == bind.port)
+        holders = [inode for address, inode in alike if _ANY in (address, bind.address)]
     return bool(holders) and all(inode in ours for inode in holders)
 
 

@@ -578,6 +578,29 @@ def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(ther
     assert not there.plan(moved)
 
 
+@pytest.mark.parametrize("theirs", ["0.0.0.0", "127.0.0.1"])
+def test_all_addresses_of_ipv6_are_taken_with_one_of_ipv4(there: Stage, theirs: str) -> None:
+    mine = free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", mine)))))
+    with socket.socket() as foreign:
+        foreign.bind((theirs, 0))
+        foreign.listen()
+        port = int(foreign.getsockname()[1])
+        wanted = there.rendered(client_snapshot(upstream_state(upstream("web", port, address="::"))))
+        found = there.control.taken(wanted.desired, there.actual(wanted))
+        assert [taken.bind for taken in found] == [TcpBind("::", port)]
+
+
+def test_a_listener_of_ours_moves_between_all_addresses_of_ipv6_and_ipv4(there: Stage) -> None:
+    peer, port = there.peer("peer"), free_port()
+    for address in ("::", "0.0.0.0", "::", "127.0.0.1"):
+        web = upstream("web", port, address=address)
+        rendered = there.rendered(client_snapshot(upstream_state(web, [at(peer)])))
+        assert not there.control.taken(rendered.desired, there.actual(rendered)), address
+        there.converge(rendered)
+        assert greeting(port) == "peer"
+
+
 def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: Stage) -> None:
     peer, port, path = there.peer("peer"), free_port(), f"{there.directory}/up.sock"
     states = (
