@@ -82,6 +82,7 @@ class SocketControl:
     """Implements `hcc.haproxy.control.Control`."""
 
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
+        self._directory = layout.directory
         self._capabilities = capabilities
         self._store = store
         # Texts are written one after the other, whichever thread it is.
@@ -146,7 +147,7 @@ class SocketControl:
         return self._known
 
     def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
-        return taken_binds(desired.binds(), (actual.pid,) if actual.pid else ())
+        return taken_binds(desired.binds(), (actual.pid,) if actual.pid else (), self._directory)
 
     def apply(self, plan: Plan) -> Applied:
         at_once, written = plan.parted()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -24,10 +25,11 @@ Listener = tuple[IPv4Address | IPv6Address, int, int]
 """Address, port and inode."""
 
 
-def taken_binds(binds: Iterable[Bind], owners: Iterable[int]) -> tuple[Taken, ...]:
+def taken_binds(binds: Iterable[Bind], owners: Iterable[int], private: str = "") -> tuple[Taken, ...]:
     """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free.
 
-    None when there are owners but it cannot be seen what they listen on: it may be all of it.
+    None when there are owners but it cannot be seen what they listen on: it may be all of it. Paths must not lead into
+    the directory `private`, where our own files and sockets are.
     """
     processes = tuple(owners)
     ours = frozenset(inode for pid in processes for inode in _socket_inodes(pid))
@@ -35,12 +37,12 @@ def taken_binds(binds: Iterable[Bind], owners: Iterable[int]) -> tuple[Taken, ..
         return ()
     # Once for all, and only when a port is held: the kernel lists every connection of the machine, not only listeners.
     listeners = cache(lambda: tuple(_tcp_listeners()))
-    found = ((bind, _reason(bind, ours, listeners)) for bind in binds)
+    found = ((bind, _reason(bind, ours, listeners, private)) for bind in binds)
     return tuple(Taken(bind, reason) for bind, reason in found if reason)
 
 
-def _reason(bind: Bind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
-    return _tcp_reason(bind, ours, listeners) if isinstance(bind, TcpBind) else _unix_reason(bind, ours)
+def _reason(bind: Bind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]], private: str) -> str:
+    return _tcp_reason(bind, ours, listeners) if isinstance(bind, TcpBind) else _unix_reason(bind, ours, private)
 
 
 def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
@@ -67,12 +69,24 @@ def _all_ours(bind: TcpBind, ours: frozenset[int], listeners: tuple[Listener, ..
     return bool(holders) and all(inode in ours for inode in holders)
 
 
-def _unix_reason(bind: UnixBind, ours: frozenset[int]) -> str:
+def _unix_reason(bind: UnixBind, ours: frozenset[int], private: str) -> str:
     directory = str(Path(bind.path).parent)
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"the directory {directory} is missing or cannot be written"
-    if not os.path.lexists(bind.path) or _unix_listeners(bind.path) & ours:
+    if private and Path(directory).resolve().is_relative_to(Path(private).resolve()):
+        return f"{private} is for files of hcc alone"
+    try:
+        mode = Path(bind.path).lstat().st_mode
+    except OSError:
         return ""
+    if not stat.S_ISSOCK(mode):
+        # HAProxy would put its socket in the place of whatever is there.
+        return f"{bind.path} is there and no socket"
+    return "" if _unix_listeners(bind.path) & ours else _strangers_reason(bind)
+
+
+def _strangers_reason(bind: UnixBind) -> str:
+    """Of a socket that is there, and not ours."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
         trial.settimeout(1.0)
         try:

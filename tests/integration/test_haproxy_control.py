@@ -601,8 +601,8 @@ def test_a_listener_of_ours_moves_between_all_addresses_of_ipv6_and_ipv4(there: 
         assert greeting(port) == "peer"
 
 
-def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: Stage) -> None:
-    peer, port, path = there.peer("peer"), free_port(), f"{there.directory}/up.sock"
+def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: Stage, tmp_path: Path) -> None:
+    peer, port, path = there.peer("peer"), free_port(), f"{tmp_path}/up.sock"
     states = (
         upstream_state(upstream("web", port), [at(peer)]),
         upstream_state(upstream("db", socket=path), [at(peer)]),
@@ -615,9 +615,9 @@ def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: 
         assert not there.control.taken(rendered.desired, there.actual(rendered))
 
 
-def test_a_unix_socket_listener_serves_with_its_mode(there: Stage) -> None:
+def test_a_unix_socket_listener_serves_with_its_mode(there: Stage, tmp_path: Path) -> None:
     peer = there.peer("peer")
-    path = f"{there.directory}/up.sock"
+    path = f"{tmp_path}/up.sock"
     state = upstream_state(upstream("web", socket=path, socket_mode="0600"), [at(peer)])
     rendered = there.rendered(client_snapshot(state))
     there.converge(rendered)

@@ -186,6 +186,10 @@ def test_binds_that_cannot_be_are_found_with_the_reason(fake: Fake, tmp_path: Pa
     left_over = tmp_path / "left-over"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(left_over))
+    precious, private, link = tmp_path / "precious", tmp_path / "private", tmp_path / "link"
+    precious.write_text("somebody's")
+    private.mkdir()
+    link.symlink_to(private)
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as foreign:
         port = int(foreign.getsockname()[1])
         found = taken_binds(
@@ -196,14 +200,23 @@ def test_binds_that_cannot_be_are_found_with_the_reason(fake: Fake, tmp_path: Pa
                 UnixBind("/nonexistent/x.sock"),
                 UnixBind(str(left_over)),
                 UnixBind(str(tmp_path / "new")),
+                UnixBind(str(precious)),
+                UnixBind(str(private)),
+                UnixBind(str(private / "stats.sock")),
+                UnixBind(str(link / "stats.sock")),
             ],
             owners=(),
+            private=str(private),
         )
     assert [(str(taken.bind), taken.reason) for taken in found] == [
         (f"[::1]:{port}", "Address already in use"),
         ("203.0.113.1:1", "Cannot assign requested address"),
         (fake.path, f"another process listens on {fake.path}"),
         ("/nonexistent/x.sock", "the directory /nonexistent is missing or cannot be written"),
+        (str(precious), f"{precious} is there and no socket"),
+        (str(private), f"{private} is there and no socket"),
+        (str(private / "stats.sock"), f"{private} is for files of hcc alone"),
+        (str(link / "stats.sock"), f"{private} is for files of hcc alone"),
     ]
 
 
