@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import hmac
+import posixpath
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import PurePosixPath
 
 from hcc.haproxy import words
 from hcc.haproxy.model import (
@@ -173,7 +175,7 @@ def _public(
 ) -> PublicListener | None:
     proxy = snapshot.proxy
     bind = _public_bind(proxy)
-    complaint = _public_complaint(proxy, bind)
+    complaint = _public_complaint(proxy, bind, options.process.spoe_directory)
     if complaint:
         problems.append(Problem("public listener", complaint))
     tls = _tls(certificates, _public_alpn(proxy.protocol), (snapshot.tls or LEFT_TO_PROXIES).incoming)
@@ -219,7 +221,7 @@ def _header(name: str, problems: list[Problem]) -> str:
         return ""
 
 
-def _public_complaint(proxy: Proxy, bind: TcpBind | None) -> str:
+def _public_complaint(proxy: Proxy, bind: TcpBind | None, private: str) -> str:
     if not _has_app(proxy):
         return ""
     if bind is None:
@@ -228,7 +230,15 @@ def _public_complaint(proxy: Proxy, bind: TcpBind | None) -> str:
         words.path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
     except words.TokenError as exc:
         return f"the application's address cannot be used: {exc}"
+    if _is_below(proxy.local_socket, private):
+        # HAProxy's own sockets are there, on which whoever speaks may do anything.
+        return f"the application's address cannot be used: {private} is for files of hcc alone"
     return ""
+
+
+def _is_below(path: str, directory: str) -> bool:
+    # Two slashes at the beginning would stay two.
+    return PurePosixPath(posixpath.normpath(f"/{path.lstrip('/')}")).is_relative_to(directory)
 
 
 def _has_app(proxy: Proxy) -> bool:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
-from hcc.haproxy.files import read_text
+from hcc.haproxy.files import is_below, read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import ActualServers, Desired, Server
@@ -236,6 +236,11 @@ class SocketControl:
         return ()
 
     def _keep(self, operation: Reload | Install | WriteConfig) -> None:
+        app = operation.rendered.desired.app
+        if app and app.socket and is_below(app.socket, self._directory):
+            # By a link: who decides what is wanted sees the words alone.
+            msg = f"the application's address cannot be used: {app.socket} leads to files of hcc"
+            raise ApplyError(msg, operation.describe())
         with self._storing:
             if isinstance(operation, Reload):
                 self._store.reload(operation)

@@ -44,6 +44,11 @@ def remove_unfinished(directory: str) -> None:
             remove(str(path))
 
 
+def is_below(path: str, directory: str) -> bool:
+    """Whether a path leads into a directory, links followed."""
+    return Path(path).resolve().is_relative_to(Path(directory).resolve())
+
+
 def read_text(path: str) -> str | None:
     """A file's text, None when there is no such file."""
     try:

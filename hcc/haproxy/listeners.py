@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from hcc.haproxy.control import Taken
+from hcc.haproxy.files import is_below
 from hcc.haproxy.model import Bind, TcpBind, UnixBind
 
 _LISTEN = "0A"
@@ -73,7 +74,7 @@ def _unix_reason(bind: UnixBind, ours: frozenset[int], private: str) -> str:
     directory = str(Path(bind.path).parent)
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"the directory {directory} is missing or cannot be written"
-    if private and Path(directory).resolve().is_relative_to(Path(private).resolve()):
+    if private and is_below(directory, private):
         return f"{private} is for files of hcc alone"
     try:
         mode = Path(bind.path).lstat().st_mode

@@ -615,6 +615,17 @@ def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: 
         assert not there.control.taken(rendered.desired, there.actual(rendered))
 
 
+@pytest.mark.parametrize("there", ["2.8"], indirect=True)
+def test_no_application_is_looked_for_behind_a_link_to_haproxys_own_sockets(there: Stage, tmp_path: Path) -> None:
+    public, link = free_port(), tmp_path / "app.sock"
+    there.converge(there.rendered(snapshot(proxy_=proxy(bind_port=public, local_port=free_port()))))
+    link.symlink_to(there.layout.stats_socket)
+    registered = proxy(bind_port=public, local_socket=str(link))
+    applied = there.control.apply(there.plan(there.rendered(snapshot(proxy_=registered))))
+    assert not applied.done
+    assert "leads to files of hcc" in str(applied.failure)
+
+
 def test_a_unix_socket_listener_serves_with_its_mode(there: Stage, tmp_path: Path) -> None:
     peer = there.peer("peer")
     path = f"{tmp_path}/up.sock"

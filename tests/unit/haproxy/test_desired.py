@@ -21,6 +21,8 @@ from tests.builders import (
     upstream_state,
 )
 
+STATE = options().process.spoe_directory
+
 
 def test_a_service_with_everything_known_gets_its_public_listener() -> None:
     found = result()
@@ -181,6 +183,9 @@ def test_what_a_chain_asks_beyond_one_target_is_said_and_its_start_target_serves
         (proxy(bind_port=0), "expected an IP address and a port to bind"),
         (proxy(local_address="no host"), "application's address"),
         (proxy(local_socket="no/path"), "application's address"),
+        (proxy(local_socket=f"{STATE}/stats.sock"), "for files of hcc alone"),
+        (proxy(local_socket=f"/{STATE}/stats.sock"), "for files of hcc alone"),
+        (proxy(local_socket=f"{STATE}/../{STATE.rpartition('/')[2]}//stats.sock"), "for files of hcc alone"),
     ],
 )
 def test_a_public_listener_that_cannot_be_is_reported(registered: Proxy, why: str) -> None:
