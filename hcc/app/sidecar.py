@@ -102,9 +102,6 @@ PAGE_TIMEOUT_S = 3.0
 MAX_THREADS = 4
 CORES_PER_THREAD = 2
 MAX_CONNECTIONS = 10_000
-# What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides.
-FDS_PER_CONNECTION = 2
-SPARE_FDS = 200
 
 WATCHDOG_ASK_S = 5.0
 # The state directory is looked for this often.
@@ -239,6 +236,7 @@ class Sidecar:
             intentions=settings.intentions,
             leaves=layout.leaves if verify.checks_answers else "",
             token_socket=layout.token_socket,
+            descriptors=_descriptors(),
         )
         self._tokens = TokenServer(layout.token_socket, self._metrics)
         running = haproxy.control.running()
@@ -542,15 +540,19 @@ def _stats_service(
     return StatsService(make_client, definition)
 
 
-def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions:
+def _descriptors() -> int:
+    """How many HAProxy may have, 0 for any number."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = MAX_CONNECTIONS if hard_limit == resource.RLIM_INFINITY else (hard_limit - SPARE_FDS)
+    return 0 if hard_limit == resource.RLIM_INFINITY else hard_limit
+
+
+def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions:
     return GlobalOptions(
         stats_socket=directory.layout.stats_socket,
         spoe_directory=directory.layout.directory,
         hard_stop_after_ms=HARD_STOP_AFTER_MS,
         threads=max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // CORES_PER_THREAD)),
-        max_connections=max(100, min(MAX_CONNECTIONS, room // FDS_PER_CONNECTION)),
+        max_connections=MAX_CONNECTIONS,
         access_log=access_log,
     )
 

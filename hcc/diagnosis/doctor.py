@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hcc.app.sidecar import FDS_PER_CONNECTION, MAX_CONNECTIONS, SPARE_FDS
+from hcc.app.sidecar import MAX_CONNECTIONS
 from hcc.app.state_directory import CONTROL_SOCKET, LOCK, directory_name
 from hcc.consul.answers import Registration
 from hcc.consul.client import ConsulClient
@@ -26,6 +26,7 @@ from hcc.diagnosis.machine import (
 )
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.errors import HccError
+from hcc.haproxy.model import FDS_PER_CONNECTION, SPARE_FDS
 from hcc.settings import RunSettings
 
 

@@ -34,6 +34,7 @@ from hcc.haproxy.model import (
     Tls,
     UnixBind,
     UpstreamListener,
+    connections_within,
 )
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
 from hcc.haproxy.render_tokens import token_places
@@ -77,6 +78,7 @@ class Options:
         ticket_secret: from it, the leaf and the CAs these keys are derived; random, new with each hcc.
         intentions: what is done about callers whom they deny.
         leaves: map file of upstreams' leaf certificates; empty where their answers are not looked at.
+        descriptors: how many file descriptors HAProxy may have; 0 for any number.
     """
 
     process: GlobalOptions
@@ -89,6 +91,7 @@ class Options:
     intentions: Enforcement = Enforcement.ENFORCE
     leaves: str = ""
     token_socket: str = ""
+    descriptors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def desired(
     public = _public(snapshot, options, certificates, problems)
     parts = _upstreams(snapshot, options, certificates, admitted, problems)
     wanted = Desired(
-        options=options.process,
+        options=_process(options, len(parts)),
         public=public,
         app=_app(snapshot.proxy, callers) if public else None,
         upstreams=tuple(part.listener for part in parts),
@@ -162,6 +165,13 @@ def desired(
         ticket_keys=_ticket_keys(options, certificates) if public else None,
     )
     return Result(wanted, tuple(problems))
+
+
+def _process(options: Options, upstreams: int) -> GlobalOptions:
+    if not options.descriptors:
+        return options.process
+    most = min(options.process.max_connections, connections_within(options.descriptors, upstreams))
+    return replace(options.process, max_connections=most)
 
 
 def _unless_awaited(backend: Backend, *, probing: bool) -> Backend:

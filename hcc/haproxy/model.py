@@ -323,6 +323,7 @@ class GlobalOptions:
         stats_socket: path of the runtime socket.
         spoe_directory: where the files beside haproxy.cfg go, named after their content.
         hard_stop_after_ms: how long a draining process may live.
+        max_connections: how many it takes at once, on all listeners together.
         max_reloads: how many reloads an old worker may survive.
         access_log: where each connection or request is logged (`hcc.haproxy.access_log`); empty for nowhere.
     """
@@ -334,6 +335,17 @@ class GlobalOptions:
     max_connections: int = 8_000
     max_reloads: int = 20
     access_log: str = ""
+
+
+# What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides. A listener takes one.
+FDS_PER_CONNECTION = 2
+SPARE_FDS = 200
+FEWEST_CONNECTIONS = 100
+
+
+def connections_within(descriptors: int, listeners: int = 0) -> int:
+    """How many connections HAProxy may take so that it starts: it refuses to with less descriptors than it may need."""
+    return max(FEWEST_CONNECTIONS, (descriptors - SPARE_FDS - listeners) // FDS_PER_CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,3 +242,15 @@ def test_more_services_than_a_line_takes_are_a_problem() -> None:
     assert [str(problem) for problem in found.problems] == [
         "upstream query:q: its instances are of 21 services; with more than 20 answers are not checked"
     ]
+
+
+def test_connections_leave_file_descriptors_for_listeners() -> None:
+    def most(descriptors: int, upstreams: int) -> int:
+        states = (upstream_state(upstream(f"s{number}", 9000 + number)) for number in range(upstreams))
+        chosen = replace(options(), descriptors=descriptors)
+        return result(*states, options_=chosen).desired.options.max_connections
+
+    usual = options().process.max_connections
+    assert most(0, 3) == most(1_000_000, 3) == usual
+    assert most(10_000, 0) - most(10_000, 200) == 100
+    assert most(64, 1) == 100
