@@ -535,6 +535,8 @@ class FakeMaps:
         self.refusing_rules = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
+        # Verdicts of a worker that stops: it hears of changes alone.
+        self.stopping: dict[str, str] = {}
         self.done: list[str] = []
         self.failed: list[str] = []
         # Line of the application's backend, and where the caller calls from; `app` is the common line.
@@ -582,6 +584,9 @@ class FakeMaps:
             return False
         self._change("verdicts", change)
         assert self.loaded["verdicts"] == dict(wanted)
+        for name in change.removed:
+            self.stopping.pop(name, None)
+        self.stopping |= dict((*change.added, *change.changed))
         return True
 
     def listening(self) -> bool:

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
@@ -36,13 +36,13 @@ from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
+from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy, may_deny_anew, rule_sets
-from hcc.mesh.request import LookedAt
-from hcc.mesh.rules import ALLOW, DENY
+from hcc.mesh.rules import ALLOW, DENY, RuleSet
 from hcc.metrics import Metrics
 
 STORE_S = 2.0
@@ -58,6 +58,9 @@ LINE_WITHIN_S = 5.0
 GATHER_S = 0.05
 # A call that was let in just before its caller was denied may not have been there to be cut.
 CUT_AGAIN_S = 0.5
+# Rules that look at what HAProxy does not look at yet wait for its reload, for so long; then they deny. A worker that
+# stops after that reload goes by the verdicts before for a moment: requests are on their way to it.
+HOLD_S, HOLD_STOPPING_S = 5.0, 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +104,11 @@ class _CutAgain:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class _EndHold:
+    """To itself: wait no longer for HAProxy to look at what rules look at."""
+
+
 class Authoriser(Actor):
     """Owns HAProxy's maps of callers and rules."""
 
@@ -132,8 +140,15 @@ class Authoriser(Actor):
         self._rules: dict[str, str] = {}
         # Sets of rules that HAProxy would not take.
         self._left_out: tuple[str, ...] = ()
-        # What the worker that runs puts before the rules.
-        self._headers: tuple[LookedAt, ...] = ()
+        # What the worker that runs looks at.
+        self._sight = Sight()
+        # Names of rule sets that wait for a worker which looks at more; and whether callers are spared them meanwhile.
+        self._unseen: frozenset[str] = frozenset()
+        self._holds = False
+        # Those spared, by key, with their verdicts; without one who is so no more, but stopping workers were not told.
+        self._held: dict[str, str | None] = {}
+        # Rule sets of the policy, and those that verdicts in HAProxy name.
+        self._sets: dict[str, RuleSet] = {}
         self._stored = True
         # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
@@ -168,8 +183,9 @@ class Authoriser(Actor):
                 self._remember_soon()
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
-                    self._headers = rule_headers(self._policy)
                     self._haproxy_is_up = True
+                    told = message.sight if isinstance(message, WorkerReplaced) else None
+                    self._see(told or sight_for(self._policy))
                 self._arm_resync()
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
@@ -196,6 +212,9 @@ class Authoriser(Actor):
                 self._look_for_lines()
             case _Remember():
                 self._remember()
+            case _EndHold():
+                self._holds = False
+                self._decide()
             case _CutAgain(version):
                 # Under another policy whom nobody knows may be whom that lets in.
                 same = self._policy is not None and self._policy.version == version
@@ -299,11 +318,32 @@ class Authoriser(Actor):
 
     def _take(self, policy: Policy) -> None:
         before, self._policy = self._policy, policy
+        named = set((self._verdicts or {}).values())
+        before_sets = {name: each for name, each in self._sets.items() if name in named}
+        self._sets = before_sets | {each.name: each for each in rule_sets(policy)}
+        self._see(self._sight)
         # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
         self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
         denied_anew = before is not None and may_deny_anew(before, policy)
         self._must_cut |= self._all_are_strangers or denied_anew
+
+    def _see(self, sight: Sight) -> None:
+        """Note what the worker that runs looks at, and which rules have to wait for one that looks at more."""
+        self._sight = sight
+        before, self._unseen = self._unseen, unseen_sets(self._policy, sight) if self._haproxy_is_up else frozenset()
+        if self._unseen and not before:
+            self._holds = True
+            self.after(HOLD_S, _EndHold(), key="hold")
+        elif before and not self._unseen:
+            self.after(HOLD_STOPPING_S, _EndHold(), key="hold")
+
+    def _held_back(self, found: Mapping[str, str], policy: Policy) -> dict[str, str]:
+        """Verdicts that stay for now. A worker that starts has the new ones, from its file, and may not see more."""
+        if not self._holds:
+            return {}
+        before = {key: verdict for key, verdict in self._held.items() if verdict is not None}
+        return held_verdicts(self._book.verdicts(policy), {**found, **before}, self._unseen)
 
     def _decide(self) -> None:
         if self._policy is None:
@@ -318,21 +358,37 @@ class Authoriser(Actor):
         self._report()
 
     def _tell_haproxy(self, found: dict[str, str], policy: Policy) -> None:
-        wanted, rules = self._book.verdicts(policy), self._wanted_rules(policy)
+        held = self._held_back(found, policy)
+        wanted, rules = self._book.verdicts(policy) | held, self._wanted_rules(policy, held)
         self._must_cut |= self._denies_some(found)
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
-        if wanted != found and not self._try(lambda: self._change_verdicts(map_change(found, wanted), wanted)):
+        change = self._verdict_change(found, wanted)
+        if change and not self._try(lambda: self._change_verdicts(change, wanted)):
             # Some of it may have been done.
             self._verdicts = None
             return
         self._verdicts = wanted
+        self._note_held(held)
         self._tell_who_calls()
         if self._must_cut:
             self._try(self._cut)
         if added and self._rules != rules:
             self._try(lambda: self._replace_rules(rules))
+
+    def _verdict_change(self, found: Mapping[str, str], wanted: Mapping[str, str]) -> MapChange:
+        """What is to be told: also what the current worker knows, of callers of whom stopping ones may not."""
+        change = map_change(found, wanted)
+        if self._holds:
+            return change
+        told = {key for key, _ in change.changed}
+        again = tuple((key, wanted[key]) for key in self._held if key not in told and key in wanted and key in found)
+        return replace(change, changed=change.changed + again)
+
+    def _note_held(self, held: Mapping[str, str]) -> None:
+        """When all of it was told."""
+        self._held = {**dict.fromkeys(self._held), **held} if self._holds else {}
 
     def _change_verdicts(self, change: MapChange, wanted: dict[str, str]) -> None:
         if not self._maps.change_verdicts(change, wanted):
@@ -347,12 +403,13 @@ class Authoriser(Actor):
         self._maps.replace_rules(rules)
         self._rules = rules
 
-    def _wanted_rules(self, policy: Policy) -> dict[str, str]:
+    def _wanted_rules(self, policy: Policy, held: Mapping[str, str]) -> dict[str, str]:
         """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
         sets = rule_sets(policy)
         coming = rule_headers(policy)
         self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
-        return rule_entries(sets, self._headers) | rule_entries(sets, coming)
+        kept = [self._sets[name] for name in sorted(set(held.values())) if name in self._sets]
+        return rule_entries([*kept, *sets], self._sight.headers) | rule_entries(sets, coming)
 
     def _tell_left_out(self, names: tuple[str, ...]) -> None:
         if names and names != self._left_out:
@@ -423,10 +480,11 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if policy is None or verdicts is None or identities is None:
             return ()
+        held = self._held_back(verdicts, policy)
         changes = {
-            "verdicts": map_change(verdicts, self._book.verdicts(policy)),
+            "verdicts": map_change(verdicts, self._book.verdicts(policy) | held),
             "identities": map_change(identities, self._wanted_identities(identities)),
-            "rules": map_change(rules or {}, self._wanted_rules(policy)),
+            "rules": map_change(rules or {}, self._wanted_rules(policy, held)),
         }
         return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
 
@@ -445,19 +503,21 @@ class Authoriser(Actor):
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
             self._expect_none()
-            self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy)
+            self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy, {})
             return ()
         repaired: list[str] = []
-        refused = self._repair_rules(rules, self._wanted_rules(policy), repaired)
+        held = self._held_back(verdicts, policy)
+        refused = self._repair_rules(rules, self._wanted_rules(policy, held), repaired)
         self._book.take_news(but=self._without_line)
-        wanted_verdicts, wanted_identities = self._book.verdicts(policy), self._wanted_identities(identities)
+        wanted_verdicts, wanted_identities = self._book.verdicts(policy) | held, self._wanted_identities(identities)
         self._must_cut |= self._denies_some(verdicts)
-        change = map_change(verdicts, wanted_verdicts)
+        change = self._verdict_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
             self._verdicts = None
             self._maps.change_verdicts(change, wanted_verdicts)
         self._verdicts = wanted_verdicts
+        self._note_held(held)
         self._tell_who_calls()
         if self._must_cut:
             self._cut()

@@ -62,6 +62,7 @@ from hcc.haproxy.plan import (
 )
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review
+from hcc.haproxy.sight import sight_by
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
@@ -572,8 +573,9 @@ class ConfigReconciler(Actor):
             self._metrics.operations.labels(type(operation).__name__).inc()
         if applied.reloaded:
             self._metrics.reloads.inc()
+            runs = next(one.rendered.desired for one in reversed(steps.operations) if isinstance(one, Reload))
             for hearer in (AUTHORISER, VERIFIER):
-                self.tell(hearer, WorkerReplaced())
+                self.tell(hearer, WorkerReplaced(sight_by(runs.authorisation)))
 
     def _settled(self, version: int, rendered: Rendered, actual: Actual) -> None:
         """All of it was applied, or is on disk for HAProxy to start with; or is being written there."""

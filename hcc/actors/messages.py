@@ -19,6 +19,7 @@ from hcc.actors.readiness import (
 )
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.review import Review
+from hcc.haproxy.sight import Sight
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Admission
 from hcc.mesh.snapshot import Leaf, Roots, Snapshot
@@ -124,8 +125,13 @@ class AdmissionChanged:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReplaced:
-    """ConfigReconciler to Authoriser and Verifier: HAProxy was reloaded; its maps are those of the files."""
+    """ConfigReconciler to Authoriser and Verifier: HAProxy was reloaded; its maps are those of the files.
 
+    Args:
+        sight: what the new worker looks at, which may not be what the newest policy asks; None for just that.
+    """
+
+    sight: Sight | None = None
     coalesce_key: ClassVar[str] = "haproxy"
 
 

@@ -53,6 +53,12 @@ def headers_digest(headers: tuple[LookedAt, ...]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
+def sees(rules: RuleSet, headers: tuple[LookedAt, ...]) -> bool:
+    """Whether the rules look at no other headers than these, and no more closely."""
+    looks = {header.name: header.look for header in headers}
+    return all(looks.get(header.name, 0) >= header.look for header in looked_at((rules,)))
+
+
 def rule_entries(sets: Iterable[RuleSet], headers: tuple[LookedAt, ...]) -> dict[str, str]:
     """The map: expression and verdict, in the order in which they are to be looked at.
 
@@ -62,10 +68,8 @@ def rule_entries(sets: Iterable[RuleSet], headers: tuple[LookedAt, ...]) -> dict
             that it would not take, is left out, which denies.
     """
     entries: dict[str, str] = {}
-    looks = {header.name: header.look for header in headers}
     for each in sets:
-        seen = all(looks.get(header.name, 0) >= header.look for header in looked_at((each,)))
-        if seen and is_small(each, headers):
+        if sees(each, headers) and is_small(each, headers):
             entries |= _entries(each, headers)
     return entries
 

@@ -26,6 +26,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import CallerFacts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.sight import Sight, sight_for
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
@@ -646,6 +647,98 @@ def test_until_haproxy_looks_at_another_header_the_rules_are_there_for_both(scen
     eventually(lambda: len(scene.maps.loaded["rules"]) == 3, "rules for the worker to come")
     scene.tell(WorkerReplaced())
     eventually(lambda: len(scene.maps.loaded["rules"]) == 3, "no others")
+
+
+def by_role(version: int, *more: Intention) -> Policy:
+    """Everything but the role of a fool; HAProxy has to be reloaded to look at it."""
+    role = HeaderRule("x-role", HeaderMatch.EXACT, "fool")
+    made = ruled(version, Permission(False, headers=(role,)), Permission(True, PathRule(PathMatch.PREFIX, "/")))
+    return replace(made, intentions=(*made.intentions, *more))
+
+
+@pytest.fixture
+def before_reload(scene: AuthoriserScene) -> str:
+    """HAProxy runs, looks at no header, and lets web in by rules of this name."""
+    scene.tell(HAProxyUp(1))
+    scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/read")))))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    scene.knows(WEB, DB)
+    name = scene.maps.loaded["verdicts"][service_uri("web")]
+    assert name.startswith("rules-")
+    return name
+
+
+def web_verdict(entries: Mapping[str, str]) -> str:
+    return entries[service_uri("web")]
+
+
+def test_until_haproxy_looks_at_another_header_a_caller_goes_on_by_the_rules_before(
+    scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "HOLD_STOPPING_S", 0.3)
+    scene.tell(PolicyChanged(by_role(2)))
+
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the new rules are on disk")
+    assert web_verdict(scene.maps.loaded["verdicts"]) == before_reload
+    assert before_reload in "".join(scene.maps.loaded["rules"])
+    # As a HAProxy that is reloaded does.
+    coming = web_verdict(scene.maps.stored["verdicts"])
+    scene.maps.loaded = {name: dict(entries) for name, entries in scene.maps.stored.items()}
+    assert coming in "".join(scene.maps.loaded["rules"])
+    scene.tell(WorkerReplaced())
+
+    eventually(lambda: before_reload not in "".join(scene.maps.loaded["rules"]), "the old rules are gone")
+    assert web_verdict(scene.maps.loaded["verdicts"]) == coming
+    assert web_verdict(scene.maps.stopping) == before_reload
+    eventually(lambda: web_verdict(scene.maps.stopping) == coming, "workers that stop are told, too")
+
+
+def test_a_worker_that_was_made_for_an_older_policy_goes_by_the_rules_before_too(
+    scene: AuthoriserScene, before_reload: str
+) -> None:
+    scene.tell(PolicyChanged(by_role(2)))
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the policy")
+    coming = web_verdict(scene.maps.stored["verdicts"])
+    scene.maps.loaded = {name: dict(entries) for name, entries in scene.maps.stored.items()}
+
+    scene.tell(WorkerReplaced(Sight()))
+
+    eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) == before_reload, "the verdict that it can go by")
+    assert before_reload in "".join(scene.maps.loaded["rules"])
+    scene.maps.loaded = {name: dict(entries) for name, entries in scene.maps.stored.items()}
+    scene.tell(WorkerReplaced(sight_for(by_role(2))))
+    eventually(lambda: before_reload not in "".join(scene.maps.loaded["rules"]), "the old rules are gone")
+    assert web_verdict(scene.maps.loaded["verdicts"]) == coming
+
+
+def test_rules_that_haproxy_is_not_reloaded_for_deny_after_a_while(
+    scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "HOLD_S", 0.3)
+    scene.tell(PolicyChanged(by_role(2)))
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the policy")
+    assert web_verdict(scene.maps.loaded["verdicts"]) == before_reload
+
+    eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) != before_reload, "the new rules, that deny")
+    assert before_reload not in "".join(scene.maps.loaded["rules"])
+    later = replace(by_role(3), intentions=(Intention("db", Action.DENY, 9), *by_role(3).intentions))
+    scene.tell(PolicyChanged(later))
+    eventually(lambda: scene.maps.loaded["verdicts"][service_uri("db")] == "deny", "the next policy")
+    assert web_verdict(scene.maps.loaded["verdicts"]) != before_reload
+
+
+def test_who_is_denied_is_so_at_once_whatever_others_wait_for(scene: AuthoriserScene, before_reload: str) -> None:
+    scene.tell(PolicyChanged(by_role(2)))
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the policy")
+    assert web_verdict(scene.maps.loaded["verdicts"]) == before_reload
+
+    scene.tell(PolicyChanged(replace(ruled(3), intentions=(Intention("web", Action.DENY, 9),))))
+
+    eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) == "deny", "the denial")
+    # Of whom HAProxy denied it lets nobody in before it looks at what the rules look at.
+    scene.tell(PolicyChanged(by_role(4)))
+    eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]).startswith("rules-"), "the rules again")
+    assert web_verdict(scene.maps.loaded["verdicts"]) != before_reload
 
 
 def test_rules_out_of_their_order_are_put_right(scene: AuthoriserScene) -> None:

@@ -45,10 +45,11 @@ from hcc.haproxy.plan import (
     SetServerState,
     WriteConfig,
 )
-from hcc.mesh.intentions import Action, Intention
+from hcc.haproxy.sight import sight_for
+from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.peer_book import Admission, Peer
-from hcc.mesh.permissions import JwtProvider
-from hcc.mesh.snapshot import Endpoint, Health, Snapshot
+from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
 from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
@@ -958,6 +959,17 @@ def test_whoever_has_a_map_in_haproxy_hears_of_a_new_worker(scene: ReconcilerSce
 
     for hearer in (AUTHORISER, VERIFIER):
         scene.expect(hearer, WorkerReplaced)
+
+
+def test_of_a_new_worker_is_told_what_it_looks_at(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    role = Permission(False, headers=(HeaderRule("x-role", HeaderMatch.PRESENT),))
+    ruled = Policy("web", "td", (Intention("api", Action.PERMISSIONS, 9, (role,)),), True, 2, http=True)
+
+    scene.tell(SnapshotChanged(snapshot(proxy_=proxy(protocol=Protocol.HTTP), policy_=ruled, version=2)))
+
+    assert scene.expect(AUTHORISER, WorkerReplaced).sight == sight_for(ruled)
+    assert sight_for(ruled).headers
 
 
 def test_while_haproxy_is_down_nothing_is_bound(scene: ReconcilerScene) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from hcc.haproxy.capabilities import Feature
 from hcc.mesh.rules import NAME_PREFIX
-from tests.e2e.clients import grpc_call, http2_client, http_get, kept_get
+from tests.e2e.clients import grpc_call, http2_client, http_get, kept_get, kept_requests
+from tests.e2e.load import Load
 from tests.e2e.mesh import Member
 from tests.e2e.standing import H2_PORT, RPC_PORT, WEB_PORT, Standing
 from tests.e2e.versions import can
@@ -118,6 +119,22 @@ def test_headers_decide(standing: Standing) -> None:
             assert status(standing, "/who", x_role="admin") == 403
             assert status(standing, "/who") == 403
     wait_until("no rules", lambda: status(standing, "/who") == 200)
+
+
+def test_rules_on_another_header_refuse_nobody_else_while_haproxy_is_reloaded_for_them(standing: Standing) -> None:
+    sidecar = standing.web.sidecar
+    # A worker that was reloaded for rules of before starts with the verdicts of now.
+    wait_until("rest", lambda: sidecar.command("plan").stdout.startswith("nothing to do"))
+    assert http_get(standing.client, WEB_PORT).status == 200
+    name = f"x-fool-{standing.site.number()}"
+    worker = sidecar.worker_pid()
+    with Load(kept_requests(standing.client, WEB_PORT, "web")) as load:
+        with permissions(standing, "web", deny(Header=[{"Name": name, "Exact": "yes"}]), allow(PathPrefix="/")):
+            wait_until("the rule", lambda: status(standing, "/who", **{name: "yes"}) == 403)
+            load.go_on(50)
+        load.go_on(50)
+    load.assert_clean()
+    assert sidecar.worker_pid() != worker
 
 
 def test_rules_hold_on_kept_connections_of_every_protocol(standing: Standing) -> None:
