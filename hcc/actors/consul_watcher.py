@@ -52,6 +52,9 @@ CONFIRM_S = 2.0
 # Where the policy alone changed, HAProxy's maps are told of it first: to look at all the rest, which is as it was,
 # would take the interpreter from that.
 POLICY_FIRST_S = 0.02
+# When tokens come to be demanded, Consul is asked who signs them. That takes milliseconds. Where it takes longer than
+# this the policy is told as it is, and denies what it leaves to tokens.
+PROVIDERS_WITHIN_S = 1.0
 # Answers that changed are kept on disk within this; a policy sooner: the next hcc may have to start without Consul, and
 # must not let in who was denied. That takes at most this part of the time.
 KEEP_WITHIN_S = 5.0
@@ -106,6 +109,11 @@ class _TellSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class _TellPolicy:
+    """To itself: nobody has said in time who signs the tokens that the policy demands."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Keep:
     """To itself: time to keep the answers."""
 
@@ -127,6 +135,8 @@ class ConsulWatcher(Actor):
         self._keep_at_s = float("inf")
         self._keep_took_s = 0.0
         self._snapshot_waits = False
+        # Whether the policy told is that of before, as it is not known who signs the tokens that the new one demands.
+        self._policy_waits = False
         self._confirming = False
 
     def setup(self) -> None:
@@ -150,6 +160,8 @@ class ConsulWatcher(Actor):
                 self._stop_confirming()
             case _TellSnapshot() if self._told is not None:
                 self._tell_snapshot(self._told)
+            case _TellPolicy():
+                self._tell_changes(at_last=True)
             case _Keep():
                 self._keep()
 
@@ -265,11 +277,13 @@ class ConsulWatcher(Actor):
             _log.info("missing in this Consul: %s", lack.value)
         self._ledger.lacks = lacks
 
-    def _tell_changes(self) -> None:
-        """Tell each neighbour what changed for it since it was told last."""
+    def _tell_changes(self, *, at_last: bool = False) -> None:
+        """Tell each neighbour what changed for it since it was told last; `at_last` a policy that waits, too."""
         if self._confirming:
             return
         new, old = snapshot(self._ledger.state, self._ledger.snapshot_version + 1), self._told
+        if new is not None:
+            new = self._with_whole_policy(new, None if at_last or old is None else old.policy)
         if new is None or (old is not None and replace(new, version=old.version) == old):
             return
         self._ledger.snapshot_version = new.version
@@ -290,6 +304,16 @@ class ConsulWatcher(Actor):
         self._keep_soon(KEEP_WITHIN_S if old is not None and new.policy == old.policy else KEEP_POLICY_WITHIN_S)
         if old is None:
             self._report()
+
+    def _with_whole_policy(self, new: Snapshot, before: Policy | None) -> Snapshot:
+        """The snapshot, for a moment with the policy of before: half of the new one would deny, and cut sessions."""
+        waits = new.policy is not None and before is not None and _lacks_providers(new.policy, before)
+        if waits and not self._policy_waits:
+            self.after(PROVIDERS_WITHIN_S, _TellPolicy(), key="policy")
+        elif not waits:
+            self.cancel("policy")
+        self._policy_waits = waits
+        return replace(new, policy=before) if waits else new
 
     def _publish(self) -> None:
         told = self._told
@@ -340,6 +364,12 @@ def _differ_in_policy_alone(old: Snapshot, new: Snapshot) -> bool:
     if before is None or not before.complete or new.policy == before:
         return False
     return replace(new, version=old.version, policy=before) == old
+
+
+def _lacks_providers(policy: Policy, before: Policy) -> bool:
+    """Whether the policy before was whole, and this one of the same service is not."""
+    alike = (policy.destination, policy.trust_domain) == (before.destination, before.trust_domain)
+    return alike and before.complete and not policy.complete
 
 
 def _labels(keys: frozenset[WatchKey]) -> tuple[str, ...]:

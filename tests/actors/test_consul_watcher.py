@@ -27,8 +27,19 @@ from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulUnavailableError
-from hcc.consul.keys import IntentionsWatch, LeafWatch, MeshWatch, ProxyWatch, RootsWatch, WatchKey
+from hcc.consul.keys import (
+    IntentionsWatch,
+    LeafWatch,
+    MeshWatch,
+    ProxyWatch,
+    RootsWatch,
+    TokenProvidersWatch,
+    WatchKey,
+)
+from hcc.mesh.intentions import Action, Intention
+from hcc.mesh.permissions import JwtProvider
 from hcc.mesh.request import Normalization
+from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -144,6 +155,43 @@ def test_the_others_hear_of_a_change_of_intentions_alone_a_moment_later(scene: W
         SnapshotChanged,
         lambda told: told.snapshot.policy is not None and told.snapshot.policy.default_allow is False,
     )
+
+
+DEMANDING = IntentionList((Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta"),)),), default_allow=True)
+
+
+def test_a_policy_that_comes_to_demand_tokens_is_told_with_who_signs_them(scene: WatcherScene) -> None:
+    scene.answer_all()
+    scene.watchers.say(INTENTIONS, DEMANDING)
+    scene.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS, TokenProvidersWatch())
+    # What else changes does not wait, and has the policy of before.
+    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.expect(
+        CONFIG_RECONCILER,
+        SnapshotChanged,
+        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+    )
+
+    scene.watchers.say(TokenProvidersWatch(), TokenProviders())
+
+    told = scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.intentions == DEMANDING.intentions).policy
+    assert told.providers == TokenProviders()
+    policies = [one.policy for one in scene.heard[SPOE_POOL] if isinstance(one, PolicyChanged)]
+    assert all(one.complete for one in policies), policies
+
+
+def test_a_policy_waits_for_who_signs_its_tokens_only_for_a_while(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "PROVIDERS_WITHIN_S", 0.2)
+    scene.answer_all()
+
+    scene.watchers.say(INTENTIONS, DEMANDING)
+
+    told = scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.intentions == DEMANDING.intentions).policy
+    assert told.providers is None
+    scene.watchers.say(INTENTIONS, IntentionList((*DEMANDING.intentions, Intention("db", Action.DENY, 9)), True))
+    scene.expect(SPOE_POOL, PolicyChanged, lambda told: len(told.policy.intentions) == 2)
 
 
 def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene) -> None:
