@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from jwt.exceptions import (
 from hcc.errors import PeerError
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.mesh.permissions import JwtProvider
+from hcc.mesh.token_demands import TokenDemand
 from hcc.mesh.token_providers import PlaceKind, TokenChecks, TokenKey, TokenPlace, TokenProvider, TokenProviders
 
 MAX_TOKEN_CHARACTERS = 8 * 1024
@@ -79,11 +81,19 @@ class _Token:
 
 
 class TokenChecker:
-    """Checks by one policy; another policy takes another checker. Not safe to be used by two threads at once."""
+    """Checks by one policy; another policy takes another checker. Not safe to be used by two threads at once.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        before: the policy before. What it demands counts for `earlier_s` more: HAProxy goes by it for as long, at most.
+            Tokens are then checked by the providers of now, unless the policy names none.
+    """
+
+    def __init__(self, policy: Policy, before: Policy | None = None, earlier_s: float = 0.0) -> None:
         self._demands = demands_of(policy)
-        self._known = policy.providers or TokenProviders()
+        self._earlier = demands_of(before) if before is not None else {}
+        self._earlier_until_s = time.time() + earlier_s
+        names_none = policy.providers is None and before is not None
+        self._known = (before.providers if names_none and before else policy.providers) or TokenProviders()
         self._remembered: dict[bytes, tuple[Outcome, float]] = {}
         self._keys: dict[TokenKey, Any] = {}
         for provider in self._known.entries:
@@ -98,7 +108,7 @@ class TokenChecker:
             sent: what HAProxy found in the request, by `TokenPlace.argument` and `TokenPlace.counted`.
             now_s: seconds since the epoch; PyJWT reads the clock itself.
         """
-        wanted = self._demands.get(demand)
+        wanted = self._wanted(demand, now_s)
         if wanted is None:
             return Outcome(False, "it needs a token that the intentions do not demand any more")
         digest = _digest(demand, sent)
@@ -112,6 +122,14 @@ class TokenChecker:
         outcome = Outcome(True, strip=tuple(sorted({name for one in tokens for name in one.strip})))
         self._remember(digest, outcome, min(_expiry_s(one.claims, now_s) for one in tokens))
         return outcome
+
+    def knows(self, demand: str) -> bool:
+        """Whether the policy, or the one before, has a demand of that name."""
+        return demand in self._demands or demand in self._earlier
+
+    def _wanted(self, demand: str, now_s: float) -> TokenDemand | None:
+        earlier = self._earlier if now_s < self._earlier_until_s else {}
+        return self._demands.get(demand) or earlier.get(demand)
 
     def _any_of(self, providers: tuple[JwtProvider, ...], sent: Mapping[str, str | int]) -> _Token:
         reasons = []

@@ -38,6 +38,11 @@ MAX_WORD_CHARACTERS = 100
 _RECEIVE_BYTES = 65_536
 # Few connections at once, as it is one thread.
 _BACKLOG_PAUSE_S = 0.1
+# HAProxy may hear of a demand before we do, or before the library is there, and goes by one that is no more until its
+# verdicts say otherwise (`HOLD_S` of Authoriser at most). Less than it waits for an answer.
+NEWER_WITHIN_S = 0.3
+EARLIER_S = 6.0
+MAX_VAIN = 100
 # Whether its file is still there is looked for this often.
 LOOK_S = 1.0
 _NO = BRIEF_ACTIONS[False]
@@ -62,6 +67,10 @@ class TokenServer:
         self._problem = ""
         self._checks = metrics.token_checks
         self._checker: TokenChecker | None = None
+        self._policy: Policy | None = None
+        self._changed = threading.Condition()
+        # Demands that were waited for and did not come.
+        self._vain: set[str] = set()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Written by the thread that serves alone.
         self.refused_total = 0
@@ -69,14 +78,18 @@ class TokenServer:
         self._told_left = 0
 
     def set_policy(self, policy: Policy) -> None:
-        """Check by this policy from now on."""
-        if not demands_of(policy):
-            self._checker = None
-            return
-        # Few sidecars need the library; the others start without it.
-        from hcc.tokens.check import TokenChecker  # noqa: PLC0415
+        """Check by this policy from now on, and for a moment by what the one before demanded."""
+        before, self._policy = self._policy, policy
+        checker = None
+        if demands_of(policy) or (before is not None and demands_of(before)):
+            # Few sidecars need the library; the others start without it.
+            from hcc.tokens.check import TokenChecker  # noqa: PLC0415
 
-        self._checker = TokenChecker(policy)
+            checker = TokenChecker(policy, before, EARLIER_S)
+        with self._changed:
+            self._checker = checker
+            self._vain.clear()
+            self._changed.notify_all()
 
     def serve(self, stop: threading.Event, refused: Refused) -> None:
         """Answer until `stop` is set and `wake` was called; `refused` is told caller and reason of some refusals."""
@@ -178,7 +191,8 @@ class TokenServer:
     def _answer(self, asked: Entries, refused: Refused) -> bytes:
         """The actions of an answer: those that say yes name the demand they are about."""
         sent = _sent(asked)
-        demand, checker = str(sent.pop(DEMAND, "")), self._checker
+        demand = str(sent.pop(DEMAND, ""))
+        checker = self._checker_for(demand)
         told = [str(sent.pop(name.decode(), ""))[:MAX_WORD_CHARACTERS] for name in REFUSED_ARGUMENTS]
         if checker is None or not demand:
             self._tell(refused, told, "no token is looked at")
@@ -189,6 +203,19 @@ class TokenServer:
             return _NO
         self._checks.labels("good").inc()
         return _actions(demand, outcome)
+
+    def _checker_for(self, demand: str) -> TokenChecker | None:
+        """The newest that knows the demand, if HAProxy heard of that before us: it is waited for once."""
+
+        def known() -> bool:
+            return self._checker is not None and self._checker.knows(demand)
+
+        with self._changed:
+            if demand and demand not in self._vain and not self._changed.wait_for(known, NEWER_WITHIN_S):
+                if len(self._vain) >= MAX_VAIN:
+                    self._vain.clear()
+                self._vain.add(demand)
+            return self._checker
 
     def _tell(self, refused: Refused, told: list[str], reason: str) -> None:
         self._checks.labels("refused").inc()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hcc.metrics import Metrics
 from hcc.spoe.frames import LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message, SetVar, decode_actions
 from hcc.spoe.values import Kind, Value
+from hcc.tokens import server
 from hcc.tokens.server import MAX_TOLD, TokenServer
 from tests import spop_frames
 from tests.actors.scene import Scene, playing
@@ -113,6 +115,21 @@ def test_a_good_token_is_answered_with_the_demand_that_it_fulfils(scene: TokenSc
     assert haproxy.ask(ES256.token(), "") == NO
     assert haproxy.send(Message(b"caller", ((b"der", Value(Kind.BINARY, b"x")),))) == NO
     assert scene.checks("good") >= 2
+
+
+def test_a_demand_that_haproxy_heard_of_first_is_waited_for_once(
+    scene: TokenScene, haproxy: HAProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "NEWER_WITHIN_S", 5.0)
+    later = threading.Timer(0.2, lambda: scene.tell(PolicyChanged(POLICY)))
+    later.start()
+    assert haproxy.ask(ES256.token()) != NO
+    later.join()
+    monkeypatch.setattr(server, "NEWER_WITHIN_S", 0.3)
+    started_s = time.monotonic()
+    for _ in range(20):
+        assert haproxy.ask(ES256.token(), "token-other") == NO
+    assert 0.3 <= time.monotonic() - started_s < 3.0
 
 
 def test_a_refusal_is_told_of_so_many_in_a_second_and_quotes_no_token(scene: TokenScene, haproxy: HAProxy) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
+from tests.e2e.load import Load
 from tests.e2e.standing import WEB_PORT, Standing
 from tests.e2e.test_ask import asked
 from tests.e2e.waiting import wait_until
@@ -82,6 +84,44 @@ def test_a_request_gets_on_with_a_good_token_and_keys_are_exchanged_without_a_re
         wait_until("the reason", is_told, 25.0, 0.5)
         assert good.split(".")[2] not in sidecar.log_text()
         assert sidecar.metrics()['hcc_token_checks_total{verdict="good"}'] >= 3
+
+
+def test_a_good_token_is_refused_at_no_time_while_what_is_demanded_changes(standing: Standing) -> None:
+    server, sidecar = standing.site.server, standing.web.sidecar
+    wait_until("rest", lambda: sidecar.command("plan").stdout.startswith("nothing to do"))
+    good = ES256.token(**ADMIN)
+
+    @contextmanager
+    def client() -> Iterator[Callable[[], None]]:
+        with closing(standing.client.http(WEB_PORT)) as connection:
+            yield lambda: ask(connection)
+
+    def ask(connection: HTTPConnection) -> None:
+        connection.request("GET", "/who", headers={"Authorization": f"Bearer {good}"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+
+    server.put("/v1/config", entry(ES256))
+    try:
+        with Load(client, threads=8, pause_s=0.001) as load:
+            for claims in ([], DEMAND["Providers"][0]["VerifyClaims"], []):
+                jwt = {"Providers": [{"Name": "okta", "VerifyClaims": claims}]}
+                permission = {"Action": "allow", "HTTP": {"PathPrefix": "/"}, "JWT": jwt}
+                sources = [{"Name": "caller", "Permissions": [permission]}]
+                server.put("/v1/config", {"Kind": "service-intentions", "Name": "web", "Sources": sources})
+                user = ES256.token(perms={"role": "user"})
+                expected = 403 if claims else 200
+                wait_until("the demand", lambda: status(standing, "/who") == 403)
+                wait_until("its claims", lambda: status(standing, "/who", user) == expected)  # noqa: B023
+                load.go_on(50)
+            server.delete("/v1/config/service-intentions/web")
+            wait_until("no demand", lambda: status(standing, "/who") == 200)
+            load.go_on(50)
+        load.assert_clean()
+    finally:
+        server.delete("/v1/config/service-intentions/web")
+        server.delete("/v1/config/jwt-provider/okta")
 
 
 def test_a_token_of_a_provider_whose_keys_are_elsewhere_lets_nobody_in(standing: Standing) -> None:

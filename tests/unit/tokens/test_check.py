@@ -4,6 +4,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,6 +327,33 @@ def test_a_token_that_lives_long_is_checked_again_after_a_while(monkeypatch: pyt
     monkeypatch.setattr("hcc.tokens.check._decoded", check)
     assert asking.bearer(token, start + REMEMBER_S - 1).good
     assert not asking.bearer(token, start + REMEMBER_S + 1).good
+
+
+ADMIN = Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta", ((("role",), "admin"),)),))
+PLAIN = Intention("web", Action.ALLOW, 9, jwt=OKTA)
+NO_TOKEN = Intention("web", Action.ALLOW, 9)
+
+
+def test_what_was_demanded_before_counts_a_moment_longer() -> None:
+    before = policy(ADMIN, known(entry(ES256)))
+    (demand,) = demands_of(before)
+    admin, user = bearer(ES256.token(role="admin")), bearer(ES256.token(role="user"))
+    # None: who signs tokens is not asked for where no intention demands any.
+    for after in (policy(PLAIN, before.providers or known()), replace(policy(NO_TOKEN, known()), providers=None)):
+        checker = TokenChecker(after, before, earlier_s=5.0)
+        assert checker.knows(demand)
+        assert checker.check(demand, admin, now()).good
+        assert not checker.check(demand, user, now()).good
+        assert not checker.check(demand, admin, now() + 6.0).good
+
+
+def test_what_was_demanded_before_is_checked_by_the_keys_of_now() -> None:
+    before = policy(ADMIN, known(entry(ES256)))
+    (demand,) = demands_of(before)
+    checker = TokenChecker(policy(PLAIN, known(entry(signer("ES256", "next")))), before, earlier_s=5.0)
+    assert not checker.check(demand, bearer(ES256.token(role="admin")), now()).good
+    gone = TokenChecker(policy(NO_TOKEN, known()), before, earlier_s=5.0)
+    assert not gone.check(demand, bearer(ES256.token(role="admin")), now()).good
 
 
 def test_two_good_tokens_of_one_provider_are_not_one() -> None:
