@@ -113,8 +113,8 @@ class Member:
             assert not bad, bad
             return True
 
-        # An agent whose first try to tell the servers fails tries again only after some 15 s; an alias check that missed
-        # the health of its service looks again only after a minute.
+        # An agent whose first try to tell the servers fails tries again only after some 15 s. An alias check that
+        # missed the health of its service looks again only after a minute.
         wait_until(f"{wanted} to be healthy in Consul", healthy, 90.0)
 
     def remove(self) -> None:

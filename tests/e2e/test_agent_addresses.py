@@ -82,7 +82,9 @@ def certificates(directory: Path) -> dict[str, object]:
         made.cert_chain_pems[0].write_to_path(str(directory / f"{stem}.pem"))
         made.private_key_pem.write_to_path(str(directory / f"{stem}.key"))
     files = {"ca_file": "ca.pem", "cert_file": "server.pem", "key_file": "server.key"}
-    return {"verify_incoming": True, "verify_outgoing": True} | {key: str(directory / name) for key, name in files.items()}
+    # Both, as it is a client of itself.
+    verified = {"verify_incoming": True, "verify_outgoing": True}
+    return verified | {key: str(directory / name) for key, name in files.items()}
 
 
 @pytest.fixture
