@@ -106,7 +106,6 @@ class Admin(Actor):
         self._control: WebServer | None = None
         self._servers: list[WebServer] = []
         # As it was told last.
-        self._listen_problem = ""
         self._missing: tuple[str, ...] | None = None
 
     def setup(self) -> None:
@@ -168,12 +167,12 @@ class Admin(Actor):
         try:
             self._servers.append(serve_tcp(self._stats_addr, self._answer_anyone))
         except ListenError as exc:
-            if str(exc) != self._listen_problem:
+            if str(exc) != self._facts.stats_problem:
                 _log.error("--stats-addr: %s; tried again every %.0f s", exc, LISTEN_AGAIN_S)
-            self._listen_problem = str(exc)
+            self._facts = replace(self._facts, stats_problem=str(exc))
             self.after(LISTEN_AGAIN_S, _ListenAgain(), key="listen")
         else:
-            self._listen_problem = ""
+            self._facts = replace(self._facts, stats_problem="")
 
     def _renew(self) -> None:
         if self._stats_service is not None:

@@ -134,6 +134,7 @@ def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
         (reconciler.failure, f"configuration: {reconciler.failure}"),
         (credentials.problem, f"certificate not used: {credentials.problem}"),
         (facts.haproxy.running and observed.stats_problem, f"haproxy: {observed.stats_problem}"),
+        (facts.stats_problem, f"stats address: {facts.stats_problem}"),
         (behind, "policy: not every SPOE worker has the newest yet"),
         (facts.verify is VerifyUpstream.OFF, "it is not verified who upstreams' instances are"),
         (facts.intentions is not Enforcement.ENFORCE, UNENFORCED.get(facts.intentions, "")),

@@ -124,11 +124,16 @@ class PeerFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it; Admin keeps the newest of each kind."""
+    """All of it; Admin keeps the newest of each kind.
+
+    Args:
+        stats_problem: why nobody can be served on the stats address; empty when they are, or none is wanted.
+    """
 
     intentions: Enforcement = Enforcement.ENFORCE
     verify: VerifyUpstream = VerifyUpstream.BOTH
     draining: bool = False
+    stats_problem: str = ""
     reconciler: ReconcilerFacts = field(default_factory=ReconcilerFacts)
     credentials: CredentialFacts = field(default_factory=CredentialFacts)
     policy: PolicyFacts = field(default_factory=PolicyFacts)

@@ -48,18 +48,18 @@ def show(*parts: Shown) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> Table:
-    """A table of texts that are taken as they are."""
-    made = Table(
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for column in columns:
-        # Folded, not cut: what is cut cannot be copied.
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(_text(cell) for cell in row))
+    """A table of texts that are taken as they are; in a narrow window it is closer, and folded between words."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    words = [max(map(_longest_word, cells)) for cells in zip(columns, *texts, strict=True)]
+    room = console().width
+    gap = 2 if sum(words) + 2 * len(words) <= room else 1
+    # Where not even its words have room they are folded, not cut: what is cut cannot be copied.
+    whole = sum(words) + gap * len(words) <= room
+    made = Table(header_style="bold", box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for column, longest in zip(columns, words, strict=True):
+        made.add_column(column, overflow="fold", min_width=longest if whole else None)
+    for row in texts:
+        made.add_row(*row)
     return made
 
 
@@ -86,6 +86,14 @@ def show_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
 def styled(text: str, style: str = "") -> Text:
     """A text of somebody else's, in which nothing can move the cursor or forge a line."""
     return Text("".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text), style=style)
+
+
+def _longest_word(text: Text | str) -> int:
+    """Its length, with the blanks before it at the beginning of the text."""
+    plain = str(text)
+    indent = len(plain) - len(plain.lstrip())
+    first, *others = plain.split() or [""]
+    return max(indent + len(first), *map(len, others), 0)
 
 
 def _text(cell: str | Cell) -> Text:

@@ -103,6 +103,11 @@ def scene(tmp_path: Path) -> Iterator[AdminScene]:
     assert not made.socket.exists()
 
 
+def warnings_of(scene: AdminScene, beginning: str) -> list[str]:
+    shown = from_json(ask(scene.socket, "GET", "/api/v1/status"))
+    return [warning for warning in shown.readiness.warnings if warning.startswith(beginning)]
+
+
 def test_a_stats_address_that_is_taken_is_tried_again_and_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,9 +118,12 @@ def test_a_stats_address_that_is_taken_is_tried_again_and_told_once(
             eventually(lambda: "--stats-addr" in caplog.text, "that it is taken")
             threading.Event().wait(0.2)
             assert caplog.text.count("--stats-addr") == 1
+            (warning,) = warnings_of(made, "stats address")
+            assert warning.startswith(f"stats address: cannot listen on 127.0.0.1:{other.getsockname()[1]}")
             other.close()
             eventually(made.listening, "that it is free")
             assert made.get("/health")[0] == 200
+            assert not warnings_of(made, "stats address")
 
 
 def test_ready_names_what_is_missing_until_nothing_is(scene: AdminScene) -> None:

@@ -150,6 +150,7 @@ def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
             leaf=True, roots=True, problem="no key", certificates=(Validity("leaf", "web", NOW - 95, NOW + 5),)
         ),
         haproxy=HAProxyFacts(running=True, pid=1),
+        stats_problem="cannot listen on 10.0.0.1:20200: in use",
     )
     observed = seen(
         stats=None,
@@ -165,6 +166,7 @@ def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
         "configuration: line 3",
         "certificate not used: no key",
         "haproxy: it hangs",
+        "stats address: cannot listen on 10.0.0.1:20200: in use",
         "intentions are switched off: every service of the mesh may call this one",
         "upstream db: twice",
         "listener left out until it can be had: cannot listen on 127.0.0.1:9191: in use",

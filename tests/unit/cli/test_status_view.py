@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,22 @@ def test_each_part_of_a_status_is_shown_without_colours_where_no_terminal_is(
     assert "failing for 11m 40s: HTTP 500: no path to datacenter" in text
     assert "\x1b" not in text
     assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("columns", "whole"),
+    [(80, ("127.0.0.1:9191", "10.0.0.2:21000", "not known yet", "1m 1s ago")), (40, ("api", "boom"))],
+)
+def test_in_a_usual_window_no_address_is_folded_and_in_a_narrow_one_nothing_is_cut(
+    columns: int, whole: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(status(), capsys))
+
+    assert all(len(line) <= columns for line in text.splitlines())
+    assert [part for part in whole if part not in text] == []
 
 
 def test_what_is_missing_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
