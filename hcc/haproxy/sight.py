@@ -38,12 +38,13 @@ def sight_by(authorisation: Authorisation | None) -> Sight:
 
 def unseen_sets(policy: Policy | None, sight: Sight) -> frozenset[str]:
     """The names of those of the policy's rule sets that a worker with this sight cannot decide by."""
-    if policy is None:
-        return frozenset()
-    asked = set(token_places(policy)) <= set(sight.places)
-    return frozenset(
-        each.name for each in rule_sets(policy) if not (sees(each, sight.headers) and (asked or not _asks(each)))
-    )
+    sets = rule_sets(policy) if policy is not None else ()
+    asking = [each for each in sets if _asks(each)]
+    # This looks at every intention, and few policies leave anything to tokens.
+    if policy is None or not asking or set(token_places(policy)) <= set(sight.places):
+        asking = []
+    unseen = [each for each in sets if not sees(each, sight.headers)]
+    return frozenset(each.name for each in (*unseen, *asking))
 
 
 def held_verdicts(wanted: Mapping[str, str], found: Mapping[str, str], unseen: Collection[str]) -> dict[str, str]:
