@@ -150,9 +150,9 @@ class MasterSocket:
         self._path = path
         self._timeout_s = timeout_s
 
-    def send(self, command: str) -> str:
-        """The master's answer to one command."""
-        return exchange(self._path, command.encode() + b"\n", self._timeout_s)
+    def send(self, command: str, over: Callable[[], bool] = lambda: False) -> str:
+        """The master's answer to one command; `over` is asked whether none is waited for any more."""
+        return exchange(self._path, command.encode() + b"\n", self._timeout_s, over)
 
     def processes(self) -> Processes:
         """What `show proc` says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ import pytest
 
 from hcc.haproxy import commands
 from hcc.haproxy.control import ApplyError
+from hcc.haproxy.layout import layout
 from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import CertificateFile, TcpBind, UnixBind
 from hcc.haproxy.plan import DeleteServer, Operation, SetCertificate, SetServerAddress, SetServerWeight
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, PayloadError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.takeover import MASTER_TIMEOUT_S, TakeOver
 from hcc.mesh.secret import Secret
 from tests.builders import V2_6
 from tests.haproxy_stage import DEADLINE_S
@@ -224,3 +227,21 @@ def test_nothing_is_said_to_be_taken_when_it_cannot_be_seen_what_is_ours() -> No
     with socket.create_server(("127.0.0.1", 0)) as somebody_s:
         port = int(somebody_s.getsockname()[1])
         assert taken_binds([TcpBind("127.0.0.1", port)], owners=(NOBODY,)) == ()
+
+
+def test_a_master_that_says_nothing_of_a_worker_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    where = layout(str(tmp_path))
+    master = Fake(Path(where.master_socket))
+    master.answer = lambda _: None
+    worker = subprocess.Popen(["sleep", "1"])
+    reaping = threading.Thread(target=worker.wait)
+    reaping.start()
+    try:
+        began = time.monotonic()
+        TakeOver(where)._let_go(worker.pid)
+        assert master.received[0] == f"@!{worker.pid} show info\n"
+        assert time.monotonic() - began < MASTER_TIMEOUT_S / 2
+    finally:
+        worker.kill()
+        reaping.join()
+        master.close()
