@@ -170,7 +170,7 @@ class CallerMaps:
         return [self._sender(worker.pid) for worker in processes.workers if not worker.current]
 
     def _sender(self, pid: int) -> Callable[[str], str]:
-        return lambda command: self._master.send(f"@!{pid} {command}")
+        return lambda command: self._master.of_worker(pid, command)
 
 
 def _write(path: str, text: str) -> None:

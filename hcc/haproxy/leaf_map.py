@@ -87,4 +87,4 @@ class LeafMap:
         yield from (self._through_master(worker.pid) for worker in processes.workers if not worker.current)
 
     def _through_master(self, pid: int) -> Callable[[str], str]:
-        return lambda command: self._master.send(f"@!{pid} {command}")
+        return lambda command: self._master.of_worker(pid, command)

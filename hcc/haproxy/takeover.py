@@ -13,7 +13,7 @@ from hcc.haproxy.files import read_since, size_of
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.process import recorded_pid
 from hcc.haproxy.replies import Message, Processes, ReloadAnswer, ReplyError, alerts, parse_info
-from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError, lives
 
 RELOAD_TIMEOUT_S = 60.0
 MASTER_TIMEOUT_S = 10.0
@@ -71,16 +71,13 @@ class TakeOver:
         Bounded, and no error: the new worker runs, whatever the old one does.
         """
         deadline = time.monotonic() + MASTER_TIMEOUT_S
-        while _lives(worker) and not self._stopping(worker, deadline) and time.monotonic() < deadline:
+        while lives(worker) and not self._stopping(worker, deadline) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def _stopping(self, worker: int, deadline: float) -> bool:
-        def over() -> bool:
-            # The master (3.2.26, one reload in a hundred) never answers when it passes this on to one that just ends.
-            return not _lives(worker) or time.monotonic() >= deadline
-
         try:
-            return parse_info(self._master.send(f"@!{worker} show info", over)).stopping
+            said = self._master.of_worker(worker, "show info", lambda: time.monotonic() >= deadline)
+            return parse_info(said).stopping
         except (RuntimeSocketError, ReplyError):
             # The master starts anew during a reload and knows nothing for a moment.
             return False
@@ -142,7 +139,3 @@ def refusal(what: str, said: str, config: str, operation: str) -> ApplyError:
     reason = "; ".join(str(message) for message in found[:3]) or said.strip()[-300:] or "it gives no reason"
     quoted = f" (line {line} is: {excerpt})" if excerpt else ""
     return ApplyError(f"{what}: {reason}{quoted}", operation, line, excerpt)
-
-
-def _lives(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()

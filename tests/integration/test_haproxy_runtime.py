@@ -239,8 +239,9 @@ def test_a_master_that_says_nothing_of_a_worker_that_ends_is_not_waited_for(tmp_
     try:
         began = time.monotonic()
         TakeOver(where)._let_go(worker.pid)
-        assert master.received[0] == f"@!{worker.pid} show info\n"
+        assert master.received == [f"@!{worker.pid} show info\n"]
         assert time.monotonic() - began < MASTER_TIMEOUT_S / 2
+        assert not MasterSocket(where.master_socket).of_worker(worker.pid, "show sess")
     finally:
         worker.kill()
         reaping.join()
