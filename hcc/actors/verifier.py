@@ -418,6 +418,8 @@ class Verifier(Actor):
         if self._checks:
             self._arm_resync()
             self._try(self._repair)
+            # The next reload reads the file, which somebody may have damaged.
+            self._store_leaves()
 
     def _repair(self) -> bool:
         found = self._leaves.entries()
@@ -455,11 +457,14 @@ class Verifier(Actor):
     def _store(self) -> None:
         """For the next start of HAProxy, and for the next hcc."""
         self._stored = True
+        self._store_leaves()
+        self._register.keep(self._book.kept())
+
+    def _store_leaves(self) -> None:
         try:
             self._leaves.store(self._book.leaves())
         except OSError as exc:
             _log.error("the map of leaves cannot be written: %s", exc)
-        self._register.keep(self._book.kept())
 
     def _publish(self) -> None:
         self.cancel("tell")

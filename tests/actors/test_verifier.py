@@ -24,7 +24,7 @@ from hcc.actors.messages import (
     WorkerReplaced,
 )
 from hcc.actors.readiness import PeerFacts
-from hcc.actors.verifier import MOST_PROBES, Register, Verifier
+from hcc.actors.verifier import MOST_PROBES, Register, Verifier, _Resync
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
@@ -319,6 +319,18 @@ def test_a_worker_that_comes_after_a_reload_is_told_what_its_file_lacked(scene: 
     scene.tell(WorkerReplaced())
 
     eventually(lambda: scene.leaves.loaded == {"A": WEB}, "the map is put right")
+
+
+def test_a_damaged_map_file_is_put_back_at_the_next_comparison(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    eventually(lambda: scene.leaves.stored == {"A": WEB}, "the file is written")
+    scene.leaves.stored = {"A": EVIL}
+
+    scene.tell(_Resync())
+
+    eventually(lambda: scene.leaves.stored == {"A": WEB}, "the file is put right")
 
 
 def test_while_haproxy_does_not_run_or_answer_the_file_has_it_before_anybody_is_admitted(
