@@ -136,9 +136,12 @@ class Admin(Actor):
 
     def teardown(self, reason: StopReason) -> None:
         """Close the servers; requests that are being answered get their answer."""
+        # One that another hcc put in its place is left to it.
+        ours = self._control is not None and not self._control.lost()
         for server in (*self._servers, *filter(None, (self._control,))):
             server.close()
-        self._control_socket.unlink(missing_ok=True)
+        if ours:
+            self._control_socket.unlink(missing_ok=True)
         if self._stats_service is not None and reason is StopReason.SHUTDOWN:
             _in_background("stats-service", self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
 

@@ -53,7 +53,7 @@ from hcc.app.peers_file import PeersFile, register_of
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
 from hcc.app.signals import Signals
-from hcc.app.state_directory import StateDirectory
+from hcc.app.state_directory import LockedError, StateDirectory
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
@@ -217,6 +217,8 @@ class Sidecar:
         self._at_rest = threading.Event()
         self._drained = threading.Event()
         self._gave_up: TreeExit | None = None
+        # Another hcc has our directory.
+        self._replaced = False
         self._tree: Tree | None = None
         layout = directory.layout
         sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
@@ -401,10 +403,15 @@ class Sidecar:
             self._end_haproxy()
             _log.info("stopped")
             return end
+        if self._replaced:
+            # Nobody can tell our HAProxy anything any more, and it holds the ports.
+            self._process.kill()
+            self._pool.close(POOL_CLOSE_S)
         # The SPOE workers see our end and decide on by the last policy, until the next hcc relieves them.
         self._process.release()
         if self._gave_up is not None:
-            _log.critical("giving up, HAProxy goes on without hcc: %s", self._gave_up.cause)
+            left = "HAProxy is ended" if self._replaced else "HAProxy goes on without hcc"
+            _log.critical("giving up, %s: %s", left, self._gave_up.cause)
         else:
             _log.info("stopped; HAProxy goes on, for the next hcc to adopt")
         return end
@@ -433,6 +440,9 @@ class Sidecar:
         try:
             if self._directory.keep():
                 _log.error("somebody removed %s, it is made anew", self._directory.path)
+        except LockedError as exc:
+            # To put anything back would take it from that one, which would put it back, too.
+            self._replaced, self._gave_up = True, TreeExit(str(exc))
         except (HccError, OSError) as exc:
             if str(exc) != self._directory_problem:
                 _log.error("%s is gone: %s", self._directory.path, exc)

@@ -59,8 +59,9 @@ class StateDirectory:
         return True
 
     def remove(self) -> None:
-        """Leave nothing behind: the directory goes, with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Leave nothing behind: the directory goes, with all that is in it; not one that another hcc made by now."""
+        if self._is_current(self._lock):
+            shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 
     def release(self) -> None:

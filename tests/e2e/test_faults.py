@@ -23,7 +23,7 @@ from tests.e2e.faults.scene import filled, small_disk
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import Namespace, is_running
-from tests.e2e.sidecar import ACTORS, Sidecar
+from tests.e2e.sidecar import ACTORS, Sidecar, hcc_run
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import stays, wait_until
 
@@ -141,6 +141,35 @@ def test_a_denial_is_enforced_although_somebody_removed_haproxys_sockets_or_all_
     assert directory.stat().st_mode & 0o777 == 0o700
     assert all((directory / name).is_socket() for name in UNIX_SOCKETS)
     assert len(sidecar.haproxy_masters()) == 1
+
+
+@on_2_8
+def test_an_hcc_whose_directory_another_one_has_by_now_ends_with_its_haproxy(mesh: Mesh, tmp_path: Path) -> None:
+    (member,) = mesh.join(Service("ftwice", app=False))
+    first = member.sidecar
+    (master,) = first.haproxy_masters()
+    port = first.stats_port + 500
+    words = hcc_run("ftwice", mesh.haproxy, port, first.state_base)
+    second = Sidecar(first.namespace, tmp_path, words, stats_port=port, state_base=first.state_base)
+    first.process.signal(signal.SIGSTOP)  # Else it locks its directory again at once.
+    try:
+        shutil.rmtree(first.state_dir)
+        second.start()
+        wait_until("a second HAProxy", lambda: len(first.haproxy_masters()) == 2, 20)
+        first.process.signal(signal.SIGCONT)
+
+        assert first.process.wait(20) == 1
+
+        assert "another hcc runs this proxy" in first.log_text()
+        wait_until("the first HAProxy to end", lambda: not is_running(master))
+        # The port that both want is tried again every 5 s.
+        wait_until("the second to listen", lambda: first.namespace.listening(member.public_port), 20)
+        second.wait_ready()
+        wait_until("an answer to an operator", lambda: second.command("actors").returncode == 0)
+        assert second.stop() == 0
+    finally:
+        second.clear()
+        second.process.forget()
 
 
 @on_2_8

@@ -63,8 +63,10 @@ def test_a_directory_that_another_hcc_has_by_now_is_not_taken_from_it(base: Path
     with pytest.raises(LockedError):
         directory.keep()
 
-    another.remove()
     directory.remove()
+    assert another.path.exists()
+    another.remove()
+    assert list(base.iterdir()) == []
 
 
 def test_what_an_earlier_hcc_left_is_kept_for_the_next(base: Path) -> None:
