@@ -221,14 +221,18 @@ def test_a_worker_that_hangs_does_not_outlive_its_master(there: Stage, seen_by: 
         other.listen()
 
 
-def test_what_is_left_of_somebody_else_is_not_ended(there: Stage) -> None:
-    with subprocess.Popen(["sleep", "300"], start_new_session=True) as other:
+@pytest.mark.parametrize("of", ["another session", "another configuration"])
+def test_what_is_left_of_somebody_else_is_not_ended(there: Stage, of: str) -> None:
+    ours = "" if of == "another configuration" else there.layout.config
+    # Such as somebody who looks whether the configuration is valid.
+    with subprocess.Popen(["sh", "-c", "sleep 300; true", "sh", ours], start_new_session=True) as other:
         try:
-            write_private(there.layout.pid_file, f"{other.pid} {start_time(other.pid) - 1}\n")
+            pid = other.pid if of == "another configuration" else os.getpid()
+            write_private(there.layout.pid_file, f"{pid} {start_time(pid) - 1}\n")
             assert there.process.adopt() is None
             assert other.poll() is None
         finally:
-            other.kill()
+            os.killpg(other.pid, signal.SIGKILL)
 
 
 def test_the_death_of_the_worker_ends_the_master(there: Stage) -> None:

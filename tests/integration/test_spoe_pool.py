@@ -19,6 +19,7 @@ import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
+from hcc.spoe.listener import Listener
 from hcc.spoe.pool import SpoePoolError, WorkerPool
 from tests.integration.spoe_frontend import events_until, wait_for
 from tests.spop_frames import hello
@@ -195,6 +196,22 @@ def test_a_socket_that_somebody_removed_is_bound_anew_with_another_worker_and_th
         client.sendall(hello())
         assert client.recv(4)
     assert len(open_descriptors()) == before
+
+
+def test_a_socket_that_is_not_in_its_place_yet_is_not_lost(tmp_path: Path) -> None:
+    # Else its worker would be replaced again and again before it listens.
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as before:
+        before.bind(path)
+        listener = Listener(path)
+        try:
+            assert not listener.lost()
+            listener.take_place()
+            assert not listener.lost()
+            Path(path).unlink()
+            assert listener.lost()
+        finally:
+            listener.close()
 
 
 def test_a_socket_that_cannot_be_bound_anew_leaves_its_worker_and_is_bound_when_it_can_be(
