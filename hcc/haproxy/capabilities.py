@@ -132,6 +132,7 @@ class Capabilities:
         return match is None or self.can_the_same(replace(self, version=_version(match)))
 
     def can_the_same(self, other: Capabilities) -> bool:
+        """Whether it is told and asked the same things."""
         return all(self.has(feature) == other.has(feature) for feature in Feature)
 
     @property

@@ -17,6 +17,8 @@ from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError,
 
 RELOAD_TIMEOUT_S = 60.0
 MASTER_TIMEOUT_S = 10.0
+# A question that comes as the master starts anew may never be answered: it is asked again.
+ASK_TIMEOUT_S = 2.0
 
 
 class TakeOver:
@@ -26,6 +28,7 @@ class TakeOver:
         self._layout = layout
         self._runtime = RuntimeSocket(layout.stats_socket)
         self._master = MasterSocket(layout.master_socket)
+        self._asked = MasterSocket(layout.master_socket, ASK_TIMEOUT_S)
 
     def run(self, structure: str, config: str, operation: str) -> None:
         """Reload with the file on disk; returns when a new worker runs that structure.
@@ -88,7 +91,7 @@ class TakeOver:
         signalled = False
         while True:
             try:
-                return self._master.processes()
+                return self._asked.processes()
             except (RuntimeSocketError, ReplyError):
                 # Without a record it ended, but for a full disk; then it is asked again at the next try.
                 if recorded_pid(self._layout.pid_file) is None or time.monotonic() > deadline:
@@ -124,7 +127,7 @@ class TakeOver:
         While it starts anew it may not answer.
         """
         try:
-            now = self._master.processes()
+            now = self._asked.processes()
         except (RuntimeSocketError, ReplyError):
             return False
         return now.failed > before.failed or (now.reloads > before.reloads and not now.current)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hcc.haproxy import commands
+from hcc.haproxy import commands, takeover
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.layout import layout
 from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import CertificateFile, TcpBind, UnixBind
 from hcc.haproxy.plan import DeleteServer, Operation, SetCertificate, SetServerAddress, SetServerWeight
+from hcc.haproxy.process import record_pid
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, PayloadError, RuntimeSocket, RuntimeSocketError
 from hcc.haproxy.takeover import MASTER_TIMEOUT_S, TakeOver
 from hcc.mesh.secret import Secret
@@ -245,4 +248,25 @@ def test_a_master_that_says_nothing_of_a_worker_that_ends_is_not_waited_for(tmp_
     finally:
         worker.kill()
         reaping.join()
+        master.close()
+
+
+def test_a_master_that_loses_a_question_as_it_starts_anew_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "ASK_TIMEOUT_S", 0.1)
+    where = layout(str(tmp_path))
+    record_pid(where.pid_file, os.getpid())
+    processes = b"1 master 1 [failed: 1] 0d00h00m02s 2.2.9\n# workers\n# old workers\n2 worker 1 0d00h00m05s 2.2.9\n"
+    master = Fake(Path(where.master_socket))
+    master.answer = lambda _: processes if len(master.received) > 1 else None
+    try:
+        found = TakeOver(where)._processes()
+        assert (found.serving, master.received) == (2, ["show proc\n"] * 2)
+        master.received.clear()
+        began = time.monotonic()
+        assert not TakeOver(where)._failed_since(replace(found, failed=0))
+        assert time.monotonic() - began < MASTER_TIMEOUT_S / 2
+        assert TakeOver(where)._failed_since(replace(found, failed=0))
+    finally:
         master.close()
