@@ -55,7 +55,8 @@ def decide(der: bytes, policy: Policy | None) -> Decision:
 def read(der: bytes) -> Certificate | Decision:
     """What the certificate says; the refusal where none came, or it cannot be read."""
     if not der:
-        return refusal("the caller has no certificate")
+        # The handshake demands one: HAProxy leaves out what has no room in its frame.
+        return refusal("the caller's certificate is too large to ask about it, or there is none")
     try:
         return parse_certificate(der)
     except CertificateError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import errno
 import os
 import select
 import socket
@@ -148,8 +149,11 @@ class Worker:
     def _accept(self, listener: socket.socket) -> None:
         try:
             sock, _ = listener.accept()
-        except OSError:
-            # Somebody gave up waiting, or there is no file left; the queue keeps the others.
+        except OSError as exc:
+            # Somebody gave up waiting. Or there is no file left, but one when a connection ends; the queue keeps the
+            # others.
+            if exc.errno == errno.EMFILE and self._peers:
+                self._accept_no_more(listener)
             return
         sock.setblocking(False)
         peer = _Peer(sock)
@@ -158,8 +162,11 @@ class Worker:
         self._slots.add(Slot.CONNECTIONS_TOTAL)
         self._slots.set(Slot.CONNECTIONS_OPEN, len(self._peers))
         if len(self._peers) >= MAX_CONNECTIONS:
-            self._epoll.unregister(listener)
-            self._accepting = False
+            self._accept_no_more(listener)
+
+    def _accept_no_more(self, listener: socket.socket) -> None:
+        self._epoll.unregister(listener)
+        self._accepting = False
 
     def _accept_more(self) -> None:
         if self._listener is not None and not self._accepting:

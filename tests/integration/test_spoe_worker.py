@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography import x509
@@ -560,6 +562,29 @@ def test_a_connection_beyond_the_limit_waits_until_another_one_closes(
         assert inside.counters().connections_open == 2
         served[accepted - 2].sock.close()
         assert served[accepted].receive().kind == FrameType.AGENT_HELLO
+
+
+def test_a_worker_that_has_no_file_left_sleeps_until_a_connection_closes(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: socket.socket) -> NoReturn:
+        tried.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    served, tried = inside.client().greet(), threading.Event()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(socket.socket, "accept", refuse)
+        waiting = inside.client()
+        waiting.send(hello())
+        assert tried.wait(10)
+        inside.turn()
+        tried.clear()
+        assert not tried.wait(0.2)
+    assert inside.counters().connections_total == 1
+
+    served.sock.close()
+
+    assert waiting.receive().kind == FrameType.AGENT_HELLO
 
 
 def test_a_worker_without_room_stops_as_any_other_and_leaves_who_waits_to_its_successor(
