@@ -374,8 +374,10 @@ class ConfigReconciler(Actor):
         """Do what has to be done for `wanted`; what was rendered, and what ran before."""
         rendered, actual, steps, taken = self._planned(wanted, alone=self._alone)
         if taken is not None:
-            self._note_taken(taken)
+            self._note_taken(taken, wanted)
         self._alone = actual.pid if taken is not None else 0
+        if self._drift and not (self._unsettled or self._write_failed) and steps.parted()[1]:
+            _log.warning("the file on disk differs from what was written there; it is put back")
         self._looked, self._unsettled = True, False
         self._write_failed = self._write_failed and bool(steps.parted()[1])
         self.cancel("settle")
@@ -613,12 +615,12 @@ class ConfigReconciler(Actor):
         self._report(replace(self._facts, applied=False, failure=str(error)))
         self.after(delay, _Reconcile(retry=True, thorough=True), key="retry")
 
-    def _note_taken(self, taken: tuple[Taken, ...]) -> None:
+    def _note_taken(self, taken: tuple[Taken, ...], wanted: Desired) -> None:
         for one in taken:
             if one not in self._taken:
                 _log.error("left out and tried again every %.0f s: %s", TAKEN_RETRY_S, one)
         for one in self._taken:
-            if one not in taken:
+            if one not in taken and one.bind in wanted.binds():
                 _log.info("%s is free now", one.bind)
         self._taken = taken
         self._facts = replace(self._facts, taken=tuple(str(one) for one in taken))

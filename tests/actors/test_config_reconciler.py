@@ -1,4 +1,5 @@
 import itertools
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -368,7 +369,10 @@ def test_an_address_that_is_not_wanted_any_more_is_not_tried_any_more(
     assert len(scene.all_of(ADMIN, FactsReported)) <= seen + 1
 
 
-def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene) -> None:
+def test_a_taken_address_is_left_out_and_the_others_serve(
+    scene: ReconcilerScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
     two = snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1)
 
@@ -386,6 +390,20 @@ def test_a_taken_address_is_left_out_and_the_others_serve(scene: ReconcilerScene
     scene.tell(SnapshotChanged(replace(two, version=2)))
     eventually(lambda: scene.reported().taken == (), "it is free")
     assert previewed(scene).left_out == ()
+    assert "127.0.0.1:9191 is free now" in caplog.text
+
+
+def test_a_taken_address_that_nobody_wants_any_more_is_not_said_to_be_free(
+    scene: ReconcilerScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene.control.taken_binds = (TcpBind("127.0.0.1", 9191),)
+    scene.run(snapshot(upstream_state(upstream("web", 9191)), upstream_state(upstream("api", 9292)), version=1))
+
+    scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("api", 9292)), version=2)))
+
+    eventually(lambda: scene.reported().taken == (), "nothing is left out")
+    assert "is free now" not in caplog.text
 
 
 def test_a_port_that_somebody_took_while_haproxy_was_down_is_left_out_before_it_starts(scene: ReconcilerScene) -> None:
@@ -625,6 +643,22 @@ def test_what_is_repaired_without_any_news_is_drift(scene: ReconcilerScene) -> N
     eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
     assert scene.reported().plans[0].drift
     assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0
+
+
+def test_a_file_that_somebody_changed_is_put_back_and_that_is_said(
+    scene: ReconcilerScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+    eventually(lambda: scene.kinds() == [WriteConfig], "what was done is written down")
+    written = scene.control.actual.config
+    assert "the file on disk differs" not in caplog.text
+
+    scene.control.actual = replace(scene.control.actual, config="nonsense")
+    scene.tell(_Resync())
+
+    eventually(lambda: scene.control.actual.config == written, "it is put back")
+    assert caplog.text.count("the file on disk differs") == 1
 
 
 def test_changes_in_a_row_are_done_before_anything_is_written_down(scene: ReconcilerScene) -> None:
