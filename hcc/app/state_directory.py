@@ -35,7 +35,7 @@ class StateDirectory:
     """
 
     def __init__(self, base: str, proxy_id: str) -> None:
-        self.path = Path(base).absolute() / directory_name(proxy_id)
+        self.path = _absolute(base) / directory_name(proxy_id)
         self.layout: Layout = layout(str(self.path))
         self._lock = self._locked()
         # They may hold a key.
@@ -95,6 +95,14 @@ def directory_name(proxy_id: str) -> str:
         return name
     digest = hashlib.sha256(proxy_id.encode()).hexdigest()[:12]
     return f"{name.lstrip('.')[: MAX_NAME_BYTES - 13]}-{digest}"
+
+
+def _absolute(base: str) -> Path:
+    try:
+        return Path(base).absolute()
+    except FileNotFoundError as exc:
+        msg = f"expected an absolute state directory, as the working directory is gone, found {base!r}"
+        raise SettingError(msg) from exc
 
 
 def check_place(path: Path, user_id: int) -> None:

@@ -158,3 +158,15 @@ def test_any_proxy_id_makes_one_short_path_component(proxy_id: str) -> None:
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))
 def test_two_proxies_never_share_a_directory(one: str, other: str) -> None:
     assert one == other or directory_name(one) != directory_name(other)
+
+
+def test_a_relative_directory_in_a_working_directory_that_is_gone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(SettingError, match=r"expected an absolute state directory, .* found 'below'"):
+        StateDirectory("below", "web-sidecar-proxy")
