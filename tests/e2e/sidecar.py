@@ -164,7 +164,8 @@ class Sidecar:
     def haproxy_masters(self) -> tuple[int, ...]:
         """HAProxy master processes that use this state directory."""
         ours = {pid for pid in self.namespace.pids() if "-W" in _words(pid) and self._is_ours(pid)}
-        return tuple(pid for pid in ours if _parent(pid) not in ours)
+        # A worker of before that ends just now has no parent any more.
+        return tuple(pid for pid in ours if (parent := _parent(pid)) and parent not in ours)
 
     def spoe_workers(self) -> tuple[int, ...]:
         """Processes that hold a socket for HAProxy to ask at, whoever forked them."""
