@@ -85,15 +85,16 @@ class TokenChecker:
 
     Args:
         before: the policy before. What it demands counts for `earlier_s` more: HAProxy goes by it for as long, at most.
-            Tokens are then checked by the providers of now, unless the policy names none.
+            Tokens are then checked by the providers of now; by those of before where the policy knows none, and so
+            demands nothing itself.
     """
 
     def __init__(self, policy: Policy, before: Policy | None = None, earlier_s: float = 0.0) -> None:
         self._demands = demands_of(policy)
         self._earlier = demands_of(before) if before is not None else {}
         self._earlier_until_s = time.time() + earlier_s
-        names_none = policy.providers is None and before is not None
-        self._known = (before.providers if names_none and before else policy.providers) or TokenProviders()
+        knows = before if before is not None and policy.providers is None else policy
+        self._known = knows.providers or TokenProviders()
         self._remembered: dict[bytes, tuple[Outcome, float]] = {}
         self._keys: dict[TokenKey, Any] = {}
         for provider in self._known.entries:
