@@ -36,7 +36,7 @@ from hcc.haproxy.plan import (
     SetServerState,
     WriteConfig,
 )
-from hcc.haproxy.process import LOST, Exit, LaunchError, NotReadyError
+from hcc.haproxy.process import LOST, Exit, LaunchError, Look, NotReadyError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.caller import key_name
@@ -314,6 +314,8 @@ class FakeProcess:
         self._left_running = left_running
         self._adopted = False
         self._closed_public = False
+        # That there were, the one that listens included.
+        self._workers = 1
         self._ended: Exit | None = None
         self._reader, self._writer = -1, -1
 
@@ -350,7 +352,7 @@ class FakeProcess:
         if not self.answering:
             raise NotReadyError("HAProxy was not ready within 0 s: it said nothing")
         self.starting = False
-        return self.pid + 1
+        return self.pid + self._workers
 
     def reap(self) -> Exit | None:
         ended = self._ended
@@ -368,6 +370,7 @@ class FakeProcess:
     def reload(self) -> None:
         """By somebody else: a new worker listens."""
         self._closed_public = False
+        self._workers += 1
 
     def requests_in_flight(self) -> int:
         self.in_flight_asked += 1
@@ -376,10 +379,12 @@ class FakeProcess:
     def answers(self, timeout_s: float) -> bool:
         return self.answering and self._alive()
 
-    def silent(self, timeout_s: float) -> str:
-        if self.lost and self._alive():
-            return LOST
-        return "" if self.answering else "worker"
+    def look(self, timeout_s: float) -> Look:
+        if not self._alive():
+            return Look()
+        if self.lost:
+            return Look(LOST)
+        return Look(worker=self.pid + self._workers) if self.answering else Look("worker")
 
     def trim_log(self) -> None:
         self.trimmed += 1
@@ -416,6 +421,7 @@ class FakeProcess:
         self.pid = pid
         self._adopted = adopted
         self._closed_public = False
+        self._workers = 1
         self._reader, self._writer = os.pipe()
 
     def _alive(self) -> bool:

@@ -169,6 +169,9 @@ class ProcessSupervisor(Actor):
         self._patient_until_s = 0.0
         self._misses = 0
         self._lost = False
+        # Process id of the worker that answered last, 0 where another one may: one by a reload that we did not ask for
+        # may not run what was done since the files were written.
+        self._worker = 0
         self._dataplane = dataplane
         self._dataplane_back_off = BackOff()
         self._dataplane_answered = False
@@ -271,13 +274,14 @@ class ProcessSupervisor(Actor):
 
     def _look_after(self) -> None:
         """Tell that HAProxy runs, and see its silence."""
-        self._misses, self._lost = 0, False
+        self._misses, self._lost, self._worker = 0, False, self._process.look(PROBE_TIMEOUT_S).worker
         self.after(PROBE_S, _Probe(), key="probe")
         self._publish()
 
     def _about_silence(self, message: _Probe | Reloading) -> None:
         if isinstance(message, Reloading):
             self._patient_until_s = time.monotonic() + PATIENCE_S if message.under_way else 0.0
+            self._worker = 0 if message.under_way else self._process.look(PROBE_TIMEOUT_S).worker
         else:
             self._probe()
 
@@ -285,18 +289,26 @@ class ProcessSupervisor(Actor):
         if not self._process.pid or self._draining.deadline_s is not None:
             return
         self._process.trim_log()
-        silent = self._process.silent(PROBE_TIMEOUT_S)
-        self._misses = self._misses + 1 if silent and time.monotonic() >= self._patient_until_s else 0
-        lost, before = silent == LOST, self._lost
+        seen = self._process.look(PROBE_TIMEOUT_S)
+        self._misses = self._misses + 1 if seen.silent and time.monotonic() >= self._patient_until_s else 0
+        lost, before = seen.silent == LOST, self._lost
         if lost != before:
             self._lost = lost
             self._report()
+        if seen.worker:
+            self._see_worker(seen.worker)
         if self._misses >= (LOST_MISSES if lost else HAPROXY_MISSES):
-            what = "sockets are gone, somebody removed them" if lost else f"{silent} hangs"
+            what = "sockets are gone, somebody removed them" if lost else f"{seen.silent} hangs"
             _log.error("HAProxy's %s, process %d: killing all of it", what, self._process.pid)
             self._process.kill()
         else:
             self.after(PROBE_S, _Probe(), key="probe")
+
+    def _see_worker(self, pid: int) -> None:
+        before, self._worker = self._worker, pid
+        if before not in (0, pid):
+            _log.warning("HAProxy was reloaded, not by hcc: what its new worker %d runs is looked at", pid)
+            self._publish()
 
     def _start_failed(self, reason: str) -> None:
         self._ready_by_s = None

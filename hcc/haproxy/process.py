@@ -23,7 +23,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.names import APP, PUBLIC
-from hcc.haproxy.replies import Message, ReplyError, alerts, parse_current_sessions
+from hcc.haproxy.replies import Info, Message, ReplyError, alerts, parse_current_sessions
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError, SilentError
 
 # The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
@@ -44,6 +44,20 @@ class LaunchError(ControlError):
 
 class NotReadyError(LaunchError):
     """It lives, and does not answer yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at its processes found.
+
+    Args:
+        silent: which of them takes a question and does not answer in time: `worker`, `master`, or empty for none.
+            Where the master lives and neither listens it is `LOST`: in a reload one does, so their files were removed.
+        worker: process id of the worker that answered, 0 for none.
+    """
+
+    silent: str = ""
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +168,27 @@ class HAProxyProcess:
             return self._child.poll() is None
         return self._pidfd >= 0 and not _readable(self._pidfd)
 
-    def silent(self, timeout_s: float) -> str:
-        """Which of its processes takes a question and does not answer in time: `worker`, `master`, or empty for none.
+    def look(self, timeout_s: float) -> Look:
+        """See whether its processes answer.
 
-        One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads. Where the
-        master lives and neither listens it is `LOST`: in a reload one of them does, so their files were removed.
+        One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads.
         """
         worker = RuntimeSocket(self._layout.stats_socket, timeout_s=timeout_s, master=self._layout.master_socket)
         master = MasterSocket(self._layout.master_socket, timeout_s)
-        listening = False
+        pid, listening = 0, False
         for name, ask in (("worker", worker.info), ("master", master.processes)):
             try:
-                ask()
+                answer = ask()
             except SilentError:
-                return name
+                return Look(name, pid)
             except NotListeningError:
                 continue
             except (RuntimeSocketError, ReplyError):
                 pass
+            else:
+                pid = answer.pid if isinstance(answer, Info) else pid
             listening = True
-        return "" if listening or not self.alive() else LOST
+        return Look("" if listening or not self.alive() else LOST, pid)
 
     def reap(self) -> Exit | None:
         """How the master ended, None while it lives or there is none; then `launch` may be called again."""

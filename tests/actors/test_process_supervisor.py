@@ -409,6 +409,31 @@ def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_start
         assert missing_parts(Facts(haproxy=replace(again, reachable=False)))[-2].startswith("haproxy: its sockets")
 
 
+def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ours_is_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.tell(Reloading(True))
+        there.process.reload()
+        time.sleep(0.1)  # Some probes, as after it.
+        there.tell(Reloading(False))
+        time.sleep(0.1)
+        assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 1
+
+        there.process.reload()
+
+        hearers = (CONFIG_RECONCILER, AUTHORISER, VERIFIER)
+        eventually(lambda: [len(there.all_of(one, HAProxyUp)) for one in hearers] == [2, 2, 2], "all hear of it")
+        time.sleep(0.1)
+        assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 2
+    assert [one.message for one in caplog.records if "not by hcc" in one.message] == [
+        "HAProxy was reloaded, not by hcc: what its new worker 1004 runs is looked at"
+    ]
+
+
 def test_a_haproxy_that_is_slow_to_start_is_waited_for() -> None:
     with scene(FakeProcess()) as there:
         there.process.answering = False

@@ -56,14 +56,14 @@ def test_haproxy_accepts_every_example_without_a_warning(there: Stage, name: str
 
 def test_a_process_that_takes_questions_and_does_not_answer_is_told_apart(there: Stage) -> None:
     serve(there)
-    assert there.process.silent(DEADLINE_S) == ""
+    assert there.process.look(DEADLINE_S).silent == ""
     for name, pid in (("worker", there.worker()), ("master", there.process.pid)):
         os.kill(pid, signal.SIGSTOP)
         try:
-            assert there.process.silent(0.3) == name
+            assert there.process.look(0.3).silent == name
         finally:
             os.kill(pid, signal.SIGCONT)
-    assert there.process.silent(DEADLINE_S) == ""
+    assert there.process.look(DEADLINE_S).silent == ""
 
 
 def test_a_running_master_is_adopted_by_its_successor(there: Stage) -> None:

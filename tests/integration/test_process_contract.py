@@ -18,7 +18,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.dataplane_program import find_dataplane
 from hcc.haproxy.files import remove, write_private
-from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, NotReadyError
+from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, Look, NotReadyError
 from tests.binaries import dataplaneapi
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage
@@ -205,7 +205,7 @@ def test_before_a_launch_there_is_nothing_to_watch_ask_or_end(subject: Subject) 
     process = subject.process
 
     assert (process.pid, process.fileno()) == (0, -1)
-    assert (process.close_public(), process.requests_in_flight(), process.silent(DEADLINE_S)) == (False, 0, "")
+    assert (process.close_public(), process.requests_in_flight(), process.look(DEADLINE_S)) == (False, 0, Look())
     with pytest.raises(LaunchError, match="HAProxy ended at once"):
         process.wait_ready(timeout_s=DEADLINE_S)
     process.kill()
@@ -222,9 +222,23 @@ def test_one_that_was_launched_runs_with_a_worker_until_something_happens(subjec
     assert pid == process.pid
     assert worker not in (0, pid)
     assert process.wait_ready(timeout_s=DEADLINE_S) == worker
-    assert process.silent(DEADLINE_S) == ""
+    assert process.look(DEADLINE_S).silent == ""
     assert not readable(process.fileno(), 0)
     assert process.reap() is None
+
+
+def test_the_worker_that_answers_is_another_one_after_a_reload(subject: Subject) -> None:
+    process = subject.process
+    process.launch()
+    worker = process.wait_ready(timeout_s=DEADLINE_S)
+    assert process.look(DEADLINE_S) == Look(worker=worker)
+
+    subject.reload()
+
+    found = process.look(DEADLINE_S)
+    assert found.silent == ""
+    assert found.worker not in (0, worker, process.pid)
+    assert found.worker == process.wait_ready(timeout_s=DEADLINE_S)
 
 
 def test_one_that_lives_and_does_not_answer_is_not_ready(subject: Subject) -> None:
@@ -373,25 +387,25 @@ def test_one_that_hangs_is_silent_and_nothing_but_a_kill_ends_it(subject: Subjec
 
     subject.hang()
 
-    assert process.silent(0.2) == "worker"
+    assert process.look(0.2).silent == "worker"
     process.terminate()
     assert process.reap() is None
     process.kill()
     # At once: whoever failed to start it reaps without having watched.
     assert process.reap() == Exit(pid, -signal.SIGKILL)
-    assert process.silent(0.2) == ""
+    assert process.look(0.2).silent == ""
 
 
 def test_one_whose_sockets_were_removed_is_told_apart_until_it_has_ended(subject: Subject) -> None:
     process = subject.process
     launched(subject)
-    assert process.silent(DEADLINE_S) == ""
+    assert process.look(DEADLINE_S).silent == ""
 
     subject.lose_sockets()
 
-    assert process.silent(DEADLINE_S) == LOST
+    assert process.look(DEADLINE_S).silent == LOST
     process.kill()
-    assert process.silent(DEADLINE_S) == ""
+    assert process.look(DEADLINE_S).silent == ""
 
 
 # The Data Plane API, for which a FakeProcess stands in as well.
