@@ -98,18 +98,18 @@ def chain(
     protocol: str = "tcp",
     datacenter: str = "dc1",
     connect_timeout_ms: int = 5_000,
-    failover: tuple[str, ...] = (),
+    failover: tuple[Target, ...] = (),
 ) -> Chain:
-    """One resolver with one target."""
+    """One resolver with one target, and those to fail over to."""
     target = Target(target_id(service, datacenter), service, datacenter)
     resolver = Node(
         name=f"resolver:{target.id}",
         type=NodeType.RESOLVER,
         target=target.id,
-        failover=failover,
+        failover=tuple(one.id for one in failover),
         connect_timeout_ms=connect_timeout_ms,
     )
-    return Chain(service, datacenter, protocol, resolver.name, (resolver,), (target,))
+    return Chain(service, datacenter, protocol, resolver.name, (resolver,), (target, *failover))
 
 
 def upstream_state(

@@ -85,7 +85,9 @@ def _template() -> Template:
 
 
 def _shown(upstream: UpstreamStatus) -> _Shown:
-    endpoints = sorted(upstream.endpoints, key=lambda one: one.state is ServerState.UP)
+    endpoints = sorted(upstream.endpoints, key=lambda one: (one.standby, one.state is ServerState.UP))
+    standby = sum(one.standby for one in endpoints)
+    tried = len(endpoints) - standby
     up = sum(1 for one in endpoints if one.state is ServerState.UP)
     shown = tuple(endpoints[:MAX_ENDPOINTS])
     if not upstream.known:
@@ -93,8 +95,8 @@ def _shown(upstream: UpstreamStatus) -> _Shown:
     elif not endpoints:
         summary, kind = "no instances", "bad"
     else:
-        kind = "good" if up == len(endpoints) else "warn" if up else "bad"
-        summary = f"{up} of {len(endpoints)} up"
+        kind = "good" if up == tried > 0 else "warn" if up else "bad"
+        summary = f"{up} of {tried} up" + (f", {standby} standby" if standby else "")
     return _Shown(upstream, shown, len(endpoints) - len(shown), summary, kind)
 
 

@@ -208,7 +208,7 @@ def _endpoints(
     state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], seen: _Seen, *, asked: bool
 ) -> Iterator[EndpointStatus]:
     name, changed = upstream_name(state.upstream), changes.get(state.upstream.key, {})
-    for target in state.targets:
+    for target, standby in (*((one, False) for one in state.tried), *((one, True) for one in state.standby)):
         for endpoint in target.endpoints:
             row = servers.get((name, _joined(endpoint.address, endpoint.port)))
             identity, problem = seen.of(endpoint)
@@ -222,6 +222,7 @@ def _endpoints(
                 changed_at=changed.get(_place(endpoint)),
                 identity=identity,
                 identity_problem=problem,
+                standby=standby,
             )
 
 

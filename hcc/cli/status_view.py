@@ -89,8 +89,11 @@ def _parts(status: Status) -> Iterator[Table]:
 
 def _upstream(upstream: UpstreamStatus, now: float) -> Iterator[Row]:
     up = sum(one.state is ServerState.UP for one in upstream.endpoints)
+    standby = sum(one.standby for one in upstream.endpoints)
     total = len(upstream.endpoints)
-    state = Cell(f"{up} of {total} up", _GOOD if up == total > 0 else _SO_SO if up else _BAD)
+    tried = total - standby
+    text = f"{up} of {tried} up" + (f", {standby} standby" if standby else "")
+    state = Cell(text, _GOOD if up == tried > 0 else _SO_SO if up else _BAD)
     if not upstream.known:
         state = Cell("not known yet", _SO_SO)
     elif not total:
@@ -98,7 +101,7 @@ def _upstream(upstream: UpstreamStatus, now: float) -> Iterator[Row]:
     name = upstream.name + (f" ({upstream.protocol})" if upstream.protocol else "")
     yield Cell(name, "bold"), upstream.listens, state, "", "", _number(upstream.sessions), ""
     # What does not get traffic is what one looks for.
-    ordered = sorted(upstream.endpoints, key=lambda one: one.state is ServerState.UP)
+    ordered = sorted(upstream.endpoints, key=lambda one: (one.standby, one.state is ServerState.UP))
     for one in ordered[:MAX_ENDPOINTS]:
         yield _endpoint(one, now)
     if total > MAX_ENDPOINTS:
@@ -109,10 +112,11 @@ def _endpoint(one: EndpointStatus, now: float) -> Row:
     host = f"[{one.address}]" if ":" in one.address else one.address
     # Why an endpoint that Consul likes gets no traffic.
     unseen = f", {one.identity.value}" if one.identity in (IdentityState.REFUSED, IdentityState.WAITING) else ""
+    state = "standby" if one.standby else one.state.value
     return (
         f"  {host}:{one.port}",
         "",
-        Cell(one.state.value + unseen, _BAD if unseen else _STATE_STYLES.get(one.state, _SO_SO)),
+        Cell(state + unseen, _BAD if unseen else _QUIET if one.standby else _STATE_STYLES.get(one.state, _SO_SO)),
         Cell(one.health, _GOOD if one.health == "passing" else _SO_SO if one.health == "warning" else _BAD),
         str(one.weight),
         _number(one.sessions),

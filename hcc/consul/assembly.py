@@ -40,7 +40,7 @@ from hcc.consul.known import (
     stands_in,
     token_providers_of,
 )
-from hcc.mesh.chain import Chain, Target, start_target
+from hcc.mesh.chain import Chain, Target, targets_in_order
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Intention, Policy, demands_tokens
 from hcc.mesh.permissions import distrusting
@@ -122,9 +122,8 @@ def snapshot(state: State, version: int) -> Snapshot | None:
 
 
 def served_targets(chain: Chain) -> tuple[Target, ...]:
-    """The targets of a chain that are watched: the start target, unless it lives in a cluster peer."""
-    target = start_target(chain)
-    return () if target.peer else (target,)
+    """The targets of a chain that are watched, in the order in which they are tried; none lives in a cluster peer."""
+    return tuple(target for target in targets_in_order(chain) if not target.peer)
 
 
 def chain_watch(upstream: Upstream, override: ChainOverride) -> ChainWatch:

@@ -31,7 +31,7 @@ from hcc.consul.keys import (
 from hcc.diagnosis.finding import Finding, Level, failed, ok, skipped, warning
 from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, context_of
 from hcc.diagnosis.sidecar import Running, check_answers
-from hcc.mesh.chain import start_target, unserved
+from hcc.mesh.chain import Target, start_target, targets_in_order, unserved
 from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream, UpstreamState
 
 MAX_TRIED = 10
@@ -60,13 +60,16 @@ def follow(client: ConsulClient, registration: Registration, name: str, running:
         yield failure
     if failure is not None or seen is None:
         return
-    endpoints = tuple(one for target in seen.upstreams[0].targets for one in target.endpoints)
-    found = tuple(_instances(client, seen, endpoints))
+    tried, standby = (
+        tuple(one for target in targets for one in target.endpoints)
+        for targets in (seen.upstreams[0].tried, seen.upstreams[0].standby)
+    )
+    found = tuple(_instances(client, seen, tried, standby))
     yield from found
     if any(one.level is Level.FAILED for one in found):
         return
-    yield from _try(seen, endpoints)
-    yield from _haproxy(upstream, endpoints, running)
+    yield from _try(seen, (*tried, *standby))
+    yield from _haproxy(upstream, tried, running)
 
 
 def first_break(findings: tuple[Finding, ...]) -> str:
@@ -132,15 +135,28 @@ def _resolution(state: UpstreamState) -> Iterator[Finding]:
     if state.chain is None:
         yield ok("resolution", f"prepared query {state.upstream.key.name}")
         return
-    target = start_target(state.chain)
-    yield ok("resolution", f"{state.chain.protocol}, to service {target.service} in {target.datacenter}")
+    start, *others = targets_in_order(state.chain)
+    yield ok("resolution", f"{state.chain.protocol}, to {_named(start)}")
+    for target in others:
+        if not target.peer:
+            yield ok("resolution", f"where none of its instances can take traffic, to {_named(target)}")
     for phrase in unserved(state.chain):
         yield warning("resolution", f"its chain asks for {phrase}, which is not served", "see the README's Limits")
 
 
-def _instances(client: ConsulClient, seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
+def _named(target: Target) -> str:
+    return f"service {target.service}{f' ({target.subset})' if target.subset else ''} in {target.datacenter}"
+
+
+def _instances(
+    client: ConsulClient, seen: Snapshot, endpoints: tuple[Endpoint, ...], standby: tuple[Endpoint, ...]
+) -> Iterator[Finding]:
     serving = [one for one in endpoints if one.serves]
+    if not serving:
+        endpoints, standby = (*endpoints, *standby), ()
     text = f"{len(serving)} of {len(endpoints)} take traffic"
+    if standby:
+        text += f", {len(standby)} more stand by"
     if not endpoints:
         yield failed("instances", "none", "register the service with a sidecar (connect.sidecar_service) and start it")
     elif not serving:

@@ -46,7 +46,7 @@ from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
-    QUERY_TARGET,
+    Endpoint,
     Protocol,
     Proxy,
     Snapshot,
@@ -370,8 +370,9 @@ def _upstream(
         mode=_mode(protocol),
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
-        servers=servers(_target(state).endpoints, admitted) if tls else (),
-        known=all(target.known for target in state.targets),
+        servers=servers(_endpoints(state.tried), admitted, _endpoints(state.standby)) if tls else (),
+        # Where another one may serve for it, that is no reason to let what runs go on serving.
+        known=all(target.known for target in state.targets[:1]),
     )
     listener = UpstreamListener(
         name=upstream_name(upstream),
@@ -395,7 +396,7 @@ def _chain_problems(label: str, chain: Chain | None) -> Iterator[Problem]:
 
 
 def _check(state: UpstreamState, options: Options, problems: list[Problem]) -> PeerCheck | None:
-    identities = _target(state).identities
+    identities = state.identities
     if not options.leaves or not identities:
         return None
     if len(identities) > MAX_IDENTITIES:
@@ -407,8 +408,8 @@ def _check(state: UpstreamState, options: Options, problems: list[Problem]) -> P
     return PeerCheck(options.leaves, identities)
 
 
-def _target(state: UpstreamState) -> TargetEndpoints:
-    return state.target(start_target(state.chain).id if state.chain else QUERY_TARGET)
+def _endpoints(targets: tuple[TargetEndpoints, ...]) -> Iterator[Endpoint]:
+    return (endpoint for target in targets for endpoint in target.endpoints)
 
 
 def _protocol(state: UpstreamState) -> Protocol:

@@ -13,12 +13,15 @@ from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Endpoint
 
 
-def servers(endpoints: Iterable[Endpoint], admitted: Container[Peer] | None = None) -> tuple[Server, ...]:
+def servers(
+    endpoints: Iterable[Endpoint], admitted: Container[Peer] | None = None, standby: Iterable[Endpoint] = ()
+) -> tuple[Server, ...]:
     """One server per address and port, sorted by name.
 
     Args:
         endpoints: those of one upstream.
         admitted: who was seen to be who it should be; None where that is not looked at.
+        standby: those that are to serve when none of the others can.
 
     An endpoint that does not serve now, or is not admitted, stays, in maintenance: its return is then one command.
     Of two endpoints with one address and port the better one counts. An address that is no IP address is left out
@@ -29,11 +32,11 @@ def servers(endpoints: Iterable[Endpoint], admitted: Container[Peer] | None = No
         name = _name(endpoint.address, endpoint.port)
         if name and (name not in best or _worth(endpoint, admitted) > _worth(best[name], admitted)):
             best[name] = endpoint
-    heaviest = max((endpoint.weight for endpoint in best.values() if endpoint.serves), default=1)
-    found = (
-        _server(name, endpoint, max(heaviest, MAX_WEIGHT), _enabled(endpoint, admitted))
-        for name, endpoint in best.items()
-    )
+    waiting = {name: endpoint for endpoint in standby if (name := _name(endpoint.address, endpoint.port)) not in best}
+    waiting.pop("", None)
+    heaviest = max([MAX_WEIGHT, *(endpoint.weight for endpoint in best.values() if endpoint.serves)])
+    found = [_server(name, one, heaviest, _enabled(one, admitted)) for name, one in best.items()]
+    found += (_server(name, one, heaviest, False) for name, one in waiting.items())
     return tuple(sorted(found, key=attrgetter("name")))
 
 

@@ -130,19 +130,26 @@ def start_target(chain: Chain) -> Target:
     return chain.target(start_resolver(chain).target)
 
 
-def unserved(chain: Chain) -> tuple[str, ...]:
-    """What the chain asks for beyond one resolver with one target, a phrase each; empty: all is served."""
-    start = chain.node(chain.start_node)
-    target = start_target(chain)
+def targets_in_order(chain: Chain) -> tuple[Target, ...]:
+    """The start target and those to fail over to, in the order in which they are tried."""
     resolver = start_resolver(chain)
-    phrases = (
+    return tuple(chain.target(each) for each in dict.fromkeys((resolver.target, *resolver.failover)))
+
+
+def unserved(chain: Chain) -> tuple[str, ...]:
+    """What the chain asks for beyond one resolver and its failover, a phrase each; empty: all is served."""
+    start = chain.node(chain.start_node)
+    resolver = start_resolver(chain)
+    phrases = [
         (start.type is NodeType.ROUTER, f"a router of {len(start.routes)} routes"),
         (any(node.type is NodeType.SPLITTER for node in chain.nodes), "a splitter"),
-        (bool(resolver.failover), f"failover to {', '.join(resolver.failover)}"),
         (bool(resolver.load_balancer), "a load balancer policy"),
         (bool(resolver.request_timeout_ms), "a request timeout"),
-        (target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
-        (bool(target.peer), f"the cluster peer {target.peer}"),
-        (target.external, "an external target"),
-    )
-    return tuple(phrase for asked, phrase in phrases if asked)
+    ]
+    for target in targets_in_order(chain):
+        phrases += (
+            (target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
+            (bool(target.peer), f"the cluster peer {target.peer}"),
+            (target.external, "an external target"),
+        )
+    return tuple(dict.fromkeys(phrase for asked, phrase in phrases if asked))

@@ -195,6 +195,11 @@ class TargetEndpoints:
     identity: str = ""
 
     @property
+    def serves(self) -> bool:
+        """Whether any of its instances may get traffic now."""
+        return any(one.serves for one in self.endpoints)
+
+    @property
     def identities(self) -> tuple[str, ...]:
         """All that its instances may have, sorted. The target's is among them when there is no instance now."""
         return tuple(sorted({self.identity, *(one.identity for one in self.endpoints)} - {""}))
@@ -206,7 +211,8 @@ class UpstreamState:
 
     Args:
         chain: None for a prepared query, and for a service until its chain is known.
-        targets: endpoints by target ID; a prepared query has one, with ID `query`.
+        targets: endpoints by target, in the order in which they are tried: those after the first are for failover. A
+            prepared query has one, with ID `query`.
     """
 
     upstream: Upstream
@@ -215,13 +221,36 @@ class UpstreamState:
 
     @property
     def known(self) -> bool:
-        """Whether its chain, if it has one, and all its targets were answered once."""
+        """Whether its chain, if it has one, and its targets up to the one that serves were answered once."""
         is_service = self.upstream.key.type == UpstreamType.SERVICE.value and not self.upstream.key.peer
-        return (self.chain is not None or not is_service) and all(target.known for target in self.targets)
+        if self.chain is None and is_service:
+            return False
+        at = self._serving_at
+        asked = self.targets[: at + 1] if at < len(self.targets) and self.targets[at].serves else self.targets
+        return all(target.known for target in asked)
 
-    def target(self, target_id: str) -> TargetEndpoints:
-        """That target, without instances while unknown."""
-        return next((one for one in self.targets if one.target_id == target_id), TargetEndpoints(target_id, (), False))
+    @property
+    def tried(self) -> tuple[TargetEndpoints, ...]:
+        """The targets up to the one that gets the traffic: the first that can take it, or the first if none can.
+
+        As Consul's Envoy does: failover begins where a target has no healthy instance left (reference/consul.md section
+        4). So none but the last of these has one.
+        """
+        return self.targets[: self._serving_at + 1]
+
+    @property
+    def standby(self) -> tuple[TargetEndpoints, ...]:
+        """The targets after that."""
+        return self.targets[self._serving_at + 1 :]
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """All that instances of its targets may have, sorted."""
+        return tuple(sorted({one for target in self.targets for one in target.identities}))
+
+    @property
+    def _serving_at(self) -> int:
+        return next((at for at, target in enumerate(self.targets) if target.serves), 0)
 
 
 QUERY_TARGET = "query"

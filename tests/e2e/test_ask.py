@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hcc.haproxy.runtime import RuntimeSocket
-from tests.e2e.clients import http_get
+from tests.e2e.clients import http_get, tcp_ask
 from tests.e2e.mesh import Member, Mesh, Service, upstream
 from tests.e2e.sidecar import HCC
 from tests.e2e.standing import DB_PORT, WEB_PORT, Standing
@@ -206,6 +206,26 @@ def test_hcc_troubleshoot_tells_a_denial_from_a_sick_instance(standing: Standing
 
 def _about_db(standing: Standing) -> str:
     return asked(standing.caller, "troubleshoot", "upstream", "db").stdout
+
+
+@on_2_8
+def test_hcc_troubleshoot_tells_where_an_upstream_fails_over_to_and_whether_it_did(standing: Standing) -> None:
+    server = standing.site.server
+    server.put("/v1/config", {"Kind": "service-resolver", "Name": "db", "Failover": {"*": {"Service": "other"}}})
+    other = standing.mesh.join(Service("other"))[0]
+    try:
+        wait_until("the other one to stand by", lambda: "1 of 1 take traffic, 1 more stand by" in _about_db(standing))
+        assert "where none of its instances can take traffic, to service other in dc1" in _about_db(standing)
+        wait_until("all to be well", lambda: "FAIL" not in _about_db(standing))
+        standing.db.set_health("critical")
+        wait_until("the other one to serve", lambda: "1 of 2 take traffic: " in _about_db(standing))
+        wait_until("all to be well", lambda: "FAIL" not in _about_db(standing))
+        assert tcp_ask(standing.client, DB_PORT) == "other"
+    finally:
+        standing.db.set_health("passing")
+        server.delete("/v1/config/service-resolver/db")
+        wait_until("the usual one", lambda: tcp_ask(standing.client, DB_PORT) == "db")
+        other.remove()
 
 
 @on_2_8

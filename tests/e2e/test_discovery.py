@@ -177,6 +177,38 @@ def test_a_redirect_to_another_service_and_back_costs_no_request(shop: Shop) -> 
     boutique.remove()
 
 
+def test_failover_to_another_service_and_back_costs_no_request_and_no_reload(shop: Shop) -> None:
+    boutique = shop.mesh.join(Service("boutique", "http"))[0]
+    server, sidecar = shop.mesh.site.server, shop.buyer.sidecar
+    resolver = {"Kind": "service-resolver", "Name": "shop", "Failover": {"*": {"Service": "boutique"}}}
+    with (
+        Load(kept_requests(shop.client, PORT, "shop-1", "shop-2", "boutique")) as kept,
+        Load(fresh_requests(shop.client, PORT, "shop-1", "shop-2", "boutique")) as fresh,
+    ):
+        server.put("/v1/config", resolver)
+        try:
+            wait_until("the other one to stand by", lambda: "1 standby" in sidecar.command("status").stdout)
+            shop.wait_usual()
+            worker = sidecar.worker_pid()
+            for one in (shop.one, shop.two):
+                one.set_health("critical")
+            shop.wait_shares("the other service", {"boutique": 1.0})
+            shop.two.set_health("passing")
+            shop.wait_shares("the one that is back", {"shop-2": 1.0})
+            shop.one.set_health("passing")
+            shop.wait_usual()
+            assert sidecar.worker_pid() == worker
+        finally:
+            for one in (shop.one, shop.two):
+                one.set_health("passing")
+            server.delete("/v1/config/service-resolver/shop")
+        wait_until("nobody to stand by", lambda: "standby" not in sidecar.command("status").stdout)
+        shop.wait_usual()
+    kept.assert_clean()
+    fresh.assert_clean()
+    boutique.remove()
+
+
 def test_a_prepared_query_upstream_reaches_what_the_query_finds(shop: Shop) -> None:
     server = shop.mesh.site.server
     query = server.ask("POST", "/v1/query", {"Name": "find-shop", "Service": {"Service": "shop", "OnlyPassing": True}})

@@ -150,6 +150,15 @@ def test_of_many_endpoints_those_in_trouble_are_shown_and_the_page_stays_small()
     assert shown.index(f"{ill.address}:21000 critical down") < shown.index("passing up")
 
 
+def test_endpoints_that_stand_by_are_told_apart_and_not_missed() -> None:
+    standing_by = endpoint_status(2, ServerState.MAINTENANCE, standby=True)
+
+    shown = words(replace(status(), upstreams=(upstream_status("api", (standing_by, endpoint_status(1))),)))
+
+    assert "1 of 1 up, 1 standby" in shown
+    assert shown.index("10.0.0.1:21000 passing up") < shown.index("10.0.0.2:21000 passing standby")
+
+
 def test_an_empty_status_is_a_page_too() -> None:
     empty = replace(status(), upstreams=(), callers=(), certificates=(), watches=(), actors=(), plans=(), at=NOW)
     shown = words(empty)

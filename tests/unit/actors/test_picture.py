@@ -21,7 +21,7 @@ from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.naming import joined
 from hcc.mesh.peer_book import Peer
-from hcc.mesh.snapshot import Health, Protocol
+from hcc.mesh.snapshot import Health, Protocol, TargetEndpoints
 from hcc.settings import Enforcement, VerifyUpstream
 from tests.builders import endpoint, policy, proxy, snapshot, target_id, upstream, upstream_state
 
@@ -202,6 +202,18 @@ def test_who_an_endpoint_is_stands_beside_it_and_an_impostor_is_warned_of() -> N
         (IdentityState.WAITING, ""),
     ]
     assert "endpoint 10.0.0.2:21000 gets no traffic: expected a, found b" in shown.readiness.warnings
+
+
+def test_endpoints_to_fail_over_to_stand_by_until_those_before_are_down() -> None:
+    def standing_by(health: Health) -> list[bool]:
+        targets = tuple(
+            TargetEndpoints(name, (one,)) for name, one in (("a", endpoint(health=health)), ("b", endpoint("10.0.0.2")))
+        )
+        mesh = snapshot(replace(upstream_state(API), targets=targets))
+        return [one.standby for one in picture(IDENTITY, Facts(), seen(snapshot=mesh)).upstreams[0].endpoints]
+
+    assert standing_by(Health.WARNING) == [False, True]
+    assert standing_by(Health.CRITICAL) == [False, False]
 
 
 def test_many_impostors_are_counted_in_the_warnings_not_listed() -> None:

@@ -69,6 +69,18 @@ def test_of_many_endpoints_those_without_traffic_are_shown_and_the_rest_counted(
     assert len(text.splitlines()) < 60
 
 
+def test_those_that_stand_by_are_told_apart_and_not_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    standing_by = endpoint_status(2, ServerState.MAINTENANCE, standby=True)
+
+    text = shown(replace(status(), upstreams=(upstream_status("api", (standing_by, endpoint_status(1))),)), capsys)
+
+    assert "1 of 1 up, 1 standby" in text
+    assert text.index("10.0.0.1:21000") < text.index("10.0.0.2:21000")
+    (line,) = (line for line in text.splitlines() if "10.0.0.2:21000" in line)
+    assert "standby" in line
+    assert "maintenance" not in line
+
+
 def test_a_name_cannot_move_the_cursor_or_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(replace(status(), upstreams=(upstream_status("a\x1b[2J\nready"),)), capsys)
 

@@ -21,7 +21,7 @@ from hcc.consul.keys import (
     TokenProvidersWatch,
     WatchKey,
 )
-from hcc.mesh.chain import Chain
+from hcc.mesh.chain import Chain, Target
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
 from hcc.mesh.request import Normalization
@@ -133,8 +133,27 @@ def test_a_whole_state_makes_a_whole_snapshot() -> None:
     assert (found.policy.intentions, found.policy.default_allow) == (ALLOW_WEB.intentions, False)
     (upstream,) = found.upstreams
     assert upstream.chain == builders.chain("web")
-    (endpoint,) = upstream.target(builders.target_id("web")).endpoints
+    ((endpoint,),) = (target.endpoints for target in upstream.targets)
     assert endpoint == Endpoint("10.0.0.1", 21000, 1, Health.PASSING, builders.service_uri("web"))
+
+
+def test_a_chain_with_failover_leads_to_the_endpoints_of_all_its_targets_in_order() -> None:
+    older = Target("v1.web.default.default.dc1", "web", "dc1", subset="v1", subset_filter="Service.Meta.v == 1")
+    abroad = Target(builders.target_id("web", "dc2"), "web", "dc2", only_passing=True)
+    east = Target("web.default.default.external.east", "web", "", peer="east")
+    chain = builders.chain("web", failover=(older, east, abroad))
+    elsewhere = EndpointsWatch("web", "dc2", wan=True)
+    state = after(WITH_WEB, ROOTS, (ChainWatch("web"), chain))
+
+    watches = {ENDPOINTS, EndpointsWatch("web", "dc1", filter="Service.Meta.v == 1"), elsewhere}
+    assert {key for key in wanted(state) if isinstance(key, EndpointsWatch)} == watches
+    found = (instance("10.0.0.7", Health.WARNING),)
+    (upstream,) = whole(after((ENDPOINTS, ()), (elsewhere, found), state=state)).upstreams
+    assert [target.target_id for target in upstream.targets] == [builders.target_id("web"), older.id, abroad.id]
+    assert [target.known for target in upstream.targets] == [True, False, True]
+    (endpoint,) = upstream.targets[2].endpoints
+    assert (endpoint.health, endpoint.identity) == (Health.CRITICAL, builders.service_uri("web", "dc2"))
+    assert upstream.identities == (builders.service_uri("web"), builders.service_uri("web", "dc2"))
 
 
 def test_what_is_missing_is_none_or_not_known() -> None:

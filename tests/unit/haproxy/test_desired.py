@@ -6,7 +6,8 @@ import pytest
 
 from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, desired
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind
-from hcc.mesh.snapshot import Health, Protocol, Proxy, Upstream, UpstreamState
+from hcc.mesh.chain import Target
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import (
     certificates,
@@ -167,13 +168,74 @@ def test_a_unix_socket_listener_keeps_its_mode() -> None:
     assert result(state).desired.upstreams[0].bind == UnixBind("/run/web.sock", "0600")
 
 
-def test_what_a_chain_asks_beyond_one_target_is_said_and_its_start_target_serves() -> None:
-    state = upstream_state(endpoints=[endpoint()], chain_=chain(failover=("web.dc2",)))
-    found = result(state)
+def test_what_a_chain_asks_beyond_one_resolver_is_said_and_its_start_target_serves() -> None:
+    asked = chain()
+    asked = replace(asked, nodes=(replace(asked.nodes[0], load_balancer="{}"),))
+    found = result(upstream_state(endpoints=[endpoint()], chain_=asked))
     assert len(found.desired.backends[0].servers) == 1
     (problem,) = found.problems
-    assert "failover to web.dc2" in problem.text
+    assert "a load balancer policy" in problem.text
     assert "web.default.default.dc1 serves" in problem.text
+
+
+def failing_over(*targets: TargetEndpoints) -> UpstreamState:
+    """Web, which fails over to these after the first."""
+    others = tuple(Target(one.target_id, "web", "dc1") for one in targets[1:])
+    return UpstreamState(upstream("web"), chain("web", failover=others), targets)
+
+
+def at(number: int, *endpoints: Endpoint, known: bool = True) -> TargetEndpoints:
+    return TargetEndpoints(f"target-{number}", endpoints, known=known, identity=service_uri(f"web{number}"))
+
+
+UP, DOWN = endpoint("10.0.0.1"), endpoint("10.0.0.1", health=Health.CRITICAL)
+SECOND, THIRD = endpoint("10.0.0.2"), endpoint("10.0.0.3")
+
+
+@pytest.mark.parametrize(
+    ("targets", "serving"),
+    [
+        ((at(1, UP), at(2, SECOND), at(3, THIRD)), ["10.0.0.1:21000"]),
+        ((at(1, DOWN), at(2, SECOND), at(3, THIRD)), ["10.0.0.2:21000"]),
+        ((at(1, endpoint("10.0.0.1", weight=0)), at(2), at(3, THIRD)), ["10.0.0.3:21000"]),
+        ((at(1, DOWN), at(2), at(3)), []),
+        ((at(1, DOWN), at(2, UP)), ["10.0.0.1:21000"]),
+    ],
+)
+def test_the_first_target_with_an_instance_that_can_take_it_gets_all_traffic_and_the_others_stand_by(
+    targets: tuple[TargetEndpoints, ...], serving: list[str]
+) -> None:
+    found = result(failing_over(*targets))
+    servers = found.desired.backends[0].servers
+    assert [server.name for server in servers if server.enabled] == serving
+    named = {f"{one.address}:{one.port}" for target in targets for one in target.endpoints}
+    assert {server.name for server in servers} == named
+    assert found.problems == ()
+
+
+def test_failover_changes_neither_the_structure_nor_whose_answers_are_let_through() -> None:
+    before, after = (result(failing_over(at(1, first), at(2))).desired.backends[0] for first in (UP, DOWN))
+    assert replace(before, servers=()) == replace(after, servers=())
+    assert before.check is not None
+    assert {service_uri("web1"), service_uri("web2")} <= set(before.check.identities)
+
+
+@pytest.mark.parametrize(
+    ("targets", "known", "may_be_braked"),
+    [
+        ((at(1, UP), at(2, known=False)), True, False),
+        ((at(1, DOWN), at(2, known=False)), False, False),
+        ((at(1, DOWN), at(2, SECOND), at(3, known=False)), True, False),
+        ((at(1, known=False), at(2, SECOND)), False, True),
+    ],
+)
+def test_a_target_that_is_not_known_matters_where_it_might_serve(
+    targets: tuple[TargetEndpoints, ...], known: bool, may_be_braked: bool
+) -> None:
+    state = failing_over(*targets)
+    assert state.known is known
+    # That nobody has said what there is to fail over to is no reason to let an instance serve that is down.
+    assert result(state).desired.backends[0].known is not may_be_braked
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,17 @@ def test_of_two_on_one_address_the_better_one_counts() -> None:
         assert servers(order) == (Server("10.0.0.1:21000", "10.0.0.1", 21000, 2, enabled=True),)
 
 
+def test_one_that_stands_by_is_there_in_maintenance_unless_it_is_one_of_the_others() -> None:
+    mine, both, theirs = (endpoint(f"10.0.0.{number}", weight=number) for number in (1, 2, 3))
+    found = servers([mine, both], None, [both, theirs, endpoint("web.example")])
+    assert found == (
+        Server("10.0.0.1:21000", "10.0.0.1", 21000, 1, enabled=True),
+        Server("10.0.0.2:21000", "10.0.0.2", 21000, 2, enabled=True),
+        Server("10.0.0.3:21000", "10.0.0.3", 21000, 3, enabled=False),
+    )
+    assert not any(server.enabled for server in servers([], None, [theirs]))
+
+
 def test_one_address_written_two_ways_is_one_server() -> None:
     assert len(servers([endpoint("::1"), endpoint("0:0::1")])) == 1
 

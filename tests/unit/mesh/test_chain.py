@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target, start_target, unserved
+from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target, start_target, targets_in_order, unserved
 
 WEB = Target("web.default.default.dc1", "web", "dc1")
 V2 = Target("v2.web.default.default.dc1", "web", "dc1", subset="v2")
@@ -58,16 +58,24 @@ def test_of_a_target_that_asks_for_no_gateway_nothing_is_unserved() -> None:
     assert unserved(asked) == ()
 
 
-def test_failover_and_load_balancer_are_named() -> None:
+def test_what_else_a_resolver_asks_for_is_named() -> None:
     resolver = replace(RESOLVE_WEB, failover=(V2.id,), load_balancer="{}", request_timeout_ms=100)
 
-    assert unserved(chain("resolver:web", resolver)) == (
-        f"failover to {V2.id}",
-        "a load balancer policy",
-        "a request timeout",
-    )
+    assert unserved(chain("resolver:web", resolver)) == ("a load balancer policy", "a request timeout")
 
 
-def test_an_unknown_node_is_a_key_error() -> None:
-    with pytest.raises(KeyError):
-        chain("resolver:web", RESOLVE_WEB).node("resolver:other")
+def test_targets_are_tried_in_the_order_of_the_resolvers_failover() -> None:
+    resolver = replace(RESOLVE_WEB, failover=(V2.id, WEB.id))
+
+    assert targets_in_order(chain("resolver:web", RESOLVE_WEB)) == (WEB,)
+    assert targets_in_order(chain("resolver:web", resolver)) == (WEB, V2)
+    assert targets_in_order(chain("router:web", ROUTE, resolver, RESOLVE_V2)) == (WEB, V2)
+
+
+def test_what_a_target_to_fail_over_to_asks_for_is_named_too() -> None:
+    east = Target("web.default.default.external.east", "web", "", peer="east")
+    abroad = Target("web.default.default.dc2", "web", "dc2", mesh_gateway="local")
+    resolver = replace(RESOLVE_WEB, failover=(abroad.id, V2.id, east.id))
+    asked = Chain("web", "dc1", "tcp", "resolver:web", (resolver,), (V2, WEB, abroad, east))
+
+    assert unserved(asked) == ("mesh gateway mode local", "the cluster peer east")
