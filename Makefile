@@ -2,7 +2,7 @@
 
 ARGS ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 MIN ?= 10
 BIN := .venv/bin
 
