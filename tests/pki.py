@@ -49,10 +49,10 @@ def sha1(certificate: x509.Certificate) -> str:
 
 
 class Authority:
-    """A CA with one EC key, made at first use."""
+    """A CA with one EC key, made at first use. Without a name it is as Consul's in a secondary datacenter."""
 
     def __init__(self, name: str = "Test CA") -> None:
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
         self._key = ec.generate_private_key(ec.SECP256R1())
 
     @classmethod
@@ -62,10 +62,14 @@ class Authority:
         made._name, made._key = certificate.subject, key
         return made
 
-    def authority(self, other: Authority) -> str:
-        """Another CA's certificate that this one signed, as PEM."""
-        usage = x509.BasicConstraints(ca=True, path_length=None)
-        builder = _builder(other._name, self._name, other._key.public_key()).add_extension(usage, critical=True)
+    def authority(
+        self, other: Authority, *, path_length: int | None = None, days: int = 1, may_sign: bool | None = None
+    ) -> str:
+        """Another CA's certificate that this one signed, as PEM; with a key usage unless `may_sign` is None."""
+        usage = x509.BasicConstraints(ca=True, path_length=path_length)
+        builder = _builder(other._name, self._name, other._key.public_key(), days).add_extension(usage, critical=True)
+        if may_sign is not None:
+            builder = builder.add_extension(_key_usage(may_sign), critical=True)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     @cached_property
@@ -101,6 +105,21 @@ class Authority:
             serialization.NoEncryption(),
         )
         return IssuedLeaf(builder.sign(self._key, hashes.SHA256()), pem.decode())
+
+
+def _key_usage(may_sign: bool) -> x509.KeyUsage:
+    used = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return x509.KeyUsage(digital_signature=True, key_cert_sign=may_sign, crl_sign=may_sign, **used)
 
 
 def rsa_leaf(authority: Authority, *uris: str) -> IssuedLeaf:

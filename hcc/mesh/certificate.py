@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    PolicyBuilder,
-    Store,
-    VerificationError,
-)
 
 from hcc.errors import HccError
 from hcc.mesh.secret import Secret
@@ -150,16 +143,57 @@ def _check_chain(
     authorities: list[x509.Certificate],
     now: datetime,
 ) -> None:
-    # The library's own policy is that of the public web; a CA of Vault's or of a company need not follow it. What
-    # counts here is what HAProxy will check too: signatures, dates, and that issuers are CAs.
-    issuers = ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)
-    leaves = ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
-    policy = PolicyBuilder().store(Store(authorities)).time(now.astimezone(UTC))
-    verifier = policy.extension_policies(ca_policy=issuers, ee_policy=leaves).build_client_verifier()
+    # Not by the library's verifier: it follows the rules of the public web, and wants issuers to have a name, which
+    # Consul's of secondary datacenters have not (1.8.7, 1.20.1). What counts is what HAProxy checks, too: signatures,
+    # dates, that issuers are CAs.
+    if not _chains(certificate, intermediates, authorities, now):
+        issuer = certificate.issuer.rfc4514_string() or "a CA without a name"
+        raise CertificateError(
+            f"expected a leaf that chains to one of Consul's roots by CAs that are valid now, found one of {issuer}"
+        )
+
+
+def _chains(
+    certificate: x509.Certificate,
+    intermediates: list[x509.Certificate],
+    authorities: list[x509.Certificate],
+    now: datetime,
+    below: int = 0,
+) -> bool:
+    """Whether there is a way to an authority; `below` CAs are on it already. RFC 5280 section 6.1, without policies."""
+    if any(_issued(certificate, authority, now, below) for authority in authorities):
+        return True
+    return any(
+        _issued(certificate, one, now, below)
+        and _chains(one, [other for other in intermediates if other != one], authorities, now, below + 1)
+        for one in intermediates
+    )
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate, now: datetime, below: int) -> bool:
+    if not issuer.not_valid_before_utc <= now <= issuer.not_valid_after_utc or not _may_issue(issuer, below):
+        return False
     try:
-        verifier.verify(certificate, intermediates)
-    except (VerificationError, InvalidSignature) as exc:
-        raise CertificateError(f"expected a leaf that chains to one of Consul's roots: {exc}") from exc
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        # Also when the names differ.
+        return False
+    return True
+
+
+def _may_issue(issuer: x509.Certificate, below: int) -> bool:
+    extensions = issuer.extensions
+    try:
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    length = constraints.path_length
+    if not constraints.ca or (length is not None and below > length):
+        return False
+    try:
+        return extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return True
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -110,9 +110,9 @@ class _Connection(HTTPConnection):
 
 
 @contextlib.contextmanager
-def joined_pair() -> Iterator[tuple[Namespace, Namespace]]:
+def joined_pair(suffixes: tuple[str, str] = ("a", "b")) -> Iterator[tuple[Namespace, Namespace]]:
     """Two namespaces joined by a veth pair; everything in them is ended and both are gone afterwards."""
-    with namespace("a", "10.231.0.1") as one, namespace("b", "10.231.0.2") as two:
+    with namespace(suffixes[0], "10.231.0.1") as one, namespace(suffixes[1], "10.231.0.2") as two:
         _ip(
             "link",
             "add",

@@ -1,5 +1,8 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -153,6 +156,66 @@ def test_a_leaf_of_an_intermediate_is_good_with_it_and_is_shown_with_it() -> Non
     assert credentials.leaf_pem.reveal().startswith(issued.cert_pem + signed)
     with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
         checked_credentials(leaf(issued), roots(AUTHORITY), datetime.now(UTC))
+
+
+def between(*authorities: Authority, issued: IssuedLeaf, **last: Any) -> Leaf:
+    """A leaf of the last of these, each of which the one before it signed; `last` is of the last one's certificate."""
+    signed = [above.authority(below) for above, below in pairwise(authorities[:-1])]
+    signed.append(authorities[-2].authority(authorities[-1], **last))
+    return replace(leaf(issued), cert_pem="".join((issued.cert_pem, *reversed(signed))))
+
+
+def test_an_issuer_needs_no_name() -> None:
+    # As in a secondary datacenter.
+    nameless = Authority("")
+    given = between(AUTHORITY, nameless, issued=nameless.leaf(service_uri("web")))
+
+    assert checked_credentials(given, roots(AUTHORITY), datetime.now(UTC)).uri == service_uri("web")
+    with pytest.raises(CertificateError, match="found one of a CA without a name"):
+        checked_credentials(given, roots(OTHER_AUTHORITY), datetime.now(UTC))
+
+
+def test_a_nameless_issuer_is_the_one_that_signed_it() -> None:
+    given = between(AUTHORITY, Authority(""), issued=Authority("").leaf(service_uri("web")))
+
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(given, roots(AUTHORITY), datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("last", "good"),
+    [
+        ({}, True),
+        ({"path_length": 0}, True),
+        ({"may_sign": True}, True),
+        ({"may_sign": False}, False),
+        ({"days": -2}, False),
+    ],
+)
+def test_an_issuer_is_a_ca_that_may_sign_and_is_valid_now(last: dict[str, Any], good: bool) -> None:
+    middle, lowest = Authority("Middle"), Authority("Lowest")
+    given = between(AUTHORITY, middle, lowest, issued=lowest.leaf(service_uri("web")), **last)
+
+    with nullcontext() if good else pytest.raises(CertificateError, match="CAs that are valid now"):
+        checked_credentials(given, roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_no_more_cas_are_below_one_than_it_says() -> None:
+    middle, lowest = Authority("Middle"), Authority("Lowest")
+    issued = lowest.leaf(service_uri("web"))
+    chain = (issued.cert_pem, middle.authority(lowest), AUTHORITY.authority(middle, path_length=0))
+
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(replace(leaf(issued), cert_pem="".join(chain)), roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_cas_that_signed_each_other_lead_nowhere() -> None:
+    one, two = Authority("One"), Authority("Two")
+    issued = one.leaf(service_uri("web"))
+    chain = (issued.cert_pem, one.authority(two), two.authority(one), one.pem)
+
+    with pytest.raises(CertificateError, match="chains to one of Consul's roots"):
+        checked_credentials(replace(leaf(issued), cert_pem="".join(chain)), roots(AUTHORITY), datetime.now(UTC))
 
 
 def test_a_leaf_that_another_leaf_signed_is_refused() -> None:

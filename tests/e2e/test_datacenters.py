@@ -1,0 +1,140 @@
+"""Two datacenters, joined over a WAN: services of one call those of the other, with certificates of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.e2e.agents import ConsulAgent, server_config
+from tests.e2e.certificates import change_ca, mesh_certificate, served_certificate
+from tests.e2e.clients import fresh_requests, http_get, is_refused, kept_requests, tcp_ask, tcp_requests
+from tests.e2e.load import Load
+from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
+from tests.e2e.namespaces import joined_pair
+from tests.e2e.versions import on_2_8
+from tests.e2e.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+WEB_PORT, DB_PORT = 9671, 9672
+JOINED_S, RENEWED_S = 40.0, 90.0
+
+
+@dataclass
+class Federation:
+    """Web is in both datacenters, db in dc2; the caller in dc1 calls db there, and web in dc1 or else in dc2."""
+
+    mesh: Mesh
+    web: Member
+    abroad: Member
+    db: Member
+    caller: Member
+
+    @property
+    def primary(self) -> ConsulAgent:
+        return self.mesh.site.server
+
+    @property
+    def secondary(self) -> ConsulAgent:
+        return self.mesh.site.client
+
+    def answers(self) -> set[str]:
+        return {http_get(self.caller.namespace, WEB_PORT).text for _ in range(5)}
+
+
+@pytest.fixture(scope="module", params=["", "1.8"])
+def federated(site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """The agents of both datacenters, each a server, in place of a server's and a client's."""
+    line = str(request.param)
+    directory = site.directory / f"wan-{site.number()}"
+    directory.mkdir()
+    with joined_pair(("p", "s")) as (one, two), ExitStack() as stack:
+        whole = {"primary_datacenter": "dc1"}
+        joining = {"datacenter": "dc2", "retry_join_wan": [one.address], "retry_interval_wan": "300ms"}
+        agents = [
+            ConsulAgent(one, directory / "dc1", server_config("p", one.address) | whole, line=line),
+            ConsulAgent(two, directory / "dc2", server_config("s", two.address) | whole | joining, line=line),
+        ]
+        for agent in agents:
+            stack.callback(agent.process.forget)
+            stack.callback(agent.process.kill)
+            agent.start()
+            agent.wait_ready(JOINED_S)
+        yield Site(agents[0], agents[1], directory, site.numbers)
+
+
+@pytest.fixture
+def federation(federated: Site, haproxy: str) -> Iterator[Federation]:
+    mesh = Mesh(federated, haproxy)
+    try:
+        resolver = {"Kind": "service-resolver", "Name": "web", "Failover": {"*": {"Datacenters": ["dc2"]}}}
+        federated.server.put("/v1/config", resolver)
+        calls = (upstream("web", WEB_PORT), upstream("db", DB_PORT, Datacenter="dc2"))
+        members = [
+            mesh.add(service)
+            for service in (
+                Service("web", "http"),
+                Service("web", "http", host="b", id="web-2"),
+                Service("db", host="b"),
+                Service("caller", upstreams=calls),
+            )
+        ]
+        for member in members:
+            member.wait_ready()
+            member.wait_healthy(member.agent)
+        yield Federation(mesh, *members)
+    finally:
+        federated.server.delete("/v1/config/service-resolver/web")
+        mesh.close()
+
+
+@on_2_8
+@pytest.mark.timeout(240)
+def test_a_service_fails_over_to_another_datacenter_and_is_let_in_there_or_not(federation: Federation) -> None:
+    caller = federation.caller
+    wait_until("db in dc2", lambda: tcp_ask(caller.namespace, DB_PORT) == "db")
+    wait_until("web in dc1", lambda: federation.answers() == {"web"})
+    with Load(fresh_requests(caller.namespace, WEB_PORT, "web", "web-2")) as load:
+        wait_until("the other one to stand by", lambda: "1 standby" in caller.sidecar.command("status").stdout)
+        federation.web.set_health("critical")
+        wait_until("web in dc2", lambda: federation.answers() == {"web-2"})
+        federation.web.set_health("passing")
+        wait_until("web in dc1", lambda: federation.answers() == {"web"})
+    load.assert_clean()
+    federation.mesh.intend("caller", "db", "deny")
+    wait_until("the refusal in dc2", lambda: is_refused(lambda: tcp_ask(caller.namespace, DB_PORT)))
+
+
+@on_2_8
+@pytest.mark.timeout(240)
+def test_a_new_ca_of_the_primary_datacenter_costs_no_request_to_the_secondary(
+    federation: Federation, tmp_path: Path
+) -> None:
+    place = federation.caller.namespace
+    wait_until("db in dc2", lambda: tcp_ask(place, DB_PORT) == "db")
+    before = _issuer(federation, tmp_path)
+    with ExitStack() as stack:
+        loads = [
+            stack.enter_context(Load(tcp_requests(place, DB_PORT, "db"), threads=1, pause_s=0.02)),
+            stack.enter_context(Load(kept_requests(place, WEB_PORT, "web"), threads=1, pause_s=0.02)),
+        ]
+        change_ca(federation.primary)
+        wait_until("a leaf of dc2's new CA", lambda: _issuer(federation, tmp_path) != before, RENEWED_S, pause_s=0.3)
+        for load in loads:
+            load.go_on(50)
+    for load in loads:
+        load.assert_clean()
+
+
+def _issuer(federation: Federation, directory: Path) -> bytes:
+    """Who signed what db in dc2 shows, by key: the names of these CAs are empty."""
+    own = mesh_certificate(federation.secondary, "prober", directory)
+    host, port, roots = federation.db.namespace.address, federation.db.public_port, federation.secondary.root_pems()
+    shown = served_certificate(federation.caller.namespace, host, port, roots, own)
+    identifier = shown.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert identifier is not None
+    return identifier
