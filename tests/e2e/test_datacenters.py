@@ -26,7 +26,10 @@ JOINED_S, RENEWED_S = 40.0, 90.0
 
 @dataclass
 class Federation:
-    """Web is in both datacenters, db in dc2; the caller in dc1 calls db there, and web in dc1 or else in dc2."""
+    """Web is in both datacenters, db in dc2; the caller in dc1 calls db there, and web in dc1 or else in dc2.
+
+    Db calls web in dc1.
+    """
 
     mesh: Mesh
     web: Member
@@ -79,7 +82,7 @@ def federation(federated: Site, haproxy: str) -> Iterator[Federation]:
             for service in (
                 Service("web", "http"),
                 Service("web", "http", host="b", id="web-2"),
-                Service("db", host="b"),
+                Service("db", host="b", upstreams=(upstream("web", WEB_PORT, Datacenter="dc1"),)),
                 Service("caller", upstreams=calls),
             )
         ]
@@ -105,8 +108,11 @@ def test_a_service_fails_over_to_another_datacenter_and_is_let_in_there_or_not(f
         federation.web.set_health("passing")
         wait_until("web in dc1", lambda: federation.answers() == {"web"})
     load.assert_clean()
+    wait_until("web in dc1, from dc2", lambda: http_get(federation.db.namespace, WEB_PORT).text == "web")
     federation.mesh.intend("caller", "db", "deny")
     wait_until("the refusal in dc2", lambda: is_refused(lambda: tcp_ask(caller.namespace, DB_PORT)))
+    federation.mesh.intend("db", "web", "deny")
+    wait_until("the refusal in dc1", lambda: http_get(federation.db.namespace, WEB_PORT).status == 403)
 
 
 @on_2_8
