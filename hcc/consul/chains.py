@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_TIMEOUT_MS
-from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target
+from hcc.mesh.chain import Chain, LoadBalancer, Node, NodeType, Route, Split, Target
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 
 
@@ -50,9 +50,16 @@ def _node(name: str, node: Fields) -> Node:
         target=resolver.text("Target"),
         failover=resolver.child("Failover").texts("Targets"),
         connect_timeout_ms=min(max(0, resolver.duration_ms("ConnectTimeout")), MAX_TIMEOUT_MS),
-        request_timeout_ms=resolver.duration_ms("RequestTimeout"),
-        load_balancer=node.json("LoadBalancer"),
+        request_timeout_ms=min(max(0, resolver.duration_ms("RequestTimeout")), MAX_TIMEOUT_MS),
+        load_balancer=_load_balancer(node.child("LoadBalancer")),
     )
+
+
+def _load_balancer(found: Fields) -> LoadBalancer | None:
+    policy = found.text("Policy")
+    if not policy:
+        return None
+    return LoadBalancer(policy, max(0, found.child("LeastRequestConfig").number("ChoiceCount")))
 
 
 def _route(route: Fields) -> Route:

@@ -40,7 +40,7 @@ from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
 from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
-from hcc.mesh.chain import Chain, start_resolver, start_target, unserved
+from hcc.mesh.chain import Balancing, Chain, start_resolver, start_target, unserved
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
@@ -63,6 +63,8 @@ HTTP_TIMEOUT_MS = 60_000
 CONNECT_TIMEOUT_MS = 5_000
 # As many as HAProxy keeps for each listener (TLS_TICKETS_NO), of 48 bytes each; configuration.txt, `tls-ticket-keys`.
 TICKET_KEYS = 3
+# Of instances that are drawn at random, to take the least busy one.
+LEAST_CHOICES, MOST_CHOICES = 2, 32
 # A line of HAProxy's configuration has at most 64 words, and each identity takes two.
 MAX_IDENTITIES = 20
 
@@ -369,7 +371,8 @@ def _upstream(
         label=label,
         mode=_mode(protocol),
         tls=tls,
-        timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms),
+        timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms or _request_ms(state, protocol)),
+        draws=_draws(state),
         servers=servers(_endpoints(state.tried), admitted, _endpoints(state.standby)) if tls else (),
         # Where another one may serve for it, that is no reason to let what runs go on serving.
         known=all(target.known for target in state.targets[:1]),
@@ -422,6 +425,20 @@ def _protocol(state: UpstreamState) -> Protocol:
 def _connect_ms(state: UpstreamState) -> int:
     resolver = start_resolver(state.chain).connect_timeout_ms if state.chain else 0
     return state.upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
+
+
+def _request_ms(state: UpstreamState, protocol: Protocol) -> int:
+    """How long an answer is waited for; 0 when Consul does not say."""
+    return start_resolver(state.chain).request_timeout_ms if state.chain and protocol.is_http else 0
+
+
+def _draws(state: UpstreamState) -> int:
+    """As Envoy chooses: at random, or the one of two or more that has the fewest requests."""
+    balancer = start_resolver(state.chain).load_balancer if state.chain else None
+    if balancer is None:
+        return 0
+    least = min(max(LEAST_CHOICES, balancer.choices), MOST_CHOICES)
+    return {Balancing.RANDOM.value: 1, Balancing.LEAST_REQUEST.value: least}.get(balancer.policy, 0)
 
 
 def _tls(certificates: Certificates, alpn: tuple[str, ...], limits: TlsLimits) -> Tls | None:

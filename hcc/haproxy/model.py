@@ -195,6 +195,7 @@ class Backend:
         tls: None until our certificate and the CAs are known; then there are no servers either.
         known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
         check: None where answers are not looked at.
+        draws: so many servers are drawn at random, and the least busy of them is taken; 0: each has its turn.
     """
 
     name: str
@@ -205,6 +206,7 @@ class Backend:
     servers: tuple[Server, ...] = ()
     known: bool = True
     check: PeerCheck | None = None
+    draws: int = 0
 
 
 @dataclass(frozen=True, slots=True)

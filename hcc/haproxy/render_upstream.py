@@ -54,7 +54,7 @@ def upstream_backend(backend: Backend, capabilities: Capabilities) -> Iterator[s
     if backend.mode is Mode.HTTP and capabilities.has(Feature.HTTP_RETURN):
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
-    yield "  balance roundrobin"
+    yield f"  balance random({words.number(backend.draws)})" if backend.draws else "  balance roundrobin"
     if backend.mode is Mode.HTTP:
         yield from _pooled()
     yield from timeout_lines(backend.timeouts)

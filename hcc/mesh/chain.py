@@ -7,7 +7,7 @@ others: reading it from JSON (`hcc.consul.decode`) and turning it into backends 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 
 class NodeType(Enum):
@@ -35,6 +35,26 @@ class Split:
     definition: str = "{}"
 
 
+class Balancing(StrEnum):
+    """How a resolver's instances are chosen, as far as it is served."""
+
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    LEAST_REQUEST = "least_request"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancer:
+    """A resolver's policy, by Consul's word.
+
+    Args:
+        choices: of `least_request`: of so many instances the one with the fewest requests is taken; 0 when not given.
+    """
+
+    policy: str
+    choices: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node of the chain; which fields count depends on `type`.
@@ -44,7 +64,7 @@ class Node:
         failover: target IDs to try after it, in order.
         connect_timeout_ms: a resolver's, 0 when not given.
         request_timeout_ms: a resolver's, 0 when not given.
-        load_balancer: Consul's JSON of the policy, empty when not given.
+        load_balancer: None when not given.
     """
 
     name: str
@@ -55,7 +75,7 @@ class Node:
     failover: tuple[str, ...] = ()
     connect_timeout_ms: int = 0
     request_timeout_ms: int = 0
-    load_balancer: str = ""
+    load_balancer: LoadBalancer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +159,11 @@ def targets_in_order(chain: Chain) -> tuple[Target, ...]:
 def unserved(chain: Chain) -> tuple[str, ...]:
     """What the chain asks for beyond one resolver and its failover, a phrase each; empty: all is served."""
     start = chain.node(chain.start_node)
-    resolver = start_resolver(chain)
+    policy = balancer.policy if (balancer := start_resolver(chain).load_balancer) else Balancing.ROUND_ROBIN
     phrases = [
         (start.type is NodeType.ROUTER, f"a router of {len(start.routes)} routes"),
         (any(node.type is NodeType.SPLITTER for node in chain.nodes), "a splitter"),
-        (bool(resolver.load_balancer), "a load balancer policy"),
-        (bool(resolver.request_timeout_ms), "a request timeout"),
+        (policy not in tuple(Balancing), f"the load balancer policy {policy}"),
     ]
     for target in targets_in_order(chain):
         phrases += (

@@ -209,6 +209,29 @@ def test_failover_to_another_service_and_back_costs_no_request_and_no_reload(sho
     boutique.remove()
 
 
+def test_a_load_balancer_policy_costs_one_reload_and_no_request_and_endpoints_still_come_and_go(shop: Shop) -> None:
+    server, sidecar = shop.mesh.site.server, shop.buyer.sidecar
+    balancer = {"Policy": "least_request", "LeastRequestConfig": {"ChoiceCount": 3}}
+    worker = sidecar.worker_pid()
+    with Load(kept_requests(shop.client, PORT, "shop-1", "shop-2")) as load:
+        server.put("/v1/config", {"Kind": "service-resolver", "Name": "shop", "LoadBalancer": balancer})
+        try:
+            wait_until("the policy", lambda: "balance random(3)" in sidecar.command("config").stdout)
+            wait_until("a new worker", lambda: sidecar.worker_pid() not in {0, worker})
+            worker = sidecar.worker_pid()
+            shop.two.agent.deregister("shop-2")
+            shop.wait_shares("the second to be left out", {"shop-1": 1.0})
+            shop.two.register()
+            wait_until("the second again", lambda: shop.shares().get("shop-2", 0.0) > 0.0)
+            assert sidecar.worker_pid() == worker
+        finally:
+            server.delete("/v1/config/service-resolver/shop")
+            shop.two.register()
+        wait_until("the usual policy", lambda: "balance roundrobin" in sidecar.command("config").stdout)
+        shop.wait_usual()
+    load.assert_clean()
+
+
 def test_a_prepared_query_upstream_reaches_what_the_query_finds(shop: Shop) -> None:
     server = shop.mesh.site.server
     query = server.ask("POST", "/v1/query", {"Name": "find-shop", "Service": {"Service": "shop", "OnlyPassing": True}})

@@ -6,7 +6,7 @@ import pytest
 
 from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, desired
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind
-from hcc.mesh.chain import Target
+from hcc.mesh.chain import LoadBalancer, Target
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import (
@@ -170,12 +170,45 @@ def test_a_unix_socket_listener_keeps_its_mode() -> None:
 
 def test_what_a_chain_asks_beyond_one_resolver_is_said_and_its_start_target_serves() -> None:
     asked = chain()
-    asked = replace(asked, nodes=(replace(asked.nodes[0], load_balancer="{}"),))
+    asked = replace(asked, nodes=(replace(asked.nodes[0], load_balancer=LoadBalancer("ring_hash")),))
     found = result(upstream_state(endpoints=[endpoint()], chain_=asked))
     assert len(found.desired.backends[0].servers) == 1
     (problem,) = found.problems
-    assert "a load balancer policy" in problem.text
+    assert "the load balancer policy ring_hash" in problem.text
+    assert found.desired.backends[0].draws == 0
     assert "web.default.default.dc1 serves" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("balancer", "draws"),
+    [
+        (None, 0),
+        (LoadBalancer("round_robin"), 0),
+        (LoadBalancer("random"), 1),
+        (LoadBalancer("least_request"), 2),
+        (LoadBalancer("least_request", 5), 5),
+        (LoadBalancer("least_request", 10**9), 32),
+    ],
+)
+def test_instances_are_chosen_as_the_resolver_says(balancer: LoadBalancer | None, draws: int) -> None:
+    asked = chain()
+    asked = replace(asked, nodes=(replace(asked.nodes[0], load_balancer=balancer),))
+    found = result(upstream_state(endpoints=[endpoint()], chain_=asked))
+    assert found.desired.backends[0].draws == draws
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "registered", "waited"), [("http", 0, 7_000), ("http", 9_000, 9_000), ("tcp", 0, 3_600_000)]
+)
+def test_an_answer_is_waited_for_as_long_as_the_registration_or_else_the_resolver_says(
+    protocol: str, registered: int, waited: int
+) -> None:
+    asked = chain(protocol=protocol)
+    asked = replace(asked, nodes=(replace(asked.nodes[0], request_timeout_ms=7_000),))
+    state = upstream_state(upstream("web"), chain_=asked)
+    state = replace(state, upstream=replace(state.upstream, read_timeout_ms=registered))
+    assert result(state).desired.backends[0].timeouts.server_ms == waited
 
 
 def failing_over(*targets: TargetEndpoints) -> UpstreamState:

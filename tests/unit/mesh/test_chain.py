@@ -2,7 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target, start_target, targets_in_order, unserved
+from hcc.mesh.chain import (
+    Chain,
+    LoadBalancer,
+    Node,
+    NodeType,
+    Route,
+    Split,
+    Target,
+    start_target,
+    targets_in_order,
+    unserved,
+)
 
 WEB = Target("web.default.default.dc1", "web", "dc1")
 V2 = Target("v2.web.default.default.dc1", "web", "dc1", subset="v2")
@@ -59,9 +70,14 @@ def test_of_a_target_that_asks_for_no_gateway_nothing_is_unserved() -> None:
 
 
 def test_what_else_a_resolver_asks_for_is_named() -> None:
-    resolver = replace(RESOLVE_WEB, failover=(V2.id,), load_balancer="{}", request_timeout_ms=100)
+    resolver = replace(RESOLVE_WEB, failover=(V2.id,), load_balancer=LoadBalancer("maglev"), request_timeout_ms=100)
 
-    assert unserved(chain("resolver:web", resolver)) == ("a load balancer policy", "a request timeout")
+    assert unserved(chain("resolver:web", resolver)) == ("the load balancer policy maglev",)
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "random", "least_request"])
+def test_policies_that_look_at_no_request_are_served(policy: str) -> None:
+    assert unserved(chain("resolver:web", replace(RESOLVE_WEB, load_balancer=LoadBalancer(policy)))) == ()
 
 
 def test_targets_are_tried_in_the_order_of_the_resolvers_failover() -> None:
