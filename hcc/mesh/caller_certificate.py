@@ -9,9 +9,19 @@ import hashlib
 from functools import lru_cache
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from hcc.mesh.caller import MAX_KEPT, Remembered
 from hcc.mesh.identity import IdentityError, parse_service_uri
+
+# What the library says of a certificate that it cannot read, some of it only when that part is asked for.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 _service = lru_cache(MAX_KEPT)(parse_service_uri)
 
@@ -30,5 +40,5 @@ def remembered_caller(der: bytes) -> Remembered | None:
         if len(uris) != 1:
             return None
         return Remembered(_service(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, IdentityError):
+    except (*UNREADABLE, x509.ExtensionNotFound, IdentityError):
         return None

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from hcc.errors import HccError
+from hcc.mesh.caller_certificate import UNREADABLE
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Roots
 
@@ -62,6 +63,19 @@ def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
         CertificateError: unreadable, key of another certificate, not valid now, another service's URI, or no
             chain to one of the roots.
     """
+    try:
+        return _checked(leaf, roots, now)
+    except UNREADABLE as exc:
+        raise CertificateError(f"expected certificates that can be read, found one that cannot: {exc}") from exc
+
+
+def warning_time(credentials: Credentials) -> datetime:
+    """When an unrenewed leaf becomes worth a warning: nine tenths of its life. Consul renews by then."""
+    life = credentials.not_after - credentials.not_before
+    return credentials.not_before + life * 0.9
+
+
+def _checked(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
     chain = _certificates(leaf.cert_pem, "the leaf")
     authorities = _root_certificates(roots)
     certificate, intermediates = chain[0], chain[1:]
@@ -82,12 +96,6 @@ def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
     )
 
 
-def warning_time(credentials: Credentials) -> datetime:
-    """When an unrenewed leaf becomes worth a warning: nine tenths of its life. Consul renews by then."""
-    life = credentials.not_after - credentials.not_before
-    return credentials.not_before + life * 0.9
-
-
 def _certificates(pem: str, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem.encode())
@@ -106,9 +114,16 @@ def _root_certificates(roots: Roots) -> list[x509.Certificate]:
 
 
 def _authority(certificate: x509.Certificate) -> Authority:
-    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    name = str(names[0].value) if names else certificate.subject.rfc4514_string()
-    return Authority(name, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    return Authority(_name(certificate), certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+def _name(certificate: x509.Certificate) -> str:
+    try:
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return str(names[0].value) if names else certificate.subject.rfc4514_string()
+    except ValueError:
+        # Accents in a T61String, such as those of older CAs: Consul and HAProxy read them. Nothing depends on the name.
+        return f"serial number {certificate.serial_number:X}"
 
 
 def _check_key(certificate: x509.Certificate, key_pem: Secret) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from hcc.errors import HccError
-from hcc.mesh.caller_certificate import certificate_digest
+from hcc.mesh.caller_certificate import UNREADABLE, certificate_digest
 
 
 class PeerCertificateError(HccError):
@@ -43,7 +43,7 @@ def peer_certificate(der: bytes) -> PeerCertificate:
         certificate = x509.load_der_x509_certificate(der)
         expires_s = int(certificate.not_valid_after_utc.timestamp())
         return PeerCertificate(certificate_digest(der), _uris(certificate), expires_s)
-    except (ValueError, x509.DuplicateExtension) as exc:
+    except UNREADABLE as exc:
         raise PeerCertificateError(f"expected a readable certificate, found one that is not: {exc}") from exc
 
 

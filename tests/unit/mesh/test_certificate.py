@@ -1,3 +1,4 @@
+import ssl
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from tests.pki import TRUST_DOMAIN, Authority, IssuedLeaf, service_uri, sha1
 AUTHORITY = Authority()
 OTHER_AUTHORITY = Authority("Another CA")
 ISSUED = AUTHORITY.leaf(service_uri("web"))
+NAME = bytes((0x86, len(service_uri("web")))) + service_uri("web").encode()
 
 
 def leaf(issued: IssuedLeaf = ISSUED, uri: str = service_uri("web")) -> Leaf:
@@ -88,6 +90,36 @@ def test_a_leaf_that_is_not_valid_now_is_refused(shift: timedelta) -> None:
 def test_what_is_no_pem_is_named(bad: Leaf, message: str) -> None:
     with pytest.raises(CertificateError, match=message):
         checked_credentials(bad, roots(AUTHORITY), datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", id="of version 8"),
+        pytest.param(
+            b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x09", id="with an unknown kind of key"
+        ),
+        pytest.param(NAME, b"\xa3" + NAME[1:], id="with an X.400 address"),
+        pytest.param(NAME, b"\x83" + NAME[1:], id="with damaged names"),
+    ],
+)
+def test_a_leaf_that_cannot_be_read_is_refused(good: bytes, bad: bytes) -> None:
+    assert ISSUED.der.count(good) == 1
+    damaged = replace(leaf(), cert_pem=ssl.DER_cert_to_PEM_cert(ISSUED.der.replace(good, bad)))
+
+    with pytest.raises(CertificateError, match=r"that cannot\b|something else"):
+        checked_credentials(damaged, roots(AUTHORITY), datetime.now(UTC))
+
+
+def test_a_root_whose_name_cannot_be_read_is_trusted_all_the_same() -> None:
+    authority = Authority("Society CA")
+    pem = ssl.DER_cert_to_PEM_cert(authority.certificate_der.replace(b"Society", b"Soci\xe9t\xe9"))
+    both = Roots(TRUST_DOMAIN, "0", (Root("0", AUTHORITY.pem, active=True), Root("1", pem, active=False)))
+
+    credentials = checked_credentials(leaf(), both, datetime.now(UTC))
+
+    serial = f"{authority.certificate.serial_number:X}"
+    assert [root.name for root in credentials.roots] == ["Test CA", f"serial number {serial}"]
 
 
 def test_no_roots_at_all_are_refused() -> None:

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from hcc.mesh.caller_certificate import remembered_caller
 from hcc.mesh.peer_certificate import PeerCertificate, PeerCertificateError, peer_certificate
 from tests.pki import Authority
 
@@ -29,7 +30,21 @@ def test_only_the_one_uri_alone_counts(uris: tuple[str, ...]) -> None:
     assert not PeerCertificate("A", uris, 1).names_only(WEB)
 
 
-@pytest.mark.parametrize("der", [b"", b"0", b"no certificate"])
-def test_what_cannot_be_read_is_an_error(der: bytes) -> None:
+LEAF = Authority().leaf(WEB).der
+NAME = bytes((0x86, len(WEB))) + WEB.encode()
+
+
+@pytest.mark.parametrize(
+    "der",
+    [
+        b"",
+        b"0",
+        b"no certificate",
+        pytest.param(LEAF.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07"), id="of version 8"),
+        pytest.param(LEAF.replace(NAME, b"\xa3" + NAME[1:]), id="with an X.400 address"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_and_no_caller(der: bytes) -> None:
     with pytest.raises(PeerCertificateError, match="readable certificate"):
         peer_certificate(der)
+    assert remembered_caller(der) is None
