@@ -58,7 +58,11 @@ class Zygote:
                     return
 
     def _receive(self) -> bool:
-        packet, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, SPAWN_DESCRIPTORS)
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, SPAWN_DESCRIPTORS)
+        except ConnectionResetError:
+            # It went without reading what we told it.
+            return False
         if not packet:
             return False
         try:

@@ -18,9 +18,12 @@ from pathlib import Path
 import pytest
 
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.spoe.counters import CounterMemory
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
 from hcc.spoe.listener import Listener
 from hcc.spoe.pool import SpoePoolError, WorkerPool
+from hcc.spoe.readiness import is_readable
+from hcc.spoe.spawner import Spawner
 from tests.integration.spoe_frontend import events_until, wait_for
 from tests.spop_frames import hello
 
@@ -340,6 +343,21 @@ def accepts(path: str) -> bool:
 def test_zygote_and_workers_without_a_policy_leave_when_the_main_process_is_killed(tmp_path: Path) -> None:
     with killed_main(tmp_path / "w.sock", policy=False) as pids:
         wait_for("the orphans are gone", lambda: not any(map(alive, pids)))
+
+
+def test_a_zygote_whose_last_word_nobody_reads_ends_as_any_other(tmp_path: Path) -> None:
+    listener, counters, zygote = Listener(str(tmp_path / "w.sock")), CounterMemory(1), Spawner(sys.executable)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            zygote.spawn(0, 1, (listener.sock.fileno(), theirs.fileno(), counters.fd))
+            assert is_readable(zygote.fileno(), 10)
+        finally:
+            status = zygote.close(10)
+            listener.close()
+            counters.close()
+
+    assert status == 0
 
 
 def test_the_workers_of_a_killed_main_process_serve_until_those_of_its_successor_can_decide(tmp_path: Path) -> None:
