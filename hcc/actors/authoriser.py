@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
+from hcc.actors.backoff import doubled_s
 from hcc.actors.callers import Labels
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
@@ -548,7 +549,7 @@ class Authoriser(Actor):
         try:
             act()
         except (ControlError, MapTextError, OSError) as exc:
-            delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
+            delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
             self._failures += 1
             _log.error("HAProxy's memory of callers is not up to date; next try in %.1f s: %s", delay, exc)
             self.after(delay, _Resync(), key="resync")

@@ -1,4 +1,4 @@
-"""How long to wait before a program that ended is started again."""
+"""How long to wait before what failed is tried again, or a program that ended is started again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ FIRST_DELAY_S = 0.05
 MAX_DELAY_S = 10.0
 # A program that lived this long before it died starts the back-off afresh.
 STABLE_S = 30.0
+# Beyond every limit, and far from what no float can hold.
+_MAX_DOUBLINGS = 20
+
+
+def doubled_s(first_s: float, failures: int, most_s: float) -> float:
+    """The delay after that many failures in a row: twice as long with each, up to a limit."""
+    return min(most_s, first_s * 2.0 ** min(failures, _MAX_DOUBLINGS))
 
 
 class BackOff:
     """The delays of one program: none at first, then longer and longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_s: float = MAX_DELAY_S) -> None:
+        self._most_s = most_s
         self._failures = 0
 
     def next_delay_s(self) -> float:
         """The delay after one more failure."""
-        delay = 0.0 if self._failures == 0 else min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._failures)
+        delay_s = doubled_s(FIRST_DELAY_S, self._failures, self._most_s) if self._failures else 0.0
         self._failures += 1
-        return delay
+        return delay_s
 
     def reset(self) -> None:
         """The program has run long enough for its next death to count as the first."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
+from hcc.actors.backoff import doubled_s
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -609,7 +610,7 @@ class ConfigReconciler(Actor):
         )
 
     def _failed(self, error: HccError | OSError) -> None:
-        delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
+        delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
         self._failures += 1
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)
         self._report(replace(self._facts, applied=False, failure=str(error)))

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 
 from hcc.actors.actor import Actor
+from hcc.actors.backoff import STABLE_S, BackOff
 from hcc.actors.callers import Callers
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
@@ -45,10 +46,8 @@ GATHER_S = 0.02
 # Workers and zygote are asked for a sign of life this often; a worker that gave none so many times is replaced.
 LOOK_S = 1.0
 MISSES = 3
-FIRST_DELAY_S = 0.05
+# Callers wait for what died.
 MAX_DELAY_S = 5.0
-# A worker that died is young again when it has lived this long.
-STABLE_S = 30.0
 # Denials logged in a row, and how long until that many may be logged again.
 DENIALS_LOGGED = 10
 DENIALS_EVERY_S = 10.0
@@ -124,7 +123,7 @@ class SPOEPool(Actor):
         self._denied = "denied" if enforced else "let in, would be denied"
         self._policy_version: int | None = None
         self._held: dict[int, int] = {}
-        self._deaths = 0
+        self._back_off = BackOff(MAX_DELAY_S)
         self._denials = 0
         self._callers = Callers()
         self._destination = ""
@@ -164,7 +163,7 @@ class SPOEPool(Actor):
             case _Respawn() | _RespawnZygote() | _Look() | _Ended():
                 self._mend(message)
             case _Stable():
-                self._deaths = 0
+                self._back_off.reset()
             case _DenialsAgain():
                 self._end_of_denials()
             case _ReportCallers() | Publish():
@@ -240,11 +239,9 @@ class SPOEPool(Actor):
             self.after(self._delay(), _RespawnZygote(), key="zygote")
 
     def _delay(self) -> float:
-        """The pause before something that died is started: none at first, doubling while it goes on."""
-        delay = 0.0 if self._deaths == 0 else min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**self._deaths)
-        self._deaths += 1
+        """The pause before something that died is started."""
         self.after(STABLE_S, _Stable(), key="stable")
-        return float(delay)
+        return self._back_off.next_delay_s()
 
     def _note_denial(self, source: str, reason: str) -> None:
         label = self._callers.denied(source, reason, time.time())

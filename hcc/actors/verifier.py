@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from hcc.actors.actor import Actor
+from hcc.actors.backoff import doubled_s
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -434,7 +435,7 @@ class Verifier(Actor):
         try:
             known = act()
         except (ControlError, MapTextError) as exc:
-            delay = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
+            delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
             self._failures += 1
             _log.error("HAProxy's memory of leaves is not up to date; next try in %.1f s: %s", delay, exc)
             self.after(delay, _Resync(), key="resync")
