@@ -36,15 +36,10 @@ class Listener:
         self._in_place = False
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise ListenerError(f"expected a socket path of at most {MAX_PATH_BYTES} bytes, found {path!r}")
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._bind()
+            self.sock = self._bound()
         except OSError as exc:
-            self.sock.close()
             raise ListenerError(f"cannot listen on {path!r}: {exc.strerror or exc}") from exc
-        except ListenerError:
-            self.sock.close()
-            raise
         self._inode = inode_of(self._aside)
         if not os.path.lexists(path):
             self.take_place()
@@ -69,15 +64,21 @@ class Listener:
                 if inode_of(path) == self._inode:
                     Path(path).unlink()
 
-    def _bind(self) -> None:
+    def _bound(self) -> socket.socket:
         for path in (self.path, self._aside):
             _check_kind(path)
         with suppress(FileNotFoundError):
             Path(self._aside).unlink()
-        self.sock.bind(self._aside)
-        # Nobody can connect before listen(), so the mode is right in time.
-        Path(self._aside).chmod(0o600)
-        self.sock.listen(BACKLOG)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind(self._aside)
+            # Nobody can connect before listen(), so the mode is right in time.
+            Path(self._aside).chmod(0o600)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
 
 class Place:

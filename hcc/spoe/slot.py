@@ -21,7 +21,7 @@ from hcc.spoe.events import (
 )
 from hcc.spoe.listener import Listener
 from hcc.spoe.readiness import Readiness, is_readable
-from hcc.spoe.spawner import Forked, Spawner
+from hcc.spoe.spawner import Forked, Spawner, SpawnError
 
 
 class WorkerSlot:
@@ -72,9 +72,12 @@ class WorkerSlot:
         """Ask the zygote for a process, and leave it the policy to read first.
 
         Raises:
-            SpawnError: the zygote is gone.
+            SpawnError: the zygote is gone, or there is no file left.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise SpawnError(f"cannot talk to SPOE worker {self.index + 1}: {exc.strerror}") from exc
         channel = Channel(ours, MAX_NEWS_BYTES)
         if policy is not None:
             # Before there is a process: it must find the policy before the first question.

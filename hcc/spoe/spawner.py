@@ -63,13 +63,15 @@ class Spawner:
         python: the interpreter to run it with.
 
     Raises:
-        SpawnError: the interpreter cannot be run.
+        SpawnError: the interpreter cannot be run, or there is no file left.
     """
 
     def __init__(self, python: str) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = ours
         self.ended = False
+        try:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as exc:
+            raise SpawnError(f"cannot talk to a zygote of SPOE workers: {exc.strerror}") from exc
         try:
             # -S, -P: nothing but the standard library and PYTHONPATH can be imported.
             self._process = subprocess.Popen(
@@ -81,11 +83,11 @@ class Spawner:
                 env=_environment(),
             )
         except OSError as exc:
-            ours.close()
+            self._control.close()
             raise SpawnError(f"cannot run {python!r} for SPOE workers: {exc.strerror}") from exc
         finally:
             theirs.close()
-        ours.setblocking(False)
+        self._control.setblocking(False)
 
     @property
     def pid(self) -> int:

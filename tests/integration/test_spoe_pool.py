@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -229,6 +230,31 @@ def test_a_socket_that_cannot_be_bound_anew_leaves_its_worker_and_is_bound_when_
     assert pool.workers() == before
     Path(paths[0]).parent.mkdir()
     assert pool.restore_sockets() == paths
+
+
+@contextmanager
+def no_file_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_a_file_nothing_can_be_started_and_later_it_can_be(pool: WorkerPool, paths: tuple[str, str]) -> None:
+    os.kill(pool.workers()[0].pid, signal.SIGKILL)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerExited) for event in seen))
+    Path(paths[1]).unlink()
+    with no_file_left():
+        for act in (lambda: pool.respawn(0), pool.restore_sockets, pool.respawn_zygote):
+            with pytest.raises(SpoePoolError, match="Too many open files"):
+                act()
+
+    assert pool.restore_sockets() == (paths[1],)
+    pool.respawn_zygote()
+    pool.respawn(0)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerReady) and event.index == 0 for event in seen))
 
 
 def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
