@@ -56,6 +56,7 @@ class FakeControl:
         refusing: reloads and installs fail with this text.
         refused: what is in the line that they complain about.
         silent: nothing can be read.
+        unreadable: what is on disk cannot be read.
         taken_binds: addresses that somebody else has.
         busy: names of servers with connections, which keep them from being deleted or freed.
         may_write: what only writes waits for this.
@@ -68,6 +69,7 @@ class FakeControl:
     refusing: str = ""
     refused: str = ""
     silent: bool = False
+    unreadable: bool = False
     taken_binds: tuple[Bind, ...] = ()
     busy: frozenset[str] = frozenset()
     may_write: threading.Event = field(default_factory=threading.Event)
@@ -100,6 +102,8 @@ class FakeControl:
     def read_actual(self, rendered: Rendered) -> Actual:
         if self.silent:
             raise ControlError("the runtime socket does not answer")
+        if self.unreadable:
+            raise PermissionError(errno.EACCES, "Permission denied", "haproxy.cfg")
         self.known = self.actual
         return self.actual
 

@@ -441,11 +441,14 @@ class ConfigReconciler(Actor):
         """What would be done now.
 
         Raises:
-            ControlError: nothing is known yet, or HAProxy does not answer.
+            ControlError: nothing is known yet, HAProxy does not answer, or what is on disk cannot be read.
         """
         if self._snapshot is None or not self._may_decide():
             raise ControlError("Consul has not told of this proxy yet; ask again")
-        rendered, _, steps, taken = self._planned(self._wanted(self._snapshot).desired)
+        try:
+            rendered, _, steps, taken = self._planned(self._wanted(self._snapshot).desired)
+        except OSError as exc:
+            raise ControlError(f"it cannot be told: {exc}") from exc
         review = Review(self._options, self._who_calls(), self._snapshot, self._admitted)
         left_out = tuple(str(one) for one in (self._taken if taken is None else taken))
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review, left_out)

@@ -35,6 +35,7 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy import words
+from hcc.haproxy.control import ControlError
 from hcc.haproxy.model import Listening, TcpBind
 from hcc.haproxy.plan import (
     AddCaller,
@@ -481,6 +482,18 @@ def previewed(scene: ReconcilerScene) -> Previewed:
     found = scene.tree.ask_actor(CONFIG_RECONCILER, Preview(), 5.0)
     assert isinstance(found, Previewed)
     return found
+
+
+def test_to_ask_what_would_be_done_fails_where_nothing_can_be_read_and_changes_nothing(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE))
+    scene.control.unreadable = True
+
+    with pytest.raises(ControlError, match="Permission denied"):
+        previewed(scene)
+
+    scene.control.unreadable = False
+    assert previewed(scene).operations == ()
+    assert scene.generation() == 1
 
 
 @pytest.mark.parametrize("restarted", [False, True])
