@@ -133,7 +133,9 @@ def checked(convert: Callable[[str], T]) -> Callable[[str], T]:
 
 def _unknown(top: argparse.ArgumentParser, command: str | None, word: str) -> str:
     flags = [flag for flag in _flags(top, command) if flag.startswith("--")]
-    near = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+    # Without its value, which may be a secret.
+    word = word.partition("=")[0]
+    near = difflib.get_close_matches(word, flags, n=1)
     hint = f"did you mean {near[0]}?" if near else f"see hcc {command or ''} --help".replace("  ", " ")
     return f"unknown argument {word!r}: {hint}"
 

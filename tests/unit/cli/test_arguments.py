@@ -61,6 +61,7 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
             ("--sidecar-for", "a", "--htp-addr", "x"),
             r"unknown argument '--htp-addr': did you mean --http-addr\?",
         ),
+        (("--sidecar-for", "a", "--tokne=secret"), r"unknown argument '--tokne': did you mean --token\?"),
         (("--sidecar-for", "a", "stray"), "unknown argument 'stray'"),
         (("--sidecar-for", "a", "--log-level", "loud"), "--log-level: expected one of trace"),
         (("--sidecar-for", "a", "--spoe-workers", "0"), "expected a whole number from 1 to 64, found '0'"),
