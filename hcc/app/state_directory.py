@@ -90,10 +90,11 @@ class StateDirectory:
 
 def directory_name(proxy_id: str) -> str:
     """The proxy ID as a directory's name: short, and different for different IDs."""
-    name = quote(proxy_id, safe="")
+    # On a command line it may be no UTF-8.
+    name = quote(proxy_id, safe="", errors="surrogatepass")
     if len(name) <= MAX_NAME_BYTES and not name.startswith("."):
         return name
-    digest = hashlib.sha256(proxy_id.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(proxy_id.encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{name.lstrip('.')[: MAX_NAME_BYTES - 13]}-{digest}"
 
 

@@ -112,8 +112,12 @@ def _is_refused(path: Path) -> bool:
     """Whether nobody listens there: that hcc was killed, or left its HAProxy behind."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        # Any other answer is somebody's, or it is for who asks to say what it is.
-        return probe.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)
+        try:
+            # Any other answer is somebody's, or it is for who asks to say what it is.
+            return probe.connect_ex(str(path)) in (errno.ECONNREFUSED, errno.ENOENT)
+        except OSError:
+            # So is that its path is too long for a socket's, as from outside of a container.
+            return False
 
 
 def ask(path: Path, method: str, target: str, timeout_s: float = TIMEOUT_S) -> object:

@@ -155,6 +155,12 @@ def test_any_proxy_id_makes_one_short_path_component(proxy_id: str) -> None:
     assert not name.startswith(".")
 
 
+def test_a_proxy_id_that_is_no_utf_8_has_a_name_of_its_own() -> None:
+    ids = [f"{word}\udcff" for word in ("web", "api", "web" * 30, "api" * 30)]
+
+    assert len({directory_name(one) for one in ids}) == len(ids)
+
+
 @given(st.text(min_size=1, max_size=80), st.text(min_size=1, max_size=80))
 def test_two_proxies_never_share_a_directory(one: str, other: str) -> None:
     assert one == other or directory_name(one) != directory_name(other)

@@ -89,6 +89,16 @@ def test_one_that_hangs_hides_no_other_and_is_named_where_it_may_be_the_wanted_o
             find_control_socket(base, "", "api")
 
 
+def test_one_whose_path_is_too_long_for_a_socket_is_said_to_be_so(base: Path) -> None:
+    outside = base / ("as-seen-from-outside-of-a-container-" * 3)
+    outside.mkdir()
+    with well(base, "web-sidecar-proxy", "web"):
+        (base / "web-sidecar-proxy").rename(outside / "web-sidecar-proxy")
+
+        with pytest.raises(ControlError, match=r"no sidecar answers on .*path too long"):
+            ask(find_control_socket(outside, "", ""), "GET", "/v1/about")
+
+
 def test_one_that_was_killed_does_not_hang(base: Path) -> None:
     with hanging(base, "web-sidecar-proxy") as path:
         pass
