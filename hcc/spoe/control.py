@@ -45,7 +45,7 @@ class ControlMessage(NamedTuple):
         """The JSON object in the body."""
         try:
             fields = json.loads(self.body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ControlError(f"expected JSON in a message about {self.topic.name}") from exc
         if not isinstance(fields, dict):
             raise ControlError(f"expected a JSON object in a message about {self.topic.name}")

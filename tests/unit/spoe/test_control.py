@@ -37,6 +37,7 @@ def test_news_of_a_worker_become_events() -> None:
     [
         ControlMessage(Topic.READY),
         ControlMessage(Topic.READY, b"[1]"),
+        ControlMessage(Topic.READY, b"[" * 16_000),
         message(Topic.READY, pid="1"),
         message(Topic.POLICY_APPLIED),
         message(Topic.DENIED, source="a", reason="b"),
