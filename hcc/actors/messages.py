@@ -193,9 +193,8 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To everyone concerned with stopping: no more changes; open connections have `timeout_s` to finish."""
+    """To everyone concerned with stopping: no more changes. How long connections have is in `Draining`."""
 
-    timeout_s: float
     coalesce_key: ClassVar[str] = "drain"
 
 

@@ -144,6 +144,10 @@ class Draining:
     deadline_s: float | None = None
     public_is_closed: bool = False
 
+    def begin(self, timeout_s: float) -> None:
+        """Note it for whoever lives, or is started next: who is told may be down just now."""
+        self.deadline_s = time.monotonic() + timeout_s
+
 
 class ProcessSupervisor(Actor):
     """Owns the HAProxy process, and that of the Data Plane API when there is one."""
@@ -194,7 +198,7 @@ class ProcessSupervisor(Actor):
             self._watch(self._process, _Ended(self._process.pid))
             self._look_after()
         if self._draining.deadline_s is not None:
-            self._go_on_draining(self._draining.deadline_s)
+            self._drain(self._draining.deadline_s)
         elif self.context.generation > 1:
             # Nobody may have heard that there is something to start, or it was about to be tried again.
             self.tell(CONFIG_RECONCILER, Publish())
@@ -213,8 +217,8 @@ class ProcessSupervisor(Actor):
                 self._about_dataplane(message)
             case Publish():
                 self._publish()
-            case Drain(timeout_s):
-                self._drain(timeout_s)
+            case Drain() if self._draining.deadline_s is not None:
+                self._drain(self._draining.deadline_s)
             case _CheckInFlight():
                 self._stop_when_served()
             case _Force(kill):
@@ -401,11 +405,7 @@ class ProcessSupervisor(Actor):
         _log.error("the Data Plane API: %s; starting it again in %.2f s", reason, delay)
         self.after(delay, _StartDataplane(), key="start-dataplane")
 
-    def _drain(self, timeout_s: float) -> None:
-        self._draining.deadline_s = time.monotonic() + timeout_s
-        self._go_on_draining(self._draining.deadline_s)
-
-    def _go_on_draining(self, deadline_s: float) -> None:
+    def _drain(self, deadline_s: float) -> None:
         self.cancel("start")
         if not self._process.pid:
             self._on_drained()

@@ -216,6 +216,7 @@ class Sidecar:
         self._metrics = watchers.metrics
         self._at_rest = threading.Event()
         self._drained = threading.Event()
+        self._draining = Draining()
         self._gave_up: TreeExit | None = None
         # Another hcc has our directory.
         self._replaced = False
@@ -343,7 +344,7 @@ class Sidecar:
                     "version": version,
                     "metrics": self._metrics,
                     "on_drained": self._drained.set,
-                    "draining": Draining(),
+                    "draining": self._draining,
                     "dataplane": haproxy.dataplane,
                 },
                 heartbeat_s=15.0,
@@ -478,15 +479,16 @@ class Sidecar:
         settings = self._settings
         timeout_s = settings.drain_timeout_s
         _log.info("stopping: open connections have %.0f s to finish; a second signal cuts them", timeout_s)
-        self.tree().tell(ADMIN, Drain(timeout_s))
+        self.tree().tell(ADMIN, Drain())
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
         for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER):
-            self.tree().tell(name, Drain(timeout_s))
+            self.tree().tell(name, Drain())
         # The new worker of a reload that is under way would listen again where we are about to close.
         _wait_for(self._at_rest, signals, REST_TIMEOUT_S)
-        self.tree().tell(PROCESS_SUPERVISOR, Drain(timeout_s))
+        self._draining.begin(timeout_s)
+        self.tree().tell(PROCESS_SUPERVISOR, Drain())
         _wait_for(self._drained, signals, timeout_s + DRAIN_SLACK_S)
 
     def _in_maintenance(self, *, on: bool) -> None:

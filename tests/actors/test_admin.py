@@ -148,7 +148,7 @@ def test_draining_is_not_ready(scene: AdminScene) -> None:
     for facts in READY:
         scene.tell(FactsReported(facts))
 
-    scene.tell(Drain(1.0))
+    scene.tell(Drain())
 
     eventually(lambda: "draining" in scene.get("/ready")[1], "not ready while draining")
 

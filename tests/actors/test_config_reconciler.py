@@ -590,7 +590,7 @@ def test_a_drain_is_told_when_the_reload_under_way_is_over(scene: ReconcilerScen
     with scene.control.applying:
         scene.tell(SnapshotChanged(with_api(ONE, version=2)))
         eventually(lambda: scene.control.begun == 2, "the reload is under way")
-        scene.tell(Drain(1.0))
+        scene.tell(Drain())
         assert not scene.at_rest.wait(0.1)
     assert scene.at_rest.wait(5.0)
     assert scene.kinds() == [Reload]
@@ -599,7 +599,7 @@ def test_a_drain_is_told_when_the_reload_under_way_is_over(scene: ReconcilerScen
 def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     writing = being_written(scene)
-    scene.tell(Drain(1.0))
+    scene.tell(Drain())
     assert not scene.at_rest.wait(0.1)
     writing.set()
     assert scene.at_rest.wait(5.0)
@@ -608,7 +608,7 @@ def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: Reconcile
 
 def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
-    scene.tell(Drain(1.0))
+    scene.tell(Drain())
     scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
     scene.tell(_Reconcile())
     scene.tell(Publish())

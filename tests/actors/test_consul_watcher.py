@@ -259,7 +259,7 @@ def test_when_consul_answers_one_watch_again_the_others_that_fail_ask_soon(scene
 def test_draining_ends_all_watches(scene: WatcherScene) -> None:
     scene.answer_all()
 
-    scene.tell(Drain(1.0))
+    scene.tell(Drain())
 
     scene.watches()
 

@@ -45,15 +45,20 @@ class ProcessScene(Scene):
     def __init__(self, process: FakeProcess, dataplane: FakeProcess | None = None, reconciler: type[Ear] = Ear) -> None:
         self.process = process
         self.drained = threading.Event()
+        self.draining = Draining()
         kwargs = {
             "process": process,
             "version": "2.6.12",
             "metrics": Metrics(),
             "on_drained": self.drained.set,
-            "draining": Draining(),
+            "draining": self.draining,
             "dataplane": dataplane,
         }
         super().__init__(PROCESS_SUPERVISOR, ProcessSupervisor, kwargs, HEARERS, {CONFIG_RECONCILER: reconciler})
+
+    def drain(self, timeout_s: float) -> None:
+        self.draining.begin(timeout_s)
+        self.tell(Drain())
 
 
 @contextmanager
@@ -191,7 +196,7 @@ def test_an_actor_restarted_while_it_drains_goes_on_and_starts_nothing(ended: bo
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
-        there.tell(Drain(10.0))
+        there.drain(10.0)
         eventually(lambda: "stop gracefully" in there.process.said, "it drains")
 
         if ended:
@@ -210,7 +215,7 @@ def test_an_actor_restarted_while_it_drains_keeps_the_time_at_which_connections_
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
-        there.tell(Drain(0.5))
+        there.drain(0.5)
         eventually(lambda: "stop gracefully" in there.process.said, "it drains")
 
         there.restart()
@@ -223,7 +228,7 @@ def test_an_actor_restarted_while_callers_are_served_waits_for_them() -> None:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.process.in_flight = 1
-        there.tell(Drain(30.0))
+        there.drain(30.0)
         eventually(lambda: there.process.said == ["close public"], "it drains")
 
         there.restart()
@@ -256,7 +261,7 @@ def test_a_public_listener_that_a_late_reload_opened_again_is_closed_again() -> 
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.process.in_flight = 1
-        there.tell(Drain(10.0))
+        there.drain(10.0)
         eventually(lambda: there.process.in_flight_asked > 0, "it waits for whom it serves")
 
         there.process.reload()
@@ -286,7 +291,7 @@ def test_draining_lets_connections_finish_and_tells_when_they_have() -> None:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
 
-        there.tell(Drain(10.0))
+        there.drain(10.0)
         eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
         there.process.die()
 
@@ -301,7 +306,7 @@ def test_after_the_deadline_open_connections_are_cut() -> None:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
 
-        there.tell(Drain(0.05))
+        there.drain(0.05)
 
         eventually(lambda: there.process.said[1:3] == ["stop gracefully", "terminate"], "an end at the deadline")
 
@@ -312,7 +317,7 @@ def test_upstreams_stay_open_until_the_callers_are_served() -> None:
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.process.in_flight = 1
 
-        there.tell(Drain(10.0))
+        there.drain(10.0)
         there.tell(Publish())
         eventually(lambda: len(there.heard[CONFIG_RECONCILER]) == 2, "the answer to Publish")
         assert there.process.said == ["close public"]
@@ -327,7 +332,7 @@ def test_callers_that_are_not_served_in_time_are_cut() -> None:
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.process.in_flight = 1
 
-        there.tell(Drain(0.05))
+        there.drain(0.05)
 
         eventually(lambda: there.process.said[:2] == ["close public", "terminate"], "an end at the deadline")
 
@@ -339,14 +344,14 @@ def test_a_proxy_without_a_public_listener_stops_at_once() -> None:
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.process.in_flight = 1
 
-        there.tell(Drain(10.0))
+        there.drain(10.0)
 
         eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
 
 
 def test_draining_without_a_haproxy_is_done_at_once() -> None:
     with scene(FakeProcess()) as there:
-        there.tell(Drain(10.0))
+        there.drain(10.0)
 
         assert there.drained.wait(5.0)
 
@@ -479,7 +484,7 @@ def test_a_haproxy_that_is_still_starting_is_ended_when_it_is_to_drain() -> None
         there.tell(ConfigurationInstalled())
         eventually(lambda: there.process.launched == 1, "it is launched")
 
-        there.tell(Drain(10.0))
+        there.drain(10.0)
         eventually(lambda: "stop gracefully" in there.process.said, "a graceful stop")
         there.process.die()
 

@@ -391,7 +391,7 @@ def test_what_is_known_is_kept_and_at_the_latest_at_the_end(scene: VerifierScene
 def test_nobody_is_probed_while_draining(scene: VerifierScene) -> None:
     scene.begin(ONE)
 
-    scene.tell(Drain(1.0))
+    scene.tell(Drain())
 
     eventually(lambda: not scene.probers.now.running, "the probes end")
     scene.tell(SnapshotChanged(here(ONE, TWO, version=2)))
@@ -428,7 +428,7 @@ def test_while_draining_no_prober_is_made_that_could_not_be_before(
     with playing(made):
         made.tell(SnapshotChanged(here(ONE)))
         made.expect(CONFIG_RECONCILER, AdmissionChanged)
-        made.tell(Drain(1.0))
+        made.tell(Drain())
         threading.Event().wait(0.5)
     assert made.probers.failing == 0
     assert made.probers.made == []

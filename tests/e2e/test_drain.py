@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, 
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import is_running
+from tests.e2e.sidecar import Sidecar
 from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
@@ -125,6 +128,36 @@ def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy
         assert time.monotonic() - began < 4
         said = kiosk.sidecar.log_text()
         assert said.index("reload with configuration") < said.index("the public listener is closed")
+
+
+@on_2_8
+def test_a_drain_is_done_though_who_is_to_do_it_is_just_being_started(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        (kiosk,) = mesh.join(Service("kiosk", "http"))
+        sidecar = kiosk.sidecar
+        _fail_again_and_again(sidecar, "ProcessSupervisor")
+        began = time.monotonic()
+        assert sidecar.stop(15) == 0
+        assert time.monotonic() - began < 4
+        assert "the public listener is closed" in sidecar.log_text()
+
+
+def _fail_again_and_again(sidecar: Sidecar, actor: str) -> None:
+    """Return when the actor waits for a second or so to be started once more, as there was no file left for it."""
+    pid = sidecar.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.settimeout(5)
+        operator.connect(str(sidecar.state_dir / "control.sock"))
+        operator.sendall(b"GET /health HTTP/1.1\r\nHost: hcc\r\n\r\n")
+        assert b"200" in operator.recv(4096)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            operator.sendall(f"POST /v1/actors/{actor}/restart HTTP/1.1\r\nHost: hcc\r\n\r\n".encode())
+            again = f"Actor {actor} restarts in"
+            wait_until("it to fail", lambda: sidecar.log_text().count(again) == 6, pause_s=0.01)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def _maintenance(member: Member) -> list[str]:
