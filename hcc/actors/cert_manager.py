@@ -97,7 +97,7 @@ class CertManager(Actor):
 
     def _refuse(self, problem: str) -> None:
         # During a CA rotation leaf and roots change one after the other, so one refusal in between is normal.
-        level = logging.INFO if problem == self._problem else logging.WARNING
+        level = logging.DEBUG if problem == self._problem else logging.WARNING
         _log.log(level, "certificate from Consul not used, the last good one stays: %s", problem)
         self._problem = problem
         self._metrics.certificate_rejects.inc()

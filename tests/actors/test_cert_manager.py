@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import stat
 import time
@@ -96,6 +97,22 @@ def test_bad_credentials_are_refused_and_the_last_good_ones_stay(scene: Scene, t
     assert "svc/other" in facts.problem
     assert (tmp_path / "leaf.pem").read_text() == before
     assert len(scene.heard[CONFIG_RECONCILER]) == 1
+
+
+def test_a_refusal_that_lasts_is_logged_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cert_manager, "CHECK_AGAIN_S", 0.4)
+    caplog.set_level(logging.DEBUG)
+
+    def told() -> list[str]:
+        return [one.levelname for one in caplog.records if "certificate from Consul not used" in one.message]
+
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"), days=-1)))
+
+    # Over more than a second, so that the time is another one.
+    eventually(lambda: len(told()) == 4, "it is looked at again and again")
+    assert told() == ["WARNING", "DEBUG", "DEBUG", "DEBUG"]
 
 
 def test_credentials_that_cannot_be_written_are_not_used_until_they_can(

@@ -136,7 +136,7 @@ def _clock_jumps(scene: Scene) -> None:
     scene.inject()
     with _another_time(scene):
         sidecar.restart("CertManager")
-        wait_until("the leaf to be refused", lambda: "expected a leaf valid at" in sidecar.log_text(), 20)
+        wait_until("the leaf to be refused", lambda: "expected a leaf that is valid now" in sidecar.log_text(), 20)
     scene.mended("health", scene.healthy)
 
 
