@@ -654,12 +654,17 @@ class FakeLeaves:
     def __init__(self, *, running: bool = True) -> None:
         self.running = running
         self.silent = False
+        self.full = False
+        self.stores = 0
         self.loaded: dict[str, str] = {}
         self.stored: dict[str, str] = {}
         # Address, port and backends.
         self.taken_out: list[tuple[str, int, frozenset[str]]] = []
 
     def store(self, entries: Mapping[str, str]) -> None:
+        self.stores += 1
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "leaves.map")
         self.stored = dict(entries)
 
     def entries(self) -> dict[str, str] | None:

@@ -170,6 +170,7 @@ class Verifier(Actor):
         self._roots: frozenset[str] | None = None
         self._under_way = 0
         self._stored = True
+        self._disk_problem = ""
         self._failures = 0
         # Answers cut, by backend, as HAProxy counted them last; and when that was last told of an upstream.
         self._cuts: dict[str, int] | None = None
@@ -465,7 +466,12 @@ class Verifier(Actor):
         try:
             self._leaves.store(self._book.leaves())
         except OSError as exc:
-            _log.error("the map of leaves cannot be written: %s", exc)
+            problem = f"the map of leaves cannot be written: {exc.strerror}"
+            if problem != self._disk_problem:
+                _log.error("%s", problem)
+            self._disk_problem = problem
+            return
+        self._disk_problem = ""
 
     def _publish(self) -> None:
         self.cancel("tell")

@@ -19,6 +19,7 @@ from hcc.actors.messages import (
     AdmissionChanged,
     CredentialsReady,
     Drain,
+    HAProxyDown,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
@@ -331,6 +332,21 @@ def test_a_damaged_map_file_is_put_back_at_the_next_comparison(scene: VerifierSc
     scene.tell(_Resync())
 
     eventually(lambda: scene.leaves.stored == {"A": WEB}, "the file is put right")
+
+
+def test_a_full_disk_is_said_once_as_long_as_it_is_full(scene: VerifierScene, caplog: pytest.LogCaptureFixture) -> None:
+    def store(*, full: bool) -> None:
+        scene.leaves.full, before = full, scene.leaves.stores
+        scene.tell(HAProxyDown("test"))
+        eventually(lambda: scene.leaves.stores > before, "it is written, or not")
+
+    for full in (True, True, False, True):
+        store(full=full)
+    # Until then the last one has been dealt with.
+    scene.restart()
+
+    said = [record.message for record in caplog.records if "map of leaves" in record.message]
+    assert said == ["the map of leaves cannot be written: No space left on device"] * 2
 
 
 def test_while_haproxy_does_not_run_or_answer_the_file_has_it_before_anybody_is_admitted(
