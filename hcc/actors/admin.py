@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote
 
 from hcc.actors import readiness
 from hcc.actors.actor import Actor
+from hcc.actors.draining import Draining
 from hcc.actors.explanation import explained, parse_question
 from hcc.actors.lifecycle import StopReason, UnknownActorError
 from hcc.actors.messages import (
@@ -93,6 +94,7 @@ class Admin(Actor):
         verify: VerifyUpstream,
         metrics: Metrics,
         sources: Sources,
+        draining: Draining,
         on_readiness: Callable[[tuple[str, ...]], None],
     ) -> None:
         self._identity = identity
@@ -102,7 +104,7 @@ class Admin(Actor):
         self._metrics = metrics
         self._sources = sources
         self._on_readiness = on_readiness
-        self._facts = readiness.Facts(intentions=intentions, verify=verify)
+        self._facts = readiness.Facts(intentions=intentions, verify=verify, draining=draining.announced)
         self._control: WebServer | None = None
         self._servers: list[WebServer] = []
         # As it was told last.

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from hcc.actors.actor import Actor
 from hcc.actors.backoff import STABLE_S, BackOff
+from hcc.actors.draining import Draining
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -130,23 +131,6 @@ class _Force:
     """To itself: the time for open connections is over. `kill` when even that was asked for before."""
 
     kill: bool
-
-
-@dataclass(slots=True)
-class Draining:
-    """What outlives the actor, used by one generation at a time: HAProxy is to end.
-
-    Args:
-        deadline_s: when open connections are cut, by `time.monotonic`; None: it is not to end.
-        public_is_closed: its public listener was, by us.
-    """
-
-    deadline_s: float | None = None
-    public_is_closed: bool = False
-
-    def begin(self, timeout_s: float) -> None:
-        """Note it for whoever lives, or is started next: who is told may be down just now."""
-        self.deadline_s = time.monotonic() + timeout_s
 
 
 class ProcessSupervisor(Actor):

@@ -19,6 +19,7 @@ from hcc.actors.cert_manager import CertManager
 from hcc.actors.child import ChildSpec
 from hcc.actors.config_reconciler import ConfigReconciler
 from hcc.actors.consul_watcher import ConsulWatcher, Deliver, Ledger
+from hcc.actors.draining import Draining
 from hcc.actors.lifecycle import ActorError
 from hcc.actors.messages import (
     ADMIN,
@@ -35,7 +36,7 @@ from hcc.actors.messages import (
     ReloadToken,
 )
 from hcc.actors.picture import UNENFORCED, Identity
-from hcc.actors.process_supervisor import Draining, ProcessSupervisor
+from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.restart import Intensity
 from hcc.actors.sources import Sources
 from hcc.actors.spoe_pool import SPOEPool
@@ -292,6 +293,7 @@ class Sidecar:
                         stats=everything.read,
                         consul=AgentVersion(agent.make_client),
                     ),
+                    "draining": self._draining,
                     "on_readiness": manager.readiness,
                 },
             ),
@@ -479,6 +481,7 @@ class Sidecar:
         settings = self._settings
         timeout_s = settings.drain_timeout_s
         _log.info("stopping: open connections have %.0f s to finish; a second signal cuts them", timeout_s)
+        self._draining.announced = True
         self.tree().tell(ADMIN, Drain())
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)

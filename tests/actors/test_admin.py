@@ -12,6 +12,7 @@ import pytest
 from hcc.actors import admin
 from hcc.actors.admin import Admin
 from hcc.actors.consul_watcher import Ledger
+from hcc.actors.draining import Draining
 from hcc.actors.messages import ADMIN, CONSUL_WATCHER, Drain, FactsReported, Publish
 from hcc.actors.picture import Identity
 from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
@@ -57,6 +58,7 @@ class AdminScene(Scene):
         self.socket = directory / "control.sock"
         self.ledger = Ledger(State("web-proxy"))
         self.stats: Stats | None = None
+        self.draining = Draining()
         super().__init__(
             ADMIN,
             Admin,
@@ -69,6 +71,7 @@ class AdminScene(Scene):
                 "verify": VerifyUpstream.BOTH,
                 "metrics": Metrics(),
                 "sources": Sources(lambda: self.tree, self.ledger, self.give_stats, AgentVersion(no_consul)),
+                "draining": self.draining,
                 "on_readiness": self.readiness.append,
             },
             (CONSUL_WATCHER,),
@@ -151,6 +154,15 @@ def test_draining_is_not_ready(scene: AdminScene) -> None:
     scene.tell(Drain())
 
     eventually(lambda: "draining" in scene.get("/ready")[1], "not ready while draining")
+
+
+def test_one_that_is_restarted_in_a_drain_is_not_ready_either(scene: AdminScene) -> None:
+    scene.draining.announced = True
+    scene.restart()
+    for facts in READY:
+        scene.tell(FactsReported(facts))
+
+    eventually(lambda: scene.get("/ready")[1] == "draining: the sidecar is stopping\n", "nothing else is missing")
 
 
 def test_health_answers_as_long_as_the_process_lives(scene: AdminScene) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hcc.actors import process_supervisor
+from hcc.actors.draining import Draining
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -22,7 +23,7 @@ from hcc.actors.messages import (
     Publish,
     Reloading,
 )
-from hcc.actors.process_supervisor import Draining, ProcessSupervisor
+from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.readiness import Facts, HAProxyFacts, missing_parts
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing

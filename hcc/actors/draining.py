@@ -1,0 +1,25 @@
+"""What stays of a drain when an actor is started anew in the middle of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Draining:
+    """What outlives the actors: noted by the main thread before it tells anybody, who may be down just then.
+
+    Args:
+        announced: the sidecar is stopping, and not ready.
+        deadline_s: when open connections are cut, by `time.monotonic`; None: HAProxy is not to end yet.
+        public_is_closed: its public listener was, by ProcessSupervisor.
+    """
+
+    announced: bool = False
+    deadline_s: float | None = None
+    public_is_closed: bool = False
+
+    def begin(self, timeout_s: float) -> None:
+        """HAProxy is to end; open connections have that long."""
+        self.deadline_s = time.monotonic() + timeout_s
