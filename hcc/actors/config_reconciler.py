@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from hcc.actors.actor import Actor
 from hcc.actors.backoff import doubled_s
+from hcc.actors.draining import Draining
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -133,6 +134,7 @@ class ConfigReconciler(Actor):
         probes: bool,
         metrics: Metrics,
         resync_s: float,
+        draining: Draining,
         on_rest: Callable[[], None],
     ) -> None:
         self._control = control
@@ -140,7 +142,7 @@ class ConfigReconciler(Actor):
         self._resync_s = resync_s
         self._options = options
         self._metrics = metrics
-        self._draining = False
+        self._draining = draining
         # As ProcessSupervisor told.
         self._haproxy_is_up = False
         self._snapshot: Snapshot | None = None
@@ -209,7 +211,6 @@ class ConfigReconciler(Actor):
                 if self._installed:
                     self._let_start()
             case Drain():
-                self._draining = True
                 self._writer.finish()
                 # Nothing is done to HAProxy any more.
                 self._on_rest()
@@ -283,7 +284,7 @@ class ConfigReconciler(Actor):
 
     def _soon(self, last_s: float) -> None:
         """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or self._draining or not self._may_decide():
+        if self._snapshot is None or self._draining.frozen or not self._may_decide():
             return
         wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
@@ -325,7 +326,7 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or self._draining or not self._may_decide():
+        if self._snapshot is None or self._draining.frozen or not self._may_decide():
             return
         # Without news whatever is to be done was not asked for.
         news, self._news = self._news, False
@@ -395,7 +396,7 @@ class ConfigReconciler(Actor):
 
         When that fails it starts with what is there.
         """
-        if not (self._facts.applied or self._writer.busy or self._draining or self._control.running()):
+        if not (self._facts.applied or self._writer.busy or self._draining.frozen or self._control.running()):
             self._put_back()
         self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
 

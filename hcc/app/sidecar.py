@@ -333,6 +333,7 @@ class Sidecar:
                     "probes": verify.probes,
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,
+                    "draining": self._draining,
                     "on_rest": self._at_rest.set,
                 },
                 # A check, a reload and many runtime commands may take long with thousands of servers.
@@ -486,6 +487,7 @@ class Sidecar:
         if settings.drain_maintenance:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
+        self._draining.frozen = True
         for name in (CONFIG_RECONCILER, CONSUL_WATCHER, VERIFIER):
             self.tree().tell(name, Drain())
         # The new worker of a reload that is under way would listen again where we are about to close.

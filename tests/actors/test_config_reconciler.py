@@ -10,6 +10,7 @@ import pytest
 
 from hcc.actors import config_reconciler
 from hcc.actors.config_reconciler import ConfigReconciler, _Reconcile, _Resync
+from hcc.actors.draining import Draining
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -67,6 +68,7 @@ class ReconcilerScene(Scene):
         self.control = control or FakeControl()
         self.metrics = Metrics()
         self.at_rest = threading.Event()
+        self.draining = Draining()
         super().__init__(
             CONFIG_RECONCILER,
             ConfigReconciler,
@@ -76,6 +78,7 @@ class ReconcilerScene(Scene):
                 "probes": probes,
                 "metrics": self.metrics,
                 "resync_s": 300.0,
+                "draining": self.draining,
                 "on_rest": self.at_rest.set,
             },
             (ADMIN, AUTHORISER, CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, VERIFIER),
@@ -86,6 +89,10 @@ class ReconcilerScene(Scene):
         assert made.leaf is not None
         assert made.ca is not None
         self.tell(CredentialsReady(made.leaf, made.ca))
+
+    def drain(self) -> None:
+        self.draining.frozen = True
+        self.tell(Drain())
 
     def reported(self) -> ReconcilerFacts:
         return self.facts(ADMIN, ReconcilerFacts) or ReconcilerFacts()
@@ -590,7 +597,7 @@ def test_a_drain_is_told_when_the_reload_under_way_is_over(scene: ReconcilerScen
     with scene.control.applying:
         scene.tell(SnapshotChanged(with_api(ONE, version=2)))
         eventually(lambda: scene.control.begun == 2, "the reload is under way")
-        scene.tell(Drain())
+        scene.drain()
         assert not scene.at_rest.wait(0.1)
     assert scene.at_rest.wait(5.0)
     assert scene.kinds() == [Reload]
@@ -599,7 +606,7 @@ def test_a_drain_is_told_when_the_reload_under_way_is_over(scene: ReconcilerScen
 def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     writing = being_written(scene)
-    scene.tell(Drain())
+    scene.drain()
     assert not scene.at_rest.wait(0.1)
     writing.set()
     assert scene.at_rest.wait(5.0)
@@ -608,7 +615,7 @@ def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: Reconcile
 
 def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
-    scene.tell(Drain())
+    scene.drain()
     scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
     scene.tell(_Reconcile())
     scene.tell(Publish())
@@ -619,6 +626,21 @@ def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
     threading.Event().wait(2 * config_reconciler.WINDOW_S)
     assert len(scene.control.plans) == 1
     assert scene.reported().snapshot_version == 1
+
+
+def test_one_that_is_restarted_in_a_drain_does_not_open_what_was_closed(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.drain()
+    assert scene.at_rest.wait(5.0)
+    scene.restart()
+    scene.give_credentials()
+    scene.tell(HAProxyUp(1))
+
+    scene.tell(SnapshotChanged(with_api(ONE, version=2)))
+
+    # Longer than changes are gathered.
+    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    assert len(scene.control.plans) == 1
 
 
 def test_the_last_plans_are_told_the_newest_first_with_why_and_what(scene: ReconcilerScene) -> None:
