@@ -23,7 +23,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _URI = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
-_PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
+_PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=,;~$%-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.haproxy import words
+from hcc.mesh.identity import ServiceIdentity
 
 HOSTILE = " \t\n\r\0\x0b\"'\\#$;{}<>%&|`"
 
@@ -71,3 +72,11 @@ def test_a_uri_is_what_haproxy_computes_of_it() -> None:
     for odd in ("a b", "a;b", 'a"b', "a#b", "a\\b", ""):
         with pytest.raises(words.TokenError):
             words.uri(odd)
+
+
+def test_a_uri_to_compare_with_may_have_whatever_a_service_may_be_called() -> None:
+    identity = ServiceIdentity("d.consul", "a b,c;d$e&f#g'h\"i\\j(k)l*m", "dc1")
+    assert words.pattern(identity.uri()) == identity.uri()
+    for odd in ("a b", "a'b", 'a"b', "a#b", "a\\b", ""):
+        with pytest.raises(words.TokenError):
+            words.pattern(odd)
