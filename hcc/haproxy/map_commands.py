@@ -10,8 +10,6 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
 
 # Room for `add map @N FILE <<` beside the entries.
 COMMAND_BYTES = 256
-# Commands are joined into lines of at most so many bytes, of the 16 KiB that HAProxy takes.
-JOINED_BYTES = 12_000
 _VERSION_CREATED = "New version created:"
 _NOT_LOADED = "Unknown map identifier"
 
@@ -39,7 +37,7 @@ def change_map(runtime: RuntimeSocket, path: str, change: MapChange, payload_byt
             _silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
         commands = [f"set map {path} {key} {value}" for key, value in change.changed]
         commands += [f"del map {path} {key}" for key in change.removed]
-        _change(runtime, commands)
+        _silent(runtime.send(*commands), "change a map")
     except (NotListeningError, _NotLoadedError):
         return False
     return True
@@ -82,23 +80,10 @@ def refill_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], pay
             for reference, (key, _, value) in ((each, entry.partition(" ")) for each, entry in found.items())
             if wanted.get(key, value) != value
         ]
-        _change(runtime, commands)
+        _silent(runtime.send(*commands), "change a map")
     except (NotListeningError, _NotLoadedError):
         return False
     return True
-
-
-def _change(runtime: RuntimeSocket, commands: list[str]) -> None:
-    line: list[str] = []
-    size = 0
-    for command in commands:
-        if line and size + len(command) > JOINED_BYTES:
-            _silent(runtime.send(*line), "change a map")
-            line, size = [], 0
-        line.append(command)
-        size += len(command) + 1
-    if line:
-        _silent(runtime.send(*line), "change a map")
 
 
 def _silent(answer: str, what: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
@@ -28,6 +28,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 # To the master: pass the command on to the worker that serves; each of several on a line needs it. And its answer when
 # there is none.
 CURRENT_WORKER = "@1"
+# Commands are joined into lines of at most so many bytes, of the 16 KiB that HAProxy takes.
+JOINED_BYTES = 12_000
 LOST_FILE_TIMEOUT_S = 0.5
 # While nothing comes.
 LOOK_S = 0.5
@@ -75,13 +77,13 @@ class RuntimeSocket:
         return self._through_master
 
     def send(self, *commands: str) -> str:
-        """The joined answer to several commands, each one line, sent as one.
+        """The joined answer to several commands, each one line, sent as few lines as hold them.
 
         Raises:
-            PayloadError: together they are too long.
+            PayloadError: one of them is too long.
             RuntimeSocketError: no answer.
         """
-        return self._exchange(commands)
+        return "".join(self._exchange(part) for part in _parts(commands))
 
     def send_payload(self, command: str, payload: str) -> str:
         """The answer to a command with a payload such as PEM; blank lines, which would end it, are left out.
@@ -141,6 +143,21 @@ class RuntimeSocket:
         if len(data) > self._payload_bytes:
             raise PayloadError(f"expected a command of at most {self._payload_bytes} bytes, found {len(data)}")
         return data
+
+
+def _parts(commands: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """The commands in order, as many together as may be joined."""
+    part: list[str] = []
+    size = 0
+    for command in commands:
+        if part and size + len(command) > JOINED_BYTES:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(command)
+        # Room for `; @1 `.
+        size += len(command) + 5
+    if part:
+        yield tuple(part)
 
 
 class MasterSocket:

@@ -222,6 +222,15 @@ def test_many_endpoints_that_come_at_once_are_all_there_and_one_that_is_refused_
         commands.run(runtime, (new, lost), there.capabilities)
 
 
+def test_many_endpoints_of_a_service_with_a_long_name_come_into_service_at_once(there: Stage) -> None:
+    port = free_port()
+    for health in (Health.CRITICAL, Health.PASSING):
+        many = [endpoint("127.0.0.1", 20_000 + number, health=health) for number in range(60)]
+        rendered = there.rendered(client_snapshot(upstream_state(upstream("long-" * 40, port), many)))
+        there.converge(rendered)
+        assert not there.plan(rendered)
+
+
 def test_a_deleted_server_keeps_its_connection_until_that_ends(there: Stage) -> None:
     first, second = there.peer("first"), there.peer("second")
     port = free_port()

@@ -100,6 +100,17 @@ def test_commands_go_on_one_line_and_a_payload_ends_with_one_blank_line(fake: Fa
     assert fake.received == ["show info; show stat\n", "set ssl cert x <<\none\ntwo\n\n"]
 
 
+def test_more_commands_than_a_line_holds_go_on_several_in_order(fake: Fake) -> None:
+    fake.answer = lambda text: text.upper().encode()
+    commands = [f"set server {'b' * 200}/{number} state ready" for number in range(80)]
+
+    answer = runtime(fake).send(*commands)
+
+    assert [len(fake.received), max(map(len, fake.received)) <= 12_000] == [2, True]
+    assert [one for line in fake.received for one in line.strip().split("; ")] == commands
+    assert answer == "".join(fake.received).upper()
+
+
 def test_a_command_that_is_too_long_is_not_sent(fake: Fake) -> None:
     with pytest.raises(PayloadError, match="at most 15360 bytes, found"):
         runtime(fake).send_payload("set ssl cert x", "y" * 15_360)
