@@ -39,7 +39,9 @@ def token_places(policy: Policy) -> tuple[TokenPlace, ...]:
 def token_question(places: tuple[TokenPlace, ...], about: str) -> Iterator[str]:
     """The message of the SPOE engine; `about` are the arguments that say whose request it is."""
     yield "spoe-message token"
-    yield f"  args demand=var({SAID}) {about} {' '.join(_arguments(place) for place in places)}"
+    yield f"  args demand=var({SAID}) {about}"
+    # A line each: one of HAProxy's has at most 64 words.
+    yield from (f"  args {_arguments(place)}" for place in places)
     yield f"  event on-backend-http-request if {_BY_TOKEN}"
 
 

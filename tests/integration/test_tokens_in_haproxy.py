@@ -187,6 +187,22 @@ def test_a_request_that_a_token_decides_gets_on_with_a_good_one_alone(branch: st
 
 
 @pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_a_token_may_be_at_more_places_than_a_line_of_the_configuration_has_words(branch: str, tmp_path: Path) -> None:
+    tenants = range(11)
+    rule = under("/pay", *(JwtProvider(f"tenant-{number}") for number in tenants))
+    places = {number: [f"x-{number}-{place}" for place in range(10)] for number in tenants}
+    entries = (
+        entry(ES256, name=f"tenant-{number}", Locations=[{"Header": {"Name": name}} for name in places[number]])
+        for number in tenants
+    )
+    by = policy(Intention("web", Action.PERMISSIONS, 9, (rule, under("/free"))), known(*entries))
+    with running(branch, tmp_path, by) as gate, gate.served():
+        asked = (f"{places[number][number - 1]}: {ES256.token()}" for number in tenants)
+        assert [gate.ask("/pay", line)[0] for line in asked] == [200] * len(tenants)
+        assert [gate.ask("/pay")[0], gate.ask("/free")[0]] == [403, 200]
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
 def test_each_request_of_a_kept_connection_is_decided_by_itself(branch: str, tmp_path: Path) -> None:
     good = f"Authorization: Bearer {ES256.token()}"
     with running(branch, tmp_path, wanted()) as gate, gate.served(), gate.kept() as kept:
