@@ -239,7 +239,7 @@ def _public_complaint(proxy: Proxy, bind: TcpBind | None, private: str) -> str:
     if bind is None:
         return f"expected an IP address and a port to bind, found {proxy.bind_address!r} port {proxy.bind_port}"
     try:
-        words.path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
+        words.socket_path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
     except words.TokenError as exc:
         return f"the application's address cannot be used: {exc}"
     if _is_below(proxy.local_socket, private):
@@ -347,7 +347,7 @@ def _claimed(
 def _upstream_bind(upstream: Upstream) -> Bind:
     if upstream.local_bind_socket:
         mode = upstream.local_bind_socket_mode
-        return UnixBind(words.socket_path(upstream.local_bind_socket), words.mode(mode) if mode else "")
+        return UnixBind(words.listening_path(upstream.local_bind_socket), words.mode(mode) if mode else "")
     bind = _tcp_bind(upstream.local_bind_address, upstream.local_bind_port)
     if bind is None:
         where = f"{upstream.local_bind_address!r} port {upstream.local_bind_port}"

@@ -131,7 +131,7 @@ def layout(directory: str) -> Layout:
     if not directory.startswith("/"):
         raise SettingError(f"expected an absolute state directory, found {directory!r}")
     try:
-        words.path(directory)
+        words.directory(directory)
     except words.TokenError as exc:
         raise SettingError(f"the state directory cannot stand in HAProxy's configuration: {exc}") from exc
     found = Layout(directory)

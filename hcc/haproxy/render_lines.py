@@ -25,4 +25,4 @@ def bind_address(bind: Bind) -> str:
     """What follows `bind`, without TLS."""
     if isinstance(bind, TcpBind):
         return words.address(bind.address, bind.port)
-    return f"unix@{words.path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"
+    return f"unix@{words.listening_path(bind.path)}{f' mode {words.mode(bind.mode)}' if bind.mode else ''}"

@@ -241,7 +241,7 @@ def _app_protocol(app: AppBackend) -> str:
 
 def _app_address(app: AppBackend) -> str:
     if app.socket:
-        return f"unix@{words.path(app.socket)}"
+        return f"unix@{words.socket_path(app.socket)}"
     where = f"{words.host(app.address)}:{words.number(app.port, words.MAX_PORT)}"
     # A host name that is unknown just now must not keep HAProxy from starting.
     return where if app.is_placed else f"{where} init-addr libc,none"

@@ -19,6 +19,7 @@ class TokenError(HccError):
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]+")
 _PATH = re.compile(r"/[^\x00-\x20\x7f\"'\\#$;<>]*")
+_DIRECTORY = re.compile(r"/[^\x00-\x20\x7f\"'\\#$;<>,()\[\]]*")
 _HEADER = re.compile(r"[A-Za-z0-9!&*+.^_`|~-]+")
 _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
@@ -26,7 +27,7 @@ _URI = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=,;~$%-]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
-# HAProxy's own limit for sockets it listens on; measured on 2.6.12 and 2.8.25.
+# HAProxy's own limit for sockets that it listens on or connects to; tried on 2.2.9 to 3.4.7.
 MAX_SOCKET_PATH_BYTES = 97
 
 
@@ -50,8 +51,20 @@ def path(text: str) -> str:
     return _checked(_PATH, text, "an absolute path without blanks, quotes, \\, #, $, ;, < and >")
 
 
+def directory(text: str) -> str:
+    """That of files which an argument in parentheses, or the list of certificates, can name, too."""
+    return _checked(_DIRECTORY, text, "an absolute path without blanks, quotes, \\, #, $, ;, <, >, commas and brackets")
+
+
+def listening_path(text: str) -> str:
+    """The path of a socket to listen on."""
+    if "," in text:
+        raise TokenError(f"expected a path without a comma, at which another address begins, found {text!r}")
+    return socket_path(text)
+
+
 def socket_path(text: str) -> str:
-    """A path that HAProxy can listen on; it binds a temporary name first and demands room for that."""
+    """The path of a socket; before it listens, HAProxy binds a temporary name, and it has room for all alike."""
     if len(text.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
         raise TokenError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
     return path(text)

@@ -144,6 +144,7 @@ def test_http_timeouts() -> None:
         (upstream("api", 9193, address="localhost"), "expected an IP address"),
         (upstream("api", socket="relative.sock"), "absolute path"),
         (upstream("api", socket="/" + "x" * 120), "at most 97 bytes"),
+        (upstream("api", socket="/a.sock,0.0.0.0:80"), "without a comma"),
         (upstream("api", socket="/a.sock", socket_mode="rw"), "octal"),
     ],
 )
@@ -278,6 +279,7 @@ def test_a_target_that_is_not_known_matters_where_it_might_serve(
         (proxy(bind_port=0), "expected an IP address and a port to bind"),
         (proxy(local_address="no host"), "application's address"),
         (proxy(local_socket="no/path"), "application's address"),
+        (proxy(local_socket="/" + "x" * 97), "at most 97 bytes"),
         (proxy(local_socket=f"{STATE}/stats.sock"), "for files of hcc alone"),
         (proxy(local_socket=f"/{STATE}/stats.sock"), "for files of hcc alone"),
         (proxy(local_socket=f"{STATE}/../{STATE.rpartition('/')[2]}//stats.sock"), "for files of hcc alone"),

@@ -18,6 +18,9 @@ def test_everything_lies_in_one_directory() -> None:
     [
         ("run/hcc", "expected an absolute state directory"),
         ("/run/my hcc", "blanks"),
+        ("/run/a,b", "commas and brackets"),
+        ("/run/a(b)", "commas and brackets"),
+        ("/run/a[1]", "commas and brackets"),
         ("/" + "d" * 90, "choose a state directory with a shorter path"),
         ("/" + "\u00e9" * 45, "choose a state directory with a shorter path"),
     ],

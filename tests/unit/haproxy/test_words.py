@@ -10,7 +10,9 @@ from hcc.mesh.identity import ServiceIdentity
 HOSTILE = " \t\n\r\0\x0b\"'\\#$;{}<>%&|`"
 
 
-@pytest.mark.parametrize("check", [words.name, words.word, words.header, words.path, words.mode, words.host])
+@pytest.mark.parametrize(
+    "check", [words.name, words.word, words.header, words.path, words.directory, words.mode, words.host]
+)
 @given(text=st.text(max_size=12), mark=st.sampled_from(" \t\n\r\0\"'\\#"), at=st.integers(0, 12))
 def test_nothing_that_ends_a_word_or_line_passes(check: object, text: str, mark: str, at: int) -> None:
     assert callable(check)
@@ -19,7 +21,9 @@ def test_nothing_that_ends_a_word_or_line_passes(check: object, text: str, mark:
             check(hostile)
 
 
-@pytest.mark.parametrize("check", [words.name, words.word, words.header, words.path, words.mode, words.host])
+@pytest.mark.parametrize(
+    "check", [words.name, words.word, words.header, words.path, words.directory, words.mode, words.host]
+)
 def test_nothing_empty_passes(check: object) -> None:
     assert callable(check)
     with pytest.raises(words.TokenError):
