@@ -44,6 +44,7 @@ _MAX_SKEW_S = 24 * 3600
 _MAX_FILE_CHARACTERS = 100
 _MAX_KIND_CHARACTERS = 10
 _MIN_RSA_BITS = 2048
+_NO_LINE_ENDS = str.maketrans("", "", "\r\n")
 # By the size of the digest, as RFC 7518 section 3.2 demands.
 _HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -158,8 +159,10 @@ def _local_keys(key_set: Fields) -> tuple[Mapping[str, object], ...]:
     local = key_set.child("Local")
     if key_set.values.get("Remote") or local.text("Filename"):
         return ()
+    # In lines, too, as `base64` prints it: Go's decoder passes over their ends, and nothing else.
+    text = local.text("JWKS").translate(_NO_LINE_ENDS)
     try:
-        loaded = json.loads(binascii.a2b_base64(local.text("JWKS"), strict_mode=True))
+        loaded = json.loads(binascii.a2b_base64(text, strict_mode=True))
         return tuple(key for key in loaded["keys"] if key["kty"] and isinstance(key, dict))
     except (ValueError, TypeError, KeyError, RecursionError):
         return ()

@@ -416,7 +416,7 @@ def test_a_service_identity_may_read_who_signs_the_tokens_that_intentions_demand
         try:
             told = "of okta [issuer 'https://okta', keys on a server; keys can only be used from the entry itself]"
             shell.until("the provider", lambda now: now.policy and told in why(now))
-            agent.put_config(provider | {"JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbeyJrdHkiOiJFQyJ9XX0="}}})
+            agent.put_config(provider | {"JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbeyJr\ndHkiOiJFQyJ9XX0=\n"}}})
             shell.until("its new keys", lambda now: now.policy and "keys in its entry: EC; none" in why(now))
             agent.put_config(entry(signer("ES256"), signer("HS256"), Audiences=["web"], ClockSkewSeconds=7))
             policy = shell.until("keys to check with", lambda now: now.policy if demands(now) else None)

@@ -55,6 +55,15 @@ def test_keys_in_the_entry_are_kept_without_what_makes_them_private() -> None:
     assert RSA["n"] not in f"{found} {found!r}"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_keys_may_be_in_lines_as_base64_prints_them(end: str) -> None:
+    # Consul takes them so (1.20.1), but not with blanks.
+    lines = base64.encodebytes(json.dumps({"keys": [RSA]}).encode()).decode()
+    assert lines.count("\n") > 1
+    assert provider({"Local": {"JWKS": lines.replace("\n", end)}}) == provider()
+    assert keys_of({"Local": {"JWKS": lines.replace("\n", " ")}}) == "no keys that can be read"
+
+
 def test_what_is_kept_for_the_next_start_comes_back_with_its_keys() -> None:
     whole = TokenProviders((provider(Audiences=["a"]),))
     assert from_json(TokenProviders, to_json(whole, secrets=True)) == whole
