@@ -35,11 +35,6 @@ class Result:
     data: Any
     index: int | None = None
     hash: str = ""
-    known_leader: bool = True
-    last_contact_ms: int = 0
-    cache: str = ""
-    age_s: int = 0
-    code: int = 200
     filtered_by_acls: bool = False
     default_policy: str = ""
 
@@ -114,10 +109,6 @@ def result_of(
         data=data,
         index=_number(index) if (index := headers.get("X-Consul-Index")) is not None else None,
         hash=headers.get("X-Consul-ContentHash", ""),
-        known_leader=headers.get("X-Consul-KnownLeader", "true") == "true",
-        last_contact_ms=_number(headers.get("X-Consul-LastContact")),
-        cache=headers.get("X-Cache", ""),
-        age_s=_number(headers.get("Age")),
         filtered_by_acls=headers.get("X-Consul-Results-Filtered-By-ACLs", "") == "true",
         default_policy=headers.get("X-Consul-Default-ACL-Policy", ""),
     )
