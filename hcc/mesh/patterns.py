@@ -7,14 +7,13 @@ the rest is refused by name: a rule that is understood differently somewhere is 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 
 _ESCAPE = r"\\(?:[dDwWsStnrfv]|x[0-9A-Fa-f]{2}|[!-/:-@\[-`{-~])"
 _TOKEN = re.compile(
     rf"""
     (?P<group>\((?:\?:|\?P<[A-Za-z_]\w*>|(?!\?))) | (?P<end>\))
-    | (?P<class>\[\^?(?:{_ESCAPE}|[^\[\]\\])+\])
+    | (?P<class>\[(?!\])(?:\^\]?+)?+(?:{_ESCAPE}|[^\[\]\\])*+\])
     | (?P<repeat>(?:[*+?]|\{{\d{{1,4}}(?:,\d{{0,4}})?\}})\??)
     | (?P<one>{_ESCAPE}|\\[bB]|[|.^$]|[^\\\[(){{*+?])
     """,
@@ -40,10 +39,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
     if fault:
         raise ValueError(fault)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return re.compile(pattern, re.ASCII)
-    except (re.error, Warning, OverflowError) as exc:
+        return re.compile(pattern, re.ASCII)
+    except (re.error, OverflowError) as exc:
         raise ValueError(f"the regular expression {pattern!r} is not understood: {exc}") from exc
 
 

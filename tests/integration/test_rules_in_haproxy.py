@@ -19,7 +19,7 @@ from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
 from hcc.haproxy.request_rules import is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, Verdict, decide, verdict_of
+from hcc.mesh.intentions import Action, Intention, Policy, Verdict, decide, rule_sets, verdict_of
 from hcc.mesh.patterns import compiled_bytes
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Request, RequestError, normalised
@@ -202,6 +202,20 @@ def test_haproxy_decides_compiled_rules_as_we_do(branch: str, tmp_path: Path) ->
 
 
 THERE = PathRule(PathMatch.EXACT, "/there")
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_what_looks_like_a_named_group_is_none_in_a_class(branch: str, tmp_path: Path) -> None:
+    permission = Permission(True, PathRule(PathMatch.REGEX, "/[^](?P<b>]"))
+    policy = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, (permission,)),), False, http=True)
+    (rules,) = rule_sets(policy)
+    with running(branch, [rules], tmp_path) as port:
+        for path, let_in in (("/a", True), ("/b", False), ("/P", False), ("/)", True)):
+            asked = Request("GET", path, (HOST,))
+            assert decide(policy, CALLER, asked).allowed == let_in
+            assert status(port, asked, rules.name) == (200 if let_in else 403), path
+
+
 DOUBTFUL = PathRule(PathMatch.REGEX, "/internal(/[^/]*)*")
 DOUBTFUL_HEADER = HeaderRule("x-role", HeaderMatch.REGEX, r"(?:\w+,)*admin(?:,\w+)*")
 ANYTHING = Permission(True, PathRule(PathMatch.PREFIX, "/"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.mesh.patterns import compiled
+from hcc.mesh.patterns import compiled, unnamed
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ from hcc.mesh.patterns import compiled
         r"^a*?b+?c??d{2}?e{2,}f{2,3}$",
         "]}",
         r"[\]\[\-a-z]",
+        r"/list\[[^]]+\]",
+        "[^](?P<a>]{2}",
     ],
 )
 def test_what_all_engines_read_alike_is_taken(pattern: str) -> None:
@@ -52,6 +54,9 @@ def test_what_all_engines_read_alike_is_taken(pattern: str) -> None:
         "[[:alpha:]]",
         "[a&&b]",
         "[]a]",
+        "[^]",
+        "[^](a|b)",
+        "[^]a&&b]",
         "[",
         "(",
         ")",
@@ -72,6 +77,10 @@ def test_what_an_engine_may_read_otherwise_is_refused_by_name(pattern: str) -> N
 def test_what_has_more_than_ascii_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="more than ASCII"):
         compiled(pattern)
+
+
+def test_names_are_taken_from_groups_and_not_from_classes() -> None:
+    assert unnamed("(?P<a>x)[(?P<b>][^](?P<c>](?P<d>y)") == "(x)[(?P<b>][^](?P<c>](y)"
 
 
 def test_classes_are_those_of_ascii() -> None:
