@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
@@ -50,7 +50,13 @@ class Options:
 
     def envoy_names(self) -> tuple[str, ...]:
         """The options that are meant for Envoy alone."""
-        return tuple(sorted(name for name in self._values if name.startswith("envoy_")))
+        return tuple(name for name in self._values if name.startswith("envoy_"))
+
+    def ignore(self, names: Iterable[str], why: str) -> None:
+        """Note which of these options are given although they change nothing."""
+        given = ", ".join(sorted(name for name in names if self._values.get(name) not in (None, "", {})))
+        if given:
+            self.warnings.append(f"{self._label}{given}: {why}; ignored")
 
     def number(self, name: str, default: int, *, low: int = 0, high: int = 2**31 - 1) -> int:
         """A whole number within bounds."""

@@ -19,6 +19,10 @@ _DEFAULT_CONNECT_TIMEOUT_MS = 5_000
 _DEFAULT_POLL_INTERVAL_MS = 30_000
 _MIN_POLL_INTERVAL_MS = 100
 _GATEWAY_MODES = ("none", "local", "remote")
+_FOR_ENVOY, _NOT_SERVED = "for Envoy only", "not served"
+# Keys of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
+_UNSERVED = ("local_request_timeout_ms", "local_idle_timeout_ms")
+_UNSERVED_OF_UPSTREAMS = ("passive_health_check",)
 
 
 def registration(data: object) -> Registration:
@@ -69,7 +73,8 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
         upstreams=upstreams,
     )
     options.warnings.extend(_unserved(proxy))
-    _warn_of_envoy(options, "")
+    options.ignore(options.envoy_names(), _FOR_ENVOY)
+    options.ignore(_UNSERVED, _NOT_SERVED)
     return replace(decoded, warnings=tuple(dict.fromkeys(options.warnings)))
 
 
@@ -137,7 +142,8 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
         max_connections=limits.number("max_connections", limits.number("maxconnections", 0)),
         mesh_gateway=gateway if gateway in _GATEWAY_MODES else "",
     )
-    _warn_of_envoy(options, label)
+    options.ignore(options.envoy_names(), _FOR_ENVOY)
+    options.ignore(_UNSERVED_OF_UPSTREAMS, _NOT_SERVED)
     return upstream, ChainOverride(protocol.value if protocol else "", upstream.mesh_gateway)
 
 
@@ -176,8 +182,3 @@ def _listen_address(item: Fields, options: Options, label: str) -> str:
     if address != "localhost":
         options.warnings.append(f"{label}LocalBindAddress: expected an IP address, found {address!r}; using {_LOCAL}")
     return _LOCAL
-
-
-def _warn_of_envoy(options: Options, label: str) -> None:
-    if names := options.envoy_names():
-        options.warnings.append(f"{label}{', '.join(names)}: for Envoy only; ignored")

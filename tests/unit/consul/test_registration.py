@@ -149,6 +149,15 @@ def test_options_for_envoy_get_one_warning() -> None:
     assert proxy.warnings == ("envoy_prometheus_bind_addr, envoy_statsd_url: for Envoy only; ignored",)
 
 
+def test_what_consul_knows_and_is_not_served_is_warned_of() -> None:
+    # As agents merge it from service-defaults (1.20.1).
+    proxy = of({"local_request_timeout_ms": 1000, "balance_inbound_connections": "exact_balance"})
+    assert proxy.warnings == ("local_request_timeout_ms: not served; ignored",)
+    said = "upstream db: passive_health_check: not served; ignored"
+    assert one({"passive_health_check": {"MaxFailures": 2}})[2] == (said,)
+    assert one({"passive_health_check": {}})[2] == ()
+
+
 def test_the_public_listener_takes_config_then_service_address_then_any() -> None:
     assert decoded({"bind_address": "10.0.0.1"}, Address="10.0.0.2").proxy.bind_address == "10.0.0.1"
     assert decoded({}, Address="10.0.0.2").proxy.bind_address == "10.0.0.2"
