@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -131,8 +132,10 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 
 def _unix_listeners(path: str) -> set[int]:
+    # HAProxy binds `PATH.PID.tmp` and renames it; the kernel goes on telling that.
+    name = re.compile(rf"{re.escape(path)}(\.\d+\.tmp)?")
     rows = (line.split(maxsplit=7) for line in _lines("/proc/self/net/unix")[1:])
-    return {int(row[6]) for row in rows if len(row) > 7 and row[7].startswith(path)}  # noqa: PLR2004 - path column
+    return {int(row[6]) for row in rows if len(row) > 7 and name.fullmatch(row[7])}  # noqa: PLR2004 - path column
 
 
 def _lines(table: str) -> list[str]:

@@ -624,6 +624,19 @@ def test_after_a_reload_no_listener_of_ours_is_taken_for_somebody_else_s(there: 
         assert not there.control.taken(rendered.desired, there.actual(rendered))
 
 
+def test_a_socket_is_not_ours_because_one_of_ours_has_a_longer_name(there: Stage, tmp_path: Path) -> None:
+    ours = upstream_state(upstream("replica", socket=f"{tmp_path}/db-replica"))
+    there.converge(there.rendered(client_snapshot(ours)))
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(f"{tmp_path}/db")
+        foreign.listen()
+        wanted = there.rendered(client_snapshot(ours, upstream_state(upstream("db", socket=f"{tmp_path}/db"))))
+        found = there.control.taken(wanted.desired, there.actual(wanted))
+        assert [str(taken) for taken in found] == [
+            f"cannot listen on {tmp_path}/db: another process listens on {tmp_path}/db"
+        ]
+
+
 @pytest.mark.parametrize("there", ["2.8"], indirect=True)
 def test_no_application_is_looked_for_behind_a_link_to_haproxys_own_sockets(there: Stage, tmp_path: Path) -> None:
     public, link = free_port(), tmp_path / "app.sock"
