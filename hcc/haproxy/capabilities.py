@@ -174,7 +174,8 @@ class Build:
 
 def capabilities_of(build: Build) -> Capabilities:
     """What a HAProxy of that version and build can do."""
-    perl = any(feature.startswith("PCRE") for feature in build.features)
+    # `STATIC_PCRE2` alone, too: HAProxy is made with it then, and yet says `-PCRE2`.
+    perl = any("PCRE" in feature for feature in build.features)
     return Capabilities(build.version, frozenset() if perl else frozenset((Feature.LOOKAHEAD,)))
 
 

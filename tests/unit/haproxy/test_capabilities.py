@@ -149,6 +149,7 @@ def test_one_version_fits_another_that_can_do_the_same(version: str, fits: bool)
 
 
 def test_a_build_without_pcre_cannot_look_at_rules() -> None:
-    for features, able in ((("PCRE2", "PCRE2_JIT"), True), (("PCRE",), True), (("OPENSSL",), False)):
+    able_ones = (("PCRE2", "PCRE2_JIT"), ("PCRE",), ("STATIC_PCRE2", "OPENSSL"), ("STATIC_PCRE",))
+    for features, able in (*((each, True) for each in able_ones), (("OPENSSL",), False)):
         build = Build(Version(3, 2, 0), "3.2.0", "OpenSSL", frozenset(features), frozenset(("SPOE",)))
         assert capabilities_of(build).has(Feature.LOOKAHEAD) is able
