@@ -22,7 +22,7 @@ _TLS_VERSIONS = {
     TlsVersion.TLS_1_3: "TLSv1.3",
 }
 # All that Consul takes, by OpenSSL's names. Source: hashicorp/consul types/tls.go (1.20.1).
-_CIPHERS = {
+CIPHERS = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -68,7 +68,7 @@ def _limits(limits: TlsLimits) -> str:
     """What the mesh entry says. Else 1.2 at least, as Envoy's clients speak no newer by default; with us it is 1.3."""
     lowest = f" ssl-min-ver {_TLS_VERSIONS[limits.min_version]}" if limits.min_version else ""
     highest = f" ssl-max-ver {_TLS_VERSIONS[limits.max_version]}" if limits.max_version else ""
-    known = [_CIPHERS[name] for name in limits.ciphers if name in _CIPHERS]
+    known = [CIPHERS[name] for name in limits.ciphers if name in CIPHERS]
     # One that does not exist, so that a list of unknown ones allows none: HAProxy refuses the text and says so.
     ciphers = f" ciphers {words.word(':'.join(known or ['none']))}" if limits.ciphers else ""
     return f"{lowest}{highest}{ciphers}"

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.render_tls import CIPHERS
 from hcc.mesh.peer_book import NoAnswer, Outcome, Peer, Seen, Unverified
 from hcc.peers.prober import Probed, Prober
 from hcc.peers.tls import client_context
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
 from tests.haproxy_stage import DEADLINE_S, stage, wait_until
-from tests.pki import Authority, IssuedLeaf, service_uri
+from tests.pki import Authority, IssuedLeaf, rsa_leaf, service_uri
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -105,6 +106,16 @@ def shows(context: ssl.SSLContext) -> contextlib.AbstractContextManager[int]:
             tls.recv(1)
 
     return listening(talk)
+
+
+def test_a_peer_may_speak_any_single_suite_that_the_mesh_entry_can_name(mesh: Mesh) -> None:
+    leaf, with_rsa = mesh.authority.leaf(WEB), rsa_leaf(mesh.authority, WEB)
+    for suite in CIPHERS.values():
+        context = mesh.server_context(leaf if "ECDSA" in suite else with_rsa)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(suite)
+        with shows(context) as port:
+            assert isinstance(mesh.probe(port)[port], Seen), suite
 
 
 @pytest.mark.parametrize("uris", [(WEB,), (EVIL,), (WEB, EVIL), ()])
