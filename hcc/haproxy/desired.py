@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import posixpath
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -249,8 +248,7 @@ def _public_complaint(proxy: Proxy, bind: TcpBind | None, private: str) -> str:
 
 
 def _is_below(path: str, directory: str) -> bool:
-    # Two slashes at the beginning would stay two.
-    return PurePosixPath(posixpath.normpath(f"/{path.lstrip('/')}")).is_relative_to(directory)
+    return PurePosixPath(words.plain_path(path)).is_relative_to(directory)
 
 
 def _has_app(proxy: Proxy) -> bool:

@@ -14,7 +14,7 @@ from enum import Enum
 from ipaddress import ip_address
 
 from hcc.errors import HccError
-from hcc.haproxy.words import is_ip
+from hcc.haproxy.words import is_ip, plain_path
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Normalization
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import UNLIMITED, TlsLimits
@@ -66,8 +66,8 @@ class UnixBind:
         return self.path
 
     def clashes(self, other: Bind) -> bool:
-        """Whether both cannot listen: the same path."""
-        return isinstance(other, UnixBind) and self.path == other.path
+        """Whether both cannot listen: the same path, however it is spelled."""
+        return isinstance(other, UnixBind) and plain_path(self.path) == plain_path(other.path)
 
 
 Bind = TcpBind | UnixBind

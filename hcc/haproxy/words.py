@@ -6,6 +6,7 @@ Source: HAProxy configuration.txt section 2.2, quoting and escaping.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from functools import lru_cache
 from ipaddress import ip_address
@@ -68,6 +69,12 @@ def socket_path(text: str) -> str:
     if len(text.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
         raise TokenError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
     return path(text)
+
+
+def plain_path(text: str) -> str:
+    """The shortest spelling of an absolute path, links aside."""
+    # Two slashes at the beginning would stay two.
+    return posixpath.normpath(f"/{text.lstrip('/')}")
 
 
 def uri(text: str) -> str:

@@ -77,6 +77,8 @@ def test_the_public_listener_left_out_takes_application_and_agents_along() -> No
         (TcpBind("::1", 1), TcpBind("::", 1), True),
         (TcpBind("::1", 1), TcpBind("0.0.0.0", 1), False),
         (UnixBind("/a"), UnixBind("/a", "0600"), True),
+        (UnixBind("/a/b"), UnixBind("//a/./c/../b"), True),
+        (UnixBind("/a"), UnixBind("/a/b"), False),
         (UnixBind("/a"), TcpBind("::", 1), False),
     ],
 )
