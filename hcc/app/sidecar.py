@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from hcc.actors.admin import Admin
@@ -270,8 +271,9 @@ class Sidecar:
         self._metrics.collect_from(
             lambda: worker_metrics(self._pool.counters, refused_tokens=self._tokens.refused_total, enforced=enforced)
         )
-        everything = StatsReader(layout.stats_socket, EVERYTHING, PAGE_TIMEOUT_S)
-        scraped = everything if settings.metrics_per_endpoint else StatsReader(layout.stats_socket, SUMMARY)
+        stats = partial(StatsReader, layout.stats_socket, master=layout.master_socket)
+        everything = stats(EVERYTHING, PAGE_TIMEOUT_S)
+        scraped = everything if settings.metrics_per_endpoint else stats(SUMMARY)
         self._metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: ledger.snapshot))
         if settings.cached_start:
             ledger = kept_ledger(AnswersFile(directory.path, settings.selection, chosen), ledger.state)
@@ -319,7 +321,7 @@ class Sidecar:
                     "register": register_of(PeersFile(directory.path), running=running),
                     "make_prober": Prober,
                     "leaves": leaves,
-                    "stats": StatsReader(layout.stats_socket, BACKENDS).read,
+                    "stats": stats(BACKENDS).read,
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,
                 },

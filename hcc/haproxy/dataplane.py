@@ -47,6 +47,7 @@ class DataplaneStore:
         self._layout = layout
         self._password = password
         self._client = DataplaneClient(layout.dataplane_socket, password)
+        self._runtime = RuntimeSocket(layout.stats_socket, master=layout.master_socket)
         self._reported: frozenset[str] = frozenset()
 
     def config(self, rendered: Rendered) -> str | None:
@@ -66,7 +67,7 @@ class DataplaneStore:
     def reload(self, operation: Reload) -> None:
         self._apply(operation, Purpose.RELOAD)
         wanted, deadline = operation.rendered.structure, time.monotonic() + CONFIRM_TIMEOUT_S
-        while (running := RuntimeSocket(self._layout.stats_socket).info().structure) != wanted:
+        while (running := self._runtime.info().structure) != wanted:
             if time.monotonic() > deadline:
                 found = running or "something else"
                 why = f"the Data Plane API says it reloaded, but {found} runs"

@@ -30,6 +30,7 @@ from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES")
 MAX_LOG_BYTES = 1024 * 1024
 POLL_S = 0.005
+ANSWER_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
 # What `silent` says of a HAProxy that cannot be asked at all.
@@ -79,7 +80,9 @@ class HAProxyProcess:
         self._shares_stdout = shares_stdout
         self._binary = binary
         self._layout = layout
-        self._runtime = RuntimeSocket(layout.stats_socket, timeout_s=2.0)
+        self._runtime = RuntimeSocket(layout.stats_socket, timeout_s=ANSWER_TIMEOUT_S, master=layout.master_socket)
+        # While it starts its master would let us wait.
+        self._starting_worker = RuntimeSocket(layout.stats_socket, timeout_s=ANSWER_TIMEOUT_S)
         self._child: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._pidfd = -1
@@ -294,7 +297,7 @@ class HAProxyProcess:
 
     def _ready_worker(self, structure: str) -> int:
         try:
-            info = self._runtime.info()
+            info = self._starting_worker.info()
         except RuntimeSocketError:
             return 0
         ready = not structure or info.structure == structure

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.names import APP
-from hcc.haproxy.runtime import exchange
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import Stats, StatsError, parse_stats
 
 TIMEOUT_S = 1.0
@@ -38,6 +38,7 @@ class StatsReader:
         commands: sent together, over one connection.
         timeout_s: for one exchange.
         clock: monotonic seconds.
+        master: the master's socket, as of `RuntimeSocket`.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class StatsReader:
         commands: tuple[str, ...],
         timeout_s: float = TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
+        master: str = "",
     ) -> None:
-        self._path = path
-        self._question = ("; ".join(commands) + "\n").encode()
+        self._runtime = RuntimeSocket(path, timeout_s=timeout_s, master=master)
+        self._commands = commands
         self._timeout_s = timeout_s
         self._clock = clock
         self._asking = threading.Lock()
@@ -77,6 +79,6 @@ class StatsReader:
 
     def _ask(self) -> Stats | StatsUnavailableError:
         try:
-            return parse_stats(exchange(self._path, self._question, self._timeout_s))
+            return parse_stats(self._runtime.send(*self._commands))
         except (ControlError, StatsError) as exc:
             return StatsUnavailableError(str(exc))

@@ -26,7 +26,8 @@ class TakeOver:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._runtime = RuntimeSocket(layout.stats_socket)
+        # Where somebody removed the worker's socket, no reload brings it back: a new worker inherits it (2.6 to 3.4).
+        self._runtime = RuntimeSocket(layout.stats_socket, timeout_s=ASK_TIMEOUT_S, master=layout.master_socket)
         self._master = MasterSocket(layout.master_socket)
         self._asked = MasterSocket(layout.master_socket, ASK_TIMEOUT_S)
 

@@ -37,6 +37,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.runtime import RuntimeSocket
+from hcc.haproxy.stats_reader import BACKENDS, StatsReader
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
@@ -56,6 +57,8 @@ from tests.pki import Authority, IssuedLeaf, service_uri
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
+# A reload takes part of a second; what was not seen to take effect is waited for a minute.
+RELOADED_S = 20.0
 
 
 @pytest.fixture(params=sorted(BINARIES))
@@ -532,6 +535,24 @@ def test_a_socket_whose_file_somebody_removed_does_not_keep_changes_away(there: 
     assert {greeting(port) for _ in range(12)} == {"first", "second"}
     assert there.actual(changed).pid == worker
     assert not there.plan(changed)
+
+
+def test_a_worker_whose_socket_somebody_removed_is_replaced_by_reloads_at_once(there: Stage) -> None:
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    master = there.process.pid
+    Path(there.layout.stats_socket).unlink()
+
+    for name, port in (("first", free_port()), ("second", last := free_port())):
+        changed = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(there.peer(name))])))
+        began_s = time.monotonic()
+        assert there.converge(changed).reloaded
+        assert time.monotonic() - began_s < RELOADED_S
+        assert greeting(port) == name
+        assert not there.plan(changed)
+    assert there.process.pid == master
+    # Who looks at its statistics finds the worker of now, too.
+    stats = StatsReader(there.layout.stats_socket, BACKENDS, master=there.layout.master_socket).read()
+    assert f"up:web:{last}:to" in {row.proxy for row in stats.rows}
 
 
 def test_a_master_whose_socket_somebody_removed_reloads_all_the_same(there: Stage) -> None:

@@ -282,6 +282,16 @@ def _refuses(port: int) -> bool:
         return True
 
 
+def test_the_public_listener_closes_although_somebody_removed_the_worker_s_socket(there: Stage) -> None:
+    app = there.app()
+    there.converge(there.rendered(snapshot(proxy_=proxy(local_port=app.port, bind_port=free_port()))))
+    Path(there.layout.stats_socket).unlink()
+
+    assert there.process.requests_in_flight() == 0
+    assert there.process.close_public()
+    assert not there.process.close_public()
+
+
 def test_terminate_ends_at_once(there: Stage) -> None:
     port = serve(there)
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
