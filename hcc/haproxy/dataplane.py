@@ -96,8 +96,12 @@ class DataplaneStore:
         layout = self._layout
         remove(layout.repaired)
         want(layout, purpose, text)
+        before = read_text(layout.config)
+        if before is None:
+            # Somebody removed it: without a file it takes no text, and an empty one will do.
+            write_private(layout.config, "")
         try:
-            self._client.post(text, version_of(read_text(layout.config) or ""))
+            self._client.post(text, version_of(before or ""))
             if differences(text, read_text(layout.config) or ""):
                 # Damaged after our reload command saw it, or that never ran.
                 settle(layout)

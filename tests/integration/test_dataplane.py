@@ -257,6 +257,37 @@ def test_a_version_changed_by_others_does_not_stop_us(plain: DataplaneStage) -> 
     assert greeting(port) == "first"
 
 
+@pytest.mark.parametrize("damage", ["removed", "emptied", "overwritten"])
+def test_a_file_that_somebody_damaged_is_put_back_and_replaced(there: DataplaneStage, damage: str) -> None:
+    first, port, other = there.peer("first"), free_port(), free_port()
+    path = Path(there.layout.config)
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    for listening, reloads in ((port, False), (other, True)):
+        if damage == "removed":
+            path.unlink()
+        else:
+            path.write_text("rubbish\n" if damage == "overwritten" else "")
+        rendered = there.rendered(client_snapshot(upstream_state(upstream("web", listening), [at(first)])))
+
+        assert there.converge(rendered).reloaded is reloads
+
+        assert there.file_says(rendered)
+        assert greeting(listening) == "first"
+        assert not there.plan(rendered)
+
+
+def test_a_worker_whose_socket_somebody_removed_is_replaced_by_a_reload(there: DataplaneStage) -> None:
+    first, port = there.peer("first"), free_port()
+    there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
+    Path(there.layout.stats_socket).unlink()
+    rendered = there.rendered(client_snapshot(upstream_state(upstream("web", port), [at(first)])))
+
+    assert there.converge(rendered).reloaded
+
+    assert greeting(port) == "first"
+    assert not there.plan(rendered)
+
+
 def test_nobody_else_learns_the_password(plain: DataplaneStage) -> None:
     plain.converge(plain.rendered(client_snapshot(upstream_state(upstream("web", free_port())))))
     secret = plain.password.reveal()
