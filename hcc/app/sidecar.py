@@ -67,14 +67,15 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
-from hcc.errors import HccError
+from hcc.errors import HccError, SettingError
 from hcc.haproxy.access_log import STDOUT
-from hcc.haproxy.binary import Found, Program
+from hcc.haproxy.binary import Found, Program, probe
 from hcc.haproxy.caller_maps import CallerMaps
-from hcc.haproxy.capabilities import NEWEST, Build, Feature, is_newer_than_known
+from hcc.haproxy.capabilities import NEWEST, Build, Feature, capabilities_of, is_newer_than_known
 from hcc.haproxy.desired import Options
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
+from hcc.haproxy.process import running_program
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader
 from hcc.log import set_up_logging
 from hcc.mesh.secret import Secret
@@ -141,6 +142,10 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, si
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
         shares_stdout = settings.access_log == STDOUT
+        if (other := _other_that_runs(directory, found, build)) is not None:
+            found, build = other
+            choice = choose_control(settings, build)
+            _say_what_runs(settings, found, build, choice)
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
         parts = Parts(build, Program(found.binary, build), head_start.zygote, haproxy, directory)
         sidecar = Sidecar(settings, agent, chosen, parts, Watchers(manager, metrics))
@@ -574,6 +579,24 @@ def _global_options(directory: StateDirectory, access_log: str) -> GlobalOptions
         max_connections=MAX_CONNECTIONS,
         access_log=access_log,
     )
+
+
+def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> tuple[Found, Build] | None:
+    """The program of a HAProxy that an earlier hcc left running, where it has to be told other things than ours.
+
+    Its master starts anew by its own path in each reload: ours would not come, whatever the text says.
+    """
+    path = running_program(directory.layout.pid_file)
+    try:
+        if not path or Path(path).samefile(found.binary):
+            return None
+        runs = probe(path)
+    except (OSError, SettingError):
+        return None
+    if capabilities_of(build).can_the_same(capabilities_of(runs)):
+        return None
+    _log.warning("not %s but the program of the HAProxy that runs is used, until both were stopped", build.label())
+    return Found(path, "the HAProxy that runs"), runs
 
 
 def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:

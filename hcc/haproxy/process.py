@@ -345,6 +345,16 @@ def recorded_pid(pid_file: str) -> int | None:
     return pid if started and start_time(pid) == started else None
 
 
+def running_program(pid_file: str) -> str:
+    """The path by which the recorded master starts anew in a reload, whatever `--haproxy` says; empty without one."""
+    pid = recorded_pid(pid_file)
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes() if pid else b""
+    except OSError:
+        return ""
+    return os.fsdecode(words.partition(b"\0")[0])
+
+
 def _noted(pid_file: str) -> tuple[int, int]:
     """Process id and start time, as `record_pid` wrote them; both 0 when there is none."""
     words = (read_text(pid_file) or "").split()

@@ -423,3 +423,35 @@ def test_a_haproxy_that_is_upgraded_is_driven_as_the_new_one_by_the_next_hcc(sit
         load.assert_clean()
     finally:
         mesh.close()
+
+
+@pytest.mark.parametrize(("first", "then"), [("2.8", "3.4"), ("3.4", "2.2")])
+def test_a_haproxy_that_goes_on_is_driven_as_what_it_is_where_another_program_is_named_since(
+    site: Site, tmp_path: Path, first: str, then: str
+) -> None:
+    mesh = Mesh(site, binaries.haproxy(first))
+    try:
+        _, caller = mesh.join(
+            Service("fweb", "http"), Service("fcaller", host="b", upstreams=(upstream("fweb", WEB_PORT),))
+        )
+        old, usual = caller.sidecar, caller.service
+        words = hcc_run("fcaller", binaries.haproxy(then), old.stats_port, old.state_base)
+        new = Sidecar(caller.namespace, tmp_path, words, stats_port=old.stats_port, state_base=old.state_base)
+        try:
+            with Load(fresh_requests(caller.namespace, WEB_PORT, "fweb")) as load:
+                old.kill()
+                new.start()
+                new.wait_ready()
+                # One listener more takes a reload.
+                more = upstream("fweb", NEW_PORT, Datacenter="dc1")
+                caller.register(replace(usual, upstreams=(*usual.upstreams, more)))
+                wait_until("its answer", lambda: http_get(caller.namespace, NEW_PORT).text == "fweb", 20)
+                assert f"Version: {first}" in new.runtime("show info")
+                assert "the program of the HAProxy that runs is used" in new.log_text()
+                load.go_on(20)
+            load.assert_clean()
+        finally:
+            new.clear()
+            new.process.forget()
+    finally:
+        mesh.close()
