@@ -28,12 +28,15 @@ class _Question:
 
 
 def look_up(name: str) -> tuple[str, ...]:
-    """The addresses of a host name, at least one, in the resolver's order.
+    """The addresses of a host name, at least one, in the resolver's order, but ::1 last.
+
+    For `localhost` that mostly comes first, and more applications listen on 127.0.0.1 alone than on ::1 alone.
 
     Raises:
         OSError: it has none, or the name server does not answer. UnicodeError: it is no name.
     """
-    return tuple(str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    found = (str(each[4][0]) for each in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    return tuple(sorted(found, key=lambda address: address == "::1"))
 
 
 class Names:
