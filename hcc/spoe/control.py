@@ -61,7 +61,7 @@ def refused_request(words: tuple[bytes, ...]) -> ControlMessage:
     """A denial by rules: of a caller (as HAProxy remembers it), a method and a path, cut to what a log line takes."""
     caller, method, path = (word.decode("ascii", "backslashreplace")[:MAX_WORD_CHARACTERS] for word in words)
     source = (*caller.split("|"), "", "")[2]
-    return message(Topic.DENIED, source=source, reason=f"no permission allows {method} {path}", serial="")
+    return message(Topic.DENIED, source=source, reason=f"no permission allows {method} {path}")
 
 
 def encode_control(sent: ControlMessage) -> bytes:

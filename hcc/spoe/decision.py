@@ -20,7 +20,6 @@ class Decision:
     Args:
         source: the caller (`ServiceIdentity.source`); empty unless it is certainly a service of our trust domain.
         reason: for people; may quote the certificate, printable, at most 300 characters.
-        serial: of the certificate that is denied, in hexadecimal; empty if it could not be read.
         understood: a certificate came and could be read; if not, the denial says nothing about intentions.
         rules: name of the rule set that decides each request of this caller, in HAProxy; `allowed` is False then,
             so that a configuration without such rules denies. Empty: the answer is the answer.
@@ -30,7 +29,6 @@ class Decision:
     allowed: bool
     source: str
     reason: str
-    serial: str = ""
     understood: bool = True
     rules: str = ""
     caller: str = ""
@@ -70,22 +68,21 @@ def refusal(reason: str) -> Decision:
 
 def judge(certificate: Certificate, policy: Policy | None) -> Decision:
     """The decision on who holds a certificate; that to let somebody in hangs on nothing but its URIs."""
-    uris, serial = certificate.uris, f"{certificate.serial:x}"
+    uris = certificate.uris
     if len(uris) != 1:
-        return Decision(False, "", f"expected one URI in the certificate, found {len(uris)}", serial)
+        return Decision(False, "", f"expected one URI in the certificate, found {len(uris)}")
     try:
         caller = parse_service_uri(uris[0])
     except IdentityError as exc:
-        return Decision(False, "", str(exc)[:MAX_REASON_CHARACTERS], serial)
+        return Decision(False, "", str(exc)[:MAX_REASON_CHARACTERS])
     name = caller.source()
     if len(name) > MAX_SOURCE_BYTES:
-        return Decision(False, "", f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes", serial)
+        return Decision(False, "", f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes")
     if policy is None:
-        return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS], serial)
+        return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS])
     verdict = verdict_of(policy, caller)
     reason = verdict.reason[:MAX_REASON_CHARACTERS]
     rules = "" if verdict.rules is None else verdict.rules.name
-    serial = "" if verdict.allowed or rules else serial
     if caller.trust_domain != policy.trust_domain.lower():
-        return Decision(verdict.allowed, "", reason, serial)
-    return Decision(verdict.allowed, name, reason, serial, rules=rules, caller=caller_text(caller))
+        return Decision(verdict.allowed, "", reason)
+    return Decision(verdict.allowed, name, reason, rules=rules, caller=caller_text(caller))

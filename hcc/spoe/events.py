@@ -50,13 +50,11 @@ class Denied:
 
     Args:
         source: the caller's service, or empty if that is not certain.
-        serial: of the certificate, in hexadecimal, or empty if it could not be read.
     """
 
     index: int
     source: str
     reason: str
-    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplie
         return WorkerReady(index, pid)
     if news.topic is Topic.POLICY_APPLIED and isinstance(version := fields.get("version"), int):
         return PolicyApplied(index, version)
-    texts = [fields.get(name) for name in ("source", "reason", "serial")]
+    texts = [fields.get(name) for name in ("source", "reason")]
     if news.topic is Topic.DENIED and all(isinstance(text, str) for text in texts):
         return Denied(index, *map(str, texts))
     if news.topic is Topic.MET:

@@ -290,7 +290,7 @@ class Worker:
         if asked.refused:
             self._notify(refused_request(asked.refused))
         else:
-            self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason, serial=decision.serial))
+            self._notify(message(Topic.DENIED, source=decision.source, reason=decision.reason))
 
     def _tell_met(self, asked: Asked) -> None:
         """Let the main process make HAProxy remember this caller; it does not take our word for who it is."""

@@ -147,7 +147,7 @@ def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog:
 def test_where_nothing_is_enforced_the_log_says_that_the_caller_was_let_in(caplog: pytest.LogCaptureFixture) -> None:
     scene = PoolScene(enforced=False)
     with playing(scene), caplog.at_level(logging.WARNING):
-        scene.pool.happen(Denied(0, "web", "no", "1"))
+        scene.pool.happen(Denied(0, "web", "no"))
         eventually(lambda: "let in, would be denied: source=web reason='no'" in caplog.text, "the line")
 
 

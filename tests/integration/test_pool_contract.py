@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 DEADLINE_S = 15.0
 ORIGIN = "10.0.0.1:4711"
 MESH = Authority()
-WEB, DB = MESH.service("web", serial=0xAB).der(), MESH.service("db", serial=0xCD).der()
+WEB, DB = MESH.service("web").der(), MESH.service("db").der()
 WEB_ALONE = Policy("server", TRUST_DOMAIN, (Intention("web", Action.ALLOW, 9),), False, 5)
 
 
@@ -53,7 +53,7 @@ class FakeSubject:
     def call(self, der: bytes) -> None:
         """Ask the first worker about this caller, by the policy `WEB_ALONE`."""
         met = der == WEB
-        self.pool.happen(Met(0, der, ORIGIN) if met else Denied(0, "db", "no intention allows it", "cd"))
+        self.pool.happen(Met(0, der, ORIGIN) if met else Denied(0, "db", "no intention allows it"))
 
     def close(self) -> None:
         """Nothing is left of it."""
@@ -286,7 +286,7 @@ def test_who_was_denied_or_is_not_remembered_is_told_and_nothing_else_changes(su
     (met,) = heard_until(pool, bool)
 
     assert isinstance(denied, Denied)
-    assert (denied.index, denied.source, denied.serial) == (0, "db", "cd")
+    assert (denied.index, denied.source) == (0, "db")
     assert denied.reason
     assert met == Met(0, WEB, ORIGIN)
     assert pool.workers() == before

@@ -29,7 +29,7 @@ def test_empty_oversize_and_unknown_messages_are_refused(data: str) -> None:
 def test_news_of_a_worker_become_events() -> None:
     assert worker_event(1, message(Topic.READY, pid=7)) == WorkerReady(1, 7)
     assert worker_event(1, message(Topic.POLICY_APPLIED, version=3)) == PolicyApplied(1, 3)
-    assert worker_event(1, message(Topic.DENIED, source="a", reason="b", serial="c")) == Denied(1, "a", "b", "c")
+    assert worker_event(1, message(Topic.DENIED, source="a", reason="b")) == Denied(1, "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_news_of_a_worker_become_events() -> None:
         ControlMessage(Topic.READY, b"[" * 16_000),
         message(Topic.READY, pid="1"),
         message(Topic.POLICY_APPLIED),
-        message(Topic.DENIED, source="a", reason="b"),
-        message(Topic.DENIED, source="a", reason="b", serial=1),
+        message(Topic.DENIED, source="a"),
+        message(Topic.DENIED, source="a", reason=1),
         message(Topic.STOP),
         ControlMessage(Topic.POLICY, b"{}"),
     ],

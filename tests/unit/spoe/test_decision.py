@@ -21,21 +21,21 @@ POLICY = Policy(
     default_allow=True,
     version=1,
 )
-WEB = MESH.service("web", serial=0xABC).der()
-DB = MESH.service("db", serial=0xDEF).der()
+WEB = MESH.service("web").der()
+DB = MESH.service("db").der()
 
 
 def test_a_caller_that_an_intention_allows_comes_in_by_name() -> None:
     decision = decide(WEB, POLICY)
     assert decision.allowed
-    assert (decision.source, decision.serial, decision.understood) == ("web", "", True)
+    assert (decision.source, decision.understood) == ("web", True)
     assert "web -> allow" in decision.reason
 
 
 def test_a_caller_that_an_intention_denies_is_named_too() -> None:
     decision = decide(DB, POLICY)
     assert not decision.allowed
-    assert (decision.source, decision.serial, decision.understood) == ("db", "def", True)
+    assert (decision.source, decision.understood) == ("db", True)
 
 
 def test_no_certificate_is_denied_without_a_name() -> None:
@@ -130,13 +130,6 @@ def test_certificates_of_a_service_that_is_let_in_share_its_answer_until_another
     assert cache.decide(second[:-1]).decision.denied
     cache.set_policy(dataclasses.replace(POLICY, intentions=(Intention("web", Action.DENY, 9),)))
     assert cache.decide(third).decision.denied
-
-
-def test_each_denied_certificate_is_told_by_its_own_serial() -> None:
-    cache = DecisionCache()
-    cache.set_policy(POLICY)
-    serials = [cache.decide(MESH.service("db", serial=serial).der()).decision.serial for serial in (0xA1, 0xA2)]
-    assert serials == ["a1", "a2"]
 
 
 def test_the_cache_keeps_the_answers_of_so_many_services_and_judges_others_all_the_same(
