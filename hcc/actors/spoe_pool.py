@@ -51,6 +51,7 @@ MAX_DELAY_S = 5.0
 # Denials logged in a row, and how long until that many may be logged again.
 DENIALS_LOGGED = 10
 DENIALS_EVERY_S = 10.0
+ZYGOTE = "zygote"
 # How often at most it is told who came.
 CALLERS_EVERY_S = 0.5
 
@@ -122,7 +123,8 @@ class SPOEPool(Actor):
         self._metrics = metrics
         self._denied = "denied" if enforced else "let in, would be denied"
         self._policy_version: int | None = None
-        self._held: dict[int, int] = {}
+        # Keys of timers that are to start what died.
+        self._due: set[str] = set()
         self._back_off = BackOff(MAX_DELAY_S)
         self._denials = 0
         self._callers = Callers()
@@ -135,13 +137,7 @@ class SPOEPool(Actor):
     def setup(self) -> None:
         if self.context.generation > 1:
             self.tell(CONSUL_WATCHER, Publish())
-        if not self._pool.zygote_pid:
-            self._respawn_zygote()
-        for worker in self._pool.workers():
-            if worker.phase is WorkerPhase.EXITED:
-                self._respawn(worker.index)
-            elif worker.policy_version is not None:
-                self._held[worker.index] = worker.policy_version
+        self._start_missing()
         self._read()
         self.after(LOOK_S, _Look(), key="look")
 
@@ -189,7 +185,17 @@ class SPOEPool(Actor):
                 for name in self._pool.replace_hung(MISSES):
                     _log.error("SPOE %s does not answer: killed", name)
                 self._restore_sockets()
+                # Who was abandoned may have heard of a death in our place.
+                self._start_missing()
                 self.after(LOOK_S, _Look(), key="look")
+
+    def _start_missing(self) -> None:
+        """Start what is dead and nobody is about to start."""
+        if ZYGOTE not in self._due:
+            self._respawn_zygote()
+        for worker in self._pool.workers():
+            if worker.phase is WorkerPhase.EXITED and _key(worker.index) not in self._due:
+                self._respawn(worker.index)
 
     def _restore_sockets(self) -> None:
         try:
@@ -206,42 +212,45 @@ class SPOEPool(Actor):
         match event:
             case WorkerReady(index, pid):
                 _log.info("SPOE worker %d runs, process %d", index + 1, pid)
-            case PolicyApplied(index, version):
-                self._held[index] = version
+            case PolicyApplied():
                 self._report()
             case WorkerExited(index, pid, status, reason):
-                self._held.pop(index, None)
                 self._metrics.worker_exits.inc()
                 _log.error("SPOE worker %d (process %d) ended: %s", index + 1, pid, reason or f"status {status}")
-                self.after(self._delay(), _Respawn(index), key=f"respawn-{index}")
+                self._later(_key(index), _Respawn(index))
                 self._report()
             case ZygoteExited():
                 _log.error("the SPOE zygote ended; the workers go on")
-                self.after(self._delay(), _RespawnZygote(), key="zygote")
+                self._later(ZYGOTE, _RespawnZygote())
             case Denied(_, source, reason):
                 self._note_denial(source, reason)
 
     def _respawn(self, index: int) -> None:
+        self._due.discard(_key(index))
         if self._pool.workers()[index].phase is not WorkerPhase.EXITED:
-            # Found dead and started again by `setup`, before this actor heard of the death.
+            # Found dead and started again before this actor heard of the death.
             return
         try:
             self._pool.respawn(index)
         except SpoePoolError as exc:
             _log.error("SPOE worker %d cannot be started: %s", index + 1, exc)
-            self.after(self._delay(), _Respawn(index), key=f"respawn-{index}")
+            self._later(_key(index), _Respawn(index))
 
     def _respawn_zygote(self) -> None:
+        self._due.discard(ZYGOTE)
+        if self._pool.zygote_pid:
+            return
         try:
             self._pool.respawn_zygote()
         except SpoePoolError as exc:
             _log.error("the SPOE zygote cannot be started: %s", exc)
-            self.after(self._delay(), _RespawnZygote(), key="zygote")
+            self._later(ZYGOTE, _RespawnZygote())
 
-    def _delay(self) -> float:
-        """The pause before something that died is started."""
+    def _later(self, key: str, start: _Respawn | _RespawnZygote) -> None:
+        """Start it after a pause, which grows while things die."""
+        self._due.add(key)
         self.after(STABLE_S, _Stable(), key="stable")
-        return self._back_off.next_delay_s()
+        self.after(self._back_off.next_delay_s(), start, key=key)
 
     def _note_denial(self, source: str, reason: str) -> None:
         label = self._callers.denied(source, reason, time.time())
@@ -267,8 +276,8 @@ class SPOEPool(Actor):
 
     def _report(self) -> None:
         version = self._policy_version
-        current = sum(1 for held in self._held.values() if held == version)
-        facts = PolicyFacts(version, len(self._held), current, self._callers.newest())
+        held = [one.policy_version for one in self._pool.workers() if one.policy_version is not None]
+        facts = PolicyFacts(version, len(held), sum(one == version for one in held), self._callers.newest())
         self.tell(ADMIN, FactsReported(facts))
 
     def _read(self) -> None:
@@ -283,11 +292,17 @@ class SPOEPool(Actor):
                     return
                 calls = tuple((event.der, event.peer) for event in events if isinstance(event, Met))
                 for event in events:
-                    if not isinstance(event, Met):
-                        address.tell(_News(event))
+                    if not isinstance(event, Met) and not address.tell(_News(event)):
+                        # Another has our place, and hears the rest.
+                        return
                 if calls:
                     address.tell(_Calls(calls))
                     stopping.wait(GATHER_S)
 
         self._reader = threading.Thread(target=read, name="spoe-events", daemon=True)
         self._reader.start()
+
+
+def _key(index: int) -> str:
+    """Of the timer that starts a worker."""
+    return f"respawn-{index}"

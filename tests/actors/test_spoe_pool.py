@@ -117,6 +117,16 @@ def test_a_worker_that_died_while_nobody_looked_is_started_by_the_restarted_acto
     eventually(lambda: scene.pool.respawned == [0], "a new worker")
 
 
+def test_what_died_unheard_is_started_all_the_same(scene: PoolScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spoe_pool, "LOOK_S", 0.02)
+    scene.restart()
+    # As when the thread of one that was abandoned hears of it.
+    scene.pool._phases[0], scene.pool.zygote_pid = WorkerPhase.EXITED, 0
+
+    eventually(lambda: scene.pool.respawned == [0], "a new worker")
+    assert scene.pool.zygotes == 1
+
+
 def test_a_worker_whose_death_is_told_after_the_restarted_actor_saw_it_is_started_once(
     scene: PoolScene, caplog: pytest.LogCaptureFixture
 ) -> None:
