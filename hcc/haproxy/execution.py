@@ -35,6 +35,7 @@ from hcc.haproxy.plan import (
     SetTicketKeys,
     WriteConfig,
 )
+from hcc.haproxy.process import children, recorded_pid
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.replies import (
     Info,
@@ -83,6 +84,7 @@ class SocketControl:
 
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
         self._directory = layout.directory
+        self._pid_file = layout.pid_file
         self._capabilities = capabilities
         self._store = store
         # Texts are written one after the other, whichever thread it is.
@@ -147,7 +149,11 @@ class SocketControl:
         return self._known
 
     def taken(self, desired: Desired, actual: Actual) -> tuple[Taken, ...]:
-        return taken_binds(desired.binds(), (actual.pid,) if actual.pid else (), self._directory)
+        found = taken_binds(desired.binds(), (actual.pid,) if actual.pid else (), self._directory)
+        if not found or actual.pid or (master := recorded_pid(self._pid_file)) is None:
+            return found
+        # It has been started since, and may not answer yet: the ports are its own.
+        return taken_binds(desired.binds(), (master, *children(master)), self._directory)
 
     def apply(self, plan: Plan) -> Applied:
         at_once, written = plan.parted()

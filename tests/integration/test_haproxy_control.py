@@ -587,6 +587,19 @@ def _listens(path: str) -> bool:
         return client.connect_ex(path) == 0
 
 
+def test_what_a_haproxy_listens_on_that_came_up_after_the_look_at_it_is_not_taken(there: Stage) -> None:
+    own, other = upstream("web", free_port()), upstream("db", free_port())
+    before = there.actual(there.rendered(client_snapshot(upstream_state(own))))
+    assert not before.running
+    there.converge(there.rendered(client_snapshot(upstream_state(own))))
+    with socket.create_server(("127.0.0.1", other.local_bind_port)):
+        wanted = there.rendered(client_snapshot(upstream_state(own), upstream_state(other))).desired
+
+        found = there.control.taken(wanted, before)
+
+    assert [one.bind for one in found] == [TcpBind("127.0.0.1", other.local_bind_port)]
+
+
 def test_an_address_shared_by_another_process_with_reuseport_is_found_taken(there: Stage) -> None:
     mine = free_port()
     there.converge(there.rendered(client_snapshot(upstream_state(upstream("web", mine)))))
