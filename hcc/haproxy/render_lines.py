@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hcc.haproxy import words
-from hcc.haproxy.model import Bind, TcpBind, Timeouts
+from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
+
+
+def frontend_mode(mode: Mode) -> Iterator[str]:
+    """The mode of a frontend. A chunk of an answer (a server-sent event) must not wait 200 ms for the next one."""
+    yield f"  mode {mode.value}"
+    if mode is Mode.HTTP:
+        yield "  option http-no-delay"
 
 
 def client_timeout(milliseconds: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import AppBackend, Authorisation, Mode, PublicListener
-from hcc.haproxy.render_lines import bind_address, client_timeout, timeout_lines
+from hcc.haproxy.render_lines import bind_address, client_timeout, frontend_mode, timeout_lines
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
 from hcc.haproxy.render_spoe import (
     AGAIN,
@@ -51,7 +51,7 @@ def public_listener(
     """The frontend that other sidecars call; `paths` are those of the files beside haproxy.cfg, by kind."""
     yield ""
     yield f"frontend {words.name(public.name)}"
-    yield f"  mode {public.mode.value}"
+    yield from frontend_mode(public.mode)
     yield f"  bind {bind_address(public.bind)} {bind_tls(public, paths[CERTIFICATE_LIST])}"
     yield from client_timeout(public.client_timeout_ms)
     if public.max_connections:

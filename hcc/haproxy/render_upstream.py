@@ -8,7 +8,7 @@ from functools import lru_cache
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Backend, Mode, PeerCheck, Server, Tls, UpstreamListener
-from hcc.haproxy.render_lines import bind_address, client_timeout, timeout_lines
+from hcc.haproxy.render_lines import bind_address, client_timeout, frontend_mode, timeout_lines
 from hcc.haproxy.render_tls import server_tls
 
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
@@ -28,7 +28,7 @@ def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, lo
     backend = words.name(listener.backend)
     yield ""
     yield f"frontend {words.name(listener.name)}"
-    yield f"  mode {listener.mode.value}"
+    yield from frontend_mode(listener.mode)
     yield f"  bind {bind_address(listener.bind)}"
     yield from client_timeout(listener.client_timeout_ms)
     yield from log
