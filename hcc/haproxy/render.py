@@ -205,6 +205,9 @@ def _defaults() -> Iterator[str]:
     yield "  timeout connect 5000ms"
     yield "  timeout client 60000ms"
     yield "  timeout server 60000ms"
+    # Who hangs up wants no answer any more, and the application is to know. Here, as 2.6 looks at the frontend, which
+    # cannot say it. HAProxy's default for http since 3.3.
+    yield "  option abortonclose"
     yield "  option redispatch 1"
     yield "  retries 3"
 

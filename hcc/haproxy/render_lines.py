@@ -20,6 +20,13 @@ def client_timeout(milliseconds: int) -> Iterator[str]:
     yield f"  timeout client {words.milliseconds(milliseconds)}"
 
 
+def backend_mode(mode: Mode) -> Iterator[str]:
+    """The mode of a backend. A tcp client may end its side before there is a server, and is answered all the same."""
+    yield f"  mode {mode.value}"
+    if mode is Mode.TCP:
+        yield "  no option abortonclose"
+
+
 def timeout_lines(timeouts: Timeouts) -> Iterator[str]:
     """The timeouts of a backend."""
     yield f"  timeout connect {words.milliseconds(timeouts.connect_ms)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import AppBackend, Authorisation, Mode, PublicListener
-from hcc.haproxy.render_lines import bind_address, client_timeout, frontend_mode, timeout_lines
+from hcc.haproxy.render_lines import backend_mode, bind_address, client_timeout, frontend_mode, timeout_lines
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
 from hcc.haproxy.render_spoe import (
     AGAIN,
@@ -97,9 +97,10 @@ def app_backend(
     """The backend of the application."""
     yield ""
     yield f"backend {words.name(app.name)}"
-    yield f"  mode {app.mode.value}"
-    # Another line is the same application: a call must not be counted, and cut, as somebody else's.
+    # Another line is the same application: a call must not be counted, and cut, as somebody else's. The first option,
+    # as the Data Plane API 1.2 puts it there.
     yield "  no option redispatch"
+    yield from backend_mode(app.mode)
     yield from timeout_lines(app.timeouts)
     if asked and asked.enforced and asks_for_tokens(asked, capabilities):
         # Before all else: tokens are asked about on the way here.

@@ -8,6 +8,7 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.names import TOKEN_AGENT
+from hcc.haproxy.render_lines import backend_mode
 from hcc.haproxy.render_rules import refused
 from hcc.haproxy.render_tokens import TOKENS, token_question
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
@@ -59,7 +60,7 @@ def workers(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     """The backend of the SPOE workers."""
     yield ""
     yield f"backend {words.name(authorisation.backend)}"
-    yield "  mode tcp"
+    yield from backend_mode(Mode.TCP)
     yield "  timeout connect 1000ms"
     yield "  timeout server 5m"
     yield "  option spop-check"

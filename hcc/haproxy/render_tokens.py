@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hcc.haproxy import words
-from hcc.haproxy.model import Authorisation
+from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.names import TOKEN_AGENT
+from hcc.haproxy.render_lines import backend_mode
 from hcc.haproxy.render_rules import SAID
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.mesh.token_demands import TOKEN_PREFIX
@@ -58,7 +59,7 @@ def token_backend(authorisation: Authorisation) -> Iterator[str]:
     """Who answers. Not checked: where nobody answers, the question itself finds out."""
     yield ""
     yield f"backend {TOKEN_AGENT}"
-    yield "  mode tcp"
+    yield from backend_mode(Mode.TCP)
     yield "  timeout connect 1000ms"
     yield "  timeout server 5m"
     yield f"  server {TOKEN_SERVER} unix@{words.path(authorisation.token_socket)}"

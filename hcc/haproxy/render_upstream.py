@@ -8,7 +8,7 @@ from functools import lru_cache
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Backend, Mode, PeerCheck, Server, Tls, UpstreamListener
-from hcc.haproxy.render_lines import bind_address, client_timeout, frontend_mode, timeout_lines
+from hcc.haproxy.render_lines import backend_mode, bind_address, client_timeout, frontend_mode, timeout_lines
 from hcc.haproxy.render_tls import server_tls
 
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
@@ -50,7 +50,7 @@ def upstream_backend(backend: Backend, capabilities: Capabilities) -> Iterator[s
     """The backend of an upstream, without its servers."""
     yield ""
     yield f"backend {words.name(backend.name)}"
-    yield f"  mode {backend.mode.value}"
+    yield from backend_mode(backend.mode)
     if backend.mode is Mode.HTTP and capabilities.has(Feature.HTTP_RETURN):
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'

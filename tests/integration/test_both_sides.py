@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import Event, RequestReceived, ResponseReceived, StreamReset
 
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import DEADLINE_S, Server, Stage, stage
+from tests.haproxy_stage import DEADLINE_S, Server, Stage, stage, wait_until
 from tests.pki import service_uri
 from tests.ports import free_port
 
@@ -124,3 +128,111 @@ def test_a_chunk_waits_for_no_other(made: Stage, repeater: Repeater) -> None:
             client.sendall(b"2\r\nok\r\n")
             assert until(client, b"ok\r\n") == b"2\r\nok\r\n"
         told.cancel()
+
+
+def test_an_application_learns_that_its_http_client_has_gone(newer: Stage, repeater: Repeater) -> None:
+    sides = both(newer, Protocol.HTTP, repeater.port)
+    with sides.call() as client:
+        client.sendall(GET)
+        until(client, b"\r\n\r\n")
+    assert repeater.gone.wait(DEADLINE_S)
+
+
+class Last(Server):
+    """Says its name once the client has ended its side."""
+
+    def talk(self, connection: socket.socket) -> None:
+        while connection.recv(1000):
+            pass
+        connection.sendall(self.name.encode())
+
+
+def test_a_tcp_client_that_ends_its_side_at_once_is_answered(made: Stage) -> None:
+    app = Last("last")
+    with contextlib.closing(app), both(made, Protocol.TCP, app.port).call() as client:
+        client.sendall(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        assert until(client, b"last") == b"last"
+
+
+@dataclass
+class Http2End:
+    """One end of an HTTP/2 connection in clear text."""
+
+    sock: socket.socket
+    h2: H2Connection
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.h2.initiate_connection()
+        self.flush()
+
+    def flush(self) -> None:
+        self.sock.sendall(self.h2.data_to_send())
+
+    def ask(self, path: str = "/") -> int:
+        stream = self.h2.get_next_available_stream_id()
+        head = [(":method", "GET"), (":path", path), (":scheme", "http"), (":authority", "test")]
+        self.h2.send_headers(stream, head, end_stream=True)
+        self.flush()
+        return stream
+
+    def streams(self, kind: type[Event]) -> set[int]:
+        return {event.stream_id for event in self.events if isinstance(event, kind)}  # type: ignore[attr-defined]
+
+    def wait(self, kind: type[Event], *streams: int) -> None:
+        while not self.streams(kind) >= set(streams):
+            data = self.sock.recv(65536)
+            assert data, f"the connection ended, {self.events}"
+            self.events += self.h2.receive_data(data)
+            self.flush()
+
+
+def http2_client(port: int) -> Http2End:
+    return Http2End(_connected(port), H2Connection(H2Configuration(client_side=True)))
+
+
+class Http2Server(Server):
+    """Answers `/large` with as much as its windows allow, `/silent` with a head only, all else with that and an end."""
+
+    resets: list[int]
+
+    def talk(self, connection: socket.socket) -> None:
+        end = Http2End(connection, H2Connection(H2Configuration(client_side=False, header_encoding="utf-8")))
+        large: dict[int, int] = {}
+        while data := connection.recv(65536):
+            for event in end.h2.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    path: str = dict(event.headers)[":path"]  # type: ignore[assignment,index]  # utf-8
+                    end.h2.send_headers(event.stream_id, [(":status", "200")], end_stream=path == "/")
+                    if path == "/large":
+                        large[event.stream_id] = LARGE
+                elif isinstance(event, StreamReset):
+                    large.pop(event.stream_id, None)
+                    self.resets.append(event.stream_id)
+            self._pour(end, large)
+            end.flush()
+
+    @staticmethod
+    def _pour(end: Http2End, large: dict[int, int]) -> None:
+        for stream, left in large.items():
+            rest = left
+            while size := min(end.h2.local_flow_control_window(stream), end.h2.max_outbound_frame_size, rest):
+                end.h2.send_data(stream, bytes(size))
+                rest -= size
+            large[stream] = rest
+
+
+@pytest.fixture
+def pages() -> Iterator[Http2Server]:
+    app = Http2Server("pages")
+    app.resets = []
+    yield app
+    app.close()
+
+
+def test_an_application_learns_that_its_http2_client_has_gone(made: Stage, pages: Http2Server) -> None:
+    client = http2_client(both(made, Protocol.HTTP2, pages.port).port)
+    client.wait(ResponseReceived, client.ask("/silent"))
+    client.sock.close()
+    wait_until(lambda: pages.resets, "the end to be known")
