@@ -56,6 +56,8 @@ class Feature(Enum):
     ERROR_LOG_FORMAT = auto()
     NO_EXPOSE_FD = auto()
     RELOAD_ANSWER = auto()
+    STREAMS_TO_SERVERS = auto()
+    RECEIVE_BUFFER = auto()
     NO_SNI_AUTO = auto()
     H2C_UPGRADE_IS_DROPPED = auto()
     LARGE_PAYLOAD = auto()
@@ -88,6 +90,9 @@ SINCE: dict[Feature, Version] = {
     Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
     # 2.2.9 and 2.6.12 pass `Upgrade: h2c` on, and then whatever the tunnel holds; 2.8.25 to 3.4.7 do not (tried).
     Feature.H2C_UPGRADE_IS_DROPPED: Version(2, 8),
+    # Global keywords `tune.h2.be.max-concurrent-streams` and `tune.h2.be.rxbuf` (tried; of 3.1 by its manual).
+    Feature.STREAMS_TO_SERVERS: Version(2, 8),
+    Feature.RECEIVE_BUFFER: Version(3, 1),
     Feature.NO_SNI_AUTO: Version(3, 3),  # server keyword `no-sni-auto`, needed since SNI is automatic; 6.1
     Feature.LARGE_PAYLOAD: Version(3, 4),  # command-line payload up to 128 KiB; section 5
 }

@@ -29,6 +29,11 @@ DESCRIPTION = "hcc"
 SIDE_FILE = ".side.cfg"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+# Of one connection of a client. HAProxy's own 100 are soon taken by calls that last, and a gRPC client then lets all
+# others wait. As many as Envoy's newest versions take.
+MOST_STREAMS = 1_024
+# What HAProxy has by itself, for its 100 streams together.
+RECEIVE_BYTES = 1_638_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,13 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
     yield f"  nbthread {words.number(options.threads)}"
     yield f"  maxconn {words.number(options.max_connections)}"
+    yield f"  tune.h2.max-concurrent-streams {words.number(MOST_STREAMS)}"
+    if capabilities.has(Feature.STREAMS_TO_SERVERS):
+        # HAProxy does not read on from a server while the client of one of the connection's streams does not read, and
+        # so the clients of the others would wait for that one.
+        yield "  tune.h2.be.max-concurrent-streams 1"
+    if capabilities.has(Feature.RECEIVE_BUFFER):
+        yield f"  tune.h2.be.rxbuf {words.number(RECEIVE_BYTES)}"
     # Sessions in the cache would outlive a leaf or CA that was replaced; those in tickets end with their keys.
     yield "  tune.ssl.cachesize 0"
     yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"

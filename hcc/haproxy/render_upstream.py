@@ -19,6 +19,7 @@ _RANDOM_BYTES = 32
 # About 150 bytes each, taken when they are needed.
 _CHECKED_CONNECTIONS = 10_000
 _CHECKED_FOR = "10m"
+H2 = "h2"
 # Longer than any answer is waited for.
 INSPECT_MS = 86_400_000
 
@@ -56,7 +57,8 @@ def upstream_backend(backend: Backend, capabilities: Capabilities) -> Iterator[s
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield f"  balance random({words.number(backend.draws)})" if backend.draws else "  balance roundrobin"
     if backend.mode is Mode.HTTP:
-        yield from _pooled()
+        shared = backend.tls is not None and H2 in backend.tls.alpn and not capabilities.has(Feature.STREAMS_TO_SERVERS)
+        yield from _pooled(shared=shared)
     yield from timeout_lines(backend.timeouts)
     if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):
         yield from _check_answers(words.name(backend.name), backend.mode, backend.check)
@@ -110,13 +112,15 @@ def _tagged(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(digits))) + digits + content
 
 
-def _pooled() -> Iterator[str]:
+def _pooled(*, shared: bool) -> Iterator[str]:
     """Any request may go over a connection that is there already, of whichever client's request it was opened for.
 
     The other side may close it just then. What may be asked again is, of another instance at last; what may not
     fails, as it does on any kept-alive connection.
+
+    Where one connection would be `shared` by several requests at once, it has only those of one client.
     """
-    yield "  http-reuse always"
+    yield f"  http-reuse {'safe' if shared else 'always'}"
     yield "  retry-on conn-failure empty-response"
     yield f"  http-request disable-l7-retry unless {{ method {_SAFE_METHODS} }}"
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import Event, RequestReceived, ResponseReceived, StreamReset
+from h2.events import Event, RequestReceived, ResponseReceived, StreamEnded, StreamReset
 
+from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
@@ -236,3 +237,47 @@ def test_an_application_learns_that_its_http2_client_has_gone(made: Stage, pages
     client.wait(ResponseReceived, client.ask("/silent"))
     client.sock.close()
     wait_until(lambda: pages.resets, "the end to be known")
+
+
+def test_a_client_that_does_not_read_holds_up_no_other(newer: Stage, pages: Http2Server) -> None:
+    sides = both(newer, Protocol.HTTP2, pages.port)
+    # There is a connection that might be shared.
+    first = http2_client(sides.port)
+    first.wait(StreamEnded, first.ask())
+    idler = http2_client(sides.port)
+    idler.h2.increment_flow_control_window(LARGE)
+    idler.wait(ResponseReceived, idler.ask("/large"))
+    wait_until(lambda: _is_full(sides), "all buffers on the way to be full")
+    ends = [first, idler, http2_client(sides.port), http2_client(sides.port)]
+    if newer.capabilities.has(Feature.STREAMS_TO_SERVERS):
+        # Nor what is asked on the same connection.
+        idler.wait(StreamEnded, idler.ask())
+    for other in ends[2:]:
+        other.wait(StreamEnded, other.ask())
+    for end in ends:
+        end.sock.close()
+
+
+def _is_full(sides: Sides) -> bool:
+    """Whether what the application sends is held up."""
+    before = _bytes_out(sides)
+    threading.Event().wait(0.3)
+    return 0 < before == _bytes_out(sides)
+
+
+def _bytes_out(sides: Sides) -> int:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(sides.stage.layout.stats_socket)
+        sock.sendall(b"show stat public 1 -1\n")
+        rows = sock.makefile().read().splitlines()
+    return int(rows[1].split(",")[9])
+
+
+def test_more_calls_than_haproxy_takes_by_itself_are_in_progress_on_one_connection(
+    made: Stage, pages: Http2Server
+) -> None:
+    client = http2_client(both(made, Protocol.HTTP2, pages.port).port)
+    client.wait(StreamEnded, client.ask())
+    streams = [client.ask("/silent") for _ in range(150)]
+    client.wait(ResponseReceived, *streams)
+    client.sock.close()

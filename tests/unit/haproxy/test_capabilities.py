@@ -140,12 +140,16 @@ def test_a_feature_is_there_from_its_first_version_on(feature: Feature) -> None:
         ("of nobody's", True),
         ("2.7.9", False),
         ("2.9.1", False),
-        ("3.2.26-1", True),
+        ("3.2.26-1", False),
         ("3.4.7-1", False),
     ],
 )
 def test_one_version_fits_another_that_can_do_the_same(version: str, fits: bool) -> None:
     assert capabilities(Version(2, 8, 25)).fit(version) is fits
+
+
+def test_a_version_fits_one_of_another_branch_that_can_do_the_same() -> None:
+    assert capabilities(Version(2, 9, 1)).fit("3.0.11")
 
 
 def test_a_build_without_pcre_cannot_look_at_rules() -> None:
