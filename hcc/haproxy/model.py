@@ -390,6 +390,11 @@ class Desired:
             backends=tuple(backend for backend in self.backends if backend.name in used),
         )
 
+    @property
+    def seed(self) -> str:
+        """What is another in each sidecar: the fingerprint of our leaf, empty without one."""
+        return self.certificates[0].fingerprint if self.certificates else ""
+
     def backend(self, name: str) -> Backend:
         """The backend of that name; KeyError when there is none."""
         for backend in self.backends:

@@ -27,6 +27,7 @@ from hcc.haproxy.names import TOKEN_AGENT
 from hcc.haproxy.render import Rendered, SideFile
 from hcc.haproxy.render_spoe import agent_name
 from hcc.haproxy.render_tokens import TOKEN_SERVER
+from hcc.haproxy.servers import in_turn
 from hcc.haproxy.slots import is_spare
 
 # Room for `set ssl ca-file NAME <<` beside the text itself.
@@ -489,7 +490,7 @@ def _fixed(rendered: Rendered) -> Iterator[tuple[str, tuple[Server, ...]]]:
 def _backend_operations(backend: Backend, running: tuple[Server, ...], rendered: Rendered) -> Iterator[ServerOperation]:
     wanted, running = _differing(backend.servers, running)
     actual = {server.name: server for server in running}
-    for server in wanted:
+    for server in in_turn(wanted, rendered.desired.seed) if rendered.dynamic else wanted:
         found = actual.pop(server.name, None)
         if found is not None and is_spare(server) and not is_spare(found):
             yield from _leaving(backend.name, found, rendered)

@@ -22,6 +22,7 @@ from hcc.haproxy.render_spoe import IDENTITY, SPOE, asks_for_tokens, refuses_by_
 from hcc.haproxy.render_tls import CERTIFICATE_LIST, certificate_list, server_tls
 from hcc.haproxy.render_tokens import token_backend
 from hcc.haproxy.render_upstream import server_line, upstream_backend, upstream_listener
+from hcc.haproxy.servers import in_turn
 from hcc.haproxy.slots import slotted
 
 DESCRIPTION = "hcc"
@@ -88,7 +89,7 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
     desired.check()
     dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)
     if not dynamic:
-        desired = replace(desired, backends=slotted(desired.backends, running))
+        desired = replace(desired, backends=slotted(desired.backends, running, desired.seed))
     files = _files(desired, capabilities)
     skeleton = _joined(_skeleton(desired, capabilities, files))
     structure = _digest("\0".join((skeleton, *_unchangeable_files(desired, capabilities))))
@@ -154,11 +155,13 @@ def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, Side
     yield "global"
     yield f"  description {DESCRIPTION}:{structure}"
     yield from _sections(desired, capabilities, files)
+    dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)
     for backend in desired.backends:
         yield from upstream_backend(backend, capabilities)
         # `Desired.check` saw that a backend with servers has TLS.
         tls = server_tls(backend.tls, capabilities) if backend.tls else ""
-        for server in backend.servers:
+        # Slots stay in the order of their numbers.
+        for server in in_turn(backend.servers, desired.seed) if dynamic else backend.servers:
             yield server_line(server, tls)
 
 

@@ -12,19 +12,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Mode, Server
+from hcc.haproxy.servers import in_turn
 
 # Loopback, so that nothing leaves the machine, and no address that an instance would be registered with.
 SPARE_ADDRESS, SPARE_PORT = "127.127.127.127", 1
 FEWEST = 4
 
 
-def slotted(backends: Iterable[Backend], running: ActualServers) -> tuple[Backend, ...]:
+def slotted(backends: Iterable[Backend], running: ActualServers, seed: str) -> tuple[Backend, ...]:
     """Backends whose servers are slots: all that run, more when they do not suffice, in the order of their numbers.
 
-    A server keeps the slot that it has in what is `running`.
+    A server keeps the slot that it has in what is `running`; others take theirs in the order of `in_turn`.
     """
     found = dict(running)
-    return tuple(_slotted(backend, found.get(backend.name, ())) if backend.tls else backend for backend in backends)
+    return tuple(
+        _slotted(backend, found.get(backend.name, ()), seed) if backend.tls else backend for backend in backends
+    )
 
 
 def capacity(endpoints: int) -> int:
@@ -40,7 +43,7 @@ def is_spare(server: Server) -> bool:
     return (server.address, server.port) == (SPARE_ADDRESS, SPARE_PORT)
 
 
-def _slotted(backend: Backend, running: tuple[Server, ...]) -> Backend:
+def _slotted(backend: Backend, running: tuple[Server, ...], seed: str) -> Backend:
     slots = _numbered(running)
     # Of two at one address, which only a hand-made change gives, the first one that serves keeps it.
     homes: dict[tuple[str, int], str] = {}
@@ -48,7 +51,7 @@ def _slotted(backend: Backend, running: tuple[Server, ...]) -> Backend:
         homes.setdefault((slot.address, slot.port), slot.name)
     taken: dict[str, Server] = {}
     homeless: list[Server] = []
-    for server in backend.servers:
+    for server in in_turn(backend.servers, seed):
         home = homes.get((server.address, server.port))
         if home is None:
             homeless.append(server)

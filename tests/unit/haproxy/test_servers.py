@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.haproxy.model import Server
-from hcc.haproxy.servers import scaled, servers
+from hcc.haproxy.servers import in_turn, scaled, servers
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Endpoint, Health
 from tests.builders import endpoint
@@ -50,6 +50,15 @@ def test_one_address_written_two_ways_is_one_server() -> None:
 @pytest.mark.parametrize("address", ["web.example", "fe80::1%eth0", "", "1.2.3.4\n"])
 def test_what_is_no_address_is_left_out(address: str) -> None:
     assert servers([endpoint(address)]) == ()
+
+
+def test_each_server_comes_first_in_some_sidecars() -> None:
+    found = servers([endpoint(f"10.0.0.{number}") for number in range(1, 5)])
+    turns = [in_turn(found, f"leaf {number}") for number in range(400)]
+    firsts = [turn[0] for turn in turns]
+    assert all(sorted(turn) == list(found) for turn in turns)
+    assert all(60 < firsts.count(server) < 140 for server in found)
+    assert in_turn(reversed(found), "leaf 0") == turns[0]
 
 
 def test_small_weights_stay_as_they_are() -> None:

@@ -18,7 +18,7 @@ def backend(*addresses: str, mode: Mode = Mode.HTTP, off: str = "") -> Backend:
 
 
 def placed(wanted: Backend, running: tuple[Server, ...] = ()) -> tuple[Server, ...]:
-    (found,) = slotted((wanted,), (("web", running),))
+    (found,) = slotted((wanted,), (("web", running),), "")
     return found.servers
 
 
