@@ -200,7 +200,7 @@ def _public(
         ticket_keys=options.ticket_keys,
         mode=_mode(proxy.protocol),
         backend=APP,
-        client_timeout_ms=_idle_ms(proxy.protocol, proxy.read_timeout_ms),
+        client_timeout_ms=_caller_ms(proxy),
         authorised=options.intentions.asks,
         max_connections=proxy.max_inbound_connections,
         forward_for=proxy.forward_for,
@@ -463,6 +463,12 @@ def _mode(protocol: Protocol) -> Mode:
 
 def _idle_ms(protocol: Protocol, read_timeout_ms: int) -> int:
     return read_timeout_ms or (HTTP_TIMEOUT_MS if protocol.is_http else HOUR_MS)
+
+
+def _caller_ms(proxy: Proxy) -> int:
+    """How long a caller may be silent; over tcp until there is a session: then the backend's `tunnel_ms` counts."""
+    idle = _idle_ms(proxy.protocol, proxy.read_timeout_ms)
+    return idle if proxy.protocol.is_http else min(idle, HTTP_TIMEOUT_MS)
 
 
 def _timeouts(protocol: Protocol, connect_ms: int, read_timeout_ms: int) -> Timeouts:

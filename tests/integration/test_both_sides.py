@@ -281,3 +281,25 @@ def test_more_calls_than_haproxy_takes_by_itself_are_in_progress_on_one_connecti
     streams = [client.ask("/silent") for _ in range(150)]
     client.wait(ResponseReceived, *streams)
     client.sock.close()
+
+
+def test_a_caller_that_begins_no_handshake_is_closed_and_a_silent_session_is_not(made: Stage) -> None:
+    app = Server("app")
+    sides = both(made, Protocol.TCP, app.port, client_timeout_ms=1_000)
+    with contextlib.closing(app), sides.call() as client, _connected(sides.public) as silent:
+        assert until(client, b"\n") == b"app\n"
+        assert silent.recv(1) == b""
+        with pytest.raises(TimeoutError):
+            _until_silent(client)
+        client.sendall(b"still there\n")
+        assert until(client, b"\n") == b"still there\n"
+
+
+def _until_silent(client: socket.socket) -> bytes:
+    client.settimeout(1.5)
+    try:
+        while data := client.recv(1000):
+            pass
+        return data
+    finally:
+        client.settimeout(DEADLINE_S)

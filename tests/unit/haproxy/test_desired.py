@@ -25,6 +25,23 @@ from tests.builders import (
 STATE = options().process.spoe_directory
 
 
+@pytest.mark.parametrize(
+    ("protocol", "read_timeout_ms", "caller_ms", "idle_ms"),
+    [
+        (Protocol.TCP, 0, 60_000, 3_600_000),
+        (Protocol.TCP, 5_000, 5_000, 5_000),
+        (Protocol.HTTP, 90_000, 90_000, 90_000),
+    ],
+)
+def test_a_caller_that_is_silent_before_there_is_a_session_is_not_waited_for_as_long_as_in_one(
+    protocol: Protocol, read_timeout_ms: int, caller_ms: int, idle_ms: int
+) -> None:
+    wanted = result(proxy_=proxy(protocol=protocol, read_timeout_ms=read_timeout_ms)).desired
+    assert wanted.public is not None
+    assert wanted.app is not None
+    assert (wanted.public.client_timeout_ms, wanted.app.timeouts.server_ms) == (caller_ms, idle_ms)
+
+
 def test_a_service_with_everything_known_gets_its_public_listener() -> None:
     found = result()
     public = found.desired.public
