@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from hcc.haproxy import words
 from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
 
+KEEP_ALIVE_MS = 3_600_000
+
 
 def frontend_mode(mode: Mode) -> Iterator[str]:
     """The mode of a frontend. A chunk of an answer (a server-sent event) must not wait 200 ms for the next one."""
@@ -18,6 +20,14 @@ def frontend_mode(mode: Mode) -> Iterator[str]:
 def client_timeout(milliseconds: int) -> Iterator[str]:
     """How long a frontend's client may be silent."""
     yield f"  timeout client {words.milliseconds(milliseconds)}"
+
+
+def kept_alive() -> Iterator[str]:
+    """How long an http client may be silent between requests.
+
+    Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
+    """
+    yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
 
 
 def backend_mode(mode: Mode) -> Iterator[str]:

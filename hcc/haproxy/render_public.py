@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import AppBackend, Authorisation, Mode, PublicListener
-from hcc.haproxy.render_lines import backend_mode, bind_address, client_timeout, frontend_mode, timeout_lines
+from hcc.haproxy.render_lines import (
+    backend_mode,
+    bind_address,
+    client_timeout,
+    frontend_mode,
+    kept_alive,
+    timeout_lines,
+)
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
 from hcc.haproxy.render_spoe import (
     AGAIN,
@@ -35,7 +42,6 @@ from hcc.mesh.rules import ALLOW, NAME_PREFIX
 
 # Where requests end that rules refuse: on their way there the agent is told.
 REFUSALS = "refusals"
-KEEP_ALIVE_MS = 3_600_000
 # After a 2xx HAProxy would pass on whatever comes, and nobody would look at requests. HTTP/2's upgrade to a websocket
 # (RFC 8441) is a GET to these rules.
 NO_TUNNEL = "  http-request deny deny_status 405 if METH_CONNECT"
@@ -74,8 +80,7 @@ def public_listener(
         if public.mode is Mode.HTTP:
             yield NO_TUNNEL
     if public.mode is Mode.HTTP:
-        # Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
-        yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
+        yield from kept_alive()
         if public.forward_for:
             yield "  option forwardfor"
     if public.authorised and authorisation and refuses_by_rules(authorisation, capabilities):

@@ -8,7 +8,14 @@ from functools import lru_cache
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Backend, Mode, PeerCheck, Server, Tls, UpstreamListener
-from hcc.haproxy.render_lines import backend_mode, bind_address, client_timeout, frontend_mode, timeout_lines
+from hcc.haproxy.render_lines import (
+    backend_mode,
+    bind_address,
+    client_timeout,
+    frontend_mode,
+    kept_alive,
+    timeout_lines,
+)
 from hcc.haproxy.render_tls import server_tls
 
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
@@ -32,6 +39,10 @@ def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, lo
     yield from frontend_mode(listener.mode)
     yield f"  bind {bind_address(listener.bind)}"
     yield from client_timeout(listener.client_timeout_ms)
+    if listener.mode is Mode.HTTP:
+        yield from kept_alive()
+        # A connection that nothing was asked on is closed without a 408: that would pass for the answer to what is.
+        yield "  option http-ignore-probes"
     yield from log
     if listener.max_connections:
         condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"

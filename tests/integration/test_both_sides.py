@@ -303,3 +303,19 @@ def _until_silent(client: socket.socket) -> bytes:
         return data
     finally:
         client.settimeout(DEADLINE_S)
+
+
+def test_a_connection_that_nothing_was_asked_on_gets_no_answer(made: Stage) -> None:
+    sides = both(made, Protocol.HTTP, made.app(http=True).port, client_timeout_ms=1_000)
+    with sides.call() as early:
+        assert early.recv(1000) == b""
+
+
+def test_an_application_keeps_a_connection_to_an_upstream_for_longer_than_an_answer_may_take(newest: Stage) -> None:
+    sides = both(newest, Protocol.HTTP, newest.app(http=True).port, client_timeout_ms=1_000)
+    with sides.call() as kept:
+        for _ in range(2):
+            kept.sendall(GET)
+            assert until(kept, b"\r\n\r\n").split()[1] == b"200"
+            with pytest.raises(TimeoutError):
+                _until_silent(kept)
