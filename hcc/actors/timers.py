@@ -69,7 +69,9 @@ class Timers:
                 self._kill(self._keyed.get((address, key)))
                 self._keyed[address, key] = entry
             heapq.heappush(self._heap, entry)
-            self._changed.notify()
+            if self._heap[0] is entry:
+                # Else the thread waits for an earlier one.
+                self._changed.notify()
 
     def cancel(self, address: Address, key: str) -> None:
         """Forget the timer with that key, if there is one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import socketserver
 import threading
@@ -101,6 +102,8 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = MAX_CONNECTIONS
+    # Who came and went before we looked is not waited for.
+    timeout = 0.0
 
     def __init__(self, address: object, answer: Answer) -> None:
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -162,9 +165,8 @@ class WebServer:
         self._server = server
         self._path = path
         self._inode = inode_of(path)
-        self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name=name, daemon=True
-        )
+        self._closing = os.eventfd(0)
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def lost(self) -> bool:
@@ -172,9 +174,18 @@ class WebServer:
         return inode_of(self._path) != self._inode
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.socket.close()
+        os.eventfd_write(self._closing, 1)
         self._thread.join(timeout=2)
+        self._server.socket.close()
+        os.close(self._closing)
+
+    def _serve(self) -> None:
+        # Not by `serve_forever`, which wakes ten times a second to see whether it is to end.
+        poll = select.poll()
+        for descriptor in (self._server.fileno(), self._closing):
+            poll.register(descriptor, select.POLLIN)
+        while self._closing not in {descriptor for descriptor, _ in poll.poll()}:
+            self._server.handle_request()
 
 
 def serve_tcp(address: ListenAddress, answer: Answer) -> WebServer:

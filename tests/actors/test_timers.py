@@ -51,6 +51,22 @@ def test_timers_that_are_replaced_over_and_over_do_not_pile_up(timers: Timers) -
     assert len(timers._heap) < 200
 
 
+def test_the_thread_wakes_for_what_comes_first_alone(timers: Timers, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[None] = []
+    notify = timers._changed.notify
+
+    def noted() -> None:
+        woken.append(None)
+        notify()
+
+    monkeypatch.setattr(timers._changed, "notify", noted)
+    book = Recorder()
+    for delay_s in (3600.0, 3601.0, 3602.0, 0.05, 3603.0):
+        timers.schedule(delay_s, Address("a", 1, book), delay_s)
+    assert len(woken) == 2
+    eventually(lambda: book.told == [0.05], "the one that came last but one")
+
+
 def test_one_generations_timers_are_forgotten_together(timers: Timers) -> None:
     book = Recorder()
     for generation in (1, 2):

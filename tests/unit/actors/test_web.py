@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +39,31 @@ def test_a_lack_of_threads_costs_no_place_for_later_connections(monkeypatch: pyt
         assert _status(port) == 200
     finally:
         server.close()
+
+
+def _naps(name: str) -> int:
+    """How often the thread of that name went to sleep so far."""
+    (thread,) = (one for one in threading.enumerate() if one.name == name)
+    text = Path(f"/proc/self/task/{thread.native_id}/status").read_text(encoding="ascii")
+    found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def test_a_server_that_nobody_asks_sleeps_and_still_ends_at_once() -> None:
+    port = free_port()
+    server = serve_tcp(ListenAddress("127.0.0.1", port), lambda *_: Response(200, b"ok"))
+    try:
+        assert _status(port) == 200
+        time.sleep(0.1)
+        before = _naps("web-tcp")
+        time.sleep(0.7)
+        assert _naps("web-tcp") - before <= 1
+        assert _status(port) == 200
+    finally:
+        began = time.monotonic()
+        server.close()
+    assert time.monotonic() - began < 1.0
+    assert not any(one.name == "web-tcp" for one in threading.enumerate())
+    with pytest.raises(ConnectionRefusedError):
+        _status(port)
