@@ -33,7 +33,7 @@ POLL_S = 0.005
 ANSWER_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
-# What `silent` says of a HAProxy that cannot be asked at all.
+# What `Look.silent` says of a HAProxy that cannot be asked at all.
 LOST = "sockets"
 
 _log = logging.getLogger(__name__)
