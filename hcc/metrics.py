@@ -99,6 +99,10 @@ class Metrics:
         self.waiting_endpoints = self._gauge(
             "hcc_waiting_endpoints", "Healthy endpoints that get no traffic as no probe has seen yet who they are."
         )
+        self.silent_endpoints = self._gauge(
+            "hcc_silent_endpoints",
+            "Endpoints that answer neither HAProxy nor probes; they get no traffic while enough others do.",
+        )
         self.leaves_remembered = self._gauge(
             "hcc_leaves_remembered", "Certificates of upstreams' endpoints that HAProxy knows by itself."
         )

@@ -26,6 +26,7 @@ def stats_row(kind: RowKind, name: str, server: str = "", *, connect_s: float | 
         server=server,
         address="127.0.0.1:80" if server else "",
         status="UP",
+        http=True,
         open_sessions=1,
         sessions=10,
         requests=20,

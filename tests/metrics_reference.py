@@ -38,7 +38,7 @@ over its last 1024 connections.
 GROUPS = (
     (
         "Upstreams: what the application asks of others",
-        ("hcc_upstream_", "hcc_probes", "hcc_refused_", "hcc_waiting_", "hcc_leaves_"),
+        ("hcc_upstream_", "hcc_probes", "hcc_refused_", "hcc_waiting_", "hcc_silent_", "hcc_leaves_"),
     ),
     ("Inbound: what the mesh asks of the application", ("hcc_inbound_", "hcc_caller_")),
     ("Endpoints, with `--metrics-per-endpoint`", ("hcc_endpoint_",)),

@@ -24,10 +24,15 @@ DAY_S = 86_400.0
 
 
 def endpoint_status(
-    number: int = 1, state: ServerState = ServerState.UP, health: str = "passing", *, standby: bool = False
+    number: int = 1,
+    state: ServerState = ServerState.UP,
+    health: str = "passing",
+    *,
+    standby: bool = False,
+    silence: str = "",
 ) -> EndpointStatus:
     address, verified = f"10.0.{number // 250}.{number % 250}", IdentityState.VERIFIED
-    return EndpointStatus(address, 21000, health, 1, state, 3, NOW - 61.5, verified, "", standby)
+    return EndpointStatus(address, 21000, health, 1, state, 3, NOW - 61.5, verified, "", silence, standby)
 
 
 def upstream_status(name: str = "api", endpoints: tuple[EndpointStatus, ...] | None = None) -> UpstreamStatus:

@@ -450,14 +450,21 @@ class ConfigReconciler(Actor):
             rendered, _, steps, taken = self._planned(self._wanted(self._snapshot).desired)
         except OSError as exc:
             raise ControlError(f"it cannot be told: {exc}") from exc
-        review = Review(self._options, self._who_calls(), self._snapshot, self._admitted)
+        review = Review(self._options, self._who_calls(), self._snapshot, self._admitted, self._silent)
         left_out = tuple(str(one) for one in (self._taken if taken is None else taken))
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review, left_out)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
         probing = self._probes and self._admission is not None and self._awaits(self._admission, snapshot)
-        callers = self._who_calls()
-        return desired(snapshot, self._options, self._certificates, callers, self._admitted, probing=probing)
+        return desired(
+            snapshot,
+            self._options,
+            self._certificates,
+            self._who_calls(),
+            self._admitted,
+            silent=self._silent,
+            probing=probing,
+        )
 
     def _who_calls(self) -> tuple[str, ...]:
         if self._callers is not None:
@@ -474,6 +481,11 @@ class ConfigReconciler(Actor):
     def _admitted(self) -> frozenset[Peer] | None:
         """Who may get traffic; None where that is not looked at."""
         return self._admission.admitted if self._probes and self._admission else None
+
+    @property
+    def _silent(self) -> tuple[Peer, ...]:
+        """Those of them that do not answer."""
+        return self._admission.silent if self._probes and self._admission else ()
 
     def _settle_soon(self) -> None:
         if not self._unsettled:

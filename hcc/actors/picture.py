@@ -222,6 +222,7 @@ def _endpoints(
                 changed_at=changed.get(_place(endpoint)),
                 identity=identity,
                 identity_problem=problem,
+                silence=seen.silence(endpoint),
                 standby=standby,
             )
 
@@ -233,16 +234,25 @@ class _Seen:
         self._probes = facts.verify.probes
         self._admitted = facts.peers.admitted
         self._refused = dict(facts.peers.refused)
+        self._silent = dict(facts.peers.silent)
 
     def of(self, endpoint: Endpoint) -> tuple[IdentityState, str]:
         """That, and why it is refused."""
-        peer = Peer(endpoint.address, endpoint.port, endpoint.identity)
+        peer = _peer(endpoint)
         if not self._probes:
             return IdentityState.UNCHECKED, ""
         if peer in self._admitted:
             return IdentityState.VERIFIED, ""
         problem = self._refused.get(peer)
         return (IdentityState.WAITING, "") if problem is None else (IdentityState.REFUSED, problem)
+
+    def silence(self, endpoint: Endpoint) -> str:
+        """What the last probe found, if it is silent."""
+        return self._silent.get(_peer(endpoint), "") if self._silent else ""
+
+
+def _peer(endpoint: Endpoint) -> Peer:
+    return Peer(endpoint.address, endpoint.port, endpoint.identity)
 
 
 def _place(endpoint: Endpoint) -> tuple[str, int]:

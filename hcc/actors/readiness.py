@@ -116,10 +116,12 @@ class PeerFacts:
     Args:
         admitted: those that were seen to be who they should be.
         refused: those that were seen to be somebody else, or with a certificate that is not to be trusted, and why.
+        silent: those of the admitted that do not answer, and why, as the last probe says.
     """
 
     admitted: frozenset[Peer] = frozenset()
     refused: tuple[tuple[Peer, str], ...] = ()
+    silent: tuple[tuple[Peer, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,7 @@ class EndpointStatus:
         sessions: open now.
         changed_at: when Consul last told otherwise about it; None when it did not since hcc runs.
         identity_problem: why it is refused, empty when it is not.
+        silence: what the last probe found where neither probes nor HAProxy reach it; empty otherwise.
         standby: it is to serve when none of the targets before its own can.
     """
 
@@ -140,6 +141,7 @@ class EndpointStatus:
     changed_at: float | None
     identity: IdentityState
     identity_problem: str
+    silence: str
     standby: bool
 
 

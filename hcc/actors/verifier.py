@@ -10,7 +10,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -34,13 +34,12 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import PeerFacts
 from hcc.errors import HccError
+from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
-from hcc.haproxy.stats import RowKind, Stats
-from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
 from hcc.mesh.snapshot import Snapshot, UpstreamState
 from hcc.metrics import Metrics
@@ -151,7 +150,7 @@ class Verifier(Actor):
         register: Register,
         make_prober: Callable[[Deliver], Probes],
         leaves: LeafMap,
-        stats: Callable[[], Stats],
+        counts: BackendCounts,
         metrics: Metrics,
         resync_s: float,
     ) -> None:
@@ -161,7 +160,7 @@ class Verifier(Actor):
         self._book = register.book
         self._make_prober = make_prober
         self._leaves = leaves
-        self._stats = stats
+        self._counts = counts
         self._metrics = metrics
         self._checks = mode.checks_answers and leaves.looks
         self._snapshot: Snapshot | None = None
@@ -172,16 +171,13 @@ class Verifier(Actor):
         self._stored = True
         self._disk_problem = ""
         self._failures = 0
-        # Answers cut, by backend, as HAProxy counted them last; and when that was last told of an upstream.
-        self._cuts: dict[str, int] | None = None
-        self._began_s = 0.0
+        # When it was last told that an upstream's answers were cut.
         self._told_s: dict[str, float] = {}
         # Upstreams by endpoint, made when somebody is to be named; and when admissions may be told again.
         self._names: dict[Peer, list[str]] | None = None
         self._tell_at_s = 0.0
 
     def setup(self) -> None:
-        self._began_s = time.monotonic()
         if self.context.generation > 1:
             for source in (CONSUL_WATCHER, CERT_MANAGER):
                 self.tell(source, Publish())
@@ -191,6 +187,7 @@ class Verifier(Actor):
             self.after(EXPIRY_S, _Expire(), key="expire")
         if self._checks:
             self._arm_resync()
+        if self._checks or self._mode.probes:
             self.after(LOOK_S, _Look(), key="look")
 
     def handle(self, message: object) -> None:
@@ -312,11 +309,16 @@ class Verifier(Actor):
 
     def _say(self, judgement: Judgement) -> None:
         peer = judgement.peer
-        if judgement.now is Standing.REFUSED and judgement.news:
+        if judgement.now is Standing.REFUSED and judgement.before is not Standing.REFUSED:
             what = "is another service" if judgement.impostor else "is not to be trusted"
             _log.error("%s: %s %s and gets no traffic: %s", self._name(peer), peer.where, what, judgement.reason)
         elif judgement.now is Standing.ADMITTED and judgement.before is Standing.REFUSED:
             _log.info("%s: %s is who it should be, and gets traffic", self._name(peer), peer.where)
+        elif judgement.silent and not judgement.was_silent:
+            text = "%s: %s does not answer, and gets no traffic while enough others do: %s"
+            _log.warning(text, self._name(peer), peer.where, judgement.reason)
+        elif judgement.was_silent and not judgement.silent:
+            _log.info("%s: %s answers again, and gets traffic", self._name(peer), peer.where)
         elif judgement.now is Standing.UNKNOWN:
             _log.debug("%s is not known yet: %s", peer.where, judgement.reason)
 
@@ -366,33 +368,30 @@ class Verifier(Actor):
             if peer in (there := _at(state, peer.address, peer.port)) and not there & admitted
         )
 
-    # ---- answers
+    # ---- what HAProxy counts
 
     def _look(self) -> None:
-        """Tell of answers that HAProxy has cut since the last look, and have those endpoints probed."""
+        """Tell of answers that HAProxy has cut since the last look; have those probed, and who does not answer it."""
         if self._snapshot is None:
-            # Nobody knows yet whose they are; what was cut until then is news when it is known.
+            # Nobody knows yet whose backends they are; what was counted until then is news when it is known.
             return
-        try:
-            stats = self._stats()
-        except StatsUnavailableError:
-            return
-        counts = {row.proxy: row.denied_responses for row in stats.rows if row.kind is RowKind.BACKEND}
-        # What one counted that is older than we are was told by whoever was there then.
-        older = stats.process.uptime_s > time.monotonic() - self._began_s
-        before, self._cuts = (counts if older else {}) if self._cuts is None else self._cuts, counts
         owners = Owners(self._snapshot.upstreams)
+        news = self._counts.look(lambda proxy: owners.of(proxy) is not None)
         suspects: set[str] = set()
-        for proxy, count in counts.items():
-            known = before.get(proxy, 0)
-            # A new worker counts from nothing.
-            cut = count - known if count >= known else count
-            owner = owners.of(proxy)
-            if cut and owner is not None:
+        for backend, cut in news.cut if self._checks else ():
+            owner = owners.of(backend)
+            if owner is not None:
                 self._say_cut(owner.upstream.key.label(), cut)
                 suspects.update(identity for target in owner.targets for identity in target.identities)
-        if suspects and self._mode.probes:
+        if not self._mode.probes:
+            return
+        if suspects:
             self._book.suspect(frozenset(suspects), time.monotonic())
+        for backend, places in news.quiet:
+            owner = owners.of(backend)
+            if owner is not None:
+                self._book.doubt((peer for peer in _peers(owner) if peer.where in places), time.monotonic())
+        if suspects or news.quiet:
             self._probe()
 
     def _say_cut(self, label: str, cut: int) -> None:
@@ -479,19 +478,20 @@ class Verifier(Actor):
         self._metrics.refused_endpoints.labels("impostor").set(impostors)
         self._metrics.refused_endpoints.labels("unverified").set(len(refused) - impostors)
         self._metrics.waiting_endpoints.set(self._book.waiting())
+        self._metrics.silent_endpoints.set(len(admission.silent))
         self.tell(CONFIG_RECONCILER, AdmissionChanged(admission))
-        self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused)))
+        self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused, self._book.silent())))
         self._store_soon()
 
 
 def _at(state: UpstreamState, address: str, port: int) -> frozenset[Peer]:
     """Who an upstream's endpoints with that address should be."""
-    return frozenset(
-        Peer(one.address, one.port, one.identity)
-        for target in state.targets
-        for one in target.endpoints
-        if (one.address, one.port) == (address, port)
-    )
+    return frozenset(peer for peer in _peers(state) if (peer.address, peer.port) == (address, port))
+
+
+def _peers(state: UpstreamState) -> Iterator[Peer]:
+    """An upstream's endpoints, and who they should be."""
+    return (Peer(one.address, one.port, one.identity) for target in state.targets for one in target.endpoints)
 
 
 def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
@@ -499,7 +499,7 @@ def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
     names: dict[Peer, list[str]] = {}
     for state in snapshot.upstreams:
         label = state.upstream.key.label()
-        for one in {Peer(e.address, e.port, e.identity) for target in state.targets for e in target.endpoints}:
+        for one in set(_peers(state)):
             names.setdefault(one, []).append(label)
     return names
 

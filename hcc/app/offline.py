@@ -41,7 +41,9 @@ def made_offline(review: Review) -> Result:
     """
     directory = Layout(str(PurePosixPath(review.options.process.stats_socket).parent))
     admitted = None if review.admitted is None else frozenset(Peer(*one) for one in review.admitted)
-    return desired(review.snapshot, review.options, _certificates(review, directory), review.callers, admitted)
+    silent = tuple(Peer(*one) for one in review.silent)
+    certificates = _certificates(review, directory)
+    return desired(review.snapshot, review.options, certificates, review.callers, admitted, silent=silent)
 
 
 def checked_offline(review: Review, binary: str, capabilities: Capabilities) -> Rendered:

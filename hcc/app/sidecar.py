@@ -69,6 +69,7 @@ from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.errors import HccError, SettingError
 from hcc.haproxy.access_log import STDOUT
+from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.binary import Found, Program, probe
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, capabilities_of, is_newer_than_known
@@ -76,7 +77,7 @@ from hcc.haproxy.desired import Options
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.process import running_program
-from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader
+from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, servers_of
 from hcc.log import set_up_logging
 from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
@@ -326,7 +327,9 @@ class Sidecar:
                     "register": register_of(PeersFile(directory.path), running=running),
                     "make_prober": Prober,
                     "leaves": leaves,
-                    "stats": stats(BACKENDS).read,
+                    "counts": BackendCounts(
+                        stats(BACKENDS).read, lambda backend: stats(servers_of(backend), PAGE_TIMEOUT_S).read()
+                    ),
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,
                 },

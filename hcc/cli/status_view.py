@@ -112,6 +112,7 @@ def _endpoint(one: EndpointStatus, now: float) -> Row:
     host = f"[{one.address}]" if ":" in one.address else one.address
     # Why an endpoint that Consul likes gets no traffic.
     unseen = f", {one.identity.value}" if one.identity in (IdentityState.REFUSED, IdentityState.WAITING) else ""
+    unseen = unseen or (", silent" if one.silence else "")
     state = "standby" if one.standby else one.state.value
     return (
         f"  {host}:{one.port}",

@@ -238,6 +238,8 @@ def _state(endpoint: Endpoint, shown: EndpointStatus | None) -> Finding:
         return failed(subject, f"refused: {shown.identity_problem}", "correct the registration of whoever is there")
     if shown and shown.identity is IdentityState.WAITING:
         return failed(subject, "no probe has seen yet who is there", "see what its handshake above says")
+    if shown and shown.silence:
+        return failed(subject, f"does not answer: {shown.silence}", "see whether its sidecar runs, and the way to it")
     remedy = "wait a moment; if it stays so, look at the plans in `hcc status` and at `hcc actors`"
     return failed(subject, state.value, remedy)
 

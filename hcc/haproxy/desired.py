@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -136,6 +136,7 @@ def desired(
     callers: tuple[str, ...] = (),
     admitted: Container[Peer] | None = None,
     *,
+    silent: Sequence[Peer] = (),
     probing: bool = False,
 ) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
@@ -146,6 +147,7 @@ def desired(
         certificates: what has been checked and written.
         callers: names of the services that were let in, and are remembered.
         admitted: endpoints that may get traffic; None where their identity is not looked at.
+        silent: those of them that do not answer, who fell silent first coming first.
         probing: there may be more of them soon.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
@@ -153,7 +155,7 @@ def desired(
     """
     problems: list[Problem] = []
     public = _public(snapshot, options, certificates, problems)
-    parts = _upstreams(snapshot, options, certificates, admitted, problems)
+    parts = _upstreams(snapshot, options, certificates, admitted, silent, problems)
     wanted = Desired(
         options=_process(options, len(parts)),
         public=public,
@@ -297,6 +299,7 @@ def _upstreams(
     options: Options,
     certificates: Certificates,
     admitted: Container[Peer] | None,
+    silent: Sequence[Peer],
     problems: list[Problem],
 ) -> tuple[_Part, ...]:
     taken: list[tuple[Bind, str]] = []
@@ -309,7 +312,7 @@ def _upstreams(
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            part = _upstream(state, bind, certificates, limits, admitted, problems)
+            part = _upstream(state, bind, certificates, limits, admitted, silent, problems)
             check = _check(state, options, problems)
             parts.append(replace(part, backend=replace(part.backend, check=check)) if check else part)
     return tuple(parts)
@@ -359,6 +362,7 @@ def _upstream(
     certificates: Certificates,
     limits: TlsLimits,
     admitted: Container[Peer] | None,
+    silent: Sequence[Peer],
     problems: list[Problem],
 ) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
@@ -371,7 +375,7 @@ def _upstream(
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms or _request_ms(state, protocol)),
         draws=_draws(state),
-        servers=servers(_endpoints(state.tried), admitted, _endpoints(state.standby)) if tls else (),
+        servers=servers(_endpoints(state.tried), admitted, _endpoints(state.standby), silent) if tls else (),
         # Where another one may serve for it, that is no reason to let what runs go on serving.
         known=all(target.known for target in state.targets[:1]),
     )

@@ -33,12 +33,14 @@ class Review:
         callers: names of the services that were let in, and are remembered; each has a server line.
         snapshot: what Consul said.
         admitted: address, port and SPIFFE URI of the endpoints that may get traffic; None where that is not looked at.
+        silent: those of them that do not answer, who fell silent first coming first.
     """
 
     options: Options
     callers: tuple[str, ...]
     snapshot: Snapshot
     admitted: frozenset[tuple[str, int, str]] | None = None
+    silent: tuple[tuple[str, int, str], ...] = ()
 
 
 def review_json(review: Review, haproxy: str) -> dict[str, Any]:

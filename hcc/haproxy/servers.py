@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -15,7 +15,10 @@ from hcc.mesh.snapshot import Endpoint
 
 
 def servers(
-    endpoints: Iterable[Endpoint], admitted: Container[Peer] | None = None, standby: Iterable[Endpoint] = ()
+    endpoints: Iterable[Endpoint],
+    admitted: Container[Peer] | None = None,
+    standby: Iterable[Endpoint] = (),
+    silent: Sequence[Peer] = (),
 ) -> tuple[Server, ...]:
     """One server per address and port, sorted by name.
 
@@ -23,8 +26,10 @@ def servers(
         endpoints: those of one upstream.
         admitted: who was seen to be who it should be; None where that is not looked at.
         standby: those that are to serve when none of the others can.
+        silent: who answers neither HAProxy nor probes, who fell silent first coming first.
 
-    An endpoint that does not serve now, or is not admitted, stays, in maintenance: its return is then one command.
+    An endpoint that does not serve now, or is not admitted, stays, in maintenance: its return is then one command. So
+    does one that is silent, but of all that could serve never more than half are left out for that.
     Of two endpoints with one address and port the better one counts. An address that is no IP address is left out
     (they are resolved, and what cannot be is reported, where Consul is read).
     """
@@ -36,9 +41,22 @@ def servers(
     waiting = {name: endpoint for endpoint in standby if (name := _name(endpoint.address, endpoint.port)) not in best}
     waiting.pop("", None)
     heaviest = max([MAX_WEIGHT, *(endpoint.weight for endpoint in best.values() if endpoint.serves)])
-    found = [_server(name, one, heaviest, _enabled(one, admitted)) for name, one in best.items()]
+    spared = _spared(best, admitted, silent)
+    found = [_server(name, one, heaviest, _enabled(one, admitted) and name not in spared) for name, one in best.items()]
     found += (_server(name, one, heaviest, False) for name, one in waiting.items())
     return tuple(sorted(found, key=attrgetter("name")))
+
+
+def _spared(best: Mapping[str, Endpoint], admitted: Container[Peer] | None, silent: Sequence[Peer]) -> frozenset[str]:
+    """Names of those that could serve and are left out as they are silent.
+
+    Where most do not answer, that may be the network's fault or ours, and the rest could not bear what all got.
+    """
+    if not silent:
+        return frozenset()
+    able = {name for name, one in best.items() if _enabled(one, admitted)}
+    quiet = [name for peer in silent if (name := _name(peer.address, peer.port)) in able]
+    return frozenset(quiet[: len(able) // 2])
 
 
 def in_turn(some: Iterable[Server], seed: str) -> list[Server]:

@@ -41,6 +41,7 @@ class Row:
         proxy: name of the frontend or backend.
         server, address: name of the server and where it is (`10.0.0.1:21000`), empty for the others.
         status: HAProxy's word: `OPEN`, `UP`, `no check`, `MAINT`, ..
+        http: whether requests and responses are counted.
         open_sessions: now.
         sessions: in all; for a frontend its connections.
         requests: of http.
@@ -58,6 +59,7 @@ class Row:
     server: str
     address: str
     status: str
+    http: bool
     open_sessions: int
     sessions: int
     requests: int
@@ -73,6 +75,26 @@ class Row:
     active_servers: int
     connect_average_s: float | None
     response_average_s: float | None
+
+    @property
+    def failures(self) -> int:
+        """How often a server of a backend could not be reached, or a request to one ended without an answer."""
+        return self._unreached + dict(self.responses).get("other", 0)
+
+    @property
+    def unanswered(self) -> int:
+        """How often a server was not reached, or did not answer before the client gave up.
+
+        Requests whose answer is under way are missing: it may fall. Of tcp, HAProxy counts no client that gave up.
+        """
+        if not self.http:
+            return self._unreached
+        return self.sessions - self.open_sessions - sum(number for _, number in self.responses)
+
+    @property
+    def _unreached(self) -> int:
+        # It was tried again, another one was, or the request failed.
+        return self.retries + self.redispatches + self.connect_errors
 
     @property
     def serves(self) -> bool:
@@ -143,7 +165,7 @@ class _Table:
         # A version that lacks a column has nothing there: the place after the last.
         lacking = len(at)
         self._names = [at[name] for name in ("type", "pxname", "svname", "status")]
-        self._address = at.get("addr", lacking)
+        self._address, self._mode = at.get("addr", lacking), at.get("mode", lacking)
         self._numbers = [at.get(name, lacking) for name in _NUMBERS]
         self._responses = [(code, at.get(f"hrsp_{code}", lacking)) for code in _CODES]
         self._averages = [at.get(name, lacking) for name in ("ctime", "rtime")]
@@ -162,6 +184,7 @@ class _Table:
             server=server if kind is RowKind.SERVER else "",
             address=fields[self._address],
             status=status,
+            http=fields[self._mode] == "http",
             open_sessions=numbers["scur"],
             sessions=numbers["conn_tot" if kind is RowKind.FRONTEND else "stot"],
             requests=numbers["req_tot"],

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from hcc.haproxy import words
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.names import APP
 from hcc.haproxy.runtime import RuntimeSocket
@@ -24,6 +25,11 @@ BACKENDS = (_INFO, "show stat -1 2 -1")
 """Backends alone."""
 EVERYTHING = (_INFO, "show stat -1 7 -1")
 """Every endpoint as well: about 400 bytes each."""
+
+
+def servers_of(backend: str) -> tuple[str, ...]:
+    """The endpoints of one backend."""
+    return _INFO, f"show stat {words.name(backend)} 4 -1"
 
 
 class StatsUnavailableError(ControlError):

@@ -1,8 +1,8 @@
 """Which endpoints are who they should be: admitted, refused or not known yet, and when each is to be looked at again.
 
 An endpoint gets traffic once a probe has seen that its certificate is verified and names the wanted SPIFFE URI and no
-other. One that was admitted and does not answer stays so: Consul's health, and HAProxy, deal with that. One that shows
-another certificate is refused until it shows the right one.
+other. One that shows another certificate is refused until it shows the right one. One that was admitted and does not
+answer stays so; it is silent once HAProxy got no answer either, until it answers a probe.
 
 The book decides; probing is left to others (`hcc.peers`). It reads no clock: `now_s` are monotonic seconds, `jitter` is
 from 0 up to 1.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -32,6 +32,13 @@ FOR_FIRST = 16
 NEVER = float("inf")
 # The same endpoint is not suspected more often.
 SUSPECT_S = 1.0
+# Nor doubted: clients may give up on a slow application again and again.
+DOUBT_S = 5.0
+# So long it must not have answered to be silent. HAProxy tries a request again for about as long: an instance that
+# restarts in that time loses nothing.
+SILENT_S = 3.0
+# At most so long one that is silent waits for its next probe.
+SILENT_AGAIN_S = 5.0
 # Ten thousand endpoints, each with the leaf that it has and the one it had. About 8 MB in HAProxy's memory.
 MAX_LEAVES = 20_000
 
@@ -89,6 +96,7 @@ class Judgement:
         before, now: what was thought of the endpoint, and is.
         reason: why it is not admitted, or not seen again; empty when all is well.
         impostor: it is verified as somebody else.
+        was_silent, silent: whether it answered neither HAProxy nor probes before, and does not now.
     """
 
     peer: Peer
@@ -96,11 +104,13 @@ class Judgement:
     now: Standing
     reason: str = ""
     impostor: bool = False
+    was_silent: bool = False
+    silent: bool = False
 
     @property
     def news(self) -> bool:
         """Whether anything changed."""
-        return self.before is not self.now
+        return self.before is not self.now or self.was_silent is not self.silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +121,13 @@ class Admission:
         version: of the snapshot whose endpoints these are.
         admitted: endpoints.
         probing: whether there is an endpoint whose first probe has not ended.
+        silent: those of the admitted that answer neither HAProxy nor probes, who fell silent first coming first.
     """
 
     version: int
     admitted: frozenset[Peer]
     probing: bool
+    silent: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +158,11 @@ class _Record:
     impostor: bool = False
     due_s: float = 0.0
     failures: int = 0
+    # When the first probe was made of those that failed since the last answer.
+    failing_s: float = NEVER
+    # Whether HAProxy got no answer from it since the last one to a probe.
+    doubted: bool = False
+    silent_s: float = NEVER
     probing: bool = False
     asked_s: float = float("-inf")
     look: tuple[Health, int] = (Health.CRITICAL, 0)
@@ -154,6 +171,11 @@ class _Record:
     def first(self) -> bool:
         """Whether it waits for its first probe."""
         return self.standing is Standing.UNKNOWN and not self.failures
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is to be left alone."""
+        return self.silent_s < NEVER
 
 
 _Waiting = tuple[float, int, Peer]
@@ -217,7 +239,8 @@ class PeerBook:
             records = self._records.items()
             admitted = frozenset(peer for peer, one in records if one.standing is Standing.ADMITTED)
             probing = any(one.first and _serves(one) for one in self._records.values())
-            self._admission = Admission(self._version, admitted, probing)
+            silent = sorted((one.silent_s, peer) for peer, one in records if one.silent)
+            self._admission = Admission(self._version, admitted, probing, tuple(peer for _, peer in silent))
         return self._admission
 
     def waiting(self) -> int:
@@ -228,6 +251,10 @@ class PeerBook:
         """Those that are refused, and why, sorted."""
         records = self._records.items()
         return tuple(sorted((peer, one.reason) for peer, one in records if one.standing is Standing.REFUSED))
+
+    def silent(self) -> tuple[tuple[Peer, str], ...]:
+        """Those that are silent, and what the last probe found, sorted."""
+        return tuple(sorted((peer, one.reason) for peer, one in self._records.items() if one.silent))
 
     def impostors(self) -> int:
         """How many of those are verified as somebody else."""
@@ -259,21 +286,31 @@ class PeerBook:
         record = self._records.get(peer)
         if record is None or not record.probing:
             return None
-        before, was_first = record.standing, record.first
+        before, was_first, was_silent = record.standing, record.first, record.silent
         record.probing = False
         self._judge(peer, record, outcome)
+        self._listen(record, outcome, now_s)
         # It may have been asked for again meanwhile.
         self._plan(peer, record, min(record.due_s, now_s + self._delay_s(record, jitter)))
-        if record.standing is not before or was_first:
+        if record.standing is not before or was_first or record.silent is not was_silent:
             self._admission = None
-        return Judgement(peer, before, record.standing, record.reason, record.impostor)
+        return Judgement(
+            peer, before, record.standing, record.reason, record.impostor, was_silent=was_silent, silent=record.silent
+        )
 
     def suspect(self, identities: frozenset[str], now_s: float) -> None:
         """Have everybody who should be one of these probed now, or as soon as that is not too often."""
         for peer, record in self._records.items():
-            due_s = max(now_s, record.asked_s + SUSPECT_S)
-            if peer.identity in identities and record.due_s > due_s:
-                self._plan(peer, record, due_s)
+            if peer.identity in identities:
+                self._hasten(peer, record, max(now_s, record.asked_s + SUSPECT_S))
+
+    def doubt(self, peers: Iterable[Peer], now_s: float) -> None:
+        """HAProxy got no answer from these: have them probed now, or as soon as that is not too often."""
+        for peer in peers:
+            record = self._records.get(peer)
+            if record is not None:
+                record.doubted = True
+                self._hasten(peer, record, max(now_s, record.asked_s + DOUBT_S))
 
     def distrust(self, now_s: float, jitter: float) -> None:
         """The CAs changed: have everybody probed again, who is not admitted at once."""
@@ -333,6 +370,10 @@ class PeerBook:
     def _new(self, peer: Peer) -> _Record:
         return _Record(Standing.ADMITTED if peer in self._kept else Standing.UNKNOWN)
 
+    def _hasten(self, peer: Peer, record: _Record, due_s: float) -> None:
+        if record.due_s > due_s:
+            self._plan(peer, record, due_s)
+
     def _plan(self, peer: Peer, record: _Record, due_s: float) -> None:
         record.due_s = due_s
         admitted = record.standing is Standing.ADMITTED
@@ -359,10 +400,23 @@ class PeerBook:
                 if record.standing is not Standing.REFUSED:
                     record.reason = reason
 
+    @staticmethod
+    def _listen(record: _Record, outcome: Outcome, now_s: float) -> None:
+        """Whether it is silent now: admitted, and it has answered neither HAProxy nor a probe for long enough."""
+        if not isinstance(outcome, NoAnswer):
+            record.failing_s, record.doubted, record.silent_s = NEVER, False, NEVER
+            return
+        record.failing_s = min(record.failing_s, record.asked_s)
+        lost = record.doubted and record.standing is Standing.ADMITTED and now_s - record.failing_s >= SILENT_S
+        if lost and not record.silent:
+            record.silent_s = now_s
+
     def _delay_s(self, record: _Record, jitter: float) -> float:
         if record.standing is Standing.ADMITTED and not record.failures:
             return self._interval_s * (0.75 + jitter / 2)
         most_s = self._interval_s if record.standing is Standing.ADMITTED else MAX_RETRY_S
+        if record.doubted:
+            most_s = SILENT_AGAIN_S
         return min(most_s, RETRY_S * 2.0 ** min(record.failures - 1, 20)) * (0.75 + jitter / 2)
 
     def _remember(self, leaf: KnownLeaf) -> None:

@@ -940,6 +940,21 @@ def test_an_endpoint_that_is_probed_quickly_comes_into_service_by_one_plan(probi
     assert probing.kinds() == [AddServer]
 
 
+def test_who_is_silent_goes_to_maintenance_without_a_reload_and_comes_back(probing: ReconcilerScene) -> None:
+    admitted = admitting(ONE, TWO, version=1).admission
+    silent = replace(admitted, silent=(Peer(ONE.address, ONE.port, ONE.identity),))
+    probing.tell(AdmissionChanged(admitted))
+    probing.run(with_endpoints(ONE, TWO, version=1))
+
+    probing.tell(AdmissionChanged(silent))
+    eventually(lambda: running(probing) == {"10.0.0.1": False, "10.0.0.2": True}, "the silent one is out")
+    assert probing.kinds() == [SetServerState]
+
+    probing.tell(AdmissionChanged(admitted))
+    eventually(lambda: running(probing) == {"10.0.0.1": True, "10.0.0.2": True}, "it is back")
+    assert probing.kinds() == [SetServerState]
+
+
 def test_who_is_refused_goes_to_maintenance_at_once(probing: ReconcilerScene) -> None:
     probing.tell(admitting(ONE, TWO, version=1))
     probing.run(with_endpoints(ONE, TWO, version=1))

@@ -26,6 +26,7 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import PeerFacts
 from hcc.actors.verifier import MOST_PROBES, Register, Verifier, _Resync
+from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
@@ -69,6 +70,7 @@ class VerifierScene(Scene):
         self.kept: list[Kept] = []
         self.metrics = Metrics()
         self.denied = 0
+        self.failures: dict[str, int] = {}
         self.uptime_s = PROCESS.uptime_s
         self.looks = 0
         self.authority = Authority()
@@ -80,7 +82,7 @@ class VerifierScene(Scene):
                 "register": Register(keep=self.kept.append),
                 "make_prober": self.probers.make,
                 "leaves": self.leaves,
-                "stats": self.stats,
+                "counts": BackendCounts(self.stats, self.servers),
                 "metrics": self.metrics,
                 "resync_s": 300.0,
             },
@@ -90,7 +92,13 @@ class VerifierScene(Scene):
     def stats(self) -> Stats:
         self.looks += 1
         row = replace(stats_row(RowKind.BACKEND, backend_name(API)), denied_responses=self.denied)
-        return Stats(replace(PROCESS, uptime_s=self.uptime_s), (row,))
+        failures = sum(self.failures.values())
+        return Stats(replace(PROCESS, uptime_s=self.uptime_s), (replace(row, redispatches=failures),))
+
+    def servers(self, backend: str) -> Stats:
+        none = replace(stats_row(RowKind.SERVER, backend, "s"), open_sessions=0, responses=())
+        rows = (replace(none, server=place, address=place, sessions=count) for place, count in self.failures.items())
+        return Stats(PROCESS, tuple(rows))
 
     def give_credentials(self, *more: Authority) -> None:
         leaf = self.authority.leaf(service_uri("us"))
@@ -308,6 +316,44 @@ def test_answers_that_haproxy_cuts_are_told_and_their_upstream_is_probed(
 
     assert [one.getMessage() for one in caplog.records] == [
         "upstream web: 2 answers were cut, as an endpoint is not who it should be"
+    ]
+
+
+def test_one_that_haproxy_cannot_reach_is_probed_and_is_silent_until_it_answers(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.mesh.peer_book.DOUBT_S", 0.0)
+    monkeypatch.setattr("hcc.mesh.peer_book.SILENT_S", 0.05)
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({ONE.address: seen(), TWO.address: seen()})
+    scene.expect_admitted(ONE, TWO)
+    eventually(lambda: scene.looks > 1, "it knows what was counted before")
+    scene.heard[ADMIN].clear()
+    one = Peer(ONE.address, ONE.port, WEB)
+
+    with caplog.at_level(logging.INFO):
+        scene.failures = {one.where: 2, Peer(TWO.address, TWO.port, WEB).where: 0}
+        eventually(lambda: scene.asked() == [ONE.address], "the one that failed is probed")
+        scene.probers.now.answer({ONE.address: NoAnswer("no handshake")})
+        time.sleep(0.06)
+        eventually(lambda: scene.asked() == [ONE.address], "it is probed again")
+        scene.probers.now.answer({ONE.address: NoAnswer("no handshake")})
+
+        told = scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.silent == (one,))
+        assert told.admission.admitted == {one, Peer(TWO.address, TWO.port, WEB)}
+        shown = scene.facts(ADMIN, PeerFacts)
+        assert shown is not None
+        assert shown.silent == ((one, "no handshake"),)
+        assert scene.metrics.registry.get_sample_value("hcc_silent_endpoints") == 1
+
+        eventually(lambda: scene.asked() == [ONE.address], "it is probed again")
+        scene.probers.now.answer({ONE.address: seen()})
+        eventually(lambda: scene.all_of(CONFIG_RECONCILER, AdmissionChanged)[-1].admission.silent == (), "it is back")
+        assert scene.metrics.registry.get_sample_value("hcc_silent_endpoints") == 0
+
+    assert [record.getMessage() for record in caplog.records if "answer" in record.getMessage()] == [
+        "upstream web: 10.0.0.1:21000 does not answer, and gets no traffic while enough others do: no handshake",
+        "upstream web: 10.0.0.1:21000 answers again, and gets traffic",
     ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients import fresh_requests, http_get, is_refused, kept_requests, tcp_ask
+from tests.e2e.clients import fresh_requests, http_get, is_refused, kept_get, kept_requests, tcp_ask
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import Namespace
@@ -50,6 +53,11 @@ class Shop:
             return True
 
         wait_until(what, near)
+
+    def quick_answer(self, timeout_s: float) -> str:
+        """Who answered a request; OSError when nobody did in that time."""
+        with contextlib.closing(self.client.http(PORT, timeout_s=timeout_s)) as connection:
+            return kept_get(connection).text
 
     def wait_usual(self) -> None:
         self.wait_shares("the usual shares", {"shop-1": 0.75, "shop-2": 0.25})
@@ -135,6 +143,28 @@ def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_
         shop.wait_usual()
     load.assert_clean()
     assert shop.buyer.sidecar.worker_pid() == worker
+
+
+def test_an_instance_that_hangs_is_left_out_until_it_answers_again_without_a_reload(shop: Shop) -> None:
+    sidecar, worker = shop.buyer.sidecar, shop.buyer.sidecar.worker_pid()
+    hung = (shop.one.sidecar.process.pid, *shop.one.sidecar.haproxy_masters(), shop.one.sidecar.worker_pid())
+
+    def left_out() -> bool:
+        # Each hit on the one that hangs takes as long as its connection may; the kernel takes that for it.
+        with contextlib.suppress(OSError):
+            shop.quick_answer(1.0)
+        return "maintenance, silent" in sidecar.command("status").stdout
+
+    with contextlib.ExitStack() as thawed:
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+            thawed.callback(os.kill, pid, signal.SIGCONT)
+        wait_until("the one that hangs to be left out", left_out, 40)
+        assert {shop.quick_answer(3.0) for _ in range(20)} == {"shop-2"}
+        assert sidecar.metrics()["hcc_silent_endpoints"] == 1
+    wait_until("nobody to be silent", lambda: "silent" not in sidecar.command("status").stdout)
+    shop.wait_usual()
+    assert sidecar.worker_pid() == worker
 
 
 def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:

@@ -159,6 +159,14 @@ def test_endpoints_that_stand_by_are_told_apart_and_not_missed() -> None:
     assert shown.index("10.0.0.1:21000 passing up") < shown.index("10.0.0.2:21000 passing standby")
 
 
+def test_one_that_does_not_answer_is_told_with_what_was_found() -> None:
+    silent = endpoint_status(2, ServerState.MAINTENANCE, silence="cannot be connected to within 3 s")
+
+    shown = words(replace(status(), upstreams=(upstream_status("api", (silent, endpoint_status(1))),)))
+
+    assert "10.0.0.2:21000 passing maintenance silent: cannot be connected to within 3 s" in shown
+
+
 def test_an_empty_status_is_a_page_too() -> None:
     empty = replace(status(), upstreams=(), callers=(), certificates=(), watches=(), actors=(), plans=(), at=NOW)
     shown = words(empty)

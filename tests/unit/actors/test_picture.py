@@ -31,7 +31,7 @@ API = upstream("api")
 
 
 def row(kind: RowKind, proxy_: str, server: str = "", address: str = "", status: str = "UP", sessions: int = 0) -> Row:
-    return Row(kind, proxy_, server, address, status, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, None, None)
+    return Row(kind, proxy_, server, address, status, True, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, None, None)
 
 
 def seen(*rows: Row, **changed: object) -> Observed:
@@ -187,6 +187,19 @@ def test_who_this_is_comes_from_the_registration() -> None:
     shown = picture(IDENTITY, Facts(), seen(snapshot=snapshot(proxy_=proxy(protocol=Protocol.HTTP)))).sidecar
     assert (shown.service, shown.protocol, shown.datacenter) == ("server", "http", "dc1")
     assert shown.listens.endswith(":21000")
+
+
+def test_one_that_is_silent_is_told_with_what_its_probe_found() -> None:
+    mesh = snapshot(upstream_state(API, [endpoint("10.0.0.1"), endpoint("10.0.0.2")]))
+    one, two = (Peer(one.address, one.port, one.identity) for one in mesh.upstreams[0].targets[0].endpoints)
+    peers = PeerFacts(frozenset((one, two)), silent=((two, "no handshake"),))
+
+    shown = picture(IDENTITY, Facts(peers=peers), seen(snapshot=mesh)).upstreams[0].endpoints
+
+    assert [(one.identity, one.silence) for one in shown] == [
+        (IdentityState.VERIFIED, ""),
+        (IdentityState.VERIFIED, "no handshake"),
+    ]
 
 
 def test_who_an_endpoint_is_stands_beside_it_and_an_impostor_is_warned_of() -> None:

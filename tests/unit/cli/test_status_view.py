@@ -81,6 +81,15 @@ def test_those_that_stand_by_are_told_apart_and_not_missed(capsys: pytest.Captur
     assert "maintenance" not in line
 
 
+def test_one_that_does_not_answer_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = endpoint_status(2, ServerState.MAINTENANCE, silence="cannot be connected to within 3 s")
+
+    text = shown(replace(status(), upstreams=(upstream_status("api", (silent, endpoint_status(1))),)), capsys)
+
+    (line,) = (line for line in text.splitlines() if "10.0.0.2:21000" in line)
+    assert "maintenance, silent" in line
+
+
 def test_a_name_cannot_move_the_cursor_or_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(replace(status(), upstreams=(upstream_status("a\x1b[2J\nready"),)), capsys)
 

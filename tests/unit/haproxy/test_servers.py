@@ -32,6 +32,36 @@ def test_of_two_on_one_address_the_better_one_counts() -> None:
         assert servers(order) == (Server("10.0.0.1:21000", "10.0.0.1", 21000, 2, enabled=True),)
 
 
+def out(count: int, *silent: int, critical: int = 0) -> list[int]:
+    """Of so many endpoints, the numbers of those in maintenance while these are silent, in the order they fell so."""
+    some = [endpoint(f"10.0.0.{number}") for number in range(1, count + 1)]
+    some += [endpoint(f"10.0.1.{number}", health=Health.CRITICAL) for number in range(critical)]
+    found = servers(some, None, (), [Peer(f"10.0.0.{number}", 21000, "spiffe://web") for number in silent])
+    return [
+        int(one.address.rpartition(".")[2]) for one in found if one.address.startswith("10.0.0.") and not one.enabled
+    ]
+
+
+def test_one_that_is_silent_is_left_out_while_at_least_half_of_them_serve() -> None:
+    assert out(2, 2) == [2]
+    assert out(3, 3, 1) == [3]
+    assert out(4, 3, 1) == [1, 3]
+    assert out(4, 3, 1, 4, 2) == [1, 3]
+    assert out(3, 9) == []
+
+
+def test_the_only_one_that_could_serve_does_even_if_it_is_silent() -> None:
+    assert out(1, 1) == []
+    assert out(1, 1, critical=3) == []
+
+
+def test_one_that_is_not_admitted_counts_neither_as_silent_nor_as_serving() -> None:
+    one, two = endpoint("10.0.0.1", identity="spiffe://web"), endpoint("10.0.0.2", identity="spiffe://web")
+    peers = [Peer("10.0.0.1", 21000, "spiffe://web"), Peer("10.0.0.2", 21000, "spiffe://web")]
+    found = servers([one, two], peers[:1], (), peers)
+    assert [server.enabled for server in found] == [True, False]
+
+
 def test_one_that_stands_by_is_there_in_maintenance_unless_it_is_one_of_the_others() -> None:
     mine, both, theirs = (endpoint(f"10.0.0.{number}", weight=number) for number in (1, 2, 3))
     found = servers([mine, both], None, [both, theirs, endpoint("web.example")])

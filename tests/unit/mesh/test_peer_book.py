@@ -12,6 +12,8 @@ from hcc.mesh.peer_book import (
     DISTRUST_S,
     FOR_FIRST,
     MAX_RETRY_S,
+    SILENT_AGAIN_S,
+    SILENT_S,
     SUSPECT_S,
     Judgement,
     NoAnswer,
@@ -47,6 +49,12 @@ def book_of(*endpoints: Endpoint, now_s: float = 0.0) -> PeerBook:
     book = PeerBook()
     book.follow(here(*endpoints), now_s, MIDDLE)
     return book
+
+
+def _taken(book: PeerBook, now_s: float) -> tuple[Peer, Outcome]:
+    """Whoever is due, who must be one, and that it does not answer."""
+    (due,) = book.take_due(now_s, 64)
+    return due, SILENT
 
 
 def probed(book: PeerBook, outcome: Outcome, now_s: float = 0.0, who: Peer | None = None) -> Judgement:
@@ -110,6 +118,79 @@ def test_an_admitted_endpoint_that_does_not_answer_stays_admitted() -> None:
 
     assert not judgement.news
     assert book.admission().admitted == {peer()}
+
+
+def test_one_that_haproxy_and_probes_do_not_reach_is_silent_until_it_answers() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.doubt([peer()], 10.0)
+    book.doubt([peer()], 10.1)
+    assert not probed(book, SILENT, now_s=10.0).silent
+
+    fell = book.note(*_taken(book, 10.5), 10.0 + SILENT_S, MIDDLE)
+
+    assert fell is not None
+    assert (fell.news, fell.was_silent, fell.silent, fell.now) == (True, False, True, Standing.ADMITTED)
+    assert book.admission().silent == (peer(),)
+    assert book.admission().admitted == {peer()}
+    assert book.silent() == ((peer(), SILENT.reason),)
+    back = probed(book, seen(WEB), now_s=30.0)
+    assert (back.news, back.was_silent, back.silent) == (True, True, False)
+    assert book.admission().silent == ()
+
+
+def test_one_that_haproxy_reaches_is_not_silent_however_long_probes_fail() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    for turn in range(1, 10):
+        assert not probed(book, SILENT, now_s=turn * 2 * AGAIN_S).silent
+
+    book.doubt([peer()], 20 * AGAIN_S)
+
+    assert probed(book, SILENT, now_s=20 * AGAIN_S).silent
+
+
+def test_one_that_is_back_in_time_was_not_silent() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.doubt([peer()], 10.0)
+    probed(book, SILENT, now_s=10.0)
+    probed(book, seen(WEB), now_s=12.0)
+
+    # The next time counts from its own beginning, and wants a doubt of its own.
+    assert not probed(book, SILENT, now_s=12.0 + 2 * AGAIN_S).silent
+    assert not probed(book, SILENT, now_s=12.0 + 4 * AGAIN_S).silent
+
+
+def test_who_fell_silent_first_comes_first_and_all_are_asked_again_soon() -> None:
+    two = peer("10.0.0.2")
+    book = book_of(endpoint(), endpoint("10.0.0.2"))
+    for due in book.take_due(0.0, 64):
+        book.note(due, seen(WEB), 0.0, MIDDLE)
+    now_s = 0.0
+    for doubted, turns in ((two, 3), (peer(), 30)):
+        book.doubt([doubted], now_s)
+        for _ in range(turns):
+            now_s += SILENT_AGAIN_S * 1.25
+            for due in book.take_due(now_s, 64):
+                book.note(due, SILENT, now_s, MIDDLE)
+
+    assert book.admission().silent == (two, peer())
+    next_s = book.next_due_s()
+    assert next_s is not None
+    assert next_s <= now_s + SILENT_AGAIN_S * 1.25
+
+
+def test_one_that_is_refused_is_not_silent_as_well() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.doubt([peer(), peer("10.9.9.9")], 10.0)
+    probed(book, seen(EVIL), now_s=10.0)
+    book.doubt([peer()], 20.0)
+
+    assert not probed(book, SILENT, now_s=20.0 + SILENT_S).silent
+    assert not probed(book, SILENT, now_s=20.0 + 3 * SILENT_S).silent
+    assert book.admission().silent == ()
 
 
 def test_an_admitted_endpoint_that_is_somebody_else_now_is_out_until_it_is_itself_again() -> None:

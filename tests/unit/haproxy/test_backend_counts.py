@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hcc.haproxy.backend_counts import SHARE, BackendCounts, News
+from hcc.haproxy.stats import Process, Row, RowKind, Stats
+from hcc.haproxy.stats_reader import StatsUnavailableError
+from tests.every_metric import stats_row
+
+PROCESS = Process(uptime_s=100, connections=2, connections_total=10, max_connections=100, idle=0.5)
+ONE, TWO = "10.0.0.1:21000", "10.0.0.2:21000"
+UNREACHED_ONE = (("web", frozenset({ONE})),)
+
+
+class Counting:
+    """A HAProxy with two servers in each of two backends, whose counters the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.uptime_s = 100
+        self.silent = False
+        self.cut = {"web": 0, "other": 0}
+        self.failed = {("web", ONE): 0, ("web", TWO): 0, ("other", ONE): 0}
+        self.read: list[str] = []
+        self.reading_s = 0.0
+        self.counts = BackendCounts(self.backends, self.servers, lambda: self.now_s)
+
+    def backends(self) -> Stats:
+        if self.silent:
+            raise StatsUnavailableError("hangs")
+        rows = (
+            _row(RowKind.BACKEND, name, failed=sum(n for (be, _), n in self.failed.items() if be == name), cut=cut)
+            for name, cut in self.cut.items()
+        )
+        return Stats(replace(PROCESS, uptime_s=self.uptime_s), tuple(rows))
+
+    def servers(self, backend: str) -> Stats:
+        self.read.append(backend)
+        self.now_s += self.reading_s
+        if self.silent:
+            raise StatsUnavailableError("hangs")
+        rows = (_row(RowKind.SERVER, be, at, failed=n) for (be, at), n in self.failed.items() if be == backend)
+        return Stats(PROCESS, tuple(rows))
+
+    def look(self) -> News:
+        return self.counts.look(lambda backend: backend == "web")
+
+
+def _row(kind: RowKind, backend: str, address: str = "", *, failed: int = 0, cut: int = 0) -> Row:
+    return replace(
+        stats_row(kind, backend, address),
+        address=address,
+        denied_responses=cut,
+        sessions=7 + failed,
+        open_sessions=0,
+        responses=(("2xx", 7), ("other", 0)),
+        retries=0,
+        redispatches=failed,
+        connect_errors=0,
+    )
+
+
+@pytest.fixture
+def counting() -> Counting:
+    made = Counting()
+    made.look()
+    return made
+
+
+def test_without_failures_no_server_is_looked_at(counting: Counting) -> None:
+    counting.cut["web"] = 3
+
+    assert counting.look() == News(cut=(("web", 3),))
+    assert counting.look() == News()
+    assert counting.read == []
+
+
+def test_servers_that_did_not_answer_are_told_each_time_they_did_not(counting: Counting) -> None:
+    counting.failed["web", ONE] = 2
+    assert counting.look().quiet == UNREACHED_ONE
+    assert counting.look().quiet == ()
+
+    counting.failed["web", TWO] = 1
+    assert counting.look().quiet == (("web", frozenset({TWO})),)
+    assert counting.read == ["web", "web"]
+
+
+def test_backends_of_others_are_left_alone(counting: Counting) -> None:
+    counting.failed["other", ONE] = 2
+    counting.cut["other"] = 1
+
+    assert counting.look() == News()
+    assert counting.read == []
+
+
+def test_a_retry_a_lost_request_and_a_client_that_gave_up_count_as_failures_too() -> None:
+    row = replace(_row(RowKind.BACKEND, "web", failed=1), retries=10, connect_errors=100)
+
+    assert replace(row, responses=(("2xx", 7), ("other", 1000))).failures == 1111
+
+
+def test_of_tcp_there_are_no_answers_to_count() -> None:
+    row = _row(RowKind.SERVER, "web", ONE, failed=2)
+
+    assert replace(row, http=False, sessions=100, responses=()).unanswered == 2
+
+
+def test_an_answer_under_way_hides_no_failure_and_makes_none(counting: Counting) -> None:
+    counting.failed["web", ONE] = 3
+    assert counting.look().quiet == UNREACHED_ONE
+    for under_way in (1, 3, 0):
+        counting.failed["web", ONE] = 3 - under_way
+        counting.failed["web", TWO] += 10
+        assert counting.look().quiet == (("web", frozenset({TWO})),)
+
+
+def test_a_new_worker_counts_from_nothing(counting: Counting) -> None:
+    counting.failed["web", ONE] = 3
+    counting.look()
+    counting.uptime_s, counting.failed["web", ONE] = 1, 1
+
+    assert counting.look().quiet == UNREACHED_ONE
+
+
+def test_what_an_older_worker_counted_before_is_no_news_and_what_a_younger_one_did_is() -> None:
+    older, younger = Counting(), Counting()
+    for one in (older, younger):
+        one.cut["web"], one.failed["web", ONE], one.now_s = 5, 2, one.now_s + 10
+    younger.uptime_s = 9
+
+    assert older.look() == News()
+    assert younger.look() == News(cut=(("web", 5),), quiet=UNREACHED_ONE)
+
+
+def test_while_haproxy_does_not_say_there_is_no_news_and_nothing_is_lost(counting: Counting) -> None:
+    counting.failed["web", ONE] = 2
+    counting.silent = True
+    assert counting.look() == News()
+
+    counting.silent = False
+    assert counting.look().quiet == UNREACHED_ONE
+
+
+def test_reading_many_servers_takes_a_share_of_the_time_and_what_came_meanwhile_is_told_later(
+    counting: Counting,
+) -> None:
+    counting.reading_s = 0.3
+    counting.failed["web", ONE] = 1
+    assert counting.look().quiet == UNREACHED_ONE
+
+    counting.failed["web", ONE] = 2
+    counting.now_s += 1
+    assert counting.look().quiet == ()
+    counting.now_s += 0.3 / SHARE
+    assert counting.look().quiet == UNREACHED_ONE
+    assert counting.read == ["web", "web"]
