@@ -83,6 +83,11 @@ REFERENCES = (
         "tests/integration/test_haproxy_process.py::test_a_worker_that_hangs_does_not_outlive_its_master",
     ),
     Reference(
+        "SIGSTOP of hcc and HAProxy of an upstream's instance, which Consul goes on to call healthy",
+        "left out after some seconds, and back when it answers; no reload",
+        "tests/e2e/test_discovery.py::test_an_instance_that_hangs_is_left_out_until_it_answers_again_without_a_reload",
+    ),
+    Reference(
         "host names of instances without an answer",
         "nobody else is held up; they come when they have one",
         _WATCH + "test_names_without_an_answer_hold_up_nobody_else_and_come_when_they_have_one",
