@@ -328,7 +328,8 @@ class Sidecar:
                     "make_prober": Prober,
                     "leaves": leaves,
                     "counts": BackendCounts(
-                        stats(BACKENDS).read, lambda backend: stats(servers_of(backend), PAGE_TIMEOUT_S).read()
+                        stats(BACKENDS).read,
+                        (lambda backend: stats(servers_of(backend), PAGE_TIMEOUT_S).read()) if verify.probes else None,
                     ),
                     "metrics": self._metrics,
                     "resync_s": settings.resync_s,

@@ -36,14 +36,14 @@ class BackendCounts:
 
     Args:
         backends: counters of all backends.
-        servers: those of one backend's servers.
+        servers: those of one backend's servers; None where nobody is to be doubted.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
         backends: Callable[[], Stats],
-        servers: Callable[[str], Stats],
+        servers: Callable[[str], Stats] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backends = backends
@@ -80,17 +80,17 @@ class BackendCounts:
 
     def _quiet(self) -> tuple[tuple[str, frozenset[str]], ...]:
         began_s = self._clock()
-        if not self._troubled or began_s < self._closer_at_s:
+        if self._servers is None or not self._troubled or began_s < self._closer_at_s:
             return ()
         troubled, self._troubled = sorted(self._troubled), set()
-        found = tuple((backend, self._quiet_of(backend)) for backend in troubled)
+        found = tuple((backend, self._quiet_of(backend, self._servers)) for backend in troubled)
         ended_s = self._clock()
         self._closer_at_s = ended_s + (ended_s - began_s) / SHARE
         return found
 
-    def _quiet_of(self, backend: str) -> frozenset[str]:
+    def _quiet_of(self, backend: str, servers: Callable[[str], Stats]) -> frozenset[str]:
         try:
-            rows = [row for row in self._servers(backend).rows if row.kind is RowKind.SERVER]
+            rows = [row for row in servers(backend).rows if row.kind is RowKind.SERVER]
         except StatsUnavailableError:
             return frozenset()
         risen = [row for row in rows if row.unanswered > self._most.get((backend, row.server), 0)]

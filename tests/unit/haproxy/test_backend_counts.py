@@ -143,6 +143,14 @@ def test_while_haproxy_does_not_say_there_is_no_news_and_nothing_is_lost(countin
     assert counting.look().quiet == UNREACHED_ONE
 
 
+def test_where_nobody_is_to_be_doubted_no_server_is_looked_at(counting: Counting) -> None:
+    counts = BackendCounts(counting.backends, None, lambda: counting.now_s)
+    counts.look(lambda _: True)
+    counting.failed["web", ONE], counting.cut["web"] = 2, 1
+
+    assert counts.look(lambda _: True) == News(cut=(("web", 1),))
+
+
 def test_reading_many_servers_takes_a_share_of_the_time_and_what_came_meanwhile_is_told_later(
     counting: Counting,
 ) -> None:
