@@ -59,6 +59,24 @@ class JsonFormatter(_Formatter):
         return json.dumps(fields | {"trace": trace} if trace else fields, ensure_ascii=False)
 
 
+class LastingProblem:
+    """Something that goes wrong again and again: said once, until it is over or becomes another problem."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._said = ""
+
+    def say(self, problem: str) -> None:
+        """Log it as an error, unless that was the last thing said."""
+        if problem != self._said:
+            self._log.error("%s", problem)
+        self._said = problem
+
+    def over(self) -> None:
+        """Whatever it was, it would be said again."""
+        self._said = ""
+
+
 def set_up_logging(level: str, form: str = "auto") -> None:
     """Send every line of `level` (debug to critical) and above to standard error.
 

@@ -38,6 +38,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
 from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
+from hcc.log import LastingProblem
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
@@ -153,7 +154,7 @@ class Authoriser(Actor):
         self._stored = True
         # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
-        self._disk_problem = ""
+        self._disk_problem = LastingProblem(_log)
         self._failures = 0
 
     def setup(self) -> None:
@@ -598,12 +599,11 @@ class Authoriser(Actor):
         try:
             act()
         except OSError as exc:
-            problem = f"what HAProxy remembers of its callers cannot be written for its next start: {exc.strerror}"
-            if problem != self._disk_problem:
-                _log.error("%s", problem)
-            self._disk_problem = problem
+            self._disk_problem.say(
+                f"what HAProxy remembers of its callers cannot be written for its next start: {exc.strerror}"
+            )
             return False
-        self._disk_problem = ""
+        self._disk_problem.over()
         return True
 
     def _arm_resync(self) -> None:

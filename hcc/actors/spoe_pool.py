@@ -25,6 +25,7 @@ from hcc.actors.messages import (
     TokenRefused,
 )
 from hcc.actors.readiness import PolicyFacts
+from hcc.log import LastingProblem
 from hcc.mesh.rules import DENY
 from hcc.metrics import Metrics
 from hcc.spoe.events import (
@@ -130,7 +131,7 @@ class SPOEPool(Actor):
         self._callers = Callers()
         self._destination = ""
         self._report_due = False
-        self._socket_problem = ""
+        self._socket_problem = LastingProblem(_log)
         self._stopping = threading.Event()
         self._reader: threading.Thread | None = None
 
@@ -202,11 +203,9 @@ class SPOEPool(Actor):
             for path in self._pool.restore_sockets():
                 _log.warning("somebody removed %s, it is bound anew and its worker replaced", path)
         except SpoePoolError as exc:
-            if str(exc) != self._socket_problem:
-                _log.error("somebody removed a socket that new callers are asked about on: %s", exc)
-            self._socket_problem = str(exc)
+            self._socket_problem.say(f"somebody removed a socket that new callers are asked about on: {exc}")
             return
-        self._socket_problem = ""
+        self._socket_problem.over()
 
     def _hear(self, event: PoolEvent) -> None:
         match event:

@@ -40,6 +40,7 @@ from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
+from hcc.log import LastingProblem
 from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
 from hcc.mesh.snapshot import Snapshot, UpstreamState
 from hcc.metrics import Metrics
@@ -169,7 +170,7 @@ class Verifier(Actor):
         self._roots: frozenset[str] | None = None
         self._under_way = 0
         self._stored = True
-        self._disk_problem = ""
+        self._disk_problem = LastingProblem(_log)
         self._failures = 0
         # When it was last told that an upstream's answers were cut.
         self._told_s: dict[str, float] = {}
@@ -465,12 +466,9 @@ class Verifier(Actor):
         try:
             self._leaves.store(self._book.leaves())
         except OSError as exc:
-            problem = f"the map of leaves cannot be written: {exc.strerror}"
-            if problem != self._disk_problem:
-                _log.error("%s", problem)
-            self._disk_problem = problem
+            self._disk_problem.say(f"the map of leaves cannot be written: {exc.strerror}")
             return
-        self._disk_problem = ""
+        self._disk_problem.over()
 
     def _publish(self) -> None:
         self.cancel("tell")

@@ -13,6 +13,7 @@ from hcc.app.selection import Chosen
 from hcc.consul.assembly import State, snapshot, wanted
 from hcc.errors import HccError
 from hcc.haproxy.files import read_text, write_private
+from hcc.log import LastingProblem
 from hcc.mesh.certificate import checked_credentials
 from hcc.mesh.json_form import JsonFormError, from_json, to_json
 from hcc.settings import Selection
@@ -49,7 +50,7 @@ class AnswersFile:
         self._path = str(directory / NAME)
         self._selection = selection
         self._chosen = chosen
-        self._problem = ""
+        self._problem = LastingProblem(_log)
 
     def store(self, state: State) -> None:
         """Keep these answers; a disk that does not take them is said once."""
@@ -57,12 +58,9 @@ class AnswersFile:
         try:
             write_private(self._path, text)
         except OSError as exc:
-            problem = f"Consul's answers cannot be kept for a start without it: {exc.strerror}"
-            if problem != self._problem:
-                _log.error("%s", problem)
-            self._problem = problem
+            self._problem.say(f"Consul's answers cannot be kept for a start without it: {exc.strerror}")
             return
-        self._problem = ""
+        self._problem.over()
 
     def load(self, now: datetime) -> State | None:
         """The answers to start from, None without any.

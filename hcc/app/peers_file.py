@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hcc.actors.verifier import Register
 from hcc.haproxy.files import read_text, write_private
+from hcc.log import LastingProblem
 from hcc.mesh.json_form import JsonFormError, from_json, to_json
 from hcc.mesh.peer_book import Kept
 
@@ -23,19 +24,16 @@ class PeersFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
-        self._problem = ""
+        self._problem = LastingProblem(_log)
 
     def store(self, kept: Kept) -> None:
         """Keep this; a disk that does not take it is said once."""
         try:
             write_private(str(self._path), json.dumps(to_json(kept), separators=(",", ":")))
         except OSError as exc:
-            problem = f"what is known of endpoints cannot be kept for the next hcc: {exc.strerror}"
-            if problem != self._problem:
-                _log.error("%s", problem)
-            self._problem = problem
+            self._problem.say(f"what is known of endpoints cannot be kept for the next hcc: {exc.strerror}")
             return
-        self._problem = ""
+        self._problem.over()
 
     def load(self) -> Kept:
         """What was kept; nothing when there is no file, or one that is no use."""

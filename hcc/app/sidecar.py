@@ -78,7 +78,7 @@ from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.process import running_program
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, servers_of
-from hcc.log import set_up_logging
+from hcc.log import LastingProblem, set_up_logging
 from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
 from hcc.peers.prober import Prober
@@ -216,7 +216,7 @@ class Sidecar:
         build, haproxy, directory = parts.build, parts.haproxy, parts.directory
         self._settings = settings
         self._directory = directory
-        self._directory_problem = ""
+        self._directory_problem = LastingProblem(_log)
         self._program = parts.program
         self._agent = agent
         self._chosen = chosen
@@ -459,11 +459,9 @@ class Sidecar:
             # To put anything back would take it from that one, which would put it back, too.
             self._replaced, self._gave_up = True, TreeExit(str(exc))
         except (HccError, OSError) as exc:
-            if str(exc) != self._directory_problem:
-                _log.error("%s is gone: %s", self._directory.path, exc)
-            self._directory_problem = str(exc)
+            self._directory_problem.say(f"{self._directory.path} is gone: {exc}")
             return
-        self._directory_problem = ""
+        self._directory_problem.over()
 
     def _look_at_program(self, signals: Signals) -> None:
         """What another version needs to be told was decided at the start, so that only the next hcc can drive it."""

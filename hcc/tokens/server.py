@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hcc.log import LastingProblem
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.metrics import Metrics
 from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, SCOPE, Asked
@@ -64,7 +65,7 @@ class TokenServer:
     def __init__(self, path: str, metrics: Metrics) -> None:
         self._listener = Listener(path)
         self._listener.take_place()
-        self._problem = ""
+        self._problem = LastingProblem(_log)
         self._checks = metrics.token_checks
         self._checker: TokenChecker | None = None
         self._policy: Policy | None = None
@@ -128,11 +129,9 @@ class TokenServer:
         try:
             self._listener = Listener(before.path)
         except ListenerError as exc:
-            if str(exc) != self._problem:
-                _log.error("somebody removed the socket for questions about tokens: %s", exc)
-            self._problem = str(exc)
+            self._problem.say(f"somebody removed the socket for questions about tokens: {exc}")
             return
-        self._problem = ""
+        self._problem.over()
         self._listener.take_place()
         selector.unregister(before.sock)
         selector.register(self._listener.sock, selectors.EVENT_READ)

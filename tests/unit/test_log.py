@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hcc.log import set_level, set_up_logging
+from hcc.log import LastingProblem, set_level, set_up_logging
 
 
 class Terminal(io.StringIO):
@@ -79,3 +79,14 @@ def test_the_level_can_be_changed_while_running(monkeypatch: pytest.MonkeyPatch)
     set_level("debug")
     log.debug("two")
     assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == ["two"]
+
+
+def test_a_lasting_problem_is_said_once_until_it_is_over_or_another(caplog: pytest.LogCaptureFixture) -> None:
+    problem = LastingProblem(logging.getLogger("hcc.x"))
+    for text in ("full", "full", "gone", "gone", "full"):
+        problem.say(text)
+    problem.over()
+    problem.say("full")
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("ERROR", text) for text in ("full", "gone", "full", "full")
+    ]
