@@ -268,7 +268,8 @@ class Admin(Actor):
         question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.snapshot
         if snapshot is None or snapshot.policy is None:
             return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
-        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question, self._facts.intentions)))
+        known = (name for name, _ in self._facts.callers.verdicts)
+        return _json(asdict(explained(snapshot.policy, snapshot.datacenter, question, self._facts.intentions, known)))
 
     def _foreseen(self, what: str) -> Response:
         """What would be done, the text of it, or what that is made of."""

@@ -1,10 +1,11 @@
-"""Who came to the public listener and was denied: the last so many services, for people and metrics."""
+"""Who came to the public listener, for people and metrics: how a caller is shown, and the last so many denied."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from hcc.actors.status import CallerStatus
+from hcc.mesh.naming import parts
 from hcc.mesh.rules import DENY
 
 MAX_CALLERS = 200
@@ -12,6 +13,12 @@ UNKNOWN = "(unknown)"
 """A caller whose certificate says no service of our trust domain."""
 OTHER = "(other)"
 """Stands in a label for services beyond the limit: a mesh may be large, and a label value stays for ever."""
+
+
+def shown(caller: str, home: str) -> str:
+    """A caller's name in HAProxy, `web:dc1`, as people write it who are in the datacenter `home`."""
+    service, *where = parts(caller)
+    return ".".join((service, *where)) if where and where != [home] else service
 
 
 class Labels:

@@ -6,10 +6,12 @@ It is decided as workers and HAProxy decide, with the policy of the running side
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hcc.actors.callers import shown
 from hcc.errors import SettingError
+from hcc.mesh.caller import named_caller
 from hcc.mesh.identity import IdentityError, ServiceIdentity, parse_source
 from hcc.mesh.intentions import Policy, Verdict, decide, verdict_of
 from hcc.mesh.request import Request
@@ -28,7 +30,7 @@ class Question:
     """Who wants what.
 
     Args:
-        source: as `hcc.mesh.identity.parse_source` takes it.
+        source: as `hcc.mesh.identity.parse_source` takes it, or as a caller is shown.
         request: None for a connection alone.
     """
 
@@ -87,18 +89,18 @@ def parse_question(given: Mapping[str, Sequence[str]]) -> Question:
     return Question(source, Request(method, path, headers))
 
 
-def explained(policy: Policy, datacenter: str, question: Question, intentions: Enforcement) -> Explanation:
+def explained(
+    policy: Policy, datacenter: str, question: Question, intentions: Enforcement, known: Iterable[str] = ()
+) -> Explanation:
     """The answer to a question under a policy.
 
-    A caller that is not named by its URI is one of this datacenter.
+    A caller that is not named by its URI is one of this datacenter, unless `known` callers, by their names in HAProxy,
+    have another one that is shown by that name.
 
     Raises:
         SettingError: the source is no service.
     """
-    try:
-        caller = parse_source(question.source, policy.trust_domain, datacenter)
-    except IdentityError as exc:
-        raise SettingError(str(exc)) from exc
+    caller = _caller(policy, datacenter, question.source, known)
     verdict = _verdict(policy, caller, question.request)
     governing = verdict.intention
     return Explanation(
@@ -113,6 +115,17 @@ def explained(policy: Policy, datacenter: str, question: Question, intentions: E
         version=policy.version,
         intentions=intentions.value,
     )
+
+
+def _caller(policy: Policy, datacenter: str, source: str, known: Iterable[str]) -> ServiceIdentity:
+    try:
+        caller = parse_source(source, policy.trust_domain, datacenter)
+    except IdentityError as exc:
+        raise SettingError(str(exc)) from exc
+    named = (named_caller(name, policy.trust_domain) for name in known if shown(name, datacenter) == source)
+    found = {one for one in named if one is not None}
+    # The name of a service may have dots, too.
+    return min(found) if found and caller not in found else caller
 
 
 def _verdict(policy: Policy, caller: ServiceIdentity, request: Request | None) -> Verdict:

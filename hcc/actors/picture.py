@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from hcc.actors.callers import shown
 from hcc.actors.changes import Changes
 from hcc.actors.lifecycle import ActorStatus
 from hcc.actors.readiness import Facts, Validity, missing_parts
@@ -30,7 +31,6 @@ from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller import named_caller
 from hcc.mesh.caller_book import verdict_on
 from hcc.mesh.intentions import Policy, verdict_of
-from hcc.mesh.naming import parts
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
@@ -276,10 +276,10 @@ def _callers(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[C
     for row in rows:
         name = caller_line(row)
         if name:
-            sessions[_shown(name, home)] += row.open_sessions
+            sessions[shown(name, home)] += row.open_sessions
     found = {one.service: one for one in facts.policy.callers}
     for name, verdict in facts.callers.verdicts:
-        service, word = _shown(name, home), verdict if verdict in (ALLOW, DENY) else "rules"
+        service, word = shown(name, home), verdict if verdict in (ALLOW, DENY) else "rules"
         known = found.get(service)
         if known is None or known.verdict != word or not known.current:
             # HAProxy follows the policy in force; what a worker said may be older.
@@ -295,12 +295,6 @@ def _reason(policy: Policy | None, caller: str, verdict: str) -> str:
     if policy is None or identity is None or verdict_on(policy, identity) != verdict:
         return ""
     return verdict_of(policy, identity).reason
-
-
-def _shown(caller: str, home: str) -> str:
-    """A caller's name in HAProxy, `web:dc1`, as people write it."""
-    service, *where = parts(caller)
-    return ".".join((service, *where)) if where and where != [home] else service
 
 
 def _listens(upstream: Upstream) -> str:

@@ -24,7 +24,8 @@ def _arguments(command: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         metavar="CALLER",
-        help="a service's name, ap/PARTITION/ns/NAMESPACE/svc/NAME as in the log, or a SPIFFE URI",
+        help="a service's name, ap/PARTITION/ns/NAMESPACE/svc/NAME as in the log, a name as in hcc status (shop.dc2), "
+        "or a SPIFFE URI",
     )
     request.add_argument(
         "--path", metavar="PATH", help="of a request, as it is sent (default: / with --method, --header)"

@@ -15,7 +15,7 @@ from hcc.actors.consul_watcher import Ledger
 from hcc.actors.draining import Draining
 from hcc.actors.messages import ADMIN, CONSUL_WATCHER, Drain, FactsReported, Publish
 from hcc.actors.picture import Identity
-from hcc.actors.readiness import ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
 from hcc.actors.sources import Sources
 from hcc.actors.status import from_json
 from hcc.cli import restart
@@ -274,6 +274,10 @@ def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene
     answer = ask(scene.socket, "GET", "/v1/explain?source=web&path=%2Fx")
     assert isinstance(answer, dict)
     assert answer["source"].endswith("/ns/default/dc/dc1/svc/web")
+    scene.tell(FactsReported(CallerFacts((("web:dc2", "allow"),), 1)))
+    named = ask(scene.socket, "GET", "/v1/explain?source=web.dc2")
+    assert isinstance(named, dict)
+    assert named["source"].endswith("/ns/default/dc/dc2/svc/web")
     with pytest.raises(SettingError, match="expected a source"):
         ask(scene.socket, "GET", "/v1/explain")
     assert scene.get("/v1/explain?source=web")[0] == 404

@@ -109,6 +109,8 @@ def test_a_service_fails_over_to_another_datacenter_and_is_let_in_there_or_not(f
         wait_until("web in dc1", lambda: federation.answers() == {"web"})
     load.assert_clean()
     wait_until("web in dc1, from dc2", lambda: http_get(federation.db.namespace, WEB_PORT).text == "web")
+    shown = "/ns/default/dc/dc2/svc/db"
+    wait_until("its name", lambda: shown in federation.web.sidecar.command("explain", "--source", "db.dc2").stdout)
     federation.mesh.intend("caller", "db", "deny")
     wait_until("the refusal in dc2", lambda: is_refused(lambda: tcp_ask(caller.namespace, DB_PORT)))
     federation.mesh.intend("db", "web", "deny")

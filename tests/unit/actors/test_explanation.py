@@ -46,6 +46,18 @@ def test_a_connection_is_explained_by_the_intention_or_the_default() -> None:
     assert asked("other", replace(POLICY, default_allow=None)).default == "unknown"
 
 
+def test_a_caller_may_be_named_as_the_status_shows_it_unless_a_service_has_that_name() -> None:
+    def source(name: str, *known: str) -> str:
+        found = explained(POLICY, "dc1", parse_question({"source": [name]}), Enforcement.ENFORCE, known)
+        return found.source.removeprefix(f"spiffe://{DOMAIN}/")
+
+    known = ("evil:dc2", "web:dc1", "web:dc1:team:a", "no name")
+    assert source("evil.dc2", *known) == "ns/default/dc/dc2/svc/evil"
+    assert source("web.dc1.team.a", *known) == "ap/a/ns/team/dc/dc1/svc/web"
+    assert source("web", *known) == "ns/default/dc/dc1/svc/web"
+    assert source("evil.dc2") == source("evil.dc2", "evil:dc2", "evil.dc2:dc1") == "ns/default/dc/dc1/svc/evil.dc2"
+
+
 def test_permissions_leave_a_connection_to_its_requests_and_name_themselves() -> None:
     found = asked("web")
 
