@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hcc.spoe.frames import LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message, SetVar, decode_actions
 from hcc.spoe.values import Kind, Value
 from hcc.tokens import server
-from hcc.tokens.server import MAX_TOLD, TokenServer
+from hcc.tokens.server import MAX_CONNECTIONS, MAX_TOLD, TokenServer
 from tests import spop_frames
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -230,3 +231,17 @@ def test_a_socket_that_somebody_removed_is_bound_anew_and_who_is_connected_goes_
     for haproxy in (known_before, new):
         assert haproxy.ask("nothing") == NO
         haproxy.sock.close()
+
+
+def test_who_comes_beyond_the_limit_is_closed_and_the_others_are_answered(scene: TokenScene, haproxy: HAProxy) -> None:
+    with ExitStack() as held:
+        others = [held.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(MAX_CONNECTIONS)]
+        for sock in others:
+            sock.settimeout(10)
+            sock.connect(scene.path)
+        assert others[-1].recv(1) == b""
+        assert haproxy.ask("nothing") == NO
+        others[0].close()
+        again = HAProxy(scene.path)
+        with again.sock:
+            assert again.ask("nothing") == NO
