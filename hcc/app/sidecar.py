@@ -76,7 +76,7 @@ from hcc.haproxy.capabilities import NEWEST, Build, Feature, capabilities_of, is
 from hcc.haproxy.desired import Options
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
-from hcc.haproxy.process import running_program
+from hcc.haproxy.process import recorded_pid, running_program
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, servers_of
 from hcc.log import LastingProblem, set_up_logging
 from hcc.mesh.secret import Secret
@@ -597,7 +597,12 @@ def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> t
         return None
     if capabilities_of(build).can_the_same(capabilities_of(runs)):
         return None
-    _log.warning("not %s but the program of the HAProxy that runs is used, until both were stopped", build.label())
+    _log.warning(
+        "not %s is used but %s, until hcc was stopped with it: an earlier hcc left it running, process %d",
+        build.label(),
+        runs.label(),
+        recorded_pid(directory.layout.pid_file),
+    )
     return Found(path, "the HAProxy that runs"), runs
 
 

@@ -447,7 +447,10 @@ def test_a_haproxy_that_goes_on_is_driven_as_what_it_is_where_another_program_is
                 caller.register(replace(usual, upstreams=(*usual.upstreams, more)))
                 wait_until("its answer", lambda: http_get(caller.namespace, NEW_PORT).text == "fweb", 20)
                 assert f"Version: {first}" in new.runtime("show info")
-                assert "the program of the HAProxy that runs is used" in new.log_text()
+                (master, _) = (new.state_dir / "haproxy.pid").read_text().split()
+                assert (
+                    f"until hcc was stopped with it: an earlier hcc left it running, process {master}" in new.log_text()
+                )
                 load.go_on(20)
             load.assert_clean()
         finally:
