@@ -118,7 +118,7 @@ class CallerMaps:
         at_once = self._transactions and len(change) > 1
         if not (self._swap(self._verdicts, wanted) if at_once else self._change(self._verdicts, change)):
             return False
-        for send in self._stopping_workers():
+        for send in self._master.stopping_workers():
             # Whom it does not know it does not find, and one that is gone decides nothing any more.
             with contextlib.suppress(RuntimeSocketError):
                 for key, value in (*change.added, *change.changed):
@@ -147,7 +147,7 @@ class CallerMaps:
         # Where none runs it has no sessions.
         with contextlib.suppress(NotListeningError):
             cut += _cut(self._runtime.send, denied, owner)
-        for send in self._stopping_workers():
+        for send in self._master.stopping_workers():
             with contextlib.suppress(RuntimeSocketError):
                 cut += _cut(send, denied, owner)
         return tuple(cut)
@@ -160,17 +160,6 @@ class CallerMaps:
 
     def _swap(self, path: str, wanted: Mapping[str, str]) -> bool:
         return swap_map(self._runtime, path, wanted, self._payload_bytes)
-
-    def _stopping_workers(self) -> list[Callable[[str], str]]:
-        try:
-            processes = self._master.processes()
-        except (RuntimeSocketError, ReplyError):
-            # It starts anew during a reload; the worker that takes over then reads the file.
-            return []
-        return [self._sender(worker.pid) for worker in processes.workers if not worker.current]
-
-    def _sender(self, pid: int) -> Callable[[str], str]:
-        return lambda command: self._master.of_worker(pid, command)
 
 
 def _write(path: str, text: str) -> None:

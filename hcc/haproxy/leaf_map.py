@@ -8,7 +8,7 @@ A worker that stops after a reload still has a map and sessions of its own; it i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from hcc.haproxy import words
@@ -68,23 +68,18 @@ class LeafMap:
         In others it may be who it should be: an address goes from one service to another. Whoever plans what HAProxy
         does finds it so; until then it may be busy with something else.
         """
-        for send in self._workers():
-            with contextlib.suppress(NotListeningError, ReplyError):
-                for backend, servers in parse_servers(send("show servers state")):
-                    for server in servers if backend in backends else ():
-                        if (server.address, server.port) == (address, port):
-                            # A worker that stops after a reload refuses it; its new sessions are of old clients only.
-                            send(f"set server {words.name(backend)}/{words.name(server.name)} state maint")
-                            end_sessions(send, backend, server.name, parse_sessions(send("show sess")))
+        with contextlib.suppress(NotListeningError, ReplyError):
+            _take_out(self._runtime.send, address, port, backends)
+        for send in self._master.stopping_workers():
+            # One that hangs passes nothing on.
+            with contextlib.suppress(RuntimeSocketError, ReplyError):
+                _take_out(send, address, port, backends)
 
-    def _workers(self) -> Iterator[Callable[[str], str]]:
-        yield self._runtime.send
-        try:
-            processes = self._master.processes()
-        except (RuntimeSocketError, ReplyError):
-            # It starts anew during a reload; its old worker cuts nobody off, and lives for a bounded time.
-            return
-        yield from (self._through_master(worker.pid) for worker in processes.workers if not worker.current)
 
-    def _through_master(self, pid: int) -> Callable[[str], str]:
-        return lambda command: self._master.of_worker(pid, command)
+def _take_out(send: Callable[[str], str], address: str, port: int, backends: Collection[str]) -> None:
+    for backend, servers in parse_servers(send("show servers state")):
+        for server in servers if backend in backends else ():
+            if (server.address, server.port) == (address, port):
+                # A worker that stops after a reload refuses it; its new sessions are of old clients only.
+                send(f"set server {words.name(backend)}/{words.name(server.name)} state maint")
+                end_sessions(send, backend, server.name, parse_sessions(send("show sess")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
@@ -181,6 +182,14 @@ class MasterSocket:
     def processes(self) -> Processes:
         """What `show proc` says."""
         return parse_processes(self.send("show proc"))
+
+    def stopping_workers(self) -> tuple[Callable[[str], str], ...]:
+        """As `of_worker`, of each worker that stops after a reload; none while the master starts anew, in a reload."""
+        try:
+            processes = self.processes()
+        except (RuntimeSocketError, ReplyError):
+            return ()
+        return tuple(partial(self.of_worker, worker.pid) for worker in processes.workers if not worker.current)
 
     def reload(self, seen: Callable[[], bool] = lambda: False) -> ReloadAnswer:
         """Start a reload; its outcome as HAProxy tells it, which it does from 2.7 on.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
+from hcc.haproxy import leaf_map
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
@@ -341,3 +345,32 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_too(there: Stage) -> No
         # It was not the end of that worker.
         second.sendall(b"still here")
         assert second.recv(100) == b"still here"
+
+
+@pytest.mark.parametrize("hanging", [0, 1])
+def test_an_endpoint_is_taken_out_in_a_worker_that_stops_whichever_other_one_hangs(
+    there: Stage, monkeypatch: pytest.MonkeyPatch, hanging: int
+) -> None:
+    monkeypatch.setattr(leaf_map, "TIMEOUT_S", 0.5)
+    one = there.peer("one")
+    here = upstream_state(upstream("a", free_port()))
+    here = replace(here, targets=(TargetEndpoints(here.targets[0].target_id, (at(one),)),))
+    others = [upstream_state(upstream(name, free_port())) for name in ("b", "c")]
+    workers: list[int] = []
+    clients: list[socket.socket] = []
+    with ExitStack() as held:
+        for count in range(3):
+            states = (here, *others[:count])
+            there.converge(
+                there.rendered(snapshot(*states, proxy_=proxy(local_port=0, upstreams=(s.upstream for s in states))))
+            )
+            address = ("127.0.0.1", here.upstream.local_bind_port)
+            clients.append(held.enter_context(socket.create_connection(address, timeout=DEADLINE_S)))
+            assert clients[-1].recv(100) == b"one\n"
+            workers.append(there.worker())
+        os.kill(workers[hanging], signal.SIGSTOP)
+        held.callback(os.kill, workers[hanging], signal.SIGCONT)
+
+        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port, {backend_name(here.upstream)})
+
+        assert [clients[number].recv(100) for number in (1 - hanging, 2)] == [b"", b""]

@@ -214,7 +214,8 @@ def test_verdicts_change_in_a_worker_that_stops_too(real: Subject) -> None:
 
         assert maps.verdicts() == wanted
         # What it does not have it asks about.
-        left = read_map(maps._sender(old), real.stage.layout.verdicts)
+        (stopping,) = maps._master.stopping_workers()
+        left = read_map(stopping, real.stage.layout.verdicts)
         assert left == {"a:dc1": "deny"}
 
 
