@@ -23,7 +23,6 @@ from hcc.actors.messages import (
     TOKEN_AGENT,
     VERIFIER,
     CredentialsOffered,
-    Drain,
     FactsReported,
     PolicyChanged,
     Publish,
@@ -154,8 +153,6 @@ class ConsulWatcher(Actor):
                 self._publish()
             case ReloadToken():
                 self._reload_token()
-            case Drain():
-                self._keep_only(frozenset())
             case _Unconfirmed():
                 self._stop_confirming()
             case _TellSnapshot() if self._told is not None:

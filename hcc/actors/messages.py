@@ -193,7 +193,10 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To everyone concerned with stopping: no more changes. How long connections have is in `Draining`."""
+    """To everyone concerned with stopping. How long connections have is in `Draining`.
+
+    What HAProxy is to do changes no more; whom it lets in still does.
+    """
 
     coalesce_key: ClassVar[str] = "drain"
 

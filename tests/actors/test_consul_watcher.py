@@ -14,7 +14,6 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     SPOE_POOL,
     CredentialsOffered,
-    Drain,
     PolicyChanged,
     Publish,
     ReloadToken,
@@ -254,14 +253,6 @@ def test_when_consul_answers_one_watch_again_the_others_that_fail_ask_soon(scene
         return {watcher.key for watcher in scene.watchers.made if watcher.hurried}
 
     eventually(lambda: hurried() == {ROOTS}, "the other one asks")
-
-
-def test_draining_ends_all_watches(scene: WatcherScene) -> None:
-    scene.answer_all()
-
-    scene.tell(Drain())
-
-    scene.watches()
 
 
 def test_the_token_file_is_read_again_and_a_bad_one_leaves_the_old_token(

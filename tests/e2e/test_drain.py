@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import signal
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
+from tests.e2e.clients import fresh_requests, http_get, kept_requests, read_line, tcp_ask, tcp_requests
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import is_running
@@ -22,7 +24,7 @@ from tests.e2e.versions import on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
-SHOP_PORT, TILL_PORT, STOCK_PORT = 9501, 9502, 9503
+SHOP_PORT, TILL_PORT, STOCK_PORT, KIOSK_PORT = 9501, 9502, 9503, 9506
 
 
 @dataclass
@@ -111,6 +113,25 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     assert len(relayed) == len(calls)
     wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
+
+
+def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        guest = Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),))
+        kiosk, caller = mesh.join(Service("kiosk"), guest, flags=("--drain-timeout", "30s"))
+        with caller.namespace.connect("127.0.0.1", KIOSK_PORT) as held:
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+            kiosk.sidecar.process.signal(signal.SIGTERM)
+            wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+
+            mesh.intend("guest", "kiosk", "deny")
+
+            with contextlib.suppress(ConnectionResetError):
+                assert held.recv(100) == b""
+        assert kiosk.sidecar.stop(5) == 0
 
 
 @on_2_8
