@@ -212,7 +212,7 @@ class ConfigReconciler(Actor):
                     self._let_start()
             case Drain():
                 self._writer.finish()
-                # Nothing is done to HAProxy any more.
+                # What is done to HAProxy from now on is done at run time.
                 self._on_rest()
             case _:
                 self._go_on(message)
@@ -284,7 +284,7 @@ class ConfigReconciler(Actor):
 
     def _soon(self, last_s: float) -> None:
         """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or self._draining.frozen or not self._may_decide():
+        if self._snapshot is None or not self._may_decide():
             return
         wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
         if not self._waited and self._complete(self._snapshot):
@@ -326,7 +326,7 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or self._draining.frozen or not self._may_decide():
+        if self._snapshot is None or not self._may_decide():
             return
         # Without news whatever is to be done was not asked for.
         news, self._news = self._news, False
@@ -339,6 +339,8 @@ class ConfigReconciler(Actor):
             wanted = self._wanted(self._snapshot)
             self._tell_problems(tuple(str(problem) for problem in wanted.problems))
             done = None if thorough else self._done_at_run_time(wanted.desired)
+            if done is None and self._draining.frozen:
+                return
             if done is None and self._writer.busy:
                 self._look_when_written, self._news = True, news
                 return

@@ -12,7 +12,7 @@ class Draining:
 
     Args:
         announced: the sidecar is stopping, and not ready.
-        frozen: HAProxy's configuration is not changed any more: a new worker would listen again.
+        frozen: HAProxy is changed at run time alone: a new worker would listen again.
         deadline_s: when open connections are cut, by `time.monotonic`; None: HAProxy is not to end yet.
         public_is_closed: its public listener was, by ProcessSupervisor.
     """

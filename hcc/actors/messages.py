@@ -193,10 +193,7 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To everyone concerned with stopping. How long connections have is in `Draining`.
-
-    What HAProxy is to do changes no more; whom it lets in still does.
-    """
+    """To everyone concerned with stopping: no more reloads. How long connections have is in `Draining`."""
 
     coalesce_key: ClassVar[str] = "drain"
 

@@ -24,7 +24,6 @@ from hcc.actors.messages import (
     CONSUL_WATCHER,
     AdmissionChanged,
     CredentialsReady,
-    Drain,
     FactsReported,
     HAProxyDown,
     HAProxyUp,
@@ -207,8 +206,6 @@ class Verifier(Actor):
             case Publish():
                 if self._snapshot is not None and self._mode.probes:
                     self._publish()
-            case Drain():
-                self._stop_probing()
             case _:
                 self._handle_timer(message)
 

@@ -497,9 +497,8 @@ class Sidecar:
             _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
         signals.hurry.wait(settings.drain_delay_s)
         self._draining.frozen = True
-        # Not ConsulWatcher: who is denied meanwhile is cut, however long what is open may take.
-        for name in (CONFIG_RECONCILER, VERIFIER):
-            self.tree().tell(name, Drain())
+        # All others go on, however long what is open may take: who is denied is cut, and endpoints come and go.
+        self.tree().tell(CONFIG_RECONCILER, Drain())
         # The new worker of a reload that is under way would listen again where we are about to close.
         _wait_for(self._at_rest, signals, REST_TIMEOUT_S)
         self._draining.begin(timeout_s)

@@ -613,11 +613,24 @@ def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: Reconcile
     assert scene.kinds() == [WriteConfig]
 
 
-def test_nothing_changes_while_draining(scene: ReconcilerScene) -> None:
+def test_servers_come_and_go_while_draining(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_reconciler, "SETTLE_S", 0.05)
     scene.run(with_endpoints(ONE, version=1))
     scene.drain()
     scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "it is applied")
+    assert scene.kinds() == [AddServer, DeleteServer]
+    # Longer than it waits to write that down.
+    threading.Event().wait(0.2)
+    assert len(scene.control.plans) == 2
+
+
+def test_nothing_else_changes_while_draining(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.drain()
+    scene.tell(SnapshotChanged(with_api(ONE, version=2)))
     scene.tell(_Reconcile())
+    scene.tell(_Reconcile(thorough=True))
     scene.tell(Publish())
 
     heard = len(scene.all_of(ADMIN, FactsReported))

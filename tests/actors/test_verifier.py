@@ -18,7 +18,6 @@ from hcc.actors.messages import (
     VERIFIER,
     AdmissionChanged,
     CredentialsReady,
-    Drain,
     HAProxyDown,
     Publish,
     SnapshotChanged,
@@ -450,17 +449,6 @@ def test_what_is_known_is_kept_and_at_the_latest_at_the_end(scene: VerifierScene
     assert [leaf.digest for leaf in scene.kept[-1].leaves] == ["A"]
 
 
-def test_nobody_is_probed_while_draining(scene: VerifierScene) -> None:
-    scene.begin(ONE)
-
-    scene.tell(Drain())
-
-    eventually(lambda: not scene.probers.now.running, "the probes end")
-    scene.tell(SnapshotChanged(here(ONE, TWO, version=2)))
-    scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.version == 2)
-    assert scene.asked() == [ONE.address]
-
-
 @pytest.mark.parametrize("mode", [VerifyUpstream.OFF, VerifyUpstream.RESPONSE])
 def test_without_probes_there_is_no_prober(scene: VerifierScene, mode: VerifyUpstream) -> None:
     scene.give_credentials()
@@ -480,20 +468,6 @@ def test_a_prober_that_cannot_be_made_is_tried_again_and_nobody_fails(
         made.begin(ONE)
         assert made.probers.failing == 0
         assert [actor.restarts for actor in made.tree.actors(1.0) if actor.name == VERIFIER] == [0]
-
-
-def test_while_draining_no_prober_is_made_that_could_not_be_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.2)
-    made = VerifierScene(tmp_path, VerifyUpstream.BOTH, failing=1)
-    with playing(made):
-        made.tell(SnapshotChanged(here(ONE)))
-        made.expect(CONFIG_RECONCILER, AdmissionChanged)
-        made.tell(Drain())
-        threading.Event().wait(0.5)
-    assert made.probers.failing == 0
-    assert made.probers.made == []
 
 
 def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(

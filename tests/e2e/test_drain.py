@@ -134,6 +134,32 @@ def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -
         assert kiosk.sidecar.stop(5) == 0
 
 
+def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        kiosk, first, caller = mesh.join(
+            Service("kiosk", upstreams=(upstream("larder", STOCK_PORT),)),
+            Service("larder", "http", id="larder-1"),
+            Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),)),
+            flags=("--drain-timeout", "60s"),
+        )
+        with caller.namespace.connect("127.0.0.1", KIOSK_PORT) as held:
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+            kiosk.sidecar.process.signal(signal.SIGTERM)
+            wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
+
+            second = mesh.add(Service("larder", "http", id="larder-2"))
+            second.wait_ready()
+            first.set_health("critical")
+
+            place = kiosk.namespace
+            wait_until("the new one", lambda: {http_get(place, STOCK_PORT).text for _ in "123"} == {"larder-2"}, 20)
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+        assert kiosk.sidecar.stop(5) == 0
+        assert "reload with" not in kiosk.sidecar.log_text().partition("the public listener is closed")[2]
+
+
 @on_2_8
 def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy: str, tmp_path: Path) -> None:
     checks, slow = tmp_path / "checks", tmp_path / "haproxy"
