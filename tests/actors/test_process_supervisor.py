@@ -423,8 +423,9 @@ def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ou
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.tell(Reloading(True))
+        time.sleep(0.1)  # Some probes, as after it: it may take seconds until the new worker is there.
         there.process.reload()
-        time.sleep(0.1)  # Some probes, as after it.
+        time.sleep(0.1)
         there.tell(Reloading(False))
         time.sleep(0.1)
         assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 1
