@@ -101,9 +101,13 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while others were being cut, by the policy of that version."""
+    """To itself: cut what came in while others were being cut, by the policy of that version, or what was not reached.
 
-    version: int
+    Args:
+        version: of the policy by which whom nobody knows is cut, too; None: nobody is.
+    """
+
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,10 @@ class Authoriser(Actor):
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
                     self._put_back()
+                elif isinstance(message, WorkerReplaced) and self._maps.has_lines:
+                    # During a reload the master tells of no workers that stop: they may not have heard of a denial.
+                    # Without lines an address that somebody else has now would be taken for who had it before.
+                    self.after(CUT_AGAIN_S, _CutAgain(), key="cut-after-reload")
             case HAProxyDown():
                 self._haproxy_is_up = False
                 self._put_back()

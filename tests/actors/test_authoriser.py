@@ -264,6 +264,19 @@ def test_where_nothing_is_enforced_nobody_is_cut() -> None:
     assert scene.maps.sessions
 
 
+def test_who_was_denied_while_haproxy_reloaded_is_cut_when_that_is_over_and_nobody_else(
+    scene: AuthoriserScene,
+) -> None:
+    scene.tell(PolicyChanged(policy(web=Action.DENY)))
+    eventually(lambda: scene.maps.done == ["store verdicts"], "the policy")
+    # In a worker that stops, of which the master did not tell.
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711"), ("db:dc1", "10.0.0.2:4711"), ("app", "10.0.0.3:4711")]
+
+    scene.tell(WorkerReplaced())
+
+    eventually(lambda: [line for line, _ in scene.maps.sessions] == ["db:dc1", "app"], "who is denied is cut")
+
+
 def test_a_caller_allowed_again_is_not_cut(scene: AuthoriserScene) -> None:
     scene.tell(PolicyChanged(policy(default=False, web=Action.ALLOW)))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
