@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from hcc.haproxy.dataplane_program import Program, command_line, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import ENVIRONMENT, Exit, record_pid, recorded_pid, trim_log
+from hcc.haproxy.process import ENVIRONMENT, Exit, has_ended, record_pid, recorded_pid, trim_log
 from hcc.mesh.secret import Secret
 
 STOP_TIMEOUT_S = 3.0
@@ -154,7 +153,7 @@ def end_left_over(layout: Layout) -> None:
             # The id was free for another between reading the file and opening the process.
             if recorded_pid(layout.dataplane_pid_file) == pid:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                select.select([descriptor], [], [], STOP_TIMEOUT_S)
+                has_ended(descriptor, STOP_TIMEOUT_S)
         finally:
             os.close(descriptor)
     remove(layout.dataplane_pid_file)

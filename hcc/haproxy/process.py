@@ -169,7 +169,7 @@ class HAProxyProcess:
         """Whether the master lives."""
         if self._child is not None:
             return self._child.poll() is None
-        return self._pidfd >= 0 and not _readable(self._pidfd)
+        return self._pidfd >= 0 and not has_ended(self._pidfd)
 
     def look(self, timeout_s: float) -> Look:
         """See whether its processes answer.
@@ -376,7 +376,7 @@ def end_session(master: int, config: str) -> None:
             ending.append(os.pidfd_open(pid))
             signal.pidfd_send_signal(ending[-1], signal.SIGKILL)
     deadline = time.monotonic() + KILL_TIMEOUT_S
-    while not all(_readable(one) for one in ending) and time.monotonic() < deadline:
+    while not all(has_ended(one) for one in ending) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     for one in ending:
         os.close(one)
@@ -427,5 +427,9 @@ def _child_pids(pid: int) -> Iterator[int]:
             yield from (int(word) for word in (thread / "children").read_text(encoding="ascii").split())
 
 
-def _readable(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])
+def has_ended(pidfd: int, timeout_s: float = 0.0) -> bool:
+    """Whether the process of a pidfd ends within this time."""
+    # Not select(), which takes no descriptor beyond 1023: hcc has more where there are very many upstreams.
+    one = select.poll()
+    one.register(pidfd, select.POLLIN)
+    return bool(one.poll(timeout_s * 1000))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -25,6 +27,8 @@ from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, greeting, s
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
+# Beyond it select(2) takes no descriptor.
+FD_SETSIZE = 1024
 
 
 @pytest.fixture(params=sorted(BINARIES))
@@ -77,6 +81,25 @@ def test_a_running_master_is_adopted_by_its_successor(there: Stage) -> None:
     assert greeting(port) == "peer"
     with pytest.raises(LaunchError, match="expected no HAProxy to run"):
         there.process.launch()
+
+
+@pytest.mark.parametrize("there", ["2.8"], indirect=True)
+def test_a_master_is_looked_after_however_many_descriptors_are_open(there: Stage) -> None:
+    serve(there)
+    master = there.process.pid
+    there.process.release()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2048, hard)), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(FD_SETSIZE + 50):
+            stack.callback(os.close, os.dup(0))
+        there.process = HAProxyProcess(there.binary, there.layout)
+        assert there.process.adopt() == master
+        assert there.process.alive()
+        assert there.process.fileno() > FD_SETSIZE
+        there.process.kill()
+        assert not there.process.alive()
 
 
 def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
