@@ -237,7 +237,7 @@ class SocketControl:
             self._keep(first)
         else:
             if isinstance(first, SetTicketKeys):
-                write_ticket_keys(first.file)
+                _store_keys(first)
             self._at_run_time(batch)
         return ()
 
@@ -283,6 +283,17 @@ class SocketControl:
             if slot.server not in busy[slot.backend]:
                 commands.free(self._runtime, slot)
         return [slot for slot in batch if slot.server in busy[slot.backend]]
+
+
+def _store_keys(operation: SetTicketKeys) -> None:
+    """On disk for the next start; a full one keeps nothing back that HAProxy is to do now.
+
+    What is missing there is seen when all is read back, and written with the text.
+    """
+    try:
+        write_ticket_keys(operation.file)
+    except OSError as exc:
+        _log.error("ticket keys cannot be written for HAProxy's next start: %s", exc.strerror)
 
 
 def _failure(error: Exception, operation: Operation) -> ApplyError:

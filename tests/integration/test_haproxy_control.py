@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -35,7 +36,9 @@ from hcc.haproxy.plan import (
     SetServerWeight,
     SetTicketKeys,
     WriteConfig,
+    changes,
 )
+from hcc.haproxy.render import Rendered
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats_reader import BACKENDS, StatsReader
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
@@ -346,6 +349,35 @@ def test_a_new_leaf_is_shown_by_new_handshakes_without_a_reload_from_2_4(there: 
     assert_guarded(there, public)
     assert (there.worker() == worker) is at_run_time
     assert not there.plan(there.rendered(wanted))
+
+
+@pytest.mark.parametrize("there", ["2.8"], indirect=True)
+def test_a_full_disk_keeps_neither_ticket_keys_nor_servers_from_haproxy(
+    there: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: str, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    peer, port, served = there.peer("peer"), free_port(), proxy(bind_port=free_port(), local_port=free_port())
+
+    def rendered(health: Health) -> Rendered:
+        return there.rendered(snapshot(upstream_state(upstream("web", port), [at(peer, health=health)]), proxy_=served))
+
+    there.converge(rendered(Health.PASSING))
+    there.leaf = there.authority.leaf(service_uri("server"))
+    sick = rendered(Health.CRITICAL)
+    steps = changes(sick, there.control.read_actual(sick))
+    monkeypatch.setattr("hcc.haproxy.side_files.write_private", full)
+
+    applied = there.control.apply(steps)
+
+    assert applied.failure is None
+    assert kinds(applied) == [SetCertificate, SetTicketKeys, SetServerState]
+    assert not changes(sick, there.control.read_actual(sick))
+    assert "No space left" in caplog.text
+    monkeypatch.undo()
+    assert [type(one) for one in there.plan(sick).operations] == [WriteConfig]
+    there.converge(sick)
 
 
 def test_new_roots_admit_new_callers_and_servers_without_a_reload_from_2_8(there: Stage) -> None:
