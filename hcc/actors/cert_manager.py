@@ -22,7 +22,13 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import CredentialFacts, Validity
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.model import CaFile, CertificateFile
-from hcc.mesh.certificate import CertificateError, Credentials, checked_credentials, warning_time
+from hcc.mesh.certificate import (
+    CertificateError,
+    Credentials,
+    checked_credentials,
+    stored_credentials,
+    warning_time,
+)
 from hcc.metrics import Metrics
 
 CHECK_AGAIN_S = 5.0
@@ -102,10 +108,30 @@ class CertManager(Actor):
         self._problem = problem
         self._metrics.certificate_rejects.inc()
         self.after(CHECK_AGAIN_S, _CheckAgain(), key="again")
-        self._report()
+        found = self._stored() if self._held is None else None
+        if found is None:
+            self._report()
+            return
+        _log.warning("going on with leaf and roots of an earlier run")
+        self._hold(found)
+        self._publish()
+
+    def _stored(self) -> Credentials | None:
+        """The last good ones may be an earlier hcc's: they are on disk, and HAProxy may serve with them."""
+        try:
+            leaf_pem, roots_pem = read_text(self._leaf_path), read_text(self._roots_path)
+            if self._offered is None or leaf_pem is None or roots_pem is None:
+                return None
+            return stored_credentials(leaf_pem, roots_pem, self._offered.leaf.uri, datetime.now(UTC))
+        except (CertificateError, OSError) as exc:
+            _log.debug("what an earlier hcc left as leaf and roots is of no use: %s", exc)
+            return None
 
     def _store(self, credentials: Credentials) -> None:
         self._write(credentials)
+        self._hold(credentials)
+
+    def _hold(self, credentials: Credentials) -> None:
         self._held = credentials
         self._metrics.leaf_start.set(credentials.not_before.timestamp())
         self._metrics.leaf_expiry.set(credentials.not_after.timestamp())

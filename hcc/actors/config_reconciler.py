@@ -164,6 +164,8 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
+        # Whether HAProxy ran before us.
+        self._adopted = False
         # When something was applied last, when because of who may serve, and when by a reload.
         self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
         self._window_s = WINDOW_S
@@ -190,7 +192,8 @@ class ConfigReconciler(Actor):
         if self.context.generation > 1:
             for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER, VERIFIER):
                 self.tell(source, Publish())
-        self._grace_s = ADOPTED_GRACE_S if self._control.running() else FIRST_GRACE_S
+        self._adopted = self._control.running()
+        self._grace_s = ADOPTED_GRACE_S if self._adopted else FIRST_GRACE_S
         self._arm_resync()
 
     def handle(self, message: object) -> object | None:
@@ -302,7 +305,16 @@ class ConfigReconciler(Actor):
             self.after(wait, _Reconcile(), key="soon")
 
     def _may_decide(self) -> bool:
-        return not self._probes or self._admission is not None
+        return (not self._probes or self._admission is not None) and not self._lacking()
+
+    def _lacking(self) -> str:
+        """What is not known yet of that without which a HAProxy that ran before us would be told to serve nobody."""
+        if not self._adopted or self._applied is not None or self._snapshot is None:
+            return ""
+        if self._certificates.leaf is None:
+            return "certificate"
+        serves = self._options.intentions.asks and self._snapshot.proxy.service_id
+        return "policy" if serves and self._snapshot.policy is None else ""
 
     def _being_probed(self, snapshot: Snapshot) -> bool:
         """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
@@ -446,6 +458,8 @@ class ConfigReconciler(Actor):
         Raises:
             ControlError: nothing is known yet, HAProxy does not answer, or what is on disk cannot be read.
         """
+        if lacking := self._lacking():
+            raise ControlError(f"there is no {lacking} that can be used yet, HAProxy is left as it is; ask again")
         if self._snapshot is None or not self._may_decide():
             raise ControlError("Consul has not told of this proxy yet; ask again")
         try:

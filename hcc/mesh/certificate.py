@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hcc.errors import HccError
 from hcc.mesh.caller_certificate import UNREADABLE
 from hcc.mesh.secret import Secret
-from hcc.mesh.snapshot import Leaf, Roots
+from hcc.mesh.snapshot import Leaf, Root, Roots
 
 
 class CertificateError(HccError):
@@ -67,6 +67,18 @@ def checked_credentials(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:
         return _checked(leaf, roots, now)
     except UNREADABLE as exc:
         raise CertificateError(f"expected certificates that can be read, found one that cannot: {exc}") from exc
+
+
+def stored_credentials(leaf_pem: str, roots_pem: str, uri: str, now: datetime) -> Credentials:
+    """The credentials whose texts are on disk, as `Credentials` has them, checked anew.
+
+    Raises:
+        CertificateError: as `checked_credentials`.
+    """
+    # The key comes last.
+    key_at = max(leaf_pem.rfind("-----BEGIN "), 0)
+    leaf = Leaf("", uri, "", leaf_pem[:key_at], Secret(leaf_pem[key_at:]), "", "")
+    return checked_credentials(leaf, Roots("", "", (Root("on disk", roots_pem, active=True),)), now)
 
 
 def warning_time(credentials: Credentials) -> datetime:

@@ -99,6 +99,47 @@ def test_bad_credentials_are_refused_and_the_last_good_ones_stay(scene: Scene, t
     assert len(scene.heard[CONFIG_RECONCILER]) == 1
 
 
+def test_the_last_good_ones_may_be_those_that_an_earlier_hcc_put_on_disk(scene: Scene, tmp_path: Path) -> None:
+    issued = AUTHORITY.leaf(service_uri("web"))
+    (tmp_path / "leaf.pem").write_text(issued.cert_pem + issued.key_pem)
+    (tmp_path / "roots.pem").write_text(AUTHORITY.pem)
+
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"), days=-1)))
+
+    ready = scene.expect(CONFIG_RECONCILER, CredentialsReady)
+    assert ready.certificate.fingerprint == issued.fingerprint
+    assert (tmp_path / "leaf.pem").read_text() == ready.certificate.pem.reveal()
+    eventually(lambda: (scene.facts(ADMIN, CredentialFacts) or CredentialFacts()).leaf, "that is told")
+    facts = scene.facts(ADMIN, CredentialFacts)
+    assert facts is not None
+    assert "valid now" in facts.problem
+
+
+@pytest.mark.parametrize(
+    ("leaf", "roots"),
+    [
+        (AUTHORITY.leaf(service_uri("other")), AUTHORITY),
+        (AUTHORITY.leaf(service_uri("web"), days=-1), AUTHORITY),
+        (AUTHORITY.leaf(service_uri("web")), Authority("Another CA")),
+        (None, AUTHORITY),
+    ],
+    ids=["another service's", "expired", "of another CA", "damaged"],
+)
+def test_what_an_earlier_hcc_left_is_checked_before_it_is_used(
+    scene: Scene, tmp_path: Path, leaf: IssuedLeaf | None, roots: Authority
+) -> None:
+    (tmp_path / "leaf.pem").write_text(leaf.cert_pem + leaf.key_pem if leaf else "damaged")
+    (tmp_path / "roots.pem").write_text(roots.pem)
+
+    scene.tell(offered(AUTHORITY.leaf(service_uri("web"), days=-1)))
+
+    eventually(lambda: bool((scene.facts(ADMIN, CredentialFacts) or CredentialFacts()).problem), "the refusal is told")
+    facts = scene.facts(ADMIN, CredentialFacts)
+    assert facts is not None
+    assert not facts.leaf
+    assert not scene.heard[CONFIG_RECONCILER]
+
+
 def test_a_refusal_that_lasts_is_logged_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1112,6 +1112,33 @@ def test_beside_a_haproxy_that_runs_what_is_missing_is_waited_for_longer_than_at
     assert running(scene) == {"10.0.0.1": True}
 
 
+@pytest.mark.parametrize("missing", ["certificate", "policy"])
+def test_a_haproxy_that_runs_is_left_as_it_is_as_long_as_it_would_be_told_to_serve_nobody(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr(config_reconciler, "ADOPTED_GRACE_S", 0.05)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.restart()
+    scene.expect(PROCESS_SUPERVISOR, Publish)
+    whole = with_endpoints(ONE, TWO, version=3)
+
+    scene.tell(HAProxyUp(1))
+    if missing == "certificate":
+        scene.tell(SnapshotChanged(replace(whole, version=2)))
+    else:
+        scene.give_credentials()
+        scene.tell(SnapshotChanged(replace(whole, version=2, policy=None)))
+
+    threading.Event().wait(0.5)
+    assert len(scene.control.plans) == 1
+    with pytest.raises(ControlError, match=f"no {missing} that can be used"):
+        previewed(scene)
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(whole))
+    eventually(lambda: running(scene) == {"10.0.0.1": True, "10.0.0.2": True}, "it goes on when that is there")
+    assert not any(plan.reloads for plan in scene.control.plans)
+
+
 def test_without_a_public_listener_none_is_said_to_be_bound(scene: ReconcilerScene) -> None:
     web = upstream_state(upstream("web"), [ONE])
 
