@@ -38,6 +38,7 @@ from hcc.consul.keys import WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
 from hcc.mesh.intentions import Policy
+from hcc.mesh.remembered import forget_gone
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 
@@ -287,6 +288,7 @@ class ConsulWatcher(Actor):
         self._ledger.changes = noted(self._ledger.changes, self._ledger.snapshot, new, time.time())
         self._ledger.snapshot = new
         self._told = new
+        forget_gone(sum(len(target.endpoints) for state in new.upstreams for target in state.targets))
         self._warn_of_registration(new, old)
         if new.leaf and new.roots and (old is None or (new.leaf, new.roots) != (old.leaf, old.roots)):
             self.tell(CERT_MANAGER, CredentialsOffered(new.leaf, new.roots))

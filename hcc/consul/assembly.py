@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import attrgetter
 
 from hcc.consul.answers import Answer, Application, ChainOverride, Instance, IntentionList, Registration
@@ -44,6 +43,7 @@ from hcc.mesh.chain import Chain, Target, targets_in_order
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Intention, Policy, demands_tokens
 from hcc.mesh.permissions import distrusting
+from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
@@ -303,7 +303,7 @@ _in_order = attrgetter("address", "port", "identity", "health")
 
 
 # The same object for the same instance: of ten thousand endpoints those that did not change are told by identity.
-@lru_cache(maxsize=65_536)
+@remembered
 def _endpoint(instance: Instance, trust_domain: str, identity: str, only_passing: bool) -> Endpoint:
     return Endpoint(
         address=instance.address,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 from hcc.consul.fields import go_duration_ms, shown
+from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import Protocol
 
 _T = TypeVar("_T")
@@ -134,7 +134,7 @@ class Options:
         return used
 
 
-@lru_cache(maxsize=65_536)
+@remembered
 def is_ip(text: str) -> bool:
     """Whether a text is an IP address, of version 4 or 6."""
     try:

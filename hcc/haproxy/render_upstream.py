@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
@@ -17,6 +16,7 @@ from hcc.haproxy.render_lines import (
     timeout_lines,
 )
 from hcc.haproxy.render_tls import server_tls
+from hcc.mesh.remembered import remembered
 
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
 _SAFE_METHODS = "GET HEAD OPTIONS"
@@ -137,7 +137,7 @@ def _pooled(*, shared: bool) -> Iterator[str]:
 
 
 # Ten thousand servers, or their 16,384 slots, are rendered anew for every change of one.
-@lru_cache(maxsize=32_768)
+@remembered
 def server_line(server: Server, tls: str) -> str:
     """One server, with what `server_tls` says."""
     return f"  server {words.name(server.name)} {_arguments(server, tls)}{'' if server.enabled else ' disabled'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
 from operator import attrgetter
@@ -11,6 +10,7 @@ from operator import attrgetter
 from hcc.haproxy.model import MAX_WEIGHT, Server
 from hcc.haproxy.names import server_name
 from hcc.mesh.peer_book import Peer
+from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import Endpoint
 
 
@@ -68,7 +68,7 @@ def in_turn(some: Iterable[Server], seed: str) -> list[Server]:
     return sorted(some, key=lambda server: blake2b(f"{seed}{server.name}".encode(), digest_size=8).digest())
 
 
-@lru_cache(maxsize=65_536)
+@remembered
 def _name(address: str, port: int) -> str:
     """Empty when it is no server."""
     found = _ip(address)
@@ -76,7 +76,7 @@ def _name(address: str, port: int) -> str:
 
 
 # The same object for the same endpoint: of ten thousand servers those that did not change are told by identity.
-@lru_cache(maxsize=65_536)
+@remembered
 def _server(name: str, endpoint: Endpoint, heaviest: int, enabled: bool) -> Server:
     return Server(name, _ip(endpoint.address), endpoint.port, scaled(endpoint.weight, heaviest), enabled)
 

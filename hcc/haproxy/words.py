@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from functools import lru_cache
 from ipaddress import ip_address
 
 from hcc.errors import HccError
+from hcc.mesh.remembered import remembered
 
 
 class TokenError(HccError):
@@ -110,7 +110,7 @@ def address(host: str, port: int) -> str:
 
 
 # Those of all servers are looked at for every snapshot.
-@lru_cache(maxsize=65_536)
+@remembered
 def ip(host: str) -> str:
     """An IP address as it stands before `:port`, brackets around IPv6."""
     try:

@@ -35,6 +35,7 @@ from hcc.consul.keys import (
     TokenProvidersWatch,
     WatchKey,
 )
+from hcc.mesh import remembered
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import JwtProvider
 from hcc.mesh.request import Normalization
@@ -119,6 +120,20 @@ def test_versions_only_grow_and_an_unchanged_answer_is_no_news(scene: WatcherSce
     assert versions == sorted(set(versions))
     assert len(scene.heard[CONFIG_RECONCILER]) == told + 1
     assert newest.snapshot.version == versions[-1]
+
+
+def test_what_was_made_of_endpoints_that_are_gone_is_forgotten(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "_caches", [])
+    made = remembered.remembered(lambda number: [number])
+    first = made(0)
+    for number in range(remembered.SPARE + 1):
+        made(number)
+
+    scene.answer_all()
+
+    eventually(lambda: made(0) is not first, "it is made anew")
 
 
 def test_a_change_of_intentions_alone_is_told_first_to_who_enforces_it(
