@@ -16,6 +16,8 @@ from hcc.consul.options import is_ip
 PATIENCE_S = 1.0
 # Of one watch. A name server that is silent holds each for 5 s or more.
 MAX_THREADS = 16
+# Names that the answer has no more are remembered, too, as their instances may come back; but not more of them.
+MAX_GONE = 4_096
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Names:
         if not names or self._stopped:
             return
         with self._lock:
+            self._forget_gone(names)
             # Of many those come first that are likely to have an address.
             new = sorted(names - self._asked, key=lambda name: (name in self._failing | self._slow, name))
             self._asked.update(new)
@@ -113,6 +116,11 @@ class Names:
             self._stopped = True
             self._waiting.clear()
             self._lock.notify_all()
+
+    def _forget_gone(self, names: frozenset[str]) -> None:
+        if len(self._known.keys() | self._failing) > len(names) + MAX_GONE:
+            self._known = {name: address for name, address in self._known.items() if name in names}
+            self._failing &= names
 
     def _work(self) -> None:
         while (question := self._next()) is not None:

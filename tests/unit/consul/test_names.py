@@ -4,7 +4,10 @@ import socket
 
 import pytest
 
-from hcc.consul.names import look_up
+from hcc.consul import names
+from hcc.consul.answers import Instance
+from hcc.consul.names import Names, look_up
+from hcc.mesh.snapshot import Health
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,30 @@ def test_addresses_keep_their_order_but_those_of_localhost(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
     assert look_up("localhost") == expected
+
+
+def answer(*hosts: str) -> tuple[Instance, ...]:
+    return tuple(Instance(host, 21000, 1, Health.PASSING, "web", "dc1") for host in hosts)
+
+
+def test_of_names_that_an_answer_has_no_more_not_all_are_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "MAX_GONE", 2)
+    is_up = True
+
+    def lookup(name: str) -> tuple[str, ...]:
+        if not is_up:
+            raise OSError(name)
+        return ("10.0.0.1",)
+
+    subject = Names(lookup)
+    for host in ("one", "two", "three"):
+        subject.ask(answer("stays", host))
+    assert subject.resolved(answer("one")), "one that is back while nobody answers has its address"
+
+    for host in ("four", "five"):
+        subject.ask(answer("stays", host))
+    is_up = False
+    subject.ask(answer("stays", "one"))
+
+    assert not subject.resolved(answer("one"))
+    assert subject.resolved(answer("stays"))
