@@ -80,7 +80,8 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
     except OSError as exc:
         if exc.errno not in _FULL:
             raise
-        print(f"{program}: {exc.strerror}", file=sys.stderr)
+        where = f": {exc.filename}" if exc.filename else ""
+        _say(program, HccError(f"{exc.strerror}{where}"))
         _drop_output()
         return FAILED
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
+from hcc.cli import commands
 
 WITHOUT_STREAMS = 'exec "$@" <&- >&- 2>&-'
 PROGRAM = """
@@ -42,6 +45,21 @@ def test_what_cannot_be_written_is_one_line(words: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
         done = hcc(*words, stdout=full)
     assert (done.returncode, done.stderr) == (1, "hcc: No space left on device\n")
+
+
+def test_a_full_disk_is_named_and_in_the_log_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/hcc/web/verdicts.map")
+
+    monkeypatch.setattr(commands, "_command", full)
+    monkeypatch.setattr(commands, "_drop_output", lambda: None)
+
+    assert commands.main(["run"]) == 1
+
+    (told,) = caplog.records
+    assert (told.levelname, told.message) == ("CRITICAL", "No space left on device: /run/hcc/web/verdicts.map")
 
 
 def test_letters_that_the_output_has_not_are_written_as_their_numbers() -> None:
