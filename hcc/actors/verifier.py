@@ -59,6 +59,8 @@ MAX_RETRY_S = 10.0
 # A session that began just before its endpoint went into maintenance may not have been there to be cut.
 CUT_AGAIN_S = 0.5
 LOOK_S = 1.0
+# A wall clock that gains or loses more than this between two looks was set: slewing moves it by half a millisecond.
+CLOCK_STEP_S = 2.0
 # Cut answers of one upstream are told at most this often.
 TELL_CUTS_S = 60.0
 
@@ -171,6 +173,8 @@ class Verifier(Actor):
         self._stored = True
         self._disk_problem = LastingProblem(_log)
         self._failures = 0
+        # How far the wall clock is ahead of the monotonic one.
+        self._ahead_s = time.time() - time.monotonic()
         # When it was last told that an upstream's answers were cut.
         self._told_s: dict[str, float] = {}
         # Upstreams by endpoint, made when somebody is to be named; and when admissions may be told again.
@@ -228,6 +232,7 @@ class Verifier(Actor):
                 self._cut(tuple(peer for peer in peers if peer in still))
             case _Look():
                 self.after(LOOK_S, _Look(), key="look")
+                self._look_at_clock()
                 self._look()
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
@@ -367,6 +372,16 @@ class Verifier(Actor):
         )
 
     # ---- what HAProxy counts
+
+    def _look_at_clock(self) -> None:
+        """Where it was set, certificates may be valid now that were not."""
+        before, self._ahead_s = self._ahead_s, time.time() - time.monotonic()
+        if self._mode.probes and abs(self._ahead_s - before) > CLOCK_STEP_S:
+            _log.info(
+                "the clock was set by %.0f s: endpoints that are refused are probed again", self._ahead_s - before
+            )
+            self._book.reconsider(time.monotonic())
+            self._probe()
 
     def _look(self) -> None:
         """Tell of answers that HAProxy has cut since the last look; have those probed, and who does not answer it."""

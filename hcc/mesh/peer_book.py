@@ -320,6 +320,12 @@ class PeerBook:
             wait_s = spread_s * ((jitter + place / len(self._records)) % 1.0) if admitted else 0.0
             self._plan(peer, record, now_s + wait_s)
 
+    def reconsider(self, now_s: float) -> None:
+        """The clock was set: have those probed now that are refused; not the others, as it may be wrong since then."""
+        for peer, record in self._records.items():
+            if record.standing is Standing.REFUSED:
+                self._plan(peer, record, now_s)
+
     def forget_probes(self, now_s: float) -> None:
         """Whoever was probing is gone: what was under way is due again."""
         for peer, record in self._records.items():

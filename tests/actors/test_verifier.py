@@ -30,7 +30,7 @@ from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.stats import Process, RowKind, Stats
-from hcc.mesh.peer_book import Admission, Kept, NoAnswer, Peer, Seen
+from hcc.mesh.peer_book import Admission, Kept, NoAnswer, Peer, Seen, Unverified
 from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
@@ -292,6 +292,25 @@ def test_a_new_set_of_cas_has_all_probed_again_and_takes_nobody_out(scene: Verif
     eventually(lambda: scene.asked() == ["10.0.0.2"], "the silent one first")
     scene.tell(Publish())
     scene.expect_admitted(ONE)
+
+
+def test_who_was_refused_by_a_clock_that_was_wrong_is_probed_as_soon_as_it_is_right(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.mesh.peer_book.RETRY_S", 60.0)
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({"10.0.0.1": seen(), "10.0.0.2": Unverified("certificate is not yet valid")})
+    scene.expect_admitted(ONE)
+    looks = scene.looks
+    eventually(lambda: scene.looks > looks + 1, "it has looked at the clock")
+    assert scene.asked() == []
+    right = time.time
+
+    monkeypatch.setattr(time, "time", lambda: right() + 3600.0)
+
+    eventually(lambda: scene.asked() == ["10.0.0.2"], "it is probed")
+    scene.probers.now.answer({"10.0.0.2": seen(digest="B")})
+    scene.expect_admitted(ONE, TWO)
 
 
 def test_answers_that_haproxy_cuts_are_told_and_their_upstream_is_probed(
