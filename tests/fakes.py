@@ -38,6 +38,7 @@ from hcc.haproxy.plan import (
 )
 from hcc.haproxy.process import LOST, Exit, LaunchError, Look, NotReadyError
 from hcc.haproxy.render import Rendered
+from hcc.haproxy.render_public import is_unguarded
 from hcc.haproxy.render_spoe import agent_name
 from hcc.mesh.caller import key_name
 from hcc.mesh.intentions import Policy
@@ -86,6 +87,9 @@ class FakeControl:
 
     def running(self) -> bool:
         return self.actual.running
+
+    def unguarded(self) -> bool:
+        return is_unguarded(self.actual.config or "")
 
     def servers(self) -> ActualServers:
         if self.silent:

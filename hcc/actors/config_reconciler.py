@@ -68,6 +68,7 @@ from hcc.haproxy.sight import sight_by
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
+from hcc.settings import Enforcement
 
 # A change is applied at once when the last one is this long ago; changes in between are applied together. After a
 # reload it is the longer time; else as long as the last change took, so that half of the time is left for others.
@@ -164,7 +165,7 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        # Whether HAProxy ran before us.
+        # Whether HAProxy ran before us, and may go on as it is.
         self._adopted = False
         # When something was applied last, when because of who may serve, and when by a reload.
         self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
@@ -192,8 +193,10 @@ class ConfigReconciler(Actor):
         if self.context.generation > 1:
             for source in (CONSUL_WATCHER, CERT_MANAGER, PROCESS_SUPERVISOR, AUTHORISER, VERIFIER):
                 self.tell(source, Publish())
-        self._adopted = self._control.running()
-        self._grace_s = ADOPTED_GRACE_S if self._adopted else FIRST_GRACE_S
+        running = self._control.running()
+        self._grace_s = ADOPTED_GRACE_S if running else FIRST_GRACE_S
+        # One that refuses nobody must not go on where intentions are to be enforced, whatever is not known.
+        self._adopted = running and not (self._options.intentions is Enforcement.ENFORCE and self._control.unguarded())
         self._arm_resync()
 
     def handle(self, message: object) -> object | None:

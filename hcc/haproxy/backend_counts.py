@@ -56,8 +56,8 @@ class BackendCounts:
         # Backends whose servers are to be looked at, and when that may be.
         self._troubled: set[str] = set()
         self._closer_at_s = 0.0
-        # What a worker has counted at most, by backend and server, and how old it was.
-        self._most: dict[tuple[str, str], int] = {}
+        # What a worker has counted at most of each server, by backend, and how old it was.
+        self._most: dict[str, dict[str, int]] = {}
         self._uptime_s = 0
 
     def look(self, wanted: Callable[[str], bool]) -> News:
@@ -93,6 +93,8 @@ class BackendCounts:
             rows = [row for row in servers(backend).rows if row.kind is RowKind.SERVER]
         except StatsUnavailableError:
             return frozenset()
-        risen = [row for row in rows if row.unanswered > self._most.get((backend, row.server), 0)]
-        self._most.update(((backend, row.server), row.unanswered) for row in risen)
-        return frozenset(row.address for row in risen)
+        most = self._most.get(backend, {})
+        risen = frozenset(row.address for row in rows if row.unanswered > most.get(row.server, 0))
+        # Of those that are there now.
+        self._most[backend] = {row.server: max(row.unanswered, most.get(row.server, 0)) for row in rows}
+        return risen

@@ -76,6 +76,9 @@ class Control(Protocol):
     def running(self) -> bool:
         """Whether a worker answers now, ours or that of an earlier hcc."""
 
+    def unguarded(self) -> bool:
+        """Whether a public listener runs that refuses nobody, or it cannot be told that none does."""
+
     def servers(self) -> ActualServers:
         """The servers of what runs: for `render` to keep each in its slot, and where Consul's are not known.
 

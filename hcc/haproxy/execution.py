@@ -6,6 +6,7 @@ Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` diffe
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.process import children, recorded_pid
-from hcc.haproxy.render import Rendered
+from hcc.haproxy.render import DESCRIPTION, Rendered
+from hcc.haproxy.render_public import is_unguarded
 from hcc.haproxy.replies import (
     Info,
     ReplyError,
@@ -84,6 +86,7 @@ class SocketControl:
 
     def __init__(self, layout: Layout, capabilities: Capabilities, store: Store) -> None:
         self._directory = layout.directory
+        self._config = layout.config
         self._pid_file = layout.pid_file
         self._capabilities = capabilities
         self._store = store
@@ -108,6 +111,14 @@ class SocketControl:
         except RuntimeSocketError:
             return False
         return True
+
+    def unguarded(self) -> bool:
+        try:
+            info, text = self._runtime.info(), read_text(self._config) or ""
+        except (RuntimeSocketError, OSError):
+            return True
+        is_what_runs = re.search(rf"^\s*description {DESCRIPTION}:{info.structure}\s*$", text, re.MULTILINE)
+        return is_what_runs is None or is_unguarded(text)
 
     def servers(self) -> ActualServers:
         try:

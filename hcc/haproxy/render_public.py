@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import AppBackend, Authorisation, Mode, PublicListener
+from hcc.haproxy.names import PUBLIC
 from hcc.haproxy.render_lines import (
     backend_mode,
     bind_address,
@@ -86,6 +87,12 @@ def public_listener(
     if public.authorised and authorisation and refuses_by_rules(authorisation, capabilities):
         yield f"  use_backend {REFUSALS} if {refused(authorisation, VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
+
+
+def is_unguarded(config: str) -> bool:
+    """Whether a text of ours, or what the Data Plane API made of one, has a public listener that refuses nobody."""
+    listens = re.search(rf"^frontend {PUBLIC}\s*$", config, re.MULTILINE) is not None
+    return listens and f"var({ALLOWED}) -m bool" not in config
 
 
 def refusals() -> Iterator[str]:

@@ -38,6 +38,7 @@ from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy import words
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.model import Listening, TcpBind
+from hcc.haproxy.names import PUBLIC
 from hcc.haproxy.plan import (
     AddCaller,
     AddServer,
@@ -1137,6 +1138,25 @@ def test_a_haproxy_that_runs_is_left_as_it_is_as_long_as_it_would_be_told_to_ser
     scene.tell(SnapshotChanged(whole))
     eventually(lambda: running(scene) == {"10.0.0.1": True, "10.0.0.2": True}, "it goes on when that is there")
     assert not any(plan.reloads for plan in scene.control.plans)
+
+
+def test_a_haproxy_that_lets_everybody_in_does_not_go_on_where_intentions_are_to_be_enforced(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "ADOPTED_GRACE_S", 0.05)
+    whole = with_endpoints(ONE, version=1)
+    scene.run(whole)
+    # As if that had been an hcc without intentions.
+    text = scene.control.actual.config or ""
+    open_to_all = "".join(line for line in text.splitlines(True) if "txn.hcc.allowed" not in line)
+    scene.control.actual = replace(scene.control.actual, config=open_to_all)
+    scene.restart()
+
+    scene.tell(HAProxyUp(1))
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(replace(whole, version=2, policy=None)))
+
+    eventually(lambda: not any(one.name == PUBLIC for one in scene.control.actual.listeners), "its listener is closed")
 
 
 def test_without_a_public_listener_none_is_said_to_be_bound(scene: ReconcilerScene) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hcc.haproxy.control import Applied, Control
 from hcc.haproxy.plan import Actual, AddCaller, DeleteServer, Install, Plan, WriteConfig, plan
 from hcc.haproxy.render import Rendered
-from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, Upstream
+from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import dataplane_stage
 from tests.fakes import FakeControl
@@ -28,11 +29,15 @@ class Subject:
         self._fake = FakeControl(made.capabilities) if fake else None
         self.control: Control = self._fake or made.control
 
-    def rendered(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> Rendered:
-        return self._stage.rendered(wanted, self.control, callers=callers)
+    def rendered(
+        self, wanted: Snapshot, callers: tuple[str, ...] = (), intentions: Enforcement = Enforcement.OFF
+    ) -> Rendered:
+        return self._stage.rendered(wanted, self.control, callers=callers, intentions=intentions)
 
-    def converge(self, wanted: Snapshot, callers: tuple[str, ...] = ()) -> tuple[Plan, Applied]:
-        rendered = self.rendered(wanted, callers)
+    def converge(
+        self, wanted: Snapshot, callers: tuple[str, ...] = (), intentions: Enforcement = Enforcement.OFF
+    ) -> tuple[Plan, Applied]:
+        rendered = self.rendered(wanted, callers, intentions)
         steps = plan(rendered, self.control.read_actual(rendered))
         applied = self.control.apply(steps)
         if any(isinstance(operation, Install) for operation in steps.operations):
@@ -155,6 +160,19 @@ def test_what_another_process_of_the_same_structure_runs_is_not_known(subject: S
 
     assert subject.control.glance() is None
     assert not subject.converge(here)[0]
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.HTTP])
+def test_a_public_listener_that_refuses_nobody_is_told_apart(
+    subject: Subject, web: Upstream, protocol: Protocol
+) -> None:
+    here = snapshot(proxy_=proxy(bind_port=free_port(), protocol=protocol))
+    for intentions in (Enforcement.OFF, Enforcement.ENFORCE, Enforcement.AUDIT):
+        assert subject.converge(here, intentions=intentions)[1].failure is None
+        assert subject.control.unguarded() is (intentions is not Enforcement.ENFORCE)
+
+    assert subject.converge(client(web, ONE))[1].failure is None
+    assert not subject.control.unguarded()
 
 
 def test_callers_get_server_lines_and_lose_them(subject: Subject) -> None:
