@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_TIMEOUT_MS
+from hcc.consul.routes import leg_changes, match, route_changes
 from hcc.mesh.chain import Chain, LoadBalancer, Node, NodeType, Route, Split, Target
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 
@@ -63,11 +64,20 @@ def _load_balancer(found: Fields) -> LoadBalancer | None:
 
 
 def _route(route: Fields) -> Route:
-    return Route(route.required("NextNode"), route.json("Definition", "{}"))
+    definition = route.child("Definition")
+    found = match(definition)
+    return Route(
+        route.required("NextNode"), route.json("Definition", "{}"), found, route_changes(definition, found.path)
+    )
 
 
 def _split(split: Fields) -> Split:
-    return Split(split.required("NextNode"), split.decimal("Weight"), split.json("Definition", "{}"))
+    return Split(
+        split.required("NextNode"),
+        split.decimal("Weight"),
+        split.json("Definition", "{}"),
+        leg_changes(split.child("Definition")),
+    )
 
 
 def _target(name: str, target: Fields) -> Target:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from hcc.mesh.routes import NO_CHANGES, NOT_READ, Changes, Match
+
 
 class NodeType(Enum):
     """The three kinds of node, by Consul's names."""
@@ -20,10 +22,12 @@ class NodeType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One leg of a router. `definition` is Consul's JSON of match and destination, kept as read."""
+    """One leg of a router. `definition` is Consul's JSON of match and destination as read, for people."""
 
     next_node: str
     definition: str = "{}"
+    match: Match = NOT_READ
+    changes: Changes = NO_CHANGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Split:
     next_node: str
     weight: float
     definition: str = "{}"
+    changes: Changes = NO_CHANGES
 
 
 class Balancing(StrEnum):
