@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from hcc.haproxy.capabilities import Capabilities, Version
 from hcc.haproxy.desired import Certificates, Options, Result
 from hcc.haproxy.desired import desired as desired_of
 from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.render import Rendered, render
-from hcc.mesh.chain import Chain, Node, NodeType, Target
+from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Intention, Policy
 from hcc.mesh.secret import Secret
@@ -31,6 +32,7 @@ from hcc.mesh.snapshot import (
     UpstreamType,
 )
 from hcc.mesh.tls import LEFT_TO_PROXIES, MeshTls
+from hcc.mesh.ways import served_targets
 from hcc.settings import Enforcement
 
 TRUST_DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
@@ -110,6 +112,55 @@ def chain(
         connect_timeout_ms=connect_timeout_ms,
     )
     return Chain(service, datacenter, protocol, resolver.name, (resolver,), (target, *failover))
+
+
+def resolver(name: str, service: str = "web", *, failover: tuple[str, ...] = (), **fields: Any) -> Node:
+    """A resolver with a target of its name."""
+    return Node(f"resolver:{name}", NodeType.RESOLVER, target=f"{name}.{service}", failover=failover, **fields)
+
+
+def routed_chain(
+    *routes: Route, splits: Iterable[Split] = (), legs: Iterable[Node] = (), protocol: str = "http"
+) -> Chain:
+    """A router before a splitter before resolvers; without routes, or without splits, it has none.
+
+    A route or split leads to `splitter` or, by its bare name, to a resolver.
+    """
+    nodes = list(legs)
+    found = tuple(replace(one, next_node=f"resolver:{one.next_node}") for one in splits)
+    if found:
+        nodes.append(Node("splitter:web", NodeType.SPLITTER, splits=found))
+    ways = tuple(replace(one, next_node=_leg_name(one.next_node)) for one in routes)
+    if ways:
+        nodes.append(Node("router:web", NodeType.ROUTER, routes=ways))
+    targets = dict.fromkeys(one for leg in legs for one in (leg.target, *leg.failover))
+    return Chain(
+        "web",
+        "dc1",
+        protocol,
+        nodes[-1].name,
+        tuple(sorted(nodes, key=lambda node: node.name)),
+        tuple(Target(one, one.rpartition(".")[2], "dc1") for one in sorted(targets)),
+    )
+
+
+def _leg_name(name: str) -> str:
+    return "splitter:web" if name == "splitter" else f"resolver:{name}"
+
+
+def routed_state(
+    chain_: Chain, endpoints: Mapping[str, Iterable[Endpoint]], upstream_: Upstream | None = None
+) -> UpstreamState:
+    """An upstream with that chain, and endpoints by target."""
+    targets = (
+        TargetEndpoints(
+            one.id,
+            tuple(replace(each, identity=service_uri(one.service)) for each in endpoints.get(one.id, ())),
+            identity=service_uri(one.service),
+        )
+        for one in served_targets(chain_)
+    )
+    return UpstreamState(upstream_ or upstream(), chain_, tuple(targets))
 
 
 def upstream_state(

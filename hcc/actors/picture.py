@@ -25,15 +25,15 @@ from hcc.actors.status import (
     WatchStatus,
 )
 from hcc.consul.watch_state import WatchState
-from hcc.haproxy.names import upstream_name
-from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
+from hcc.haproxy.names import backend_name, upstream_name
+from hcc.haproxy.owners import caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller import named_caller
 from hcc.mesh.caller_book import verdict_on
 from hcc.mesh.intentions import Policy, verdict_of
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.rules import ALLOW, DENY
-from hcc.mesh.snapshot import Endpoint, Snapshot, Upstream, UpstreamState
+from hcc.mesh.snapshot import Endpoint, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
 
 # Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
@@ -181,13 +181,8 @@ def _upstreams(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple
     snapshot = observed.snapshot
     if snapshot is None:
         return ()
-    owners = Owners(snapshot.upstreams)
     fronts = {row.proxy: row.open_sessions for row in rows if row.kind is RowKind.FRONTEND}
-    servers: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        owner = owners.of(row.proxy) if row.kind is RowKind.SERVER else None
-        if owner is not None:
-            servers[upstream_name(owner.upstream), row.address] = row
+    servers = {(row.proxy, row.address): row for row in rows if row.kind is RowKind.SERVER}
     asked = observed.stats is not None
     seen = _Seen(facts)
     return tuple(
@@ -207,8 +202,9 @@ def _upstreams(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple
 def _endpoints(
     state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], seen: _Seen, *, asked: bool
 ) -> Iterator[EndpointStatus]:
-    name, changed = upstream_name(state.upstream), changes.get(state.upstream.key, {})
-    for target, standby in (*((one, False) for one in state.tried), *((one, True) for one in state.standby)):
+    changed = changes.get(state.upstream.key, {})
+    for leg, target, standby in _targets(state):
+        name = backend_name(state.upstream, leg.name)
         for endpoint in target.endpoints:
             row = servers.get((name, _joined(endpoint.address, endpoint.port)))
             identity, problem = seen.of(endpoint)
@@ -224,7 +220,15 @@ def _endpoints(
                 identity_problem=problem,
                 silence=seen.silence(endpoint),
                 standby=standby,
+                leg=leg.name,
             )
+
+
+def _targets(state: UpstreamState) -> Iterator[tuple[Leg, TargetEndpoints, bool]]:
+    """Of each leg, and whether they stand by."""
+    for leg in state.legs:
+        yield from ((leg, target, False) for target in leg.tried)
+        yield from ((leg, target, True) for target in leg.standby)
 
 
 class _Seen:

@@ -130,6 +130,7 @@ class EndpointStatus:
         identity_problem: why it is refused, empty when it is not.
         silence: what the last probe found where neither probes nor HAProxy reach it; empty otherwise.
         standby: it is to serve when none of the targets before its own can.
+        leg: the resolver of a router or splitter that it is of; empty where the upstream has but one.
     """
 
     address: str
@@ -143,6 +144,7 @@ class EndpointStatus:
     identity_problem: str
     silence: str
     standby: bool
+    leg: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
 from hcc.log import LastingProblem
 from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
-from hcc.mesh.snapshot import Snapshot, UpstreamState
+from hcc.mesh.snapshot import Leg, Snapshot, TargetEndpoints
 from hcc.metrics import Metrics
 from hcc.peers.prober import Deliver, Probed
 from hcc.peers.tls import client_context
@@ -366,9 +366,10 @@ class Verifier(Actor):
         states = self._snapshot.upstreams if self._snapshot else ()
         admitted = self._book.admission().admitted
         return frozenset(
-            backend_name(state.upstream)
+            backend_name(state.upstream, leg.name)
             for state in states
-            if peer in (there := _at(state, peer.address, peer.port)) and not there & admitted
+            for leg in state.legs
+            if peer in (there := _at(leg, peer.address, peer.port)) and not there & admitted
         )
 
     # ---- what HAProxy counts
@@ -403,7 +404,7 @@ class Verifier(Actor):
         for backend, places in news.quiet:
             owner = owners.of(backend)
             if owner is not None:
-                self._book.doubt((peer for peer in _peers(owner) if peer.where in places), time.monotonic())
+                self._book.doubt((peer for peer in _peers(owner.targets) if peer.where in places), time.monotonic())
         if suspects or news.quiet:
             self._probe()
 
@@ -494,14 +495,14 @@ class Verifier(Actor):
         self._store_soon()
 
 
-def _at(state: UpstreamState, address: str, port: int) -> frozenset[Peer]:
-    """Who an upstream's endpoints with that address should be."""
-    return frozenset(peer for peer in _peers(state) if (peer.address, peer.port) == (address, port))
+def _at(leg: Leg, address: str, port: int) -> frozenset[Peer]:
+    """Who a leg's endpoints with that address should be."""
+    return frozenset(peer for peer in _peers(leg.targets) if (peer.address, peer.port) == (address, port))
 
 
-def _peers(state: UpstreamState) -> Iterator[Peer]:
-    """An upstream's endpoints, and who they should be."""
-    return (Peer(one.address, one.port, one.identity) for target in state.targets for one in target.endpoints)
+def _peers(targets: Iterable[TargetEndpoints]) -> Iterator[Peer]:
+    """The endpoints of targets, and who they should be."""
+    return (Peer(one.address, one.port, one.identity) for target in targets for one in target.endpoints)
 
 
 def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
@@ -509,7 +510,7 @@ def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
     names: dict[Peer, list[str]] = {}
     for state in snapshot.upstreams:
         label = state.upstream.key.label()
-        for one in set(_peers(state)):
+        for one in set(_peers(state.targets)):
             names.setdefault(one, []).append(label)
     return names
 

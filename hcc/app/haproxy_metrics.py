@@ -104,7 +104,7 @@ _ENDPOINT = (
         "Open connections (tcp) or requests (http).",
         lambda row: row.open_sessions,
     ),
-    _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves)),
+    _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves), largest=True),
 )
 
 

@@ -248,6 +248,8 @@ class Sidecar:
             leaves=layout.leaves if verify.checks_answers else "",
             token_socket=layout.token_socket,
             descriptors=_descriptors(),
+            patterns=haproxy.control.capabilities.has(Feature.LOOKAHEAD),
+            route_timeouts=haproxy.control.capabilities.has(Feature.SET_TIMEOUT),
         )
         self._tokens = TokenServer(layout.token_socket, self._metrics)
         running = haproxy.control.running()
@@ -612,7 +614,9 @@ def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Ch
         _log.warning("HAProxy %s is newer than what this hcc knows, it is treated like %s", build.text, NEWEST.branch)
     _log.info("control: %s", choice.reason)
     if not choice.capabilities.has(Feature.LOOKAHEAD):
-        _log.warning("this HAProxy is built without PCRE: intentions with layer-7 permissions deny their callers")
+        _log.warning(
+            "this HAProxy is built without PCRE: layer-7 permissions deny, some routes of upstreams are not followed"
+        )
     _say_what_is_verified(settings.verify_upstream, choice)
     if settings.intentions in UNENFORCED:
         _log.warning("%s", UNENFORCED[settings.intentions])

@@ -115,7 +115,7 @@ def _endpoint(one: EndpointStatus, now: float) -> Row:
     unseen = unseen or (", silent" if one.silence else "")
     state = "standby" if one.standby else one.state.value
     return (
-        f"  {host}:{one.port}",
+        f"  {host}:{one.port}" + (f" ({one.leg})" if one.leg else ""),
         "",
         Cell(state + unseen, _BAD if unseen else _QUIET if one.standby else _STATE_STYLES.get(one.state, _SO_SO)),
         Cell(one.health, _GOOD if one.health == "passing" else _SO_SO if one.health == "warning" else _BAD),

@@ -39,7 +39,7 @@ from hcc.consul.known import (
     stands_in,
     token_providers_of,
 )
-from hcc.mesh.chain import Chain, Target, targets_in_order
+from hcc.mesh.chain import Chain, Target
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Intention, Policy, demands_tokens
 from hcc.mesh.permissions import distrusting
@@ -56,6 +56,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
+from hcc.mesh.ways import served_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,9 @@ def snapshot(state: State, version: int) -> Snapshot | None:
     )
 
 
-def served_targets(chain: Chain) -> tuple[Target, ...]:
-    """The targets of a chain that are watched, in the order in which they are tried; none lives in a cluster peer."""
-    return tuple(target for target in targets_in_order(chain) if not target.peer)
+def watched_targets(chain: Chain) -> tuple[Target, ...]:
+    """The targets of a chain that are watched, those of one resolver as they are tried; none is in a cluster peer."""
+    return tuple(target for target in served_targets(chain) if not target.peer)
 
 
 def chain_watch(upstream: Upstream, override: ChainOverride) -> ChainWatch:
@@ -192,7 +193,7 @@ def _upstream_watches(upstream: Upstream, override: ChainOverride, known: Known,
     yield chain_watch(upstream, override)
     chain = chain_of(known, chain_watch(upstream, override))
     if chain is not None and datacenter:
-        for target in served_targets(chain):
+        for target in watched_targets(chain):
             yield endpoints_watch(target, datacenter)
 
 
@@ -276,7 +277,7 @@ def _upstream_state(upstream: Upstream, override: ChainOverride, known: Known, d
     return UpstreamState(
         upstream,
         chain,
-        tuple(_chain_target(target, known, datacenter, trust_domain) for target in served_targets(chain)),
+        tuple(_chain_target(target, known, datacenter, trust_domain) for target in watched_targets(chain)),
     )
 
 

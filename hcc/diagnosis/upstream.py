@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from hcc.actors.status import EndpointStatus, IdentityState, ServerState
@@ -31,8 +31,9 @@ from hcc.consul.keys import (
 from hcc.diagnosis.finding import Finding, Level, failed, ok, skipped, warning
 from hcc.diagnosis.handshake import CONNECT_TIMEOUT_S, check_endpoint, context_of
 from hcc.diagnosis.sidecar import Running, check_answers
-from hcc.mesh.chain import Target, start_target, targets_in_order, unserved
-from hcc.mesh.snapshot import Endpoint, Health, Snapshot, Upstream, UpstreamState
+from hcc.mesh.chain import Target, targets_in_order
+from hcc.mesh.snapshot import Endpoint, Health, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
+from hcc.mesh.ways import unserved, ways
 
 MAX_TRIED = 10
 
@@ -60,16 +61,16 @@ def follow(client: ConsulClient, registration: Registration, name: str, running:
         yield failure
     if failure is not None or seen is None:
         return
-    tried, standby = (
-        tuple(one for target in targets for one in target.endpoints)
-        for targets in (seen.upstreams[0].tried, seen.upstreams[0].standby)
-    )
-    found = tuple(_instances(client, seen, tried, standby))
-    yield from found
-    if any(one.level is Level.FAILED for one in found):
+    able: list[Leg] = []
+    for leg in seen.upstreams[0].legs:
+        found = tuple(_instances(client, seen, leg))
+        yield from found
+        if all(one.level is not Level.FAILED for one in found):
+            able.append(leg)
+    if not able:
         return
-    yield from _try(seen, (*tried, *standby))
-    yield from _haproxy(upstream, tried, running)
+    yield from _try(seen, tuple(one for leg in able for one in _endpoints((*leg.tried, *leg.standby))))
+    yield from _haproxy(upstream, tuple((leg.name, one) for leg in able for one in _endpoints(leg.tried)), running)
 
 
 def first_break(findings: tuple[Finding, ...]) -> str:
@@ -135,11 +136,15 @@ def _resolution(state: UpstreamState) -> Iterator[Finding]:
     if state.chain is None:
         yield ok("resolution", f"prepared query {state.upstream.key.name}")
         return
-    start, *others = targets_in_order(state.chain)
-    yield ok("resolution", f"{state.chain.protocol}, to {_named(start)}")
-    for target in others:
-        if not target.peer:
-            yield ok("resolution", f"where none of its instances can take traffic, to {_named(target)}")
+    legs = state.legs
+    if len(legs) > 1:
+        yield ok("resolution", f"{state.chain.protocol}, by {len(ways(state.chain))} ways to {len(legs)} legs")
+    for leg in legs:
+        start, *others = targets_in_order(state.chain, leg.resolver) if leg.resolver else ()
+        yield ok("resolution", f"{leg.name or state.chain.protocol}, to {_named(start)}")
+        for target in others:
+            if not target.peer:
+                yield ok("resolution", f"where none of its instances can take traffic, to {_named(target)}")
     for phrase in unserved(state.chain):
         yield warning("resolution", f"its chain asks for {phrase}, which is not served", "see the README's Limits")
 
@@ -148,33 +153,39 @@ def _named(target: Target) -> str:
     return f"service {target.service}{f' ({target.subset})' if target.subset else ''} in {target.datacenter}"
 
 
-def _instances(
-    client: ConsulClient, seen: Snapshot, endpoints: tuple[Endpoint, ...], standby: tuple[Endpoint, ...]
-) -> Iterator[Finding]:
+def _endpoints(targets: Iterable[TargetEndpoints]) -> tuple[Endpoint, ...]:
+    return tuple(one for target in targets for one in target.endpoints)
+
+
+def _instances(client: ConsulClient, seen: Snapshot, leg: Leg) -> Iterator[Finding]:
+    of = f"{leg.name}: " if leg.name else ""
+    endpoints, standby = _endpoints(leg.tried), _endpoints(leg.standby)
     serving = [one for one in endpoints if one.serves]
     if not serving:
         endpoints, standby = (*endpoints, *standby), ()
-    text = f"{len(serving)} of {len(endpoints)} take traffic"
+    text = f"{of}{len(serving)} of {len(endpoints)} take traffic"
     if standby:
         text += f", {len(standby)} more stand by"
     if not endpoints:
-        yield failed("instances", "none", "register the service with a sidecar (connect.sidecar_service) and start it")
+        yield failed(
+            "instances", f"{of}none", "register the service with a sidecar (connect.sidecar_service) and start it"
+        )
     elif not serving:
-        reasons = _critical_checks(client, seen) or "all are critical or have weight 0"
+        reasons = _critical_checks(client, seen, leg) or "all are critical or have weight 0"
         yield failed("instances", f"{text}: {reasons}", "mend what the checks complain of, on the instances' side")
     elif len(serving) < len(endpoints):
-        reasons = _critical_checks(client, seen) or "the others are critical or have weight 0"
+        reasons = _critical_checks(client, seen, leg) or "the others are critical or have weight 0"
         yield warning("instances", f"{text}: {reasons}", "mend what the checks complain of, on the instances' side")
     else:
         yield ok("instances", text)
 
 
-def _critical_checks(client: ConsulClient, seen: Snapshot) -> str:
+def _critical_checks(client: ConsulClient, seen: Snapshot, leg: Leg) -> str:
     """Which checks say critical, in Consul's words; empty where that cannot be told."""
     chain = seen.upstreams[0].chain
-    if chain is None:
+    if chain is None or leg.resolver is None:
         return ""
-    target = start_target(chain)
+    target = chain.target(leg.resolver.target)
     key = EndpointsWatch(target.service, target.datacenter, target.namespace, target.partition, target.subset_filter)
     with contextlib.suppress(ConsulError):
         critical = [
@@ -201,14 +212,14 @@ def _try(seen: Snapshot, endpoints: tuple[Endpoint, ...]) -> Iterator[Finding]:
         yield failed("our leaf", f"cannot be used: {exc}", "look at Consul's CA configuration")
         return
     yield ok("our leaf", seen.leaf.uri)
-    serving = [one for one in endpoints if one.serves]
+    serving = [one for one in dict.fromkeys(endpoints) if one.serves]
     for endpoint in serving[:MAX_TRIED]:
         yield from check_endpoint(endpoint, context)
     if len(serving) > MAX_TRIED:
         yield skipped("handshake", f"{len(serving) - MAX_TRIED} more instances were not tried")
 
 
-def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Running) -> Iterator[Finding]:
+def _haproxy(upstream: Upstream, endpoints: tuple[tuple[str, Endpoint], ...], running: Running) -> Iterator[Finding]:
     if running.status is None:
         yield running.finding("sidecar")
         return
@@ -222,26 +233,28 @@ def _haproxy(upstream: Upstream, endpoints: tuple[Endpoint, ...], running: Runni
         text = "the sidecar does not serve this upstream yet" + (f": {lacks}" if lacks else "")
         yield failed("HAProxy", text, "look at `hcc status` and its log")
         return
-    known = {(one.address, one.port): one for one in shown.endpoints}
-    for endpoint in endpoints:
+    known = {(one.leg, one.address, one.port): one for one in shown.endpoints}
+    for leg, endpoint in endpoints:
         if endpoint.serves:
-            yield _state(endpoint, known.get((endpoint.address, endpoint.port)))
+            yield _state(leg, endpoint, known.get((leg, endpoint.address, endpoint.port)))
     yield _listening(upstream)
 
 
-def _state(endpoint: Endpoint, shown: EndpointStatus | None) -> Finding:
-    subject = f"HAProxy: {endpoint.address}:{endpoint.port}"
+def _state(leg: str, endpoint: Endpoint, shown: EndpointStatus | None) -> Finding:
+    subject, of = f"HAProxy: {endpoint.address}:{endpoint.port}", f"{leg}: " if leg else ""
     state = shown.state if shown else ServerState.ABSENT
     if state is ServerState.UP:
-        return ok(subject, "up")
+        return ok(subject, f"{of}up")
     if shown and shown.identity is IdentityState.REFUSED:
-        return failed(subject, f"refused: {shown.identity_problem}", "correct the registration of whoever is there")
+        return failed(subject, f"{of}refused: {shown.identity_problem}", "correct the registration of whoever is there")
     if shown and shown.identity is IdentityState.WAITING:
-        return failed(subject, "no probe has seen yet who is there", "see what its handshake above says")
+        return failed(subject, f"{of}no probe has seen yet who is there", "see what its handshake above says")
     if shown and shown.silence:
-        return failed(subject, f"does not answer: {shown.silence}", "see whether its sidecar runs, and the way to it")
+        return failed(
+            subject, f"{of}does not answer: {shown.silence}", "see whether its sidecar runs, and the way to it"
+        )
     remedy = "wait a moment; if it stays so, look at the plans in `hcc status` and at `hcc actors`"
-    return failed(subject, state.value, remedy)
+    return failed(subject, f"{of}{state.value}", remedy)
 
 
 def _listening(upstream: Upstream) -> Finding:

@@ -2,11 +2,13 @@
 
 A chain that leads to another service asks a new question, and so does an hcc that starts beside a HAProxy that serves.
 Until the answer is there, or if it never comes, an empty list would be a guess. So would be one of instances of which
-none has been probed yet. With the servers stays what is asked of their answers.
+none has been probed yet. With the servers stays what is asked of their answers. And where a router or splitter leads
+somewhere new, requests are sent as before until it is known who serves there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Desired, PeerCheck, Server
@@ -30,7 +32,8 @@ def braked(wanted: Desired, running: ActualServers, before: Desired | None = Non
         return wanted
     found, checks = dict(running), {one.name: one.check for one in before.backends} if before else {}
     kept = (_braked(one, found.get(one.name, ()), checks.get(one.name, one.check)) for one in wanted.backends)
-    return replace(wanted, backends=tuple(kept))
+    made = replace(wanted, backends=tuple(kept))
+    return _sent_as_before(made, found, before) if before else made
 
 
 def _braked(backend: Backend, running: tuple[Server, ...], check: PeerCheck | None) -> Backend:
@@ -38,3 +41,24 @@ def _braked(backend: Backend, running: tuple[Server, ...], check: PeerCheck | No
         return backend
     stay = [replace(one, weight=min(max(one.weight, 1), MAX_WEIGHT)) for one in running if not is_spare(one)]
     return replace(backend, servers=tuple(stay), check=check) if stay else backend
+
+
+def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], before: Desired) -> Desired:
+    """The same, with requests sent where they were until it is known who serves in all the places they are new to."""
+    here = {one.name: one for one in wanted.backends}
+    awaited = {name for name, one in here.items() if not one.known and not any(each.enabled for each in one.servers)}
+    known = {listener.name: listener for listener in before.upstreams}
+    upstreams = tuple(
+        replace(now, backend=old.backend, ways=old.ways)
+        if (old := known.get(now.name)) is not None
+        and awaited.intersection(now.backends).difference(old.backends)
+        and (old.mode, here[now.backend].tls is None) == (now.mode, False)
+        and any(server.enabled for name in old.backends for server in running.get(name, ()))
+        else now
+        for now in wanted.upstreams
+    )
+    used = {name for listener in upstreams for name in listener.backends}
+    gone = (replace(one, known=False, servers=()) for one in before.backends if one.name in used - here.keys())
+    backends = [one for one in wanted.backends if one.name in used]
+    backends += (_braked(one, running.get(one.name, ()), one.check) for one in gone)
+    return replace(wanted, upstreams=upstreams, backends=tuple(backends))

@@ -50,6 +50,7 @@ class Feature(Enum):
     MAP_TRANSACTION = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
+    SET_TIMEOUT = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
     DYNAMIC_SERVERS = auto()
@@ -78,6 +79,8 @@ SINCE: dict[Feature, Version] = {
     Feature.SHUT_IS_LISTED: Version(2, 3),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
+    # `http-request set-timeout server`, in backends (tried; not in 2.2.9).
+    Feature.SET_TIMEOUT: Version(2, 4),
     # Regular expressions of PCRE: with every version, but not with every build.
     Feature.LOOKAHEAD: Version(2, 0),
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1

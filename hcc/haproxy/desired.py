@@ -33,19 +33,22 @@ from hcc.haproxy.model import (
     Tls,
     UnixBind,
     UpstreamListener,
+    WayChanges,
+    WayTo,
     connections_within,
 )
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
 from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
-from hcc.mesh.chain import Balancing, Chain, start_resolver, start_target, unserved
+from hcc.mesh.chain import Balancing, NodeType, start_target
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     Endpoint,
+    Leg,
     Protocol,
     Proxy,
     Snapshot,
@@ -55,6 +58,7 @@ from hcc.mesh.snapshot import (
     UpstreamType,
 )
 from hcc.mesh.tls import LEFT_TO_PROXIES, TlsLimits
+from hcc.mesh.ways import Way, unrouted, unserved, ways
 from hcc.settings import Enforcement
 
 HOUR_MS = 3_600_000
@@ -80,6 +84,8 @@ class Options:
         intentions: what is done about callers whom they deny.
         leaves: map file of upstreams' leaf certificates; empty where their answers are not looked at.
         descriptors: how many file descriptors HAProxy may have; 0 for any number.
+        patterns: whether HAProxy can match the regular expressions of routes.
+        route_timeouts: whether it can wait for some answers longer than for others.
     """
 
     process: GlobalOptions
@@ -93,6 +99,8 @@ class Options:
     leaves: str = ""
     token_socket: str = ""
     descriptors: int = 0
+    patterns: bool = True
+    route_timeouts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +134,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class _Part:
     listener: UpstreamListener
-    backend: Backend
+    backends: tuple[Backend, ...]
 
 
 def desired(
@@ -161,7 +169,7 @@ def desired(
         public=public,
         app=_app(snapshot.proxy, callers) if public else None,
         upstreams=tuple(part.listener for part in parts),
-        backends=tuple(_unless_awaited(part.backend, probing=probing) for part in parts),
+        backends=tuple(_unless_awaited(backend, probing=probing) for part in parts for backend in part.backends),
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
@@ -312,9 +320,9 @@ def _upstreams(
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            part = _upstream(state, bind, certificates, limits, admitted, silent, problems)
-            check = _check(state, options, problems)
-            parts.append(replace(part, backend=replace(part.backend, check=check)) if check else part)
+            found = _ways(state, options, problems)
+            part = _upstream(state, bind, found, certificates, limits, admitted, silent)
+            parts.append(_checked(part, state, options, problems))
     return tuple(parts)
 
 
@@ -359,56 +367,98 @@ def _upstream_bind(upstream: Upstream) -> Bind:
 def _upstream(
     state: UpstreamState,
     bind: Bind,
+    found: tuple[Way, ...],
     certificates: Certificates,
     limits: TlsLimits,
     admitted: Container[Peer] | None,
     silent: Sequence[Peer],
-    problems: list[Problem],
 ) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
     protocol = _protocol(state)
     tls = _tls(certificates, _upstream_alpn(protocol), limits)
-    backend = Backend(
-        name=backend_name(upstream),
-        label=label,
-        mode=_mode(protocol),
-        tls=tls,
-        timeouts=_timeouts(protocol, _connect_ms(state), upstream.read_timeout_ms or _request_ms(state, protocol)),
-        draws=_draws(state),
-        servers=servers(_endpoints(state.tried), admitted, _endpoints(state.standby), silent) if tls else (),
-        # Where another one may serve for it, that is no reason to let what runs go on serving.
-        known=all(target.known for target in state.targets[:1]),
+    legs = state.legs if found else state.legs[:1]
+    changes = [_changes(found, leg, timed=not upstream.read_timeout_ms) for leg in legs]
+    if len(legs) == 1 and not changes[0]:
+        # All the same whichever way a request takes.
+        found = ()
+    names = {leg.resolver.name if leg.resolver else "": backend_name(upstream, leg.name) for leg in legs}
+    backends = tuple(
+        Backend(
+            name=backend_name(upstream, leg.name),
+            label=label,
+            mode=_mode(protocol),
+            tls=tls,
+            timeouts=_timeouts(
+                protocol, _connect_ms(upstream, leg), upstream.read_timeout_ms or _request_ms(leg, protocol)
+            ),
+            draws=_draws(leg),
+            servers=servers(_endpoints(leg.tried), admitted, _endpoints(leg.standby), silent) if tls else (),
+            # Where another one may serve for it, that is no reason to let what runs go on serving.
+            known=all(target.known for target in leg.targets[:1]),
+            changes=changed,
+        )
+        for leg, changed in zip(legs, changes, strict=True)
     )
     listener = UpstreamListener(
         name=upstream_name(upstream),
         label=label,
         bind=bind,
-        mode=backend.mode,
-        backend=backend.name,
+        mode=_mode(protocol),
+        backend=backends[0].name,
         client_timeout_ms=_idle_ms(protocol, upstream.read_timeout_ms),
         max_connections=upstream.max_connections,
+        ways=tuple(WayTo(way.match, way.below, names[way.resolver]) for way in found),
     )
-    problems.extend(_chain_problems(label, state.chain))
-    return _Part(listener, backend)
+    return _Part(listener, backends)
 
 
-def _chain_problems(label: str, chain: Chain | None) -> Iterator[Problem]:
-    phrases = unserved(chain) if chain else ()
-    if phrases:
-        target = start_target(chain).id if chain else ""
-        text = f"its chain asks for {', '.join(phrases)}, which is not served yet; {target} serves all of it"
-        yield Problem(f"upstream {label}", text)
+def _ways(state: UpstreamState, options: Options, problems: list[Problem]) -> tuple[Way, ...]:
+    """Those of an upstream's requests; what is not served of its chain is noted."""
+    chain, label = state.chain, state.upstream.key.label()
+    if chain is None:
+        return ()
+    found, lacks = ways(chain), list(unserved(chain))
+    whole = bool(unrouted(chain)) or chain.node(chain.start_node).type is NodeType.RESOLVER
+    if any(way.match.has_patterns for way in found) and not options.patterns:
+        found, whole = (), True
+        lacks.append("a route by a regular expression or by the query (this HAProxy has no PCRE)")
+    if any(change.timeout_ms for way in found for change in way.changes) and not options.route_timeouts:
+        lacks.append("RequestTimeout of a route (before HAProxy 2.4)")
+    if lacks:
+        rest = (
+            f"not served yet; {start_target(chain).id} serves all of it" if whole else "not served; the rest of it is"
+        )
+        problems.append(Problem(f"upstream {label}", f"its chain asks for {', '.join(lacks)}, which is {rest}"))
+    return found
 
 
-def _check(state: UpstreamState, options: Options, problems: list[Problem]) -> PeerCheck | None:
-    identities = state.identities
+def _changes(found: tuple[Way, ...], leg: Leg, *, timed: bool) -> tuple[WayChanges, ...]:
+    """What is changed on the ways to a leg; not `timed`, no route says how long an answer is waited for."""
+    mine = [(at, way) for at, way in enumerate(found, start=1) if leg.resolver and way.resolver == leg.resolver.name]
+    made = (
+        (number, tuple(one if timed else replace(one, timeout_ms=0) for one in way.changes)) for number, way in mine
+    )
+    kept = ((number, tuple(one for one in changes if one.any)) for number, changes in made)
+    return tuple(WayChanges(number, changes) for number, changes in kept if changes)
+
+
+def _checked(part: _Part, state: UpstreamState, options: Options, problems: list[Problem]) -> _Part:
+    """The same with what is asked of the answers of each backend, which are those of the first legs."""
+    label = state.upstream.key.label()
+    pairs = zip(part.backends, state.legs, strict=False)
+    checked = tuple(replace(backend, check=_check(leg, label, options, problems)) for backend, leg in pairs)
+    return replace(part, backends=checked)
+
+
+def _check(leg: Leg, label: str, options: Options, problems: list[Problem]) -> PeerCheck | None:
+    identities = leg.identities
     if not options.leaves or not identities:
         return None
     if len(identities) > MAX_IDENTITIES:
         text = (
             f"its instances are of {len(identities)} services; with more than {MAX_IDENTITIES} answers are not checked"
         )
-        problems.append(Problem(f"upstream {state.upstream.key.label()}", text))
+        problems.append(Problem(f"upstream {label}", text))
         return None
     return PeerCheck(options.leaves, identities)
 
@@ -424,19 +474,19 @@ def _protocol(state: UpstreamState) -> Protocol:
     return known.get(state.chain.protocol.lower(), Protocol.TCP)
 
 
-def _connect_ms(state: UpstreamState) -> int:
-    resolver = start_resolver(state.chain).connect_timeout_ms if state.chain else 0
-    return state.upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
+def _connect_ms(upstream: Upstream, leg: Leg) -> int:
+    resolver = leg.resolver.connect_timeout_ms if leg.resolver else 0
+    return upstream.connect_timeout_ms or resolver or CONNECT_TIMEOUT_MS
 
 
-def _request_ms(state: UpstreamState, protocol: Protocol) -> int:
+def _request_ms(leg: Leg, protocol: Protocol) -> int:
     """How long an answer is waited for; 0 when Consul does not say."""
-    return start_resolver(state.chain).request_timeout_ms if state.chain and protocol.is_http else 0
+    return leg.resolver.request_timeout_ms if leg.resolver and protocol.is_http else 0
 
 
-def _draws(state: UpstreamState) -> int:
+def _draws(leg: Leg) -> int:
     """As Envoy chooses: at random, or the one of two or more that has the fewest requests."""
-    balancer = start_resolver(state.chain).load_balancer if state.chain else None
+    balancer = leg.resolver.load_balancer if leg.resolver else None
     if balancer is None:
         return 0
     least = min(max(LEAST_CHOICES, balancer.choices), MOST_CHOICES)

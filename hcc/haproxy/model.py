@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from hcc.errors import HccError
 from hcc.haproxy.words import is_ip, plain_path
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Normalization
+from hcc.mesh.routes import Changes, Match
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import UNLIMITED, TlsLimits
 from hcc.mesh.token_providers import TokenPlace
@@ -110,12 +111,27 @@ class PublicListener:
 
 
 @dataclass(frozen=True, slots=True)
+class WayTo:
+    """A way of requests to a backend. They take the first whose match speaks of them and that their draw falls to.
+
+    Args:
+        below: of so many of `SHARES` numbers, of which one is drawn for each request.
+    """
+
+    match: Match
+    below: int
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamListener:
     """Where the application reaches one upstream.
 
     Args:
         label: the upstream for people and metrics (`web`, `web.dc2`, `query:web`).
-        max_connections: beyond it, 503 for http and a close for tcp.
+        backend: of all requests that take none of `ways`.
+        max_connections: beyond it, of all backends together, 503 for http and a close for tcp.
+        ways: in order, numbered from 1 on; of http alone.
     """
 
     name: str
@@ -125,6 +141,12 @@ class UpstreamListener:
     backend: str
     client_timeout_ms: int
     max_connections: int = 0
+    ways: tuple[WayTo, ...] = ()
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """All that it leads to, each once."""
+        return tuple(dict.fromkeys((self.backend, *(way.backend for way in self.ways))))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -187,8 +209,16 @@ class PeerCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class WayChanges:
+    """What is changed about the requests that take a way, by its number, and about their answers; in order."""
+
+    way: int
+    changes: tuple[Changes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
-    """The servers of one upstream, or of one of its targets. Servers are sorted and come and go at run time.
+    """The servers of one upstream, or of one leg of it. Servers are sorted and come and go at run time.
 
     Args:
         label: as in `UpstreamListener`.
@@ -196,6 +226,7 @@ class Backend:
         known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
         check: None where answers are not looked at.
         draws: so many servers are drawn at random, and the least busy of them is taken; 0: each has its turn.
+        changes: of the ways that lead here, those that change something.
     """
 
     name: str
@@ -207,6 +238,7 @@ class Backend:
     known: bool = True
     check: PeerCheck | None = None
     draws: int = 0
+    changes: tuple[WayChanges, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +411,7 @@ class Desired:
         out = frozenset(binds)
         public = None if self.public and self.public.bind in out else self.public
         upstreams = tuple(listener for listener in self.upstreams if listener.bind not in out)
-        used = {listener.backend for listener in upstreams}
+        used = {backend for listener in upstreams for backend in listener.backends}
         return replace(
             self,
             public=public,
@@ -418,8 +450,9 @@ def _complaints(desired: Desired) -> Iterator[str]:
     yield from _bind_complaints(desired.binds())
     backends = {backend.name for backend in desired.backends}
     for listener in desired.upstreams:
-        if listener.backend not in backends:
-            yield f"listener {listener.name} leads to the unknown backend {listener.backend}"
+        for name in listener.backends:
+            if name not in backends:
+                yield f"listener {listener.name} leads to the unknown backend {name}"
     yield from _public_complaints(desired)
     yield from _file_complaints(desired)
     for backend in desired.backends:

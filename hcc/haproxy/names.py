@@ -22,12 +22,12 @@ def upstream_name(upstream: Upstream) -> str:
     return joined(kind, *_key_parts(upstream.key), where)
 
 
-def backend_name(upstream: Upstream, target_id: str = "") -> str:
-    """The name of an upstream's backend, or of that of one of its targets: `up:web:9191:to`.
+def backend_name(upstream: Upstream, leg: str = "") -> str:
+    """The name of an upstream's backend, or of that of one of its legs: `up:web:9191:to`, `up:web:9191:to:v2.web`.
 
     Never that of the frontend: HAProxy warns of it since 3.2 and refuses it since 3.3.
     """
-    parts = ("to", target_id) if target_id else ("to",)
+    parts = ("to", leg) if leg else ("to",)
     return f"{upstream_name(upstream)}:{joined(*parts)}"
 
 

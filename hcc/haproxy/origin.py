@@ -24,6 +24,7 @@ _OF_APP: Mapping[str, str] = {
     "http-request del-header": "Proxy.Config appname_header",
     "timeout server": "Proxy.Config read_timeout",
 }
+_OF_HEADERS = "RequestHeaders or ResponseHeaders in the service-router or service-splitter of {service}"
 _OF_UPSTREAM: Mapping[str, str] = {
     "mode": "its protocol: Config protocol, service-defaults or proxy-defaults of {service}",
     "bind": "LocalBindAddress and LocalBindPort, LocalBindSocketPath and LocalBindSocketMode",
@@ -31,8 +32,20 @@ _OF_UPSTREAM: Mapping[str, str] = {
     "timeout server": "Config read_timeout",
     "timeout connect": "Config connect_timeout_ms, or the service-resolver of {service}",
     "tcp-request": "Config limits.max_connections",
-    "http-request": "Config limits.max_connections",
+    "http-request return": "Config limits.max_connections",
+    "http-request deny": "Config limits.max_connections",
     "server": "an instance of {service} in the catalogue",
+    "http-request set-var(txn.hcc_way)": "the service-router or service-splitter of {service}",
+    "acl": "a route of the service-router of {service}",
+    "use_backend": "the service-router or service-splitter of {service}",
+    "http-request set-path": "PrefixRewrite in the service-router of {service}",
+    "http-request set-timeout": "RequestTimeout in the service-router of {service}",
+    "http-request set-header": _OF_HEADERS,
+    "http-request add-header": _OF_HEADERS,
+    "http-request del-header": _OF_HEADERS,
+    "http-response set-header": _OF_HEADERS,
+    "http-response add-header": _OF_HEADERS,
+    "http-response del-header": _OF_HEADERS,
 }
 _SECTIONS = ("global", "defaults", "frontend", "backend")
 

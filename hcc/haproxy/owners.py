@@ -21,9 +21,9 @@ class Owners:
             self._by_name[backend_name(state.upstream)] = state
 
     def of(self, proxy: str) -> UpstreamState | None:
-        """The owner of the frontend or backend `proxy`, also of the backend of one target; None when it has none."""
+        """The owner of the frontend or backend `proxy`, also of the backend of one leg; None when it has none."""
         found = self._by_name.get(proxy)
-        # A target's backend has the name of the upstream's, and one part more.
+        # A leg's backend has the name of the upstream's, and one part more.
         return found or self._by_name.get(joined(*parts(proxy)[:-1]))
 
 

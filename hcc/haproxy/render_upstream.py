@@ -15,6 +15,14 @@ from hcc.haproxy.render_lines import (
     kept_alive,
     timeout_lines,
 )
+from hcc.haproxy.render_routes import (
+    answer_changes,
+    answer_timeouts,
+    open_connections,
+    request_changes,
+    senders,
+    way_lines,
+)
 from hcc.haproxy.render_tls import server_tls
 from hcc.mesh.remembered import remembered
 
@@ -33,7 +41,6 @@ INSPECT_MS = 86_400_000
 
 def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
     """The frontend that the application calls; `log` has the lines of the access log."""
-    backend = words.name(listener.backend)
     yield ""
     yield f"frontend {words.name(listener.name)}"
     yield from frontend_mode(listener.mode)
@@ -44,10 +51,14 @@ def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, lo
         # A connection that nothing was asked on is closed without a 408: that would pass for the answer to what is.
         yield "  option http-ignore-probes"
     yield from log
+    yield from way_lines(listener)
     if listener.max_connections:
-        condition = f"be_conn({backend}) ge {words.number(listener.max_connections)}"
+        lines, connections = open_connections(listener.backends)
+        yield from lines
+        condition = f"{connections} ge {words.number(listener.max_connections)}"
         yield _refusal(listener.mode, "too many connections to this upstream", condition, capabilities)
-    yield f"  default_backend {backend}"
+    yield from senders(listener)
+    yield f"  default_backend {words.name(listener.backend)}"
 
 
 def _refusal(mode: Mode, text: str, condition: str, capabilities: Capabilities) -> str:
@@ -67,16 +78,21 @@ def upstream_backend(backend: Backend, capabilities: Capabilities) -> Iterator[s
         # Not by a rule on nbsrv(): in a 2.6 worker that stops after a reload it is 0 for everybody.
         yield '  http-error status 503 content-type text/plain string "no healthy upstream"'
     yield f"  balance random({words.number(backend.draws)})" if backend.draws else "  balance roundrobin"
+    yield from request_changes(backend.changes)
     if backend.mode is Mode.HTTP:
         shared = backend.tls is not None and H2 in backend.tls.alpn and not capabilities.has(Feature.STREAMS_TO_SERVERS)
         yield from _pooled(shared=shared)
     yield from timeout_lines(backend.timeouts)
+    yield from answer_timeouts(backend.changes, capabilities)
+    changes = tuple(answer_changes(backend.changes))
     if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):
-        yield from _check_answers(words.name(backend.name), backend.mode, backend.check)
+        yield from _check_answers(words.name(backend.name), backend.mode, backend.check, changes)
+    else:
+        yield from changes
 
 
-def _check_answers(table: str, mode: Mode, check: PeerCheck) -> Iterator[str]:
-    """The rules that let nothing come back from a server that is not who it should be.
+def _check_answers(table: str, mode: Mode, check: PeerCheck, changes: Iterable[str]) -> Iterator[str]:
+    """The rules that let nothing come back from a server that is not who it should be; and those before the last ones.
 
     A leaf that was seen before is known by its digest. One that was renewed since names itself. HAProxy has no word for
     that but the bytes of the certificate: they are those of a list of names with the one URI and nothing else, and of a
@@ -100,6 +116,7 @@ def _check_answers(table: str, mode: Mode, check: PeerCheck) -> Iterator[str]:
     yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
     yield f"  tcp-response content accept if {known}"
     yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
+    yield from changes
     yield f"  http-response allow if {known}"
     # Without a status of its own: 502 is what it answers, and older Data Plane APIs do not know the word.
     yield f"  http-response deny unless {seen} || {plain_key} {named}"

@@ -117,7 +117,7 @@ def _patterns(rule: Rule) -> Iterator[str]:
 
 
 def _lines(rule: Rule, headers: tuple[LookedAt, ...]) -> str:
-    methods = "|".join(_literal(method) for method in rule.methods)
+    methods = "|".join(literal(method) for method in rule.methods)
     parts = [f"(?:{methods})\\n" if methods else _ANY_LINE, _path(rule.path)]
     for position, header in enumerate(headers):
         after = 2 * (len(headers) - position - 1)
@@ -129,8 +129,8 @@ def _path(rule: PathRule | None) -> str:
     if rule is None:
         return _ANY_LINE
     if rule.kind is PathMatch.REGEX:
-        return f"{_expression(rule.value)}\\n"
-    return f"{_literal(rule.value)}{_ANY_LINE if rule.kind is PathMatch.PREFIX else chr(92) + 'n'}"
+        return f"{expression(rule.value)}\\n"
+    return f"{literal(rule.value)}{_ANY_LINE if rule.kind is PathMatch.PREFIX else chr(92) + 'n'}"
 
 
 def _header(rules: list[HeaderRule], lines_after: int) -> str:
@@ -152,14 +152,14 @@ def _condition(rule: HeaderRule, lines_after: int) -> str:
 
 def _value(rule: HeaderRule) -> str:
     if rule.kind is HeaderMatch.REGEX:
-        return _expression(rule.value)
-    text = f"(?i:{_literal(rule.value)})" if rule.ignore_case else _literal(rule.value)
+        return expression(rule.value)
+    text = f"(?i:{literal(rule.value)})" if rule.ignore_case else literal(rule.value)
     before = r"[^\n]*" if rule.kind in (HeaderMatch.SUFFIX, HeaderMatch.CONTAINS) else ""
     after = r"[^\n]*" if rule.kind in (HeaderMatch.PREFIX, HeaderMatch.CONTAINS) else ""
     return f"{before}{text}{after}"
 
 
-def _expression(pattern: str) -> str:
+def expression(pattern: str) -> str:
     """A pattern of `hcc.mesh.patterns` for one line: `^` and `$` are its ends, and no blank stands in it."""
     found = _FLAGS.match(pattern)
     flags = "im" if found and "i" in found[1] else "m"
@@ -170,7 +170,8 @@ def _printable(character: str) -> str:
     return character if "!" <= character <= "~" else _escaped(character)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """An expression that matches just this text."""
     return "".join(character if _PLAIN.fullmatch(character) else _escaped(character) for character in text)
 
 

@@ -26,6 +26,9 @@ _WORD = re.compile(r"[A-Za-z0-9_./,:@-]+")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_-]+)*\.?")
 _URI = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=,;~$%-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@=,+-]+")
+_STRONG = re.compile(r"[ !-&(-~]+")
+_PARTS = re.compile(rf"{_STRONG.pattern}|[^ !-&(-~]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy's own limit for sockets that it listens on or connects to; tried on 2.2.9 to 3.4.7.
@@ -90,6 +93,20 @@ def pattern(text: str) -> str:
 def mode(text: str) -> str:
     """The octal mode of a file."""
     return _checked(_MODE, text, "an octal file mode such as 0600")
+
+
+def quoted(text: str) -> str:
+    """Any text but an empty one, as one word of which HAProxy's parser of lines leaves just that text."""
+    if not text or "\0" in text:
+        raise TokenError(f"expected a text without NUL, found {text!r}")
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(_quoted_part(part) for part in _PARTS.findall(text))
+
+
+def _quoted_part(part: str) -> str:
+    """Between strong quotes nothing but their end means something; the rest is told by its bytes."""
+    return f"'{part}'" if _STRONG.fullmatch(part) else "".join(f"\\x{byte:02x}" for byte in part.encode())
 
 
 def number(value: int, most: int = 2**31 - 1) -> str:

@@ -1,7 +1,7 @@
 """A compiled discovery chain: how one upstream is reached, as Consul compiled it.
 
-The whole graph is kept (routers, splitters, resolvers), so that serving more of it needs no new type. Leaves to
-others: reading it from JSON (`hcc.consul.decode`) and turning it into backends (`hcc.haproxy.desired`).
+The whole graph is kept: routers, splitters, resolvers. Leaves to others: reading it from JSON (`hcc.consul.chains`),
+the ways that requests take through it (`hcc.mesh.ways`) and turning these into backends (`hcc.haproxy.desired`).
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Chain:
 
 
 def start_resolver(chain: Chain) -> Node:
-    """The resolver that serves while only one target is: the one the chain's default path ends at.
+    """The resolver that the chain's default path ends at: it serves all where routes cannot be served.
 
     A router ends with Consul's catch-all route, so its last leg is taken; of a splitter the heaviest leg.
     """
@@ -155,25 +155,6 @@ def start_target(chain: Chain) -> Target:
     return chain.target(start_resolver(chain).target)
 
 
-def targets_in_order(chain: Chain) -> tuple[Target, ...]:
-    """The start target and those to fail over to, in the order in which they are tried."""
-    resolver = start_resolver(chain)
+def targets_in_order(chain: Chain, resolver: Node) -> tuple[Target, ...]:
+    """The target of a resolver and those to fail over to, in the order in which they are tried."""
     return tuple(chain.target(each) for each in dict.fromkeys((resolver.target, *resolver.failover)))
-
-
-def unserved(chain: Chain) -> tuple[str, ...]:
-    """What the chain asks for beyond one resolver and its failover, a phrase each; empty: all is served."""
-    start = chain.node(chain.start_node)
-    policy = balancer.policy if (balancer := start_resolver(chain).load_balancer) else Balancing.ROUND_ROBIN
-    phrases = [
-        (start.type is NodeType.ROUTER, f"a router of {len(start.routes)} routes"),
-        (any(node.type is NodeType.SPLITTER for node in chain.nodes), "a splitter"),
-        (policy not in tuple(Balancing), f"the load balancer policy {policy}"),
-    ]
-    for target in targets_in_order(chain):
-        phrases += (
-            (target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
-            (bool(target.peer), f"the cluster peer {target.peer}"),
-            (target.external, "an external target"),
-        )
-    return tuple(dict.fromkeys(phrase for asked, phrase in phrases if asked))

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from hcc.mesh.chain import Chain
+from hcc.mesh.chain import Chain, Node, targets_in_order
 from hcc.mesh.intentions import Policy
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import MeshTls
+from hcc.mesh.ways import served_resolvers
 
 
 class Protocol(Enum):
@@ -206,25 +207,22 @@ class TargetEndpoints:
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamState:
-    """One upstream with what Consul knows of it now.
+class Leg:
+    """What one resolver of an upstream's chain has: a set of targets, of which one serves.
 
     Args:
-        chain: None for a prepared query, and for a service until its chain is known.
-        targets: endpoints by target, in the order in which they are tried: those after the first are for failover. A
-            prepared query has one, with ID `query`.
+        name: which of the upstream's it is: of the resolver; empty where it is the only one.
+        resolver: None for a prepared query, and while the chain is not known.
+        targets: in the order in which they are tried: those after the first are for failover.
     """
 
-    upstream: Upstream
-    chain: Chain | None
+    name: str
+    resolver: Node | None
     targets: tuple[TargetEndpoints, ...]
 
     @property
     def known(self) -> bool:
-        """Whether its chain, if it has one, and its targets up to the one that serves were answered once."""
-        is_service = self.upstream.key.type == UpstreamType.SERVICE.value and not self.upstream.key.peer
-        if self.chain is None and is_service:
-            return False
+        """Whether its targets up to the one that serves were answered once."""
         at = self._serving_at
         asked = self.targets[: at + 1] if at < len(self.targets) and self.targets[at].serves else self.targets
         return all(target.known for target in asked)
@@ -253,7 +251,49 @@ class UpstreamState:
         return next((at for at, target in enumerate(self.targets) if target.serves), 0)
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """One upstream with what Consul knows of it now.
+
+    Args:
+        chain: None for a prepared query, and for a service until its chain is known.
+        targets: endpoints by target, each once; of one resolver in the order in which they are tried. A prepared query
+            has one, with ID `query`.
+    """
+
+    upstream: Upstream
+    chain: Chain | None
+    targets: tuple[TargetEndpoints, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether its chain, if it has one, and what serves of each leg were answered once."""
+        is_service = self.upstream.key.type == UpstreamType.SERVICE.value and not self.upstream.key.peer
+        if self.chain is None and is_service:
+            return False
+        return all(leg.known for leg in self.legs)
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """One for each resolver that some of its requests go to, that of the chain's default path first."""
+        if self.chain is None:
+            return (Leg("", None, self.targets),)
+        first, *others = served_resolvers(self.chain)
+        if not others:
+            return (Leg("", first, self.targets),)
+        return tuple(self._leg(self.chain, resolver) for resolver in (first, *others))
+
+    def _leg(self, chain: Chain, resolver: Node) -> Leg:
+        found = {target.target_id: target for target in self.targets}
+        # Instances in cluster peers are not asked for. Of others nothing may be there: in a file of an older hcc.
+        wanted = (target.id for target in targets_in_order(chain, resolver) if not target.peer)
+        targets = tuple(found.get(one, TargetEndpoints(one, (), known=False)) for one in wanted)
+        return Leg(resolver.name.removeprefix(RESOLVER_PREFIX), resolver, targets)
+
+
 QUERY_TARGET = "query"
+# How Consul names the nodes of chains that are resolvers.
+RESOLVER_PREFIX = "resolver:"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.stats import Process, RowKind, Stats
+from hcc.mesh.chain import Split
 from hcc.mesh.peer_book import Admission, Kept, NoAnswer, Peer, Seen, Unverified
 from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.mesh.secret import Secret
@@ -38,7 +39,16 @@ from hcc.metrics import Metrics
 from hcc.settings import VerifyUpstream
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
-from tests.builders import endpoint, service_uri, snapshot, upstream, upstream_state
+from tests.builders import (
+    endpoint,
+    resolver,
+    routed_chain,
+    routed_state,
+    service_uri,
+    snapshot,
+    upstream,
+    upstream_state,
+)
 from tests.every_metric import stats_row
 from tests.fakes import FakeLeaves, FakeProbers
 from tests.pki import Authority
@@ -217,6 +227,29 @@ def test_an_address_that_went_to_another_service_is_taken_out_of_the_upstream_it
     scene.expect_admitted(ONE, other)
     eventually(lambda: len(scene.leaves.taken_out) == 2, "it is taken out, and once more")
     assert scene.leaves.taken_out == [("10.0.0.2", 21000, frozenset(("up:web:9191:to",)))] * 2
+
+
+def test_an_impostor_is_taken_out_of_each_leg_that_it_is_in(scene: VerifierScene) -> None:
+    legs = (resolver("v1"), resolver("v2"), resolver("v3"))
+    split = routed_chain(splits=(Split("v1", 50.0), Split("v2", 30.0), Split("v3", 20.0)), legs=legs)
+
+    def led(two: Endpoint, version: int) -> Snapshot:
+        endpoints = {"v1.web": [ONE, two], "v2.web": [two], "v3.web": [ONE]}
+        return replace(snapshot(routed_state(split, endpoints)), version=version)
+
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(led(TWO, 1)))
+    eventually(lambda: len(scene.asked()) == 2, "each is probed once")
+    scene.probers.now.answer({"10.0.0.1": seen(), "10.0.0.2": seen()})
+    scene.expect_admitted(ONE, TWO)
+
+    scene.tell(SnapshotChanged(led(replace(TWO, weight=7), 2)))
+    eventually(lambda: len(scene.asked()) == 1, "what changed is probed again")
+    scene.probers.now.answer({"10.0.0.2": seen(EVIL)})
+
+    eventually(lambda: len(scene.leaves.taken_out) == 2, "it is taken out, and once more")
+    both = frozenset(("up:web:9191:to:v1", "up:web:9191:to:v2"))
+    assert scene.leaves.taken_out == [("10.0.0.2", 21000, both)] * 2
 
 
 def _heavier(state: UpstreamState) -> UpstreamState:

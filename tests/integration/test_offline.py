@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review, review_json
 from hcc.mesh.snapshot import Protocol, Snapshot
 from tests.builders import endpoint, leaf, options, proxy, roots, snapshot, upstream, upstream_state, with_text
+from tests.haproxy_examples import examples
 from tests.haproxy_stage import BINARIES, DEADLINE_S, exists
 from tests.pki import Authority, service_uri
 
@@ -34,6 +36,7 @@ def mesh() -> Snapshot:
     states = (
         upstream_state(upstream("web", connect_timeout_ms=700), [endpoint("10.0.0.1"), endpoint("::1")]),
         upstream_state(upstream("api", socket="/run/nowhere/api.sock", max_connections=9), protocol="http"),
+        replace(examples()["routes"].upstreams[0], upstream=upstream("shop", 9393)),
     )
     registered = proxy(protocol=Protocol.HTTP, appname_header="X-App", upstreams=(state.upstream for state in states))
     issued = AUTHORITY.leaf(service_uri("server"))
@@ -70,6 +73,7 @@ def test_a_snapshot_becomes_the_configuration_of_a_running_sidecar_and_haproxy_t
     assert "stats socket /run/hcc/web/stats.sock" in done.stdout
     assert "/tmp" not in done.stdout
     assert "bind unix@/run/nowhere/api.sock" in done.stdout
+    assert "use_backend up:shop:9393:to:v2 if" in done.stdout
     assert not exists("/run/hcc/web")
 
 

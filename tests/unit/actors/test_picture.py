@@ -18,12 +18,23 @@ from hcc.consul.keys import EndpointsWatch, LeafWatch
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
+from hcc.mesh.chain import Split
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.naming import joined
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.snapshot import Health, Protocol, TargetEndpoints
 from hcc.settings import Enforcement, VerifyUpstream
-from tests.builders import endpoint, policy, proxy, snapshot, target_id, upstream, upstream_state
+from tests.builders import (
+    endpoint,
+    policy,
+    proxy,
+    resolver,
+    routed_chain,
+    routed_state,
+    snapshot,
+    upstream,
+    upstream_state,
+)
 
 NOW = 1_000_000.0
 IDENTITY = Identity("web-proxy", "web-1", 42, NOW - 60, "1.0", "3.11", "2.6.12", "OpenSSL 3", "direct")
@@ -69,10 +80,22 @@ def test_endpoints_have_consuls_word_haproxys_state_and_the_last_change() -> Non
     ]
 
 
-def test_servers_of_a_targets_own_backend_belong_to_its_upstream() -> None:
-    backend = backend_name(API, target_id("api"))
-    server = row(RowKind.SERVER, backend, "any-name", "10.0.0.1:21000", "DRAIN", 1)
-    assert picture(IDENTITY, Facts(), seen(server)).upstreams[0].endpoints[0].state is ServerState.DRAINING
+def test_an_endpoint_is_shown_in_each_leg_that_has_it() -> None:
+    split = routed_chain(
+        splits=(Split("v1", 90.0), Split("v2", 10.0)), legs=(resolver("v1"), resolver("v2", failover=("v3.web",)))
+    )
+    mesh = snapshot(
+        routed_state(split, {"v1.web": [endpoint()], "v2.web": [endpoint()], "v3.web": [endpoint("10.0.0.3")]}, API)
+    )
+    first = row(RowKind.SERVER, backend_name(API, "v1"), "x", "10.0.0.1:21000", "UP", 1)
+    second = row(RowKind.SERVER, backend_name(API, "v2"), "x", "10.0.0.1:21000", "DRAIN", 2)
+    found = picture(IDENTITY, Facts(), seen(first, second, snapshot=mesh)).upstreams[0].endpoints
+
+    assert [(one.leg, one.address, one.state, one.sessions, one.standby) for one in found] == [
+        ("v1", "10.0.0.1", ServerState.UP, 1, False),
+        ("v2", "10.0.0.1", ServerState.DRAINING, 2, False),
+        ("v2", "10.0.0.3", ServerState.ABSENT, None, True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hcc.haproxy.stats_reader import StatsUnavailableError
 from hcc.mesh.naming import joined
 from hcc.mesh.snapshot import Health, Protocol, Snapshot, Upstream
 from hcc.metrics import Metrics
-from tests.builders import endpoint, proxy, snapshot, target_id, upstream, upstream_state
+from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.every_metric import PROCESS
 from tests.every_metric import stats_row as row
 
@@ -65,8 +65,8 @@ def test_tcp_has_no_requests_and_a_query_has_a_name_of_its_own() -> None:
 
 def test_rows_with_equal_labels_are_one_sample_and_of_averages_the_slowest_counts() -> None:
     one, two = upstream("web", 9191), upstream("web", 9192)
-    slow = row(RowKind.BACKEND, backend_name(two, target_id("web")), connect_s=0.9)
-    fast = row(RowKind.BACKEND, backend_name(two, target_id("v2")), connect_s=0.1)
+    slow = row(RowKind.BACKEND, backend_name(two, "v1"), connect_s=0.9)
+    fast = row(RowKind.BACKEND, backend_name(two, "v2"), connect_s=0.1)
     mesh = snapshot(upstream_state(one, protocol="http"), upstream_state(two, protocol="http"))
     metrics = scraped(mesh, *rows_of(one), *rows_of(two), slow, fast)
 
@@ -106,6 +106,16 @@ def test_each_endpoint_is_shown_where_haproxy_was_asked_for_them() -> None:
     assert value(metrics, "hcc_endpoint_up", **labels) == 1
     assert value(metrics, "hcc_endpoint_up", **(labels | {"endpoint": spare.address})) is None
     assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web")) == 10
+
+
+def test_an_endpoint_of_two_legs_is_up_once_and_its_sessions_are_taken_together() -> None:
+    web = upstream("web")
+    servers = [row(RowKind.SERVER, backend_name(web, leg), "10.0.0.1:21000") for leg in ("v1", "v2")]
+    metrics = scraped(snapshot(upstream_state(web, protocol="http")), *servers)
+    labels = upstream_labels("web") | {"endpoint": servers[0].address}
+
+    assert value(metrics, "hcc_endpoint_up", **labels) == 1
+    assert value(metrics, "hcc_endpoint_sessions_total", **labels) == 20
 
 
 def test_instances_are_counted_by_health_also_where_there_are_none() -> None:

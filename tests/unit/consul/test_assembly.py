@@ -21,10 +21,11 @@ from hcc.consul.keys import (
     TokenProvidersWatch,
     WatchKey,
 )
-from hcc.mesh.chain import Chain, Target
+from hcc.mesh.chain import Chain, Route, Split, Target
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
 from hcc.mesh.request import Normalization
+from hcc.mesh.routes import Match
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, Roots, Snapshot, Upstream
 from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 from hcc.mesh.token_providers import TokenProvider, TokenProviders
@@ -153,7 +154,29 @@ def test_a_chain_with_failover_leads_to_the_endpoints_of_all_its_targets_in_orde
     assert [target.known for target in upstream.targets] == [True, False, True]
     (endpoint,) = upstream.targets[2].endpoints
     assert (endpoint.health, endpoint.identity) == (Health.CRITICAL, builders.service_uri("web", "dc2"))
-    assert upstream.identities == (builders.service_uri("web"), builders.service_uri("web", "dc2"))
+    assert upstream.legs[0].identities == (builders.service_uri("web"), builders.service_uri("web", "dc2"))
+
+
+def test_each_leg_of_a_routed_chain_is_watched_and_only_the_default_path_where_a_route_is_not_understood() -> None:
+    legs = (builders.resolver("v1"), builders.resolver("v2", service="shop", failover=("v1.web",)))
+    routed = builders.routed_chain(splits=(Split("v1", 90.0), Split("v2", 10.0)), legs=legs)
+    odd = Route("v2", match=Match(fault="odd"))
+    fallen_back = builders.routed_chain(odd, Route("v1", match=Match()), legs=legs)
+
+    def watched(chain: Chain) -> set[WatchKey]:
+        state = after(WITH_WEB, ROOTS, (ChainWatch("web"), chain))
+        return {key for key in wanted(state) if isinstance(key, EndpointsWatch)}
+
+    shop = EndpointsWatch("shop", "dc1")
+    assert watched(routed) == {ENDPOINTS, shop}
+    assert watched(fallen_back) == {ENDPOINTS}
+    state = after(WITH_WEB, ROOTS, (ChainWatch("web"), routed), (ENDPOINTS, (instance(),)))
+    (upstream,) = whole(state).upstreams
+    assert not upstream.known
+    assert [leg.known for leg in upstream.legs] == [True, False]
+    (upstream,) = whole(after((shop, ()), state=state)).upstreams
+    assert upstream.known
+    assert [target.target_id for target in upstream.legs[1].tried] == ["v2.shop", "v1.web"]
 
 
 def test_what_is_missing_is_none_or_not_known() -> None:

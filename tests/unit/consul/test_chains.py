@@ -7,7 +7,10 @@ import pytest
 
 from hcc.consul.chains import chain
 from hcc.consul.errors import ConsulAnswerError
-from hcc.mesh.chain import LoadBalancer, NodeType, start_target, unserved
+from hcc.mesh.chain import LoadBalancer, NodeType, start_target
+from hcc.mesh.permissions import PathMatch, PathRule
+from hcc.mesh.routes import Match
+from hcc.mesh.ways import unserved
 
 # As Consul 1.20.1 compiled it: router, splitter, subset with failover, another service.
 LARGE: dict[str, Any] = {
@@ -80,10 +83,13 @@ def test_a_large_chain_is_read_whole() -> None:
     assert resolver.type is NodeType.RESOLVER
     assert (resolver.connect_timeout_ms, resolver.request_timeout_ms) == (2000, 3000)
     assert (resolver.failover, resolver.load_balancer) == (("v1.db.dc2",), LoadBalancer("least_request", 3))
+    assert [route.match for route in found.node("router:db").routes] == [
+        Match(PathRule(PathMatch.PREFIX, path)) for path in ("/x", "/")
+    ]
     target = start_target(found)
     assert (target.id, target.subset_filter, target.only_passing) == ("v1.db.dc1", "Service.Meta.v == 1", True)
     assert (target.mesh_gateway, target.namespace, target.partition) == ("local", "default", "default")
-    assert unserved(found) == ("a router of 2 routes", "a splitter", "mesh gateway mode local")
+    assert unserved(found) == ("mesh gateway mode local",)
 
 
 def test_the_same_chain_is_the_same_value_whatever_the_order_of_its_json() -> None:

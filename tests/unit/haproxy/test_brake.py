@@ -9,12 +9,16 @@ from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import ActualServers, Desired, Server
 from hcc.haproxy.render import render
-from hcc.mesh.snapshot import TargetEndpoints
+from hcc.mesh.chain import Split
+from hcc.mesh.snapshot import TargetEndpoints, UpstreamState
 from tests.builders import (
     certificates,
     endpoint,
     options,
+    resolver,
     result,
+    routed_chain,
+    routed_state,
     service_uri,
     snapshot,
     upstream,
@@ -72,6 +76,79 @@ def test_while_nobody_who_is_new_was_probed_those_that_run_stay_with_the_check_o
     assert (kept.servers, kept.check) == ((one,), before.backend(NAME).check)
     assert braked(new, (), before).backend(NAME).servers == new.backend(NAME).servers
     assert not is_guessed(led_to("new", probing=False))
+
+
+V1, V2 = resolver("v1"), resolver("v2")
+ALONE = upstream_state(WEB, [endpoint()], protocol="http")
+V1_SERVER = Server("10.0.0.1:21000", "10.0.0.1", 21000)
+
+
+def split(*splits: Split, unknown: str = "") -> UpstreamState:
+    legs = [one for one in (V1, V2) if one.name.removeprefix("resolver:") in {each.next_node for each in splits}]
+    found = routed_state(
+        routed_chain(splits=splits, legs=legs), {"v1.web": [endpoint()], "v2.web": [endpoint("10.0.0.2")]}, WEB
+    )
+    targets = tuple(
+        replace(one, endpoints=(), known=False) if one.target_id == unknown else one for one in found.targets
+    )
+    return replace(found, targets=targets)
+
+
+HALVES = (Split("v1", 50.0), Split("v2", 50.0))
+
+
+def test_requests_are_sent_as_before_until_it_is_known_who_serves_in_a_new_leg() -> None:
+    before, runs = result(ALONE).desired, running(V1_SERVER)
+    kept = braked(result(split(*HALVES, unknown="v2.web")).desired, runs, before)
+
+    assert (kept.upstreams, kept.backends[0].servers) == (before.upstreams, (V1_SERVER,))
+    assert [one.name for one in kept.backends] == [NAME]
+    kept.check()
+    # And again, from what was kept.
+    assert braked(result(split(*HALVES, unknown="v2.web")).desired, runs, kept).upstreams == before.upstreams
+    there = result(split(*HALVES)).desired
+    assert braked(there, runs, kept) == there
+
+
+def test_legs_that_are_served_already_have_new_servers_while_a_new_one_is_awaited() -> None:
+    three = routed_chain(splits=(*HALVES, Split("v3", 0.0)), legs=(V1, V2, resolver("v3")))
+    before = result(routed_state(three, {"v1.web": [endpoint("10.9.9.9")]}, WEB)).desired
+    four = routed_chain(splits=(Split("v1", 50.0), Split("v3", 50.0)), legs=(V1, resolver("v3")))
+    state = routed_state(four, {"v1.web": [endpoint()]}, WEB)
+    state = replace(state, targets=(state.targets[0], replace(state.targets[1], known=False)))
+    runs = (("up:web:9191:to:v1", (Server("10.9.9.9:21000", "10.9.9.9", 21000),)), ("up:web:9191:to:v2", (V1_SERVER,)))
+    kept = braked(result(state).desired, runs, before)
+
+    assert kept.upstreams == before.upstreams
+    assert {one.name: [each.address for each in one.servers] for one in kept.backends} == {
+        "up:web:9191:to:v1": ["10.0.0.1"],
+        "up:web:9191:to:v2": ["10.0.0.1"],
+    }
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        None,
+        result(upstream_state(API, [endpoint()], protocol="http")).desired,
+        result(upstream_state(WEB, [endpoint()])).desired,
+    ],
+)
+def test_where_nothing_was_sent_before_the_new_way_is_taken_at_once(before: Desired | None) -> None:
+    new = result(split(*HALVES, unknown="v2.web")).desired
+    assert braked(new, running(V1_SERVER), before) == new
+
+
+def test_where_nobody_served_before_the_new_way_is_taken_at_once() -> None:
+    new = result(split(*HALVES, unknown="v2.web")).desired
+    down = replace(V1_SERVER, enabled=False)
+    assert braked(new, running(down), result(ALONE).desired) == new
+
+
+def test_other_shares_are_taken_though_a_leg_that_is_no_new_one_is_not_known() -> None:
+    before = result(split(*HALVES, unknown="v2.web")).desired
+    new = result(split(Split("v1", 90.0), Split("v2", 10.0), unknown="v2.web")).desired
+    assert braked(new, (("up:web:9191:to:v1", (V1_SERVER,)),), before) == new
 
 
 @pytest.mark.parametrize("version", [Version(2, 2), Version(2, 8)])

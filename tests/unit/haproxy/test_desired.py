@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, desired
-from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind
-from hcc.mesh.chain import LoadBalancer, Target
+from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, Options, Result, desired
+from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind, WayChanges, WayTo
+from hcc.mesh.chain import LoadBalancer, Route, Split, Target
+from hcc.mesh.permissions import PathMatch, PathRule
+from hcc.mesh.routes import Changes, Match, Rewrite
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
+from hcc.mesh.ways import SHARES
 from hcc.settings import Enforcement
 from tests.builders import (
     certificates,
@@ -15,7 +18,10 @@ from tests.builders import (
     endpoint,
     options,
     proxy,
+    resolver,
     result,
+    routed_chain,
+    routed_state,
     service_uri,
     snapshot,
     upstream,
@@ -227,6 +233,115 @@ def test_an_answer_is_waited_for_as_long_as_the_registration_or_else_the_resolve
     state = upstream_state(upstream("web"), chain_=asked)
     state = replace(state, upstream=replace(state.upstream, read_timeout_ms=registered))
     assert result(state).desired.backends[0].timeouts.server_ms == waited
+
+
+API, ALL = Match(PathRule(PathMatch.PREFIX, "/api")), Match(PathRule(PathMatch.PREFIX, "/"))
+REWRITTEN = Changes(rewrite=Rewrite("/", "/api"), timeout_ms=3_000)
+LEGS = (
+    resolver("v1", connect_timeout_ms=1_000),
+    resolver("v2", connect_timeout_ms=2_000, request_timeout_ms=9_000, load_balancer=LoadBalancer("random")),
+    resolver("v3", service="shop"),
+)
+ROUTED = routed_chain(
+    Route("v3", match=API, changes=REWRITTEN),
+    Route("splitter", match=ALL),
+    splits=(Split("v1", 90.0), Split("v2", 10.0)),
+    legs=LEGS,
+)
+ENDPOINTS = {
+    "v1.web": (endpoint("10.0.0.1"),),
+    "v2.web": (endpoint("10.0.0.2"), endpoint("10.0.0.1")),
+    "v3.shop": (endpoint("10.0.0.3"),),
+}
+
+
+def test_each_leg_has_a_backend_of_its_own_timed_balanced_and_checked_as_its_resolver_says() -> None:
+    found = result(routed_state(ROUTED, ENDPOINTS, upstream(max_connections=5)))
+    one, shop, two = found.desired.backends
+    (listener,) = found.desired.upstreams
+
+    assert found.problems == ()
+    assert [one.name, shop.name, two.name] == ["up:web:9191:to:v1", "up:web:9191:to:v3", "up:web:9191:to:v2"]
+    assert listener.backend == one.name
+    assert listener.ways == (
+        WayTo(API, SHARES, shop.name),
+        WayTo(ALL, 9_000, one.name),
+        WayTo(ALL, SHARES, two.name),
+    )
+    assert [each.timeouts.connect_ms for each in (one, shop, two)] == [1_000, 5_000, 2_000]
+    assert [each.timeouts.server_ms for each in (one, shop, two)] == [60_000, 60_000, 9_000]
+    assert [each.draws for each in (one, shop, two)] == [0, 0, 1]
+    assert [[server.address for server in each.servers] for each in (one, shop, two)] == [
+        ["10.0.0.1"],
+        ["10.0.0.3"],
+        ["10.0.0.1", "10.0.0.2"],
+    ]
+    assert [each.check and each.check.identities for each in (one, shop)] == [
+        (service_uri("web"),),
+        (service_uri("shop"),),
+    ]
+    assert [each.changes for each in (one, shop, two)] == [(), (WayChanges(1, (REWRITTEN,)),), ()]
+    found.desired.check()
+
+
+def test_each_leg_is_known_by_itself() -> None:
+    state = routed_state(ROUTED, ENDPOINTS)
+    state = replace(state, targets=tuple(replace(one, known=one.target_id != "v2.web") for one in state.targets))
+    assert [one.known for one in result(state).desired.backends] == [True, True, False]
+
+
+def test_what_the_registration_says_of_an_answers_time_goes_before_what_a_route_says() -> None:
+    found = result(routed_state(ROUTED, ENDPOINTS, upstream(read_timeout_ms=4_000)))
+    assert {one.timeouts.server_ms for one in found.desired.backends} == {4_000}
+    assert found.desired.backends[1].changes == (WayChanges(1, (Changes(rewrite=Rewrite("/", "/api")),)),)
+
+
+def test_routes_to_one_leg_that_change_nothing_are_none() -> None:
+    chain_ = routed_chain(Route("v1", match=API), Route("v1", match=ALL), legs=LEGS[:1])
+    found = result(routed_state(chain_, ENDPOINTS)).desired
+    assert [(one.backend, one.ways) for one in found.upstreams] == [("up:web:9191:to", ())]
+    changing = routed_chain(Route("v1", match=API, changes=REWRITTEN), Route("v1", match=ALL), legs=LEGS[:1])
+    found = result(routed_state(changing, ENDPOINTS)).desired
+    assert [(one.backend, len(one.ways)) for one in found.upstreams] == [("up:web:9191:to", 2)]
+
+
+def test_what_is_not_served_of_routes_is_said_and_the_rest_is_served() -> None:
+    odd = replace(REWRITTEN, unserved=("NumRetries of a route",))
+    chain_ = routed_chain(Route("v3", match=API, changes=odd), Route("v1", match=ALL), legs=LEGS)
+    found = result(routed_state(chain_, ENDPOINTS))
+    assert [str(one) for one in found.problems] == [
+        "upstream web: its chain asks for NumRetries of a route, which is not served; the rest of it is"
+    ]
+    assert len(found.desired.backends) == 2
+
+
+def test_where_a_match_is_not_understood_the_default_path_serves_all() -> None:
+    chain_ = routed_chain(Route("v3", match=Match(fault="odd")), Route("v1", match=ALL), legs=LEGS)
+    found = result(routed_state(chain_, ENDPOINTS))
+    (problem,) = found.problems
+    assert problem.text == (
+        "its chain asks for a route that is not understood (odd), which is not served yet; v1.web serves all of it"
+    )
+    assert [(one.name, len(one.servers)) for one in found.desired.backends] == [("up:web:9191:to", 1)]
+    assert found.desired.upstreams[0].ways == ()
+
+
+def test_what_this_haproxy_cannot_do_for_routes_is_said() -> None:
+    pattern = Match(PathRule(PathMatch.REGEX, "/a+"))
+    chain_ = routed_chain(Route("v3", match=pattern, changes=REWRITTEN), Route("v1", match=ALL), legs=LEGS)
+    able = options()
+
+    def wanted(options_: Options) -> Result:
+        return result(routed_state(chain_, ENDPOINTS), options_=options_)
+
+    assert wanted(able).problems == ()
+    (problem,) = wanted(replace(able, route_timeouts=False)).problems
+    assert "RequestTimeout of a route (before HAProxy 2.4), which is not served; the rest" in problem.text
+    assert len(wanted(replace(able, route_timeouts=False)).desired.backends) == 2
+    (problem,) = wanted(replace(able, patterns=False)).problems
+    assert "(this HAProxy has no PCRE), which is not served" in problem.text
+    assert "v1.web serves all of it" in problem.text
+    assert [one.name for one in wanted(replace(able, patterns=False)).desired.backends] == ["up:web:9191:to:v1"]
 
 
 def failing_over(*targets: TargetEndpoints) -> UpstreamState:

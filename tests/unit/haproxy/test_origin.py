@@ -5,6 +5,7 @@ import pytest
 from hcc.haproxy.origin import origin
 from hcc.mesh.snapshot import Protocol
 from tests.builders import endpoint, proxy, rendered, snapshot, upstream, upstream_state
+from tests.haproxy_examples import examples
 
 STATE = upstream_state(upstream("web", read_timeout_ms=7000, max_connections=3), [endpoint()], protocol="http")
 PROXY = proxy(protocol=Protocol.HTTP, appname_header="X-App", max_inbound_connections=5, upstreams=(STATE.upstream,))
@@ -51,6 +52,25 @@ def test_what_concerns_an_upstream_comes_from_there_and_its_key_is_named(section
     found = of(section, words)
     assert found.startswith("upstream web in the registration of server-sidecar-proxy, ")
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("acl", "a route of the service-router of web"),
+        ("http-request set-var(txn.hcc_way)", "the service-router or service-splitter of web"),
+        ("use_backend", "the service-router or service-splitter of web"),
+        ("http-request set-path", "PrefixRewrite in the service-router of web"),
+        ("http-request set-timeout", "RequestTimeout in the service-router of web"),
+        ("http-request set-header", "RequestHeaders or ResponseHeaders in the service-router or service-splitter"),
+        ("http-response del-header", "RequestHeaders or ResponseHeaders in the service-router or service-splitter"),
+    ],
+)
+def test_what_concerns_routes_comes_from_the_router(words: str, said: str) -> None:
+    found = examples()["routes"]
+    lines = rendered(*found.upstreams, proxy_=found.proxy).config.splitlines()
+    line = next(at for at, text in enumerate(lines, start=1) if text.strip().startswith(words))
+    assert said in origin("\n".join(lines), line, found)
 
 
 def test_a_line_without_a_key_of_its_own_still_names_its_owner() -> None:

@@ -46,9 +46,11 @@ def shown(found: Rendered) -> str:
         ("http", V2_6, "http"),
         ("http2", V2_6, "http2"),
         ("tokens", V2_6, "tokens"),
+        ("routes", V2_6, "routes"),
         # No build of it can be had here: what is written for it has to be read.
         ("tcp", V2_0, "tcp-2.0"),
         ("http", V2_0, "http-2.0"),
+        ("routes", V2_0, "routes-2.0"),
     ],
 )
 def test_the_text_is_as_the_golden_file_has_it(name: str, version: Capabilities, golden: str) -> None:
@@ -98,7 +100,16 @@ def test_where_no_rules_can_be_looked_at_no_tokens_are() -> None:
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_nothing_newer_than_2_0_is_written_for_2_0(name: str) -> None:
     found = shown(render(desired(examples()[name], options(), certificates()).desired, V2_0))
-    newer = ("http-request return", "http-error", "pool-low-conn", "no-sni-auto", "sha2", "mode spop", "ssl_s_der")
+    newer = (
+        "http-request return",
+        "http-error",
+        "pool-low-conn",
+        "no-sni-auto",
+        "sha2",
+        "mode spop",
+        "ssl_s_der",
+        "set-timeout",
+    )
     assert not [word for word in newer if word in found]
 
 

@@ -30,6 +30,28 @@ def test_nothing_empty_passes(check: object) -> None:
         check("")
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("/v1.2/a-b_c", "/v1.2/a-b_c"),
+        ("a b", "'a b'"),
+        ("it's", "'it'\\x27's'"),
+        ("a\nb\t", "'a'\\x0a'b'\\x09"),
+        ("caf\u00e9", "'caf'\\xc3\\xa9"),
+        ('$HOME "x" \\x41 #y', "'$HOME \"x\" \\x41 #y'"),
+        ("'", "\\x27"),
+    ],
+)
+def test_any_text_can_be_a_word(text: str, word: str) -> None:
+    assert words.quoted(text) == word
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_but_none_that_is_empty_or_has_a_nul(text: str) -> None:
+    with pytest.raises(words.TokenError):
+        words.quoted(text)
+
+
 @pytest.mark.parametrize("text", ["/run/hcc/leaf.pem", "/a/b-c_d@e+f,g=h", "/"])
 def test_usual_paths_pass_unchanged(text: str) -> None:
     assert words.path(text) == text
