@@ -30,8 +30,9 @@ from hcc.haproxy.owners import caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller import named_caller
 from hcc.mesh.caller_book import verdict_on
+from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy, verdict_of
-from hcc.mesh.peer_book import Peer
+from hcc.mesh.peer_book import peer_of
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.mesh.snapshot import Endpoint, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
@@ -203,7 +204,7 @@ def _endpoints(
     state: UpstreamState, changes: Changes, servers: Mapping[tuple[str, str], Row], seen: _Seen, *, asked: bool
 ) -> Iterator[EndpointStatus]:
     changed = changes.get(state.upstream.key, {})
-    for leg, target, standby in _targets(state):
+    for leg, target, standby in _targets(state, seen):
         name = backend_name(state.upstream, leg.name)
         for endpoint in target.endpoints:
             row = servers.get((name, _joined(endpoint.address, endpoint.port)))
@@ -224,11 +225,12 @@ def _endpoints(
             )
 
 
-def _targets(state: UpstreamState) -> Iterator[tuple[Leg, TargetEndpoints, bool]]:
+def _targets(state: UpstreamState, seen: _Seen) -> Iterator[tuple[Leg, TargetEndpoints, bool]]:
     """Of each leg, and whether they stand by."""
     for leg in state.legs:
-        yield from ((leg, target, False) for target in leg.tried)
-        yield from ((leg, target, True) for target in leg.standby)
+        found = order(leg, seen.admitted, seen.silent)
+        yield from ((leg, target, False) for target in (*found.passed, *found.serving))
+        yield from ((leg, target, True) for target in found.standby)
 
 
 class _Seen:
@@ -236,27 +238,23 @@ class _Seen:
 
     def __init__(self, facts: Facts) -> None:
         self._probes = facts.verify.probes
-        self._admitted = facts.peers.admitted
+        self.admitted = facts.peers.admitted
+        self.silent = dict(facts.peers.silent)
         self._refused = dict(facts.peers.refused)
-        self._silent = dict(facts.peers.silent)
 
     def of(self, endpoint: Endpoint) -> tuple[IdentityState, str]:
         """That, and why it is refused."""
-        peer = _peer(endpoint)
+        peer = peer_of(endpoint)
         if not self._probes:
             return IdentityState.UNCHECKED, ""
-        if peer in self._admitted:
+        if peer in self.admitted:
             return IdentityState.VERIFIED, ""
         problem = self._refused.get(peer)
         return (IdentityState.WAITING, "") if problem is None else (IdentityState.REFUSED, problem)
 
     def silence(self, endpoint: Endpoint) -> str:
         """What the last probe found, if it is silent."""
-        return self._silent.get(_peer(endpoint), "") if self._silent else ""
-
-
-def _peer(endpoint: Endpoint) -> Peer:
-    return Peer(endpoint.address, endpoint.port, endpoint.identity)
+        return self.silent.get(peer_of(endpoint), "") if self.silent else ""
 
 
 def _place(endpoint: Endpoint) -> tuple[str, int]:

@@ -27,6 +27,7 @@ from hcc.haproxy.model import (
     Mode,
     PeerCheck,
     PublicListener,
+    Server,
     TcpBind,
     TicketKeys,
     Timeouts,
@@ -42,6 +43,7 @@ from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.chain import Balancing, NodeType, start_target
+from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Peer
 from hcc.mesh.request import CONSULS_DEFAULT
@@ -392,7 +394,7 @@ def _upstream(
                 protocol, _connect_ms(upstream, leg), upstream.read_timeout_ms or _request_ms(leg, protocol)
             ),
             draws=_draws(leg),
-            servers=servers(_endpoints(leg.tried), admitted, _endpoints(leg.standby), silent) if tls else (),
+            servers=_servers(leg, admitted, silent) if tls else (),
             # Where another one may serve for it, that is no reason to let what runs go on serving.
             known=all(target.known for target in leg.targets[:1]),
             changes=changed,
@@ -461,6 +463,12 @@ def _check(leg: Leg, label: str, options: Options, problems: list[Problem]) -> P
         problems.append(Problem(f"upstream {label}", text))
         return None
     return PeerCheck(options.leaves, identities)
+
+
+def _servers(leg: Leg, admitted: Container[Peer] | None, silent: Sequence[Peer]) -> tuple[Server, ...]:
+    found = order(leg, admitted, silent)
+    others = (*found.passed, *found.standby)
+    return servers(_endpoints(found.serving), admitted, _endpoints(others), silent)
 
 
 def _endpoints(targets: tuple[TargetEndpoints, ...]) -> Iterator[Endpoint]:

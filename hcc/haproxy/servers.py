@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from hcc.haproxy.model import MAX_WEIGHT, Server
 from hcc.haproxy.names import server_name
-from hcc.mesh.peer_book import Peer
+from hcc.mesh.peer_book import Peer, peer_of
 from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import Endpoint
 
@@ -96,7 +96,7 @@ def _worth(endpoint: Endpoint, admitted: Container[Peer] | None) -> tuple[bool, 
 
 
 def _enabled(endpoint: Endpoint, admitted: Container[Peer] | None) -> bool:
-    known = admitted is None or Peer(endpoint.address, endpoint.port, endpoint.identity) in admitted
+    known = admitted is None or peer_of(endpoint) in admitted
     return endpoint.serves and known
 
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from hcc.mesh.peer_certificate import PeerCertificate
-from hcc.mesh.snapshot import Health, Snapshot
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot
 
 # Of an admitted endpoint. Many endpoints are looked at less often: in all never more than so many a second.
 AGAIN_S = 300.0
@@ -54,6 +54,11 @@ class Peer(NamedTuple):
     def where(self) -> str:
         """Its address for people: `10.0.0.1:21000`."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def peer_of(endpoint: Endpoint) -> Peer:
+    """Where an endpoint is, and who it must be."""
+    return Peer(endpoint.address, endpoint.port, endpoint.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +448,7 @@ def _looks(snapshot: Snapshot) -> Mapping[Peer, tuple[Health, int]]:
     found: dict[Peer, tuple[Health, int]] = {}
     endpoints = (one for state in snapshot.upstreams for target in state.targets for one in target.endpoints)
     for one in endpoints:
-        peer = Peer(one.address, one.port, one.identity)
+        peer = peer_of(one)
         if one.identity and (one.serves or peer not in found):
             found[peer] = (one.health, one.weight)
     return found

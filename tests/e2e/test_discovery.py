@@ -59,8 +59,28 @@ class Shop:
         with contextlib.closing(self.client.http(PORT, timeout_s=timeout_s)) as connection:
             return kept_get(connection).text
 
+    def wait_silent(self, number: int) -> None:
+        """Return when so many instances are said to be silent; requests, that hang perhaps, go on until then."""
+
+        def found() -> bool:
+            with contextlib.suppress(OSError):
+                self.quick_answer(1.0)
+            return self.buyer.sidecar.metrics()["hcc_silent_endpoints"] == number
+
+        wait_until(f"{number} to be silent", found, 40)
+
     def wait_usual(self) -> None:
         self.wait_shares("the usual shares", {"shop-1": 0.75, "shop-2": 0.25})
+
+
+@contextlib.contextmanager
+def hanging(member: Member) -> Iterator[None]:
+    """Its hcc and HAProxy stopped, but not dead: the kernel takes connections for them, Consul's check included."""
+    with contextlib.ExitStack() as thawed:
+        for pid in (member.sidecar.process.pid, *member.sidecar.haproxy_masters(), member.sidecar.worker_pid()):
+            os.kill(pid, signal.SIGSTOP)
+            thawed.callback(os.kill, pid, signal.SIGCONT)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -147,24 +167,35 @@ def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_
 
 def test_an_instance_that_hangs_is_left_out_until_it_answers_again_without_a_reload(shop: Shop) -> None:
     sidecar, worker = shop.buyer.sidecar, shop.buyer.sidecar.worker_pid()
-    hung = (shop.one.sidecar.process.pid, *shop.one.sidecar.haproxy_masters(), shop.one.sidecar.worker_pid())
-
-    def left_out() -> bool:
-        # Each hit on the one that hangs takes as long as its connection may; the kernel takes that for it.
-        with contextlib.suppress(OSError):
-            shop.quick_answer(1.0)
-        return "maintenance, silent" in sidecar.command("status").stdout
-
-    with contextlib.ExitStack() as thawed:
-        for pid in hung:
-            os.kill(pid, signal.SIGSTOP)
-            thawed.callback(os.kill, pid, signal.SIGCONT)
-        wait_until("the one that hangs to be left out", left_out, 40)
+    with hanging(shop.one):
+        shop.wait_silent(1)
         assert {shop.quick_answer(3.0) for _ in range(20)} == {"shop-2"}
-        assert sidecar.metrics()["hcc_silent_endpoints"] == 1
-    wait_until("nobody to be silent", lambda: "silent" not in sidecar.command("status").stdout)
+        assert "maintenance, silent" in sidecar.command("status").stdout
+    shop.wait_silent(0)
     shop.wait_usual()
     assert sidecar.worker_pid() == worker
+
+
+@on_2_8
+def test_where_all_instances_hang_another_target_of_the_resolver_takes_over_without_a_reload(shop: Shop) -> None:
+    boutique = shop.mesh.join(Service("boutique", "http"))[0]
+    server, sidecar = shop.mesh.site.server, shop.buyer.sidecar
+    resolver = {"Kind": "service-resolver", "Name": "shop", "Failover": {"*": {"Service": "boutique"}}}
+    server.put("/v1/config", resolver)
+    try:
+        wait_until("the other one to stand by", lambda: "1 standby" in sidecar.command("status").stdout)
+        worker = sidecar.worker_pid()
+        with hanging(shop.one), hanging(shop.two):
+            shop.wait_silent(2)
+            wait_until("the other service", lambda: shop.quick_answer(3.0) == "boutique")
+            assert {shop.quick_answer(3.0) for _ in range(20)} == {"boutique"}
+        shop.wait_silent(0)
+        shop.wait_usual()
+        assert sidecar.worker_pid() == worker
+    finally:
+        server.delete("/v1/config/service-resolver/shop")
+    wait_until("nobody to stand by", lambda: "standby" not in sidecar.command("status").stdout)
+    boutique.remove()
 
 
 def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:

@@ -21,8 +21,8 @@ from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.mesh.chain import Split
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.naming import joined
-from hcc.mesh.peer_book import Peer
-from hcc.mesh.snapshot import Health, Protocol, TargetEndpoints
+from hcc.mesh.peer_book import Peer, peer_of
+from hcc.mesh.snapshot import Health, Protocol, TargetEndpoints, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
 from tests.builders import (
     endpoint,
@@ -223,6 +223,17 @@ def test_one_that_is_silent_is_told_with_what_its_probe_found() -> None:
         (IdentityState.VERIFIED, ""),
         (IdentityState.VERIFIED, "no handshake"),
     ]
+
+
+def test_who_serves_for_those_that_are_silent_does_not_stand_by() -> None:
+    first, second = (TargetEndpoints(name, (endpoint(f"10.0.0.{name}"),)) for name in ("1", "2"))
+    mesh = snapshot(UpstreamState(API, None, (first, second)))
+    one, two = (peer_of(target.endpoints[0]) for target in (first, second))
+    silent = PeerFacts(frozenset((one, two)), silent=((one, "no handshake"),))
+
+    shown = [picture(IDENTITY, Facts(peers=facts), seen(snapshot=mesh)).upstreams[0] for facts in (PeerFacts(), silent)]
+
+    assert [[endpoint.standby for endpoint in one.endpoints] for one in shown] == [[False, True], [False, False]]
 
 
 def test_who_an_endpoint_is_stands_beside_it_and_an_impostor_is_warned_of() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, Options, Result, desired
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind, WayChanges, WayTo
 from hcc.mesh.chain import LoadBalancer, Route, Split, Target
+from hcc.mesh.peer_book import peer_of
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import Changes, Match, Rewrite
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
@@ -377,6 +378,36 @@ def test_the_first_target_with_an_instance_that_can_take_it_gets_all_traffic_and
     named = {f"{one.address}:{one.port}" for target in targets for one in target.endpoints}
     assert {server.name for server in servers} == named
     assert found.problems == ()
+
+
+FIRST = (UP, endpoint("10.0.0.4"))
+
+
+@pytest.mark.parametrize(
+    ("silent", "admitted", "serving"),
+    [
+        # Of two, one is left out, and both are where another target has somebody who answers.
+        (FIRST[:1], (*FIRST, SECOND), ["10.0.0.4:21000"]),
+        (FIRST, (*FIRST, SECOND), ["10.0.0.2:21000"]),
+        ((*FIRST, SECOND), (*FIRST, SECOND, THIRD), ["10.0.0.3:21000"]),
+        # Where nobody answers, or whoever does is not admitted, it is Consul's word that counts.
+        ((*FIRST, SECOND, THIRD), (*FIRST, SECOND, THIRD), ["10.0.0.4:21000"]),
+        (FIRST, FIRST, ["10.0.0.4:21000"]),
+        # One that waits for its first probe is no reason to go past its target.
+        (FIRST[:1], (FIRST[0], SECOND), ["10.0.0.1:21000"]),
+    ],
+)
+def test_a_target_whose_every_instance_is_silent_is_passed_for_one_that_answers(
+    silent: tuple[Endpoint, ...], admitted: tuple[Endpoint, ...], serving: list[str]
+) -> None:
+    state = failing_over(at(1, *FIRST), at(2, SECOND), at(3, THIRD))
+    peers = frozenset(peer_of(one) for one in admitted)
+    quiet = tuple(peer_of(one) for one in silent)
+
+    made = desired(snapshot(state), options(), certificates(), (), peers, silent=quiet).desired.backends[0]
+
+    assert [server.name for server in made.servers if server.enabled] == serving
+    assert len(made.servers) == 4
 
 
 def test_failover_changes_neither_the_structure_nor_whose_answers_are_let_through() -> None:
