@@ -33,6 +33,7 @@ from hcc.haproxy.plan import (
     Operation,
     Plan,
     Reload,
+    RunTimeOperation,
     SetServerState,
     WriteConfig,
 )
@@ -56,6 +57,7 @@ class FakeControl:
     Args:
         refusing: reloads and installs fail with this text.
         refused: what is in the line that they complain about.
+        unwilling: changes at run time fail with this text.
         silent: nothing can be read.
         unreadable: what is on disk cannot be read.
         taken_binds: addresses that somebody else has.
@@ -69,6 +71,7 @@ class FakeControl:
     actual: Actual = field(default_factory=Actual)
     refusing: str = ""
     refused: str = ""
+    unwilling: str = ""
     silent: bool = False
     unreadable: bool = False
     taken_binds: tuple[Bind, ...] = ()
@@ -137,6 +140,9 @@ class FakeControl:
                 failure = ApplyError(f"HAProxy refuses: {self.refusing}", operation.describe(), line)
                 self.known = None
                 return Applied(tuple(done), failure=failure)
+            if self.unwilling and isinstance(operation, RunTimeOperation):
+                self.known = None
+                return Applied(tuple(done), failure=ApplyError(self.unwilling, operation.describe()))
             if self.full and isinstance(operation, WriteConfig):
                 return Applied(tuple(done), failure=ApplyError(self.full, operation.describe()))
             self._change(operation)

@@ -56,6 +56,7 @@ from hcc.haproxy.plan import (
     Operation,
     Plan,
     Reload,
+    RunTimeOperation,
     WriteConfig,
     are_too_many,
     changes,
@@ -84,6 +85,8 @@ FIRST_GRACE_S = 0.25
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
 ADOPTED_GRACE_S = 30.0
 RETRY_S = 1.0
+# After so many changes that HAProxy refused at run time, a new worker takes over that has read all of it.
+MOST_REFUSALS = 3
 MAX_RETRY_S = 30.0
 TAKEN_RETRY_S = 5.0
 PENDING_RETRY_S = 2.0
@@ -161,6 +164,8 @@ class ConfigReconciler(Actor):
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
+        # How often HAProxy refused to be changed at run time since all was as it should be.
+        self._refusals = 0
         self._failures = 0
         self._waited = False
         self._gathering = False
@@ -453,7 +458,9 @@ class ConfigReconciler(Actor):
         if self._haproxy_is_up and not actual.running:
             # Taken for none, it would keep what it does, and its ports would look like somebody else's.
             raise ControlError("HAProxy runs, but nobody listens on its sockets")
-        return rendered, actual, plan(rendered, actual, may_reload=rendered.structure != self._refused_structure)
+        may_reload = rendered.structure != self._refused_structure
+        because = "HAProxy refuses to be changed at run time" if self._refusals >= MOST_REFUSALS else ""
+        return rendered, actual, plan(rendered, actual, may_reload=may_reload, because=because)
 
     def _previewed(self) -> Previewed:
         """What would be done now.
@@ -570,9 +577,11 @@ class ConfigReconciler(Actor):
         level = logging.INFO if _shown(steps) else logging.DEBUG
         _log.log(level, "%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
         if applied.failure is not None:
-            for operation in steps.operations:
-                if isinstance(operation, Reload | Install) and operation not in applied.done:
+            left = [one for one in steps.operations if one not in applied.done and one not in applied.pending]
+            for operation in left:
+                if isinstance(operation, Reload | Install):
                     self._refused_structure = operation.rendered.structure
+            self._refusals += isinstance(left[0], RunTimeOperation)
             raise applied.failure
         if applied.pending:
             self.after(PENDING_RETRY_S, _Reconcile(), key="pending")
@@ -624,7 +633,7 @@ class ConfigReconciler(Actor):
         if self._failures and self._writer.busy:
             # Whether that failure is over will be seen when it is written.
             return
-        self._failures = 0
+        self._failures = self._refusals = 0
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:

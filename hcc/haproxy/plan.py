@@ -293,7 +293,7 @@ class Plan:
         return tuple(operation.describe() for operation in self.operations)
 
 
-def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True) -> Plan:
+def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True, because: str = "") -> Plan:
     """The operations that make `actual` what `rendered` says.
 
     Args:
@@ -302,6 +302,7 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True) -> Plan
         may_reload: False leaves out installing and reloading, and does at run time what can be done in what
             runs:
             for the time after a failed reload, so that endpoints and certificates stay fresh.
+        because: why a new worker is to take over if there is anything to be done; empty: for no other reason than it.
     """
     if not actual.running:
         return _install(rendered, actual) if may_reload else Plan()
@@ -311,8 +312,10 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True) -> Plan
         reasons = (CERTIFICATES_DIFFER,) if certificates else ()
         return Plan((*certificates, Reload(rendered)), (*reasons, why))
     steps = changes(rendered, actual)
-    if may_reload and are_too_many(steps):
-        return Plan((Reload(rendered),), (f"more than {MOST_ADDED} servers come sooner by a reload",))
+    if are_too_many(steps):
+        because = f"more than {MOST_ADDED} servers come sooner by a reload"
+    if may_reload and because and steps:
+        return Plan((Reload(rendered),), (because,))
     if why:
         return Plan(steps.operations, (*steps.reasons, f"{why}, but a reload is not to be tried now"))
     if _on_disk(rendered, actual, stores_keys=any(isinstance(one, SetTicketKeys) for one in steps.operations)):

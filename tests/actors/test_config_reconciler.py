@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from hcc.actors import config_reconciler
-from hcc.actors.config_reconciler import ConfigReconciler, _Reconcile, _Resync
+from hcc.actors.config_reconciler import MOST_REFUSALS, ConfigReconciler, _Reconcile, _Resync
 from hcc.actors.draining import Draining
 from hcc.actors.messages import (
     ADMIN,
@@ -254,6 +254,40 @@ def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: 
     scene.tell(SnapshotChanged(worse))
 
     eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
+
+
+def test_what_haproxy_refuses_at_run_time_again_and_again_comes_by_one_reload(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "RETRY_S", 0.02)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.unwilling = "expected HAProxy to add a server, it answered: no"
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: running(scene) == {"10.0.0.1": True, "10.0.0.2": True}, "the endpoint is there")
+    eventually(lambda: scene.reported().applied, "all is well")
+    tried = [
+        plan for plan in scene.control.plans if plan.operations and not isinstance(plan.operations[0], WriteConfig)
+    ]
+    assert [plan.reloads for plan in tried[1:]] == [False] * MOST_REFUSALS + [True]
+    assert tried[-1].reasons == ("HAProxy refuses to be changed at run time",)
+
+    scene.control.unwilling = ""
+    scene.tell(SnapshotChanged(with_endpoints(ONE, version=3)))
+    eventually(lambda: running(scene) == {"10.0.0.1": True}, "it is changed at run time again")
+    assert not scene.control.plans[-1].reloads
+
+
+def test_a_full_disk_is_no_reason_to_reload(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_reconciler, "RETRY_S", 0.01)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.full = "no space left"
+
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(lambda: len(scene.control.plans) > 3 + MOST_REFUSALS, "it is tried again and again")
+    assert not any(plan.reloads for plan in scene.control.plans)
 
 
 def test_a_word_of_consul_s_that_haproxy_cannot_be_told_leaves_what_runs_and_is_reported(

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from hcc.haproxy.control import Applied, Control
-from hcc.haproxy.plan import Actual, AddCaller, DeleteServer, Install, Plan, WriteConfig, plan
+from hcc.haproxy.model import Tls
+from hcc.haproxy.plan import (
+    Actual,
+    AddCaller,
+    AddServer,
+    DeleteServer,
+    Install,
+    Plan,
+    SetServerWeight,
+    WriteConfig,
+    plan,
+)
 from hcc.haproxy.render import Rendered
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, Upstream
 from hcc.settings import Enforcement
@@ -46,6 +58,15 @@ class Subject:
 
     def actual(self, wanted: Snapshot) -> Actual:
         return self.control.read_actual(self.rendered(wanted))
+
+    @contextlib.contextmanager
+    def refusing_at_run_time(self) -> Iterator[None]:
+        """The fake takes no change at run time."""
+        if self._fake is not None:
+            self._fake.unwilling = "no"
+        yield
+        if self._fake is not None:
+            self._fake.unwilling = ""
 
     def restart(self, wanted: Snapshot) -> None:
         """Another process, with the same files."""
@@ -160,6 +181,24 @@ def test_what_another_process_of_the_same_structure_runs_is_not_known(subject: S
 
     assert subject.control.glance() is None
     assert not subject.converge(here)[0]
+
+
+def test_what_is_refused_at_run_time_ends_the_plan_and_is_told(subject: Subject, web: Upstream) -> None:
+    here = client(web, ONE)
+    subject.converge(here)
+    backend = subject.rendered(here).desired.backends[0]
+    # A certificate that HAProxy has not loaded.
+    unknown = Tls("/nowhere/leaf.pem", "/nowhere/roots.pem")
+    refused = AddServer(backend.name, replace(backend.servers[0], name="10.0.0.9:1", address="10.0.0.9"), unknown)
+    later = SetServerWeight(backend.name, backend.servers[0].name, 9)
+
+    with subject.refusing_at_run_time():
+        applied = subject.control.apply(Plan((refused, later), ("a test", "a test")))
+
+    assert applied.done == ()
+    assert applied.failure is not None
+    assert applied.failure.operation == refused.describe()
+    assert not plan(subject.rendered(here), subject.actual(here)).operations
 
 
 @pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.HTTP])
