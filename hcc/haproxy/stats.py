@@ -89,7 +89,10 @@ class Row:
         """
         if not self.http:
             return self._unreached
-        return self.sessions - self.open_sessions - sum(number for _, number in self.responses)
+        # A server's 1xx are above all interim answers (100, 103), which another one follows. One with 101, that is few
+        # and goes on, counts as unanswered in the end.
+        answered = sum(number for code, number in self.responses if code != "1xx")
+        return self.sessions - self.open_sessions - answered
 
     @property
     def _unreached(self) -> int:

@@ -22,7 +22,7 @@ from hcc.haproxy.names import backend_name
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import RowKind
-from hcc.haproxy.stats_reader import SUMMARY, StatsReader
+from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
 from hcc.mesh.caller_certificate import certificate_digest
 from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints, UpstreamState
 from tests.binaries import HAPROXY_BRANCHES
@@ -56,6 +56,11 @@ def cuts(there: Stage) -> int:
     """Answers that were not let through, as HAProxy counts them."""
     rows = StatsReader(there.layout.stats_socket, SUMMARY).read().rows
     return sum(row.denied_responses for row in rows if row.kind is RowKind.BACKEND)
+
+
+def unanswered(there: Stage, server: Server) -> int:
+    rows = StatsReader(there.layout.stats_socket, EVERYTHING).read().rows
+    return next(row.unanswered for row in rows if row.address == f"127.0.0.1:{server.port}")
 
 
 def digest(leaf: IssuedLeaf) -> str:
@@ -124,6 +129,8 @@ def test_what_an_impostor_says_before_its_answer_does_not_come_through_either(th
 
     assert answer.startswith(b"HTTP/1.1 103 ")
     assert answer.endswith(b"\r\n\r\nearly")
+    # Such an answer is one: it makes up for no other one that does not come.
+    wait_until(lambda: unanswered(there, honest) == 0, "the answer to be counted")
 
 
 class Replaced(Server):

@@ -107,6 +107,12 @@ def test_of_tcp_there_are_no_answers_to_count() -> None:
     assert replace(row, http=False, sessions=100, responses=()).unanswered == 2
 
 
+def test_an_interim_answer_stands_for_none() -> None:
+    row = replace(_row(RowKind.SERVER, "web", ONE, failed=2), responses=(("1xx", 100), ("2xx", 7), ("other", 0)))
+
+    assert row.unanswered == 2
+
+
 def test_an_answer_under_way_hides_no_failure_and_makes_none(counting: Counting) -> None:
     counting.failed["web", ONE] = 3
     assert counting.look().quiet == UNREACHED_ONE
