@@ -85,7 +85,8 @@ class Row:
     def unanswered(self) -> int:
         """How often a server was not reached, or did not answer before the client gave up.
 
-        Requests whose answer is under way are missing: it may fall. Of tcp, HAProxy counts no client that gave up.
+        Requests whose answer is under way are missing: of http it may fall by those. Of tcp, HAProxy counts no client
+        that gave up.
         """
         if not self.http:
             return self._unreached

@@ -23,6 +23,7 @@ class Counting:
         self.silent = False
         self.cut = {"web": 0, "other": 0}
         self.failed = {("web", ONE): 0, ("web", TWO): 0, ("other", ONE): 0}
+        self.under_way = 0
         self.read: list[str] = []
         self.reading_s = 0.0
         self.counts = BackendCounts(self.backends, self.servers, lambda: self.now_s)
@@ -42,7 +43,7 @@ class Counting:
         if self.silent:
             raise StatsUnavailableError("hangs")
         rows = (_row(RowKind.SERVER, be, at, failed=n) for (be, at), n in self.failed.items() if be == backend)
-        return Stats(PROCESS, tuple(rows))
+        return Stats(PROCESS, tuple(replace(row, open_sessions=self.under_way) for row in rows))
 
     def look(self) -> News:
         return self.counts.look(lambda backend: backend == "web")
@@ -116,10 +117,19 @@ def test_an_interim_answer_stands_for_none() -> None:
 def test_an_answer_under_way_hides_no_failure_and_makes_none(counting: Counting) -> None:
     counting.failed["web", ONE] = 3
     assert counting.look().quiet == UNREACHED_ONE
-    for under_way in (1, 3, 0):
-        counting.failed["web", ONE] = 3 - under_way
+    for counting.under_way in (1, 3, 0):
         counting.failed["web", TWO] += 10
         assert counting.look().quiet == (("web", frozenset({TWO})),)
+
+
+def test_a_server_that_was_deleted_and_added_again_counts_from_nothing(counting: Counting) -> None:
+    counting.failed["web", ONE] = 300
+    counting.look()
+    counting.failed["web", ONE] = 2
+    counting.failed["web", TWO] = 300
+
+    assert counting.look().quiet == (("web", frozenset({ONE, TWO})),)
+    assert counting.look().quiet == ()
 
 
 def test_a_new_worker_counts_from_nothing(counting: Counting) -> None:
