@@ -126,7 +126,8 @@ class Admission:
         version: of the snapshot whose endpoints these are.
         admitted: endpoints.
         probing: whether there is an endpoint whose first probe has not ended.
-        silent: those of the admitted that answer neither HAProxy nor probes, who fell silent first coming first.
+        silent: those of the admitted that would get traffic and answer neither HAProxy nor probes; who fell silent
+            first comes first.
     """
 
     version: int
@@ -244,7 +245,7 @@ class PeerBook:
             records = self._records.items()
             admitted = frozenset(peer for peer, one in records if one.standing is Standing.ADMITTED)
             probing = any(one.first and _serves(one) for one in self._records.values())
-            silent = sorted((one.silent_s, peer) for peer, one in records if one.silent)
+            silent = sorted((one.silent_s, peer) for peer, one in records if one.silent and _serves(one))
             self._admission = Admission(self._version, admitted, probing, tuple(peer for _, peer in silent))
         return self._admission
 
@@ -259,7 +260,7 @@ class PeerBook:
 
     def silent(self) -> tuple[tuple[Peer, str], ...]:
         """Those that are silent, and what the last probe found, sorted."""
-        return tuple(sorted((peer, one.reason) for peer, one in self._records.items() if one.silent))
+        return tuple(sorted((peer, self._records[peer].reason) for peer in self.admission().silent))
 
     def impostors(self) -> int:
         """How many of those are verified as somebody else."""

@@ -181,6 +181,22 @@ def test_who_fell_silent_first_comes_first_and_all_are_asked_again_soon() -> Non
     assert next_s <= now_s + SILENT_AGAIN_S * 1.25
 
 
+def test_one_that_consul_calls_critical_is_not_told_as_silent_until_it_is_to_serve_again() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.doubt([peer()], 10.0)
+    probed(book, SILENT, now_s=10.0)
+    assert probed(book, SILENT, now_s=20.0).silent
+
+    book.follow(here(endpoint(health=Health.CRITICAL), version=2), 30.0, MIDDLE)
+    assert (book.admission().silent, book.silent()) == ((), ())
+
+    book.follow(here(endpoint(), version=3), 3000.0, MIDDLE)
+    assert book.admission().silent == (peer(),)
+    assert probed(book, seen(WEB), now_s=3000.0).was_silent
+    assert book.admission().silent == ()
+
+
 def test_one_that_is_refused_is_not_silent_as_well() -> None:
     book = book_of(endpoint())
     probed(book, seen(WEB))
