@@ -47,7 +47,7 @@ from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, Result, desired
-from hcc.haproxy.model import Desired
+from hcc.haproxy.model import ActualListener, Desired, Listening
 from hcc.haproxy.names import APP
 from hcc.haproxy.origin import origin
 from hcc.haproxy.plan import (
@@ -234,7 +234,7 @@ class ConfigReconciler(Actor):
         match message:
             case _Reconcile(retry, thorough):
                 self._refused_structure = "" if retry else self._refused_structure
-                self._reconcile(thorough=thorough)
+                self._reconcile(thorough=thorough and not self._draining.frozen)
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()
@@ -377,13 +377,19 @@ class ConfigReconciler(Actor):
     def _done_at_run_time(self, wanted: Desired) -> tuple[Rendered, Actual] | None:
         """As `_brought_about`; None when files or a reload are needed for it, or nothing is known of what runs.
 
-        What was done is believed for a moment: then all is read back, and written down.
+        What was done is believed for a moment: then all is read back, and written down. Not during a drain, where what
+        is not known is read here.
         """
+        free = wanted.without(taken.bind for taken in self._taken)
         actual = self._control.glance() if self._looked else None
+        if actual is None and self._draining.frozen and self._control.running():
+            _, actual, _ = self._compared(free)
+            self._looked = True
         if actual is None:
             return None
-        free = braked(wanted.without(taken.bind for taken in self._taken), actual.servers, self._applied)
-        rendered = render(free, self._control.capabilities, actual.servers)
+        if self._draining.frozen:
+            actual = replace(actual, listeners=_all_open(free))
+        rendered = render(braked(free, actual.servers, self._applied), self._control.capabilities, actual.servers)
         if not fits_what_runs(rendered, actual):
             return None
         steps = changes(rendered, actual)
@@ -684,6 +690,12 @@ class ConfigReconciler(Actor):
     def _arm_resync(self) -> None:
         # Spread, so that the sidecars of one host do not all look at the same moment.
         self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
+
+
+def _all_open(wanted: Desired) -> tuple[ActualListener, ...]:
+    """What is not seen in a drain: that listeners were closed, so that none is opened again."""
+    limit = wanted.options.max_connections
+    return tuple(ActualListener(name, Listening.OPEN, limit) for name in wanted.listener_names())
 
 
 def _shown(steps: Plan) -> tuple[Operation, ...]:

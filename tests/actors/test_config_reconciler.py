@@ -676,6 +676,52 @@ def test_nothing_else_changes_while_draining(scene: ReconcilerScene) -> None:
     assert scene.reported().snapshot_version == 1
 
 
+def closed(scene: ReconcilerScene) -> None:
+    """What a drain does to the public listener."""
+    actual = scene.control.actual
+    shut = (replace(one, state=Listening.SHUT if one.name == PUBLIC else one.state) for one in actual.listeners)
+    scene.control.actual = replace(actual, listeners=tuple(shut))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_drain_that_begins_before_a_change_was_read_back_follows_endpoints(
+    scene: ReconcilerScene, restarted: bool
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.drain()
+    assert scene.at_rest.wait(5.0)
+    # As after a reload.
+    scene.control.known = None
+    closed(scene)
+    if restarted:
+        scene.restart()
+        scene.give_credentials()
+        scene.tell(HAProxyUp(1))
+
+    scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+
+    eventually(lambda: running(scene) == {"10.0.0.2": True}, "it is followed")
+    assert [type(one) for plan in scene.control.plans[1:] for one in plan.operations] == [AddServer, DeleteServer]
+
+
+def test_what_haproxy_refuses_in_a_drain_is_tried_again_and_is_no_reason_to_reload(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "RETRY_S", 0.01)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.drain()
+    closed(scene)
+    scene.control.unwilling = "HAProxy does not answer"
+    scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    eventually(lambda: len(scene.control.plans) > MOST_REFUSALS + 2, "it was refused")
+
+    scene.control.unwilling = ""
+
+    eventually(lambda: running(scene) == {"10.0.0.2": True}, "it is followed")
+    kinds = {type(one) for plan in scene.control.plans[1:] for one in plan.operations}
+    assert kinds == {AddServer, DeleteServer}
+
+
 def test_one_that_is_restarted_in_a_drain_does_not_open_what_was_closed(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.drain()

@@ -134,7 +134,8 @@ def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -
         assert kiosk.sidecar.stop(5) == 0
 
 
-def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: str) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: str, restarted: bool) -> None:
     with closing(Mesh(site, haproxy)) as mesh:
         kiosk, first, caller = mesh.join(
             Service("kiosk", upstreams=(upstream("larder", STOCK_PORT),)),
@@ -147,6 +148,9 @@ def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: 
             assert read_line(held) == "kiosk"
             kiosk.sidecar.process.signal(signal.SIGTERM)
             wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
+            if restarted:
+                # It knows nothing of what runs, and sees a listener that is closed.
+                kiosk.sidecar.restart("ConfigReconciler")
 
             second = mesh.add(Service("larder", "http", id="larder-2"))
             second.wait_ready()
