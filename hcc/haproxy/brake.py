@@ -45,7 +45,7 @@ def _braked(backend: Backend, running: tuple[Server, ...], check: PeerCheck | No
 
 def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], before: Desired) -> Desired:
     """The same, with requests sent where they were until it is known who serves in all the places they are new to."""
-    here = {one.name: one for one in wanted.backends}
+    here, there = ({one.name: one for one in desired.backends} for desired in (wanted, before))
     awaited = {name for name, one in here.items() if not one.known and not any(each.enabled for each in one.servers)}
     known = {listener.name: listener for listener in before.upstreams}
     upstreams = tuple(
@@ -58,7 +58,11 @@ def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], 
         for now in wanted.upstreams
     )
     used = {name for listener in upstreams for name in listener.backends}
-    gone = (replace(one, known=False, servers=()) for one in before.backends if one.name in used - here.keys())
-    backends = [one for one in wanted.backends if one.name in used]
+    # What is changed about requests goes by the number of their way.
+    stay = {name for now in upstreams if now not in wanted.upstreams for name in now.backends}
+    gone = (replace(one, known=False, servers=()) for name, one in there.items() if name in used - here.keys())
+    backends = [
+        replace(one, changes=there[name].changes) if name in stay else one for name, one in here.items() if name in used
+    ]
     backends += (_braked(one, running.get(one.name, ()), one.check) for one in gone)
     return replace(wanted, upstreams=upstreams, backends=tuple(backends))

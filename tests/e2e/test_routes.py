@@ -273,6 +273,28 @@ def test_a_route_to_a_service_that_was_not_called_before_costs_no_request(shop: 
     load.assert_clean()
 
 
+def test_requests_are_changed_as_before_while_it_is_not_known_who_serves_on_a_new_way(shop: Store) -> None:
+    changes = {"PrefixRewrite": "/", "RequestHeaders": {"Set": {"X-Route": "books"}}}
+    books = {"Match": {"HTTP": {"PathPrefix": "/books/"}}, "Destination": {"Service": "books"} | changes}
+    nowhere = {"Match": {"HTTP": {"PathPrefix": "/canary/"}}, "Destination": {"Service": "canary"}}
+
+    def request() -> None:
+        assert "x-route" in shop.ask("/books/headers")[1].lower()
+
+    with shop.cleaned():
+        shop.put(ROUTER, Routes=[books])
+        wait_until("a route", lambda: shop.who("/books/who") == "books", 20)
+        shop.settle()
+        worker = shop.worker
+        with Load(lambda: contextlib.nullcontext(request)) as load:
+            shop.put(RESOLVER, "canary", Redirect={"Service": "canary", "Datacenter": "dc9"})
+            shop.put(ROUTER, Routes=[nowhere, books])
+            wait_until("it to be asked for", lambda: "not known yet" in shop.buyer.sidecar.command("status").stdout, 20)
+            load.go_on(50)
+        load.assert_clean()
+        assert shop.worker == worker
+
+
 def test_another_hcc_goes_on_with_what_runs(shop: Store) -> None:
     with shop.cleaned():
         shop.split(50, 50)

@@ -7,9 +7,11 @@ import pytest
 from hcc.haproxy.brake import braked, is_guessed
 from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.desired import Certificates, desired
-from hcc.haproxy.model import ActualServers, Desired, Server
+from hcc.haproxy.model import ActualServers, Desired, Server, WayChanges
 from hcc.haproxy.render import render
-from hcc.mesh.chain import Split
+from hcc.mesh.chain import Route, Split
+from hcc.mesh.permissions import PathMatch, PathRule
+from hcc.mesh.routes import EVERY_REQUEST, Changes, HeaderChanges, Match
 from hcc.mesh.snapshot import TargetEndpoints, UpstreamState
 from tests.builders import (
     certificates,
@@ -124,6 +126,23 @@ def test_legs_that_are_served_already_have_new_servers_while_a_new_one_is_awaite
         "up:web:9191:to:v1": ["10.0.0.1"],
         "up:web:9191:to:v2": ["10.0.0.1"],
     }
+
+
+def test_requests_that_are_sent_as_before_are_changed_as_before() -> None:
+    changed, other = (Changes(request=HeaderChanges(set=(("x-route", name),))) for name in ("changed", "other"))
+    old = Route("v1", match=Match(path=PathRule(PathMatch.PREFIX, "/a")), changes=changed)
+    new = Route("v3", match=Match(path=PathRule(PathMatch.PREFIX, "/b")), changes=other)
+    last, endpoints = Route("v2", match=EVERY_REQUEST), {"v1.web": [endpoint()], "v2.web": [endpoint("10.0.0.2")]}
+    before = result(routed_state(routed_chain(old, last, legs=(V1, V2)), endpoints, WEB)).desired
+    chain = routed_chain(new, replace(old, changes=other), last, legs=(V1, V2, resolver("v3")))
+    state = routed_state(chain, endpoints, WEB)
+    unknown = (replace(one, known=one.target_id != "v3.web") for one in state.targets)
+    there = result(replace(state, targets=tuple(unknown))).desired
+    kept = braked(there, ((f"{NAME}:v1", (V1_SERVER,)),), before)
+
+    assert kept.upstreams == before.upstreams
+    assert kept.backend(f"{NAME}:v1").changes == (WayChanges(1, (changed,)),)
+    assert there.backend(f"{NAME}:v1").changes == (WayChanges(2, (other,)),)
 
 
 @pytest.mark.parametrize(
