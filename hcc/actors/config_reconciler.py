@@ -43,7 +43,7 @@ from hcc.actors.readiness import ReconcilerFacts
 from hcc.actors.status import PlanStatus
 from hcc.actors.writing import Writer, Written
 from hcc.errors import HccError
-from hcc.haproxy.brake import braked, is_guessed
+from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, Result, desired
@@ -298,7 +298,7 @@ class ConfigReconciler(Actor):
         if self._snapshot is None or not self._may_decide():
             return
         wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
-        if not self._waited and self._complete(self._snapshot):
+        if not self._waited and self._complete(self._snapshot) and not self._astray(self._snapshot):
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
@@ -332,6 +332,16 @@ class ConfigReconciler(Actor):
 
     def _complete(self, snapshot: Snapshot) -> bool:
         return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
+
+    def _astray(self, snapshot: Snapshot) -> bool:
+        """Whether probes will tell who serves where a HAProxy that ran before us would send requests now."""
+        if not self._adopted or not self._being_probed(snapshot):
+            return False
+        try:
+            return is_astray(self._wanted(snapshot).desired, self._control.servers())
+        except (HccError, OSError):
+            # Told by whoever tries to bring it about.
+            return False
 
     def _look(self) -> None:
         """Compare all of what runs and what is on disk with what is wanted, and repair it."""

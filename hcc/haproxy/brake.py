@@ -20,6 +20,12 @@ def is_guessed(wanted: Desired) -> bool:
     return any(not backend.known for backend in wanted.backends)
 
 
+def is_astray(wanted: Desired, running: ActualServers) -> bool:
+    """Whether requests would be sent to what does not run yet, and it is not known who serves there."""
+    there = {name for name, _ in running}
+    return any(not one.known and one.name not in there for one in wanted.backends)
+
+
 def braked(wanted: Desired, running: ActualServers, before: Desired | None = None) -> Desired:
     """The same, with the servers that run where they are not known.
 

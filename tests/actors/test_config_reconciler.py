@@ -50,6 +50,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.sight import sight_for
+from hcc.mesh.chain import Split
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
@@ -58,7 +59,18 @@ from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
-from tests.builders import certificates, endpoint, options, proxy, snapshot, upstream, upstream_state
+from tests.builders import (
+    certificates,
+    endpoint,
+    options,
+    proxy,
+    resolver,
+    routed_chain,
+    routed_state,
+    snapshot,
+    upstream,
+    upstream_state,
+)
 from tests.fakes import FakeControl
 
 
@@ -1074,6 +1086,34 @@ def test_a_restarted_reconciler_asks_who_may_get_traffic_and_takes_nobody_out_me
     eventually(lambda: probing.reported().snapshot_version == 1, "it has seen all again")
     assert len(probing.control.plans) == before
     assert running(probing) == {"10.0.0.1": True}
+
+
+def test_a_restarted_reconciler_follows_a_new_splitter_when_it_was_probed_who_serves(
+    probing: ReconcilerScene,
+) -> None:
+    splits, legs = (Split("v1", 50.0), Split("v2", 50.0)), (resolver("v1"), resolver("v2"))
+    chain = routed_chain(splits=splits, legs=legs)
+    split = snapshot(routed_state(chain, {"v1.web": [ONE], "v2.web": [TWO]}, upstream("web")), version=2)
+    probing.tell(admitting(ONE, version=1))
+    probing.run(snapshot(upstream_state(upstream("web"), [ONE], protocol="http"), version=1))
+    probing.restart()
+    probing.expect(VERIFIER, Publish)
+    probing.give_credentials()
+
+    probing.tell(SnapshotChanged(split))
+    probing.tell(admitting(ONE, probing=True))
+    threading.Event().wait(0.3)
+    assert running(probing) == {"10.0.0.1": True}
+    assert len(probing.control.plans) == 1
+
+    probing.tell(admitting(ONE, TWO))
+    eventually(lambda: len(probing.control.plans) == 2, "it to be followed")
+    assert probing.kinds() == [Reload]
+    legs_run = {name: found for name, found in probing.control.actual.servers if ":to:v" in name}
+    assert {name[-2:]: [one.enabled for one in found] for name, found in legs_run.items()} == {
+        "v1": [True],
+        "v2": [True],
+    }
 
 
 def test_who_may_get_traffic_of_a_snapshot_to_come_takes_nobody_out_before_it(probing: ReconcilerScene) -> None:

@@ -314,6 +314,19 @@ def test_another_hcc_goes_on_with_what_runs(shop: Store) -> None:
         assert shop.worker == worker
 
 
+def test_a_splitter_that_came_while_hcc_was_down_costs_no_request(shop: Store) -> None:
+    sidecar = shop.buyer.sidecar
+    with shop.cleaned(), Load(fresh_requests(shop.buyer.namespace, PORT, "store", "canary")) as load:
+        sidecar.kill()
+        shop.split(50, 50)
+        load.go_on(20)
+        sidecar.start()
+        sidecar.wait_ready()
+        shop.wait_answers("both legs", {"store", "canary"})
+        load.go_on(50)
+    load.assert_clean()
+
+
 def test_what_cannot_be_served_of_a_router_is_said_and_by_which_service_the_rest_is(shop: Store) -> None:
     retries = {"Match": {"HTTP": {"PathPrefix": "/b"}}, "Destination": {"Service": "books", "NumRetries": 3}}
     odd = {"Match": {"HTTP": {"PathRegex": r"/\pN"}}, "Destination": {"Service": "books"}}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.haproxy.brake import braked, is_guessed
+from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import ActualServers, Desired, Server, WayChanges
@@ -110,6 +110,14 @@ def test_requests_are_sent_as_before_until_it_is_known_who_serves_in_a_new_leg()
     assert braked(result(split(*HALVES, unknown="v2.web")).desired, runs, kept).upstreams == before.upstreams
     there = result(split(*HALVES)).desired
     assert braked(there, runs, kept) == there
+
+
+def test_requests_would_go_astray_where_nothing_runs_and_nobody_knows_who_serves() -> None:
+    first, second = ((f"{NAME}:{leg}", ()) for leg in ("v1", "v2"))
+    unknown = result(split(*HALVES, unknown="v2.web")).desired
+    assert is_astray(unknown, (first,))
+    assert not is_astray(unknown, (first, second))
+    assert not is_astray(result(split(*HALVES)).desired, ())
 
 
 def test_legs_that_are_served_already_have_new_servers_while_a_new_one_is_awaited() -> None:
