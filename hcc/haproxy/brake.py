@@ -66,9 +66,22 @@ def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], 
     used = {name for listener in upstreams for name in listener.backends}
     # What is changed about requests goes by the number of their way.
     stay = {name for now in upstreams if now not in wanted.upstreams for name in now.backends}
-    gone = (replace(one, known=False, servers=()) for name, one in there.items() if name in used - here.keys())
+    heirs = {(now.name, here[name].resolver): here[name] for now in wanted.upstreams for name in now.backends}
+    gone = [
+        (there[name], heirs.get((now.name, there[name].resolver)))
+        for now in upstreams
+        for name in now.backends
+        if name not in here
+    ]
     backends = [
         replace(one, changes=there[name].changes) if name in stay else one for name, one in here.items() if name in used
     ]
-    backends += (_braked(one, running.get(one.name, ()), one.check) for one in gone)
+    backends += (_gone_on(old, heir, running.get(old.name, ())) for old, heir in gone)
     return replace(wanted, upstreams=upstreams, backends=tuple(backends))
+
+
+def _gone_on(old: Backend, heir: Backend | None, running: tuple[Server, ...]) -> Backend:
+    """A backend that is not wanted any more: with the servers of the one that is there for the same instances."""
+    if heir is not None and heir.known:
+        return replace(heir, name=old.name, changes=old.changes)
+    return _braked(replace(old, known=False, servers=()), running, old.check)

@@ -398,6 +398,7 @@ def _upstream(
             # Where another one may serve for it, that is no reason to let what runs go on serving.
             known=all(target.known for target in leg.targets[:1]),
             changes=changed,
+            resolver=leg.resolver.name if leg.resolver else "",
         )
         for leg, changed in zip(legs, changes, strict=True)
     )

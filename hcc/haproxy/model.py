@@ -227,6 +227,7 @@ class Backend:
         check: None where answers are not looked at.
         draws: so many servers are drawn at random, and the least busy of them is taken; 0: each has its turn.
         changes: of the ways that lead here, those that change something.
+        resolver: of the chain, whose instances these are; it stays the same where the name does not.
     """
 
     name: str
@@ -239,6 +240,7 @@ class Backend:
     check: PeerCheck | None = None
     draws: int = 0
     changes: tuple[WayChanges, ...] = ()
+    resolver: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,6 +295,24 @@ def test_requests_are_changed_as_before_while_it_is_not_known_who_serves_on_a_ne
         assert shop.worker == worker
 
 
+def test_endpoints_come_and_go_while_it_is_not_known_who_serves_in_a_new_leg(shop: Store) -> None:
+    with shop.cleaned():
+        shop.settle()
+        worker = shop.worker
+        shop.put(RESOLVER, "canary", Redirect={"Service": "canary", "Datacenter": "dc9"})
+        shop.split(50, 50)
+        wait_until("it to be asked for", lambda: "not known yet" in shop.buyer.sidecar.command("status").stdout, 20)
+        with Load(fresh_requests(shop.buyer.namespace, PORT, "store", "store-2")) as load:
+            (second,) = shop.mesh.join(Service("store", "http", id="store-2"))
+            shop.wait_answers("another instance", {"store", "store-2"})
+            second.set_health("critical")
+            shop.wait_answers("it to be left out", {"store"})
+            load.go_on(50)
+        load.assert_clean()
+        assert shop.worker == worker
+        second.remove()
+
+
 def test_another_hcc_goes_on_with_what_runs(shop: Store) -> None:
     with shop.cleaned():
         shop.split(50, 50)

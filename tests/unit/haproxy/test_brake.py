@@ -153,6 +153,25 @@ def test_requests_that_are_sent_as_before_are_changed_as_before() -> None:
     assert there.backend(f"{NAME}:v1").changes == (WayChanges(2, (other,)),)
 
 
+def test_endpoints_come_and_go_though_their_backend_has_another_name_until_a_new_leg_is_known() -> None:
+    before = result(routed_state(routed_chain(legs=(V1,)), {"v1.web": [endpoint()]}, WEB)).desired
+    new = routed_state(
+        routed_chain(splits=HALVES, legs=(V1, V2)), {"v1.web": [endpoint("10.0.0.3"), endpoint("10.0.0.4")]}, WEB
+    )
+    one, other = new.targets
+    there = result(replace(new, targets=(one, replace(other, known=False)))).desired
+    kept = braked(there, running(V1_SERVER), before)
+
+    assert kept.upstreams == before.upstreams
+    assert [server.address for server in kept.backend(NAME).servers] == ["10.0.0.3", "10.0.0.4"]
+    assert kept.backend(NAME).check == before.backend(NAME).check
+    # And again, from what was kept.
+    assert braked(there, running(V1_SERVER), kept) == kept
+    # Of what is not known itself all stays.
+    both = result(replace(new, targets=(replace(one, known=False), replace(other, known=False)))).desired
+    assert braked(both, running(V1_SERVER), before).backend(NAME).servers == (V1_SERVER,)
+
+
 @pytest.mark.parametrize(
     "before",
     [
