@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from operator import attrgetter
 
 from hcc.consul.answers import Answer, Application, ChainOverride, Instance, IntentionList, Registration
@@ -307,12 +308,20 @@ _in_order = attrgetter("address", "port", "identity", "health")
 @remembered
 def _endpoint(instance: Instance, trust_domain: str, identity: str, only_passing: bool) -> Endpoint:
     return Endpoint(
-        address=instance.address,
+        address=_one_notation(instance.address),
         port=instance.port,
         weight=instance.weight,
         health=_health(instance.health, only_passing),
         identity=instance.identity or identity or _own_uri(trust_domain, instance),
     )
+
+
+def _one_notation(address: str) -> str:
+    """An address of version 6 as HAProxy writes it; Consul has it as somebody registered it."""
+    try:
+        return str(ip_address(address)) if ":" in address else address
+    except ValueError:
+        return address
 
 
 def _health(health: Health, only_passing: bool) -> Health:

@@ -32,8 +32,8 @@ FOR_FIRST = 16
 NEVER = float("inf")
 # The same endpoint is not suspected more often.
 SUSPECT_S = 1.0
-# Nor doubted: clients may give up on a slow application again and again.
-DOUBT_S = 5.0
+# Nor is one doubted: clients may give up on a slow application again and again. Of many, never more than AGAIN_PER_S.
+DOUBT_S = 10.0
 # So long it must not have answered to be silent. HAProxy tries a request again for about as long: an instance that
 # restarts in that time loses nothing.
 SILENT_S = 3.0
@@ -312,11 +312,12 @@ class PeerBook:
 
     def doubt(self, peers: Iterable[Peer], now_s: float) -> None:
         """HAProxy got no answer from these: have them probed now, or as soon as that is not too often."""
+        pause_s = max(DOUBT_S, len(self._records) / AGAIN_PER_S)
         for peer in peers:
             record = self._records.get(peer)
             if record is not None:
                 record.doubted = True
-                self._hasten(peer, record, max(now_s, record.asked_s + DOUBT_S))
+                self._hasten(peer, record, max(now_s, record.asked_s + pause_s))
 
     def distrust(self, now_s: float, jitter: float) -> None:
         """The CAs changed: have everybody probed again, who is not admitted at once."""

@@ -392,6 +392,7 @@ def test_one_that_haproxy_cannot_reach_is_probed_and_is_silent_until_it_answers(
 
         told = scene.expect(CONFIG_RECONCILER, AdmissionChanged, lambda message: message.admission.silent == (one,))
         assert told.admission.admitted == {one, Peer(TWO.address, TWO.port, WEB)}
+        eventually(lambda: scene.facts(ADMIN, PeerFacts) is not None, "it is reported")
         shown = scene.facts(ADMIN, PeerFacts)
         assert shown is not None
         assert shown.silent == ((one, "no handshake"),)
@@ -401,6 +402,8 @@ def test_one_that_haproxy_cannot_reach_is_probed_and_is_silent_until_it_answers(
         scene.probers.now.answer({ONE.address: seen()})
         eventually(lambda: scene.all_of(CONFIG_RECONCILER, AdmissionChanged)[-1].admission.silent == (), "it is back")
         assert scene.metrics.registry.get_sample_value("hcc_silent_endpoints") == 0
+        # What is done comes before what is said.
+        eventually(lambda: "answers again" in caplog.text, "it is said")
 
     assert [record.getMessage() for record in caplog.records if "answer" in record.getMessage()] == [
         "upstream web: 10.0.0.1:21000 does not answer, and gets no traffic while enough others do: no handshake",

@@ -138,6 +138,13 @@ def test_a_whole_state_makes_a_whole_snapshot() -> None:
     assert endpoint == Endpoint("10.0.0.1", 21000, 1, Health.PASSING, builders.service_uri("web"))
 
 
+def test_an_endpoint_s_address_is_written_in_one_way_however_it_was_registered() -> None:
+    written = ("2001:DB8:0:0::1", "2001:db8::1", "fe80::1%eth0", "::not an address", "10.0.0.1")
+    found = whole(after(WITH_WEB, ROOTS, CHAIN, (ENDPOINTS, tuple(instance(one) for one in written))))
+    shown = [one.address for target in found.upstreams[0].targets for one in target.endpoints]
+    assert shown == ["10.0.0.1", "2001:db8::1", "::not an address", "fe80::1%eth0"]
+
+
 def test_a_chain_with_failover_leads_to_the_endpoints_of_all_its_targets_in_order() -> None:
     older = Target("v1.web.default.default.dc1", "web", "dc1", subset="v1", subset_filter="Service.Meta.v == 1")
     abroad = Target(builders.target_id("web", "dc2"), "web", "dc2", only_passing=True)

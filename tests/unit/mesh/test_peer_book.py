@@ -139,6 +139,22 @@ def test_one_that_haproxy_and_probes_do_not_reach_is_silent_until_it_answers() -
     assert book.admission().silent == ()
 
 
+def test_doubts_about_many_cause_no_more_probes_than_the_bound() -> None:
+    endpoints = [endpoint(f"10.0.{number // 250}.{number % 250}") for number in range(1000)]
+    book = book_of(*endpoints)
+    while due := book.take_due(0.0, 64):
+        for one in due:
+            book.note(one, seen(WEB), 0.0, MIDDLE)
+    asked = 0
+    for second in range(1, 101):
+        book.doubt([peer(one.address) for one in endpoints], float(second))
+        for one in book.take_due(float(second), 10_000):
+            asked += 1
+            book.note(one, seen(WEB), float(second), MIDDLE)
+
+    assert asked <= 100 * AGAIN_PER_S
+
+
 def test_one_that_haproxy_reaches_is_not_silent_however_long_probes_fail() -> None:
     book = book_of(endpoint())
     probed(book, seen(WEB))
