@@ -39,6 +39,7 @@ from hcc.haproxy.model import (
     connections_within,
 )
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
+from hcc.haproxy.owners import protocol_of
 from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
@@ -376,7 +377,7 @@ def _upstream(
     silent: Sequence[Peer],
 ) -> _Part:
     upstream, label = state.upstream, state.upstream.key.label()
-    protocol = _protocol(state)
+    protocol = protocol_of(state)
     tls = _tls(certificates, _upstream_alpn(protocol), limits)
     legs = state.legs if found else state.legs[:1]
     changes = [_changes(found, leg, timed=not upstream.read_timeout_ms) for leg in legs]
@@ -474,13 +475,6 @@ def _servers(leg: Leg, admitted: Container[Peer] | None, silent: Sequence[Peer])
 
 def _endpoints(targets: tuple[TargetEndpoints, ...]) -> Iterator[Endpoint]:
     return (endpoint for target in targets for endpoint in target.endpoints)
-
-
-def _protocol(state: UpstreamState) -> Protocol:
-    if state.chain is None:
-        return state.upstream.protocol
-    known = {protocol.value: protocol for protocol in Protocol}
-    return known.get(state.chain.protocol.lower(), Protocol.TCP)
 
 
 def _connect_ms(upstream: Upstream, leg: Leg) -> int:
