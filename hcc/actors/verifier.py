@@ -40,7 +40,7 @@ from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
 from hcc.log import LastingProblem
-from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified
+from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified, peer_of
 from hcc.mesh.snapshot import Leg, Snapshot, TargetEndpoints
 from hcc.metrics import Metrics
 from hcc.peers.prober import Deliver, Probed
@@ -502,7 +502,7 @@ def _at(leg: Leg, address: str, port: int) -> frozenset[Peer]:
 
 def _peers(targets: Iterable[TargetEndpoints]) -> Iterator[Peer]:
     """The endpoints of targets, and who they should be."""
-    return (Peer(one.address, one.port, one.identity) for target in targets for one in target.endpoints)
+    return (peer_of(one) for target in targets for one in target.endpoints)
 
 
 def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:
