@@ -275,9 +275,14 @@ def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene
     assert isinstance(answer, dict)
     assert answer["source"].endswith("/ns/default/dc/dc1/svc/web")
     scene.tell(FactsReported(CallerFacts((("web:dc2", "allow"),), 1)))
-    named = ask(scene.socket, "GET", "/v1/explain?source=web.dc2")
-    assert isinstance(named, dict)
-    assert named["source"].endswith("/ns/default/dc/dc2/svc/web")
+
+    def explained_in_dc2() -> bool:
+        named = ask(scene.socket, "GET", "/v1/explain?source=web.dc2")
+        assert isinstance(named, dict)
+        source: str = named["source"]
+        return source.endswith("/ns/default/dc/dc2/svc/web")
+
+    eventually(explained_in_dc2, "web.dc2 as status shows a caller of another datacenter")
     with pytest.raises(SettingError, match="expected a source"):
         ask(scene.socket, "GET", "/v1/explain")
     assert scene.get("/v1/explain?source=web")[0] == 404
