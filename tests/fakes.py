@@ -10,7 +10,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -669,6 +669,7 @@ class FakeLeaves:
         self.loaded: dict[str, str] = {}
         self.stored: dict[str, str] = {}
         # Address, port and backends.
+        self.backends = ["up:web:9191:to"]
         self.taken_out: list[tuple[str, int, frozenset[str]]] = []
 
     def store(self, entries: Mapping[str, str]) -> None:
@@ -690,9 +691,9 @@ class FakeLeaves:
             self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
         return self.running
 
-    def take_out(self, address: str, port: int, backends: Collection[str]) -> None:
+    def take_out(self, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
         self._answer()
-        self.taken_out.append((address, port, frozenset(backends)))
+        self.taken_out.append((address, port, frozenset(filter(is_meant, self.backends))))
 
     def _answer(self) -> None:
         if self.silent:

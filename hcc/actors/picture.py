@@ -26,7 +26,7 @@ from hcc.actors.status import (
 )
 from hcc.consul.watch_state import WatchState
 from hcc.haproxy.names import backend_name, upstream_name
-from hcc.haproxy.owners import caller_line, datacenter_of, protocol_of
+from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller import named_caller
 from hcc.mesh.caller_book import verdict_on
@@ -183,7 +183,7 @@ def _upstreams(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple
     if snapshot is None:
         return ()
     fronts = {row.proxy: row.open_sessions for row in rows if row.kind is RowKind.FRONTEND}
-    servers = {(row.proxy, row.address): row for row in rows if row.kind is RowKind.SERVER}
+    servers = _by_leg(Owners(snapshot.upstreams), rows)
     asked = observed.stats is not None
     seen = _Seen(facts)
     return tuple(
@@ -198,6 +198,20 @@ def _upstreams(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple
         )
         for state in snapshot.upstreams
     )
+
+
+def _by_leg(owners: Owners, rows: tuple[Row, ...]) -> dict[tuple[str, str], Row]:
+    """The servers' rows by the backend of the leg whose endpoint it is, and by address.
+
+    While requests go as before, as a new leg is not known yet, endpoints are found where they serve.
+    """
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row.kind is RowKind.SERVER:
+            for name in owners.legs(row.proxy):
+                if name == row.proxy or (name, row.address) not in found:
+                    found[name, row.address] = row
+    return found
 
 
 def _endpoints(

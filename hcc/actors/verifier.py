@@ -37,11 +37,10 @@ from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
-from hcc.haproxy.names import backend_name
 from hcc.haproxy.owners import Owners
 from hcc.log import LastingProblem
 from hcc.mesh.peer_book import Judgement, Kept, NoAnswer, Peer, PeerBook, Seen, Standing, Unverified, peer_of
-from hcc.mesh.snapshot import Leg, Snapshot, TargetEndpoints
+from hcc.mesh.snapshot import Snapshot, TargetEndpoints
 from hcc.metrics import Metrics
 from hcc.peers.prober import Deliver, Probed
 from hcc.peers.tls import client_context
@@ -355,22 +354,13 @@ class Verifier(Actor):
             self.after(CUT_AGAIN_S, _CutAgain(peers))
 
     def _cut(self, peers: tuple[Peer, ...]) -> None:
+        owners = Owners(self._snapshot.upstreams if self._snapshot else ())
+        admitted = self._book.admission().admitted
         for peer in peers:
             try:
-                self._leaves.take_out(peer.address, peer.port, self._backends(peer))
+                self._leaves.take_out(peer.address, peer.port, _holding(peer, owners, admitted))
             except ControlError as exc:
                 _log.error("%s cannot be taken out at once: %s", peer.where, exc)
-
-    def _backends(self, peer: Peer) -> frozenset[str]:
-        """Where the endpoint is, and is not at the same time somebody else who may serve."""
-        states = self._snapshot.upstreams if self._snapshot else ()
-        admitted = self._book.admission().admitted
-        return frozenset(
-            backend_name(state.upstream, leg.name)
-            for state in states
-            for leg in state.legs
-            if peer in (there := _at(leg, peer.address, peer.port)) and not there & admitted
-        )
 
     # ---- what HAProxy counts
 
@@ -495,9 +485,20 @@ class Verifier(Actor):
         self._store_soon()
 
 
-def _at(leg: Leg, address: str, port: int) -> frozenset[Peer]:
-    """Who a leg's endpoints with that address should be."""
-    return frozenset(peer for peer in _peers(leg.targets) if (peer.address, peer.port) == (address, port))
+def _holding(peer: Peer, owners: Owners, admitted: frozenset[Peer]) -> Callable[[str], bool]:
+    """Whether the endpoint is in a backend, and is not at the same time somebody else who may serve there."""
+
+    def holds(backend: str) -> bool:
+        there = {
+            one
+            for leg in owners.legs(backend).values()
+            for one in _peers(leg.targets)
+            if (one.address, one.port) == where
+        }
+        return peer in there and not there & admitted
+
+    where = (peer.address, peer.port)
+    return holds
 
 
 def _peers(targets: Iterable[TargetEndpoints]) -> Iterator[Peer]:

@@ -8,7 +8,7 @@ A worker that stops after a reload still has a map and sessions of its own; it i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hcc.haproxy import words
@@ -62,24 +62,24 @@ class LeafMap:
         """Whether there is a worker with the map; its map is changed then."""
         return change_map(self._runtime, self._path, change, self._payload_bytes)
 
-    def take_out(self, address: str, port: int, backends: Collection[str]) -> None:
-        """Put an endpoint of these backends into maintenance and end all sessions to it.
+    def take_out(self, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
+        """Put an endpoint of the backends that are meant into maintenance and end all sessions to it.
 
         In others it may be who it should be: an address goes from one service to another. Whoever plans what HAProxy
         does finds it so; until then it may be busy with something else.
         """
         with contextlib.suppress(NotListeningError, ReplyError):
-            _take_out(self._runtime.send, address, port, backends)
+            _take_out(self._runtime.send, address, port, is_meant)
         for send in self._master.stopping_workers():
             # One that hangs passes nothing on.
             with contextlib.suppress(RuntimeSocketError, ReplyError):
-                _take_out(send, address, port, backends)
+                _take_out(send, address, port, is_meant)
 
 
-def _take_out(send: Callable[[str], str], address: str, port: int, backends: Collection[str]) -> None:
+def _take_out(send: Callable[[str], str], address: str, port: int, is_meant: Callable[[str], bool]) -> None:
     for backend, servers in parse_servers(send("show servers state")):
-        for server in servers if backend in backends else ():
-            if (server.address, server.port) == (address, port):
+        for server in servers:
+            if (server.address, server.port) == (address, port) and is_meant(backend):
                 # A worker that stops after a reload refuses it; its new sessions are of old clients only.
                 send(f"set server {words.name(backend)}/{words.name(server.name)} state maint")
                 end_sessions(send, backend, server.name, parse_sessions(send("show sess")))

@@ -1,14 +1,14 @@
-"""Whose traffic a row of HAProxy's statistics counts: pure, by the names that `hcc.haproxy.names` gives."""
+"""Whose a row of HAProxy's statistics, or a backend, is: pure, by the names that `hcc.haproxy.names` gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hcc.haproxy.names import APP, backend_name, upstream_name
 from hcc.haproxy.stats import Row
 from hcc.mesh.chain import start_target
 from hcc.mesh.naming import joined, parts
-from hcc.mesh.snapshot import Protocol, Snapshot, UpstreamState
+from hcc.mesh.snapshot import Leg, Protocol, Snapshot, UpstreamState
 
 
 class Owners:
@@ -16,6 +16,7 @@ class Owners:
 
     def __init__(self, upstreams: Iterable[UpstreamState]) -> None:
         self._by_name: dict[str, UpstreamState] = {}
+        self._legs: dict[str, dict[str, Leg]] = {}
         for state in upstreams:
             self._by_name[upstream_name(state.upstream)] = state
             self._by_name[backend_name(state.upstream)] = state
@@ -25,6 +26,17 @@ class Owners:
         found = self._by_name.get(proxy)
         # A leg's backend has the name of the upstream's, and one part more.
         return found or self._by_name.get(joined(*parts(proxy)[:-1]))
+
+    def legs(self, backend: str) -> Mapping[str, Leg]:
+        """Those whose endpoints a backend may have, by the name of the backend that each is to have: its own leg.
+
+        All of the upstream's where it is no leg's any more, in a worker that stops or while requests go as before.
+        """
+        if backend not in self._legs:
+            owner = self.of(backend)
+            legs = {backend_name(owner.upstream, leg.name): leg for leg in owner.legs} if owner else {}
+            self._legs[backend] = {backend: legs[backend]} if backend in legs else legs
+        return self._legs[backend]
 
 
 def caller_line(row: Row) -> str:

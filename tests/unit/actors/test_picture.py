@@ -98,6 +98,30 @@ def test_an_endpoint_is_shown_in_each_leg_that_has_it() -> None:
     ]
 
 
+def test_while_a_new_leg_is_awaited_endpoints_are_found_where_they_serve() -> None:
+    split = routed_chain(splits=(Split("v1", 90.0), Split("v2", 10.0)), legs=(resolver("v1"), resolver("v2")))
+    mesh = snapshot(routed_state(split, {"v1.web": [endpoint()], "v2.web": [endpoint("10.0.0.3")]}, API))
+    other = row(RowKind.SERVER, backend_name(upstream("other")), "x", "10.0.0.3:21000", "UP", 7)
+    for before in (backend_name(API), backend_name(API, "v3")):
+        serving = row(RowKind.SERVER, before, "x", "10.0.0.1:21000", "UP", 1)
+        found = picture(IDENTITY, Facts(), seen(serving, other, snapshot=mesh)).upstreams[0].endpoints
+
+        assert [(one.leg, one.state, one.sessions) for one in found] == [
+            ("v1", ServerState.UP, 1),
+            ("v2", ServerState.ABSENT, None),
+        ]
+
+
+def test_the_row_of_a_leg_counts_whatever_a_worker_has_of_before() -> None:
+    split = routed_chain(splits=(Split("v1", 90.0), Split("v2", 10.0)), legs=(resolver("v1"), resolver("v2")))
+    mesh = snapshot(routed_state(split, {"v1.web": [endpoint()], "v2.web": []}, API))
+    own = row(RowKind.SERVER, backend_name(API, "v1"), "x", "10.0.0.1:21000", "UP", 1)
+    old = row(RowKind.SERVER, backend_name(API), "x", "10.0.0.1:21000", "DRAIN", 2)
+    for rows in ((own, old), (old, own)):
+        (found,) = picture(IDENTITY, Facts(), seen(*rows, snapshot=mesh)).upstreams[0].endpoints
+        assert (found.state, found.sessions) == (ServerState.UP, 1)
+
+
 @pytest.mark.parametrize(
     ("word", "state"),
     [

@@ -2,7 +2,8 @@ import pytest
 
 from hcc.haproxy.owners import Owners, caller_of
 from hcc.haproxy.stats import RowKind, StatsError, parse_stats
-from tests.builders import upstream, upstream_state
+from hcc.mesh.chain import Split
+from tests.builders import resolver, routed_chain, routed_state, upstream, upstream_state
 
 INFO = "Name: HAProxy\nVersion: 2.6.12\nUptime_sec: 4\nMaxconn: 100\nCurrConns: 3\nCumConns: 12\nIdle_pct: 87\n\n"
 COLUMNS = (
@@ -47,6 +48,18 @@ def test_rows_have_owners_by_name() -> None:
     assert owners.of("up:to::3Ato:9192:to:a::2Fb") is odd
     assert owners.of("up:web:9193") is None
     assert owners.of("public") is None
+
+
+def test_a_backend_has_endpoints_of_its_leg_or_of_any_where_it_is_none_of_them() -> None:
+    split = routed_chain(splits=(Split("v1", 90.0), Split("v2", 10.0)), legs=(resolver("v1"), resolver("v2")))
+    owners = Owners((routed_state(split, {}, upstream("web")), upstream_state(upstream("api", 9192))))
+    both = {"up:web:9191:to:v1", "up:web:9191:to:v2"}
+
+    assert {name: leg.name for name, leg in owners.legs("up:web:9191:to:v2").items()} == {"up:web:9191:to:v2": "v2"}
+    assert set(owners.legs("up:web:9191:to")) == both
+    assert set(owners.legs("up:web:9191:to:v3")) == both
+    assert set(owners.legs("up:api:9192:to")) == {"up:api:9192:to"}
+    assert owners.legs("up:shop:9193:to") == {}
 
 
 def test_a_line_of_the_local_backend_is_a_callers_but_for_the_applications_own() -> None:
