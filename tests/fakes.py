@@ -332,6 +332,8 @@ class FakeProcess:
         self._workers = 1
         self._ended: Exit | None = None
         self._reader, self._writer = -1, -1
+        # A test ends it in one thread, the actor reaps it in another.
+        self._dying = threading.Lock()
 
     def fileno(self) -> int:
         return self._reader
@@ -420,16 +422,18 @@ class FakeProcess:
         self.die(-signal.SIGKILL)
 
     def die(self, status: int = 0) -> None:
-        if self._alive():
-            self._ended = Exit(self.pid, None if self._adopted else status)
-            os.write(self._writer, b"x")
+        with self._dying:
+            if self._alive():
+                self._ended = Exit(self.pid, None if self._adopted else status)
+                os.write(self._writer, b"x")
 
     def close(self) -> None:
-        for descriptor in (self._reader, self._writer):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.pid, self._reader, self._writer = 0, -1, -1
-        self._ended, self.starting = None, False
+        with self._dying:
+            for descriptor in (self._reader, self._writer):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self.pid, self._reader, self._writer = 0, -1, -1
+            self._ended, self.starting = None, False
 
     def _begin(self, pid: int, *, adopted: bool = False) -> None:
         self.pid = pid

@@ -15,7 +15,7 @@ from hcc.haproxy.dataplane_program import Program, command_line, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import ENVIRONMENT, Exit, has_ended, record_pid, recorded_pid, trim_log
+from hcc.haproxy.process import ENVIRONMENT, Exit, has_ended, record_pid, recorded_pid, trim_log, watched
 from hcc.mesh.secret import Secret
 
 STOP_TIMEOUT_S = 3.0
@@ -61,10 +61,11 @@ class DataplaneProcess:
         end_left_over(self._layout)
         try:
             self._prepare()
-            self._child = self._spawn()
-            self._pidfd = os.pidfd_open(self.pid)
+            child = self._spawn()
+            self._pidfd = watched(child)
         except OSError as exc:
             raise ControlError(f"cannot run {self._program.binary}: {exc}") from exc
+        self._child = child
         record_pid(self._layout.dataplane_pid_file, self.pid)
         return self.pid
 

@@ -116,11 +116,11 @@ class HAProxyProcess:
         trim_log(self._layout.log)
         self._logged = size_of(self._layout.log)
         try:
-            self._child = self._spawn()
+            child = self._spawn()
+            self._pidfd = watched(child)
         except OSError as exc:
             raise LaunchError(f"cannot run {self._binary}: {exc}") from exc
-        self._take(self._child.pid)
-        self._starting = True
+        self._child, self._pid, self._starting = child, child.pid, True
         record_pid(self._layout.pid_file, self._pid)
         return self._pid
 
@@ -425,6 +425,20 @@ def _child_pids(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             yield from (int(word) for word in (thread / "children").read_text(encoding="ascii").split())
+
+
+def watched(child: subprocess.Popen[bytes]) -> int:
+    """The pidfd of a child that was just started.
+
+    Raises:
+        OSError: no descriptor is left. The child is ended: nobody would see its death, or know that it runs.
+    """
+    try:
+        return os.pidfd_open(child.pid)
+    except OSError:
+        child.kill()
+        child.wait()
+        raise
 
 
 def has_ended(pidfd: int, timeout_s: float = 0.0) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -432,16 +433,16 @@ class RealDataplane:
     """A real one, about to be launched, and its faults."""
 
     def __init__(self) -> None:
-        self._stage = DataplaneStage(BINARIES["2.8"]())
-        self.process = self._stage.dataplane
+        self.stage = DataplaneStage(BINARIES["2.8"]())
+        self.process = self.stage.dataplane
 
     def close(self) -> None:
         self.process.stop()
-        self._stage.close()
+        self.stage.close()
 
     def spoil(self, *, runs: bool) -> None:
         program = replace(find_dataplane(dataplaneapi()), binary="/bin/false" if runs else "/nowhere/dataplaneapi")
-        self.process = DataplaneProcess(program, self._stage.binary, self._stage.layout, self._stage.password)
+        self.process = DataplaneProcess(program, self.stage.binary, self.stage.layout, self.stage.password)
 
     def hang(self) -> None:
         hold(self.process.pid)
@@ -497,6 +498,29 @@ def test_a_data_plane_api_that_cannot_be_run_is_an_error_of_the_launch(dataplane
         dataplane.process.launch()
 
     assert (dataplane.process.pid, dataplane.process.reap()) == (0, None)
+
+
+def test_one_that_cannot_be_watched_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the last descriptor goes to another thread just then."""
+    dataplane = RealDataplane()
+    started: list[int] = []
+
+    def none_left(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    try:
+        with monkeypatch.context() as full:
+            full.setattr(os, "pidfd_open", none_left)
+            for process in (dataplane.process, dataplane.stage.process):
+                with pytest.raises(ControlError, match=r"cannot run .*: .*Too many open files"):
+                    process.launch()
+                assert (process.pid, process.reap()) == (0, None)
+        assert len(started) == 2
+        assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+        assert dataplane.process.launch()
+    finally:
+        dataplane.close()
 
 
 def test_a_data_plane_api_that_ends_at_once_is_seen_as_any_other(dataplane: Dataplane) -> None:
