@@ -482,8 +482,11 @@ class ConfigReconciler(Actor):
         """What would be done now.
 
         Raises:
-            ControlError: nothing is known yet, HAProxy does not answer, or what is on disk cannot be read.
+            ControlError: nothing is known yet, HAProxy does not answer, what is on disk cannot be read, or the sidecar
+                is stopping.
         """
+        if self._draining.frozen:
+            raise ControlError("the sidecar is stopping: HAProxy is changed at run time alone until it ends")
         if lacking := self._lacking():
             raise ControlError(f"there is no {lacking} that can be used yet, HAProxy is left as it is; ask again")
         if self._snapshot is None or not self._may_decide():

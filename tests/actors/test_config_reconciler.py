@@ -538,6 +538,14 @@ def previewed(scene: ReconcilerScene) -> Previewed:
     return found
 
 
+def test_a_sidecar_that_stops_plans_nothing(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE))
+    scene.drain()
+
+    with pytest.raises(ControlError, match="the sidecar is stopping"):
+        previewed(scene)
+
+
 def test_to_ask_what_would_be_done_fails_where_nothing_can_be_read_and_changes_nothing(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE))
     scene.control.unreadable = True
