@@ -163,7 +163,9 @@ class Sidecar:
 
     def haproxy_masters(self) -> tuple[int, ...]:
         """HAProxy master processes that use this state directory."""
-        ours = {pid for pid in self.namespace.pids() if "-W" in _words(pid) and self._is_ours(pid)}
+        words = {pid: _words(pid) for pid in self.namespace.pids()}
+        # The Data Plane API has texts checked by `haproxy -c -W`.
+        ours = {pid for pid, found in words.items() if "-W" in found and "-c" not in found and self._is_ours(pid)}
         # A worker of before that ends just now has no parent any more.
         return tuple(pid for pid in ours if (parent := _parent(pid)) and parent not in ours)
 
