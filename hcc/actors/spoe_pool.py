@@ -49,6 +49,8 @@ LOOK_S = 1.0
 MISSES = 3
 # Callers wait for what died.
 MAX_DELAY_S = 5.0
+# HAProxy waits for half a second; where a worker is not back long before that it had better ask another at once.
+ASIDE_S = 0.25
 # Denials logged in a row, and how long until that many may be logged again.
 DENIALS_LOGGED = 10
 DENIALS_EVERY_S = 10.0
@@ -216,7 +218,7 @@ class SPOEPool(Actor):
             case WorkerExited(index, pid, status, reason):
                 self._metrics.worker_exits.inc()
                 _log.error("SPOE worker %d (process %d) ended: %s", index + 1, pid, reason or f"status {status}")
-                self._later(_key(index), _Respawn(index))
+                self._respawn_later(index)
                 self._report()
             case ZygoteExited():
                 _log.error("the SPOE zygote ended; the workers go on")
@@ -233,7 +235,11 @@ class SPOEPool(Actor):
             self._pool.respawn(index)
         except SpoePoolError as exc:
             _log.error("SPOE worker %d cannot be started: %s", index + 1, exc)
-            self._later(_key(index), _Respawn(index))
+            self._respawn_later(index)
+
+    def _respawn_later(self, index: int) -> None:
+        if self._later(_key(index), _Respawn(index)) > ASIDE_S:
+            self._pool.stand_aside(index)
 
     def _respawn_zygote(self) -> None:
         self._due.discard(ZYGOTE)
@@ -245,11 +251,13 @@ class SPOEPool(Actor):
             _log.error("the SPOE zygote cannot be started: %s", exc)
             self._later(ZYGOTE, _RespawnZygote())
 
-    def _later(self, key: str, start: _Respawn | _RespawnZygote) -> None:
-        """Start it after a pause, which grows while things die."""
+    def _later(self, key: str, start: _Respawn | _RespawnZygote) -> float:
+        """Start it after a pause, which grows while things die; how long that is."""
+        delay_s = self._back_off.next_delay_s()
         self._due.add(key)
         self.after(STABLE_S, _Stable(), key="stable")
-        self.after(self._back_off.next_delay_s(), start, key=key)
+        self.after(delay_s, start, key=key)
+        return delay_s
 
     def _note_denial(self, source: str, reason: str) -> None:
         label = self._callers.denied(source, reason, time.time())

@@ -61,6 +61,8 @@ def workers(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     yield ""
     yield f"backend {words.name(authorisation.backend)}"
     yield from backend_mode(Mode.TCP)
+    # By turns, so that who asks again asks another; since 3.3 the default is chance.
+    yield "  balance roundrobin"
     yield "  timeout connect 1000ms"
     yield "  timeout server 5m"
     yield "  option spop-check"

@@ -52,6 +52,14 @@ class Listener:
             Path(self._aside).rename(self.path)
         self._in_place = True
 
+    def stand_aside(self) -> None:
+        """Not be found by whoever connects, until `take_place`; who is in the queue waits on."""
+        if not self._in_place or self.lost():
+            return
+        with suppress(OSError):
+            Path(self.path).rename(self._aside)
+            self._in_place = False
+
     def lost(self) -> bool:
         """Whether somebody removed our socket from its place, or put another there: nobody finds it any more."""
         return self._in_place and inode_of(self.path) != self._inode

@@ -93,6 +93,14 @@ class WorkerPool:
             except SpawnError as exc:
                 raise SpoePoolError(str(exc)) from exc
 
+    def stand_aside(self, index: int) -> None:
+        """Let this worker, if it has exited, be connected to by nobody until it decides again.
+
+        Without that whoever comes waits in its queue, which is best if it is back soon.
+        """
+        with self._lock:
+            self._slots[index].stand_aside()
+
     def respawn_zygote(self) -> None:
         """Start a zygote, ending an old one; living workers do not notice.
 

@@ -132,6 +132,11 @@ class WorkerSlot:
         channel.flush()
         self._settle(channel)
 
+    def stand_aside(self) -> None:
+        """Refuse connections until a process decides here again, if there is none now."""
+        if self.phase is WorkerPhase.EXITED:
+            self._listener.stand_aside()
+
     def kill(self) -> None:
         """End the process at once; one that is unborn will find its channel closed, and exit."""
         if self._pidfd >= 0:

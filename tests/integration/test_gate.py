@@ -15,10 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hcc.actors.backoff import BackOff
 from hcc.haproxy.capabilities import Feature, Version
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_book import MAX_REMEMBERED
@@ -116,6 +118,33 @@ def test_a_question_that_a_killed_worker_left_is_asked_again(opened: Gate) -> No
             callers.go_on(20)
         assert Counter(callers.answers).keys() == {ALLOWED}
     assert opened.ask(opened.context(MESH.service("evil")))[0] == DENIED
+
+
+def test_who_asks_again_asks_another_than_the_worker_that_hangs(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    opened.wait_whole()
+    call = strangers(opened, SERVICE)
+    pid = opened.pool.workers()[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert [call() for _ in range(6)] == [ALLOWED] * 6
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_strangers_lose_nothing_to_a_worker_that_is_dead_for_long(
+    opened: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened.decide_by(WEB)
+    opened.wait_whole()
+    call = strangers(opened, SERVICE)
+    monkeypatch.setattr(BackOff, "next_delay_s", lambda _: 60.0)
+    os.kill(opened.pool.workers()[0].pid, signal.SIGKILL)
+    wait_until(lambda: not Path(opened.pool.workers()[0].socket_path).exists(), "it stands aside")
+    assert [call() for _ in range(20)] == [ALLOWED] * 20
+    # A new HAProxy has not looked yet who is there.
+    opened.reload()
+    assert [call() for _ in range(20)] == [ALLOWED] * 20
 
 
 def test_strangers_under_load_lose_nothing_to_killed_workers_and_reloads(opened: Gate) -> None:

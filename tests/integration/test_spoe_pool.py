@@ -218,6 +218,21 @@ def test_a_socket_that_is_not_in_its_place_yet_is_not_lost(tmp_path: Path) -> No
             listener.close()
 
 
+def test_only_a_socket_of_its_own_stands_aside(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    listener = Listener(str(path))
+    try:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.bind(str(path))
+            listener.stand_aside()
+            assert path.is_socket()
+            assert listener.lost()
+    finally:
+        listener.close()
+    assert path.is_socket()
+
+
 def test_a_socket_that_cannot_be_bound_anew_leaves_its_worker_and_is_bound_when_it_can_be(
     pool: WorkerPool, paths: tuple[str, str]
 ) -> None:
