@@ -19,8 +19,10 @@ from hcc.spoe.values import TRUE, Kind, Value
 
 CAPTURED = Path(__file__).parent / "protocol" / "captured"
 # What tests/protocol/capture.py recorded.
-BRANCHES = ("2.2", "2.6", "2.8", "3.0", "3.2")
+BRANCHES = ("2.2", "2.6", "2.8", "3.0", "3.2", "3.4")
 MODES = ("tcp", "http")
+# Of the question: what our configuration has HAProxy tell since 2.1.
+ARGUMENTS = "der=ssl_c_der src=src src_port=src_port"
 SESSIONS = tuple(f"haproxy-{branch}-{mode}-session" for branch in BRANCHES for mode in MODES)
 CHECKS = tuple(f"haproxy-{branch}-{mode}-check" for branch in BRANCHES for mode in MODES)
 

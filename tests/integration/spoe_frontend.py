@@ -17,6 +17,7 @@ from typing import Any
 from hcc.spoe.events import PoolEvent
 from hcc.spoe.pool import WorkerPool
 from tests.spoe_certificates import Authority, Leaf
+from tests.spop_frames import ARGUMENTS
 
 GREETING = b"hello from the app\n"
 PROCESSING_TIMEOUT_MS = 500
@@ -56,7 +57,7 @@ spoe-agent agent
   timeout processing {processing_ms}ms
   use-backend spoe_agents
 spoe-message caller
-  args der=ssl_c_der
+  args {arguments}
   event on-frontend-{mode}-request
 """
 
@@ -162,7 +163,8 @@ def running_frontend(
     authority.service("server").write_pem(directory / "server.pem")
     authority.write_pem(directory / "roots.pem")
     lines = [f"  server w{number} unix@{path} check inter 1s pool-low-conn 64" for number, path in enumerate(sockets)]
-    (directory / "spoe.cfg").write_text(_SPOE_CONFIG.format(mode=mode, processing_ms=PROCESSING_TIMEOUT_MS))
+    spoe = _SPOE_CONFIG.format(mode=mode, processing_ms=PROCESSING_TIMEOUT_MS, arguments=ARGUMENTS)
+    (directory / "spoe.cfg").write_text(spoe)
     with running_app(mode) as app_port, socket.create_server(("127.0.0.1", 0)) as listener:
         config = _CONFIG.format(
             mode=mode,

@@ -20,7 +20,7 @@ from hcc.spoe.frames import LENGTH_BYTES
 from tests import binaries
 from tests.integration.spoe_frontend import running_frontend, wait_for
 from tests.spoe_certificates import Authority
-from tests.spop_frames import BRANCHES, CAPTURED, MODES
+from tests.spop_frames import ARGUMENTS, BRANCHES, CAPTURED, MODES
 
 CALLERS = ("web", "db", "billing")
 ROUNDS = 5
@@ -81,7 +81,7 @@ def record(branch: str, mode: str, directory: Path) -> None:
     wanted = 1 + len(CALLERS)
     session = next(found for found in map(frames, agent.sessions) if len(found) >= wanted)[:wanted]
     version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stdout.split()[2]
-    message = f"mode {mode}, event on-frontend-{mode}-request, message caller, args der=ssl_c_der"
+    message = f"mode {mode}, event on-frontend-{mode}-request, message caller, args {ARGUMENTS}"
     for kind, found, what in (
         ("session", session, "the start of one connection, as it came"),
         ("check", frames(agent.checks[0]), "health check by option spop-check"),

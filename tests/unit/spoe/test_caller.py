@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import itertools
 from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hcc.haproxy.capabilities import Version, capabilities
+from hcc.haproxy.model import Authorisation, Mode
+from hcc.haproxy.render_spoe import spoe_file
 from hcc.spoe.caller import MAX_SOURCE_BYTES, Asked, answer_actions, matched, question
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, decode_frame
-from hcc.spoe.payloads import Message, decode_messages
+from hcc.spoe.payloads import Message, decode_entries, decode_messages
 from hcc.spoe.values import NULL, Kind, Value
 from hcc.spoe.varint import MAX_VALUE, encode_varint
-from tests.spop_frames import SESSIONS, called, caller, captured, notify, text
+from tests.spop_frames import BRANCHES, CAPTURED, MODES, SESSIONS, called, caller, captured, notify, text
 
 DER = Value(Kind.BINARY, b"certificate")
 
@@ -97,7 +101,21 @@ def test_every_question_of_a_real_haproxy_takes_the_quick_way() -> None:
     for name in SESSIONS:
         questions = captured(name)[1:]
         assert len(questions) == 3
-        assert all(matched(frame, LENGTH_BYTES, len(frame)) for frame in questions)
+        for frame in questions:
+            asked = matched(frame, LENGTH_BYTES, len(frame))
+            assert asked is not None, name
+            assert asked == strictly(decode_frame(frame[LENGTH_BYTES:]))
+            assert [key for key, _ in decode_entries(asked.peer)] == [b"src", b"src_port"], name
+
+
+def test_what_was_recorded_is_what_haproxy_is_told_to_ask() -> None:
+    for branch, mode in itertools.product(BRANCHES, MODES):
+        major, minor = branch.split(".")
+        able = capabilities(Version(int(major), int(minor)))
+        lines = list(spoe_file(Authorisation("agents", (), Mode(mode), "/i.map", "/v.map", "/r.map"), able))
+        told = lines[lines.index("spoe-message caller") + 1]
+        recorded = (CAPTURED / f"haproxy-{branch}-{mode}-session.hex").read_text().splitlines()[1]
+        assert f", {told.strip()}" == recorded[recorded.index(", args ") :]
 
 
 def test_a_missing_certificate_is_an_empty_one() -> None:
