@@ -99,7 +99,7 @@ def fetch(
         return _fetch_intentions(client, key, position, pause)
     result = client.chain(key, cached=True) if cached and isinstance(key, ChainWatch) else _ask(client, key, position)
     value = _value(key, result)
-    if isinstance(value, tuple) and not value and _is_filtered(result):
+    if isinstance(value, tuple) and not value and result.filtered_by_acls:
         msg = f"{key.label()}: expected all instances, found an empty list that the token's rights made so; "
         raise ConsulPermissionError(f"{msg}give it service:read and node:read", 403)
     asked = _service_behind(key, result) if not value else None
@@ -295,8 +295,3 @@ def _authorized(client: ConsulClient, key: IntentionsWatch) -> Probe | None:
         if exc.code in _NO_PROBE:
             return None
         raise
-
-
-def _is_filtered(result: Result) -> bool:
-    in_body = isinstance(result.data, dict) and result.data.get("ResultsFilteredByACLs") is True
-    return result.filtered_by_acls or in_body
