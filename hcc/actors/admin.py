@@ -278,8 +278,8 @@ class Admin(Actor):
             return Response(200, found.config.encode())
         if what == "snapshot":
             return _json(review_json(found.review, self._identity.haproxy))
-        callers = self._sources.tree().ask_actor(AUTHORISER, Preview(), PREVIEW_TIMEOUT_S)
-        operations = (*found.operations, *cast("tuple[str, ...]", callers))
+        maps = (self._sources.tree().ask_actor(name, Preview(), PREVIEW_TIMEOUT_S) for name in (AUTHORISER, VERIFIER))
+        operations = (*found.operations, *(change for each in maps for change in cast("tuple[str, ...]", each)))
         told = {"operations": operations, "reasons": found.reasons, "reloads": found.reloads}
         return _json({**told, "left_out": found.left_out})
 

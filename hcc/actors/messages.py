@@ -168,7 +168,7 @@ class HAProxyDown:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """Admin to ConfigReconciler (answer: `Previewed`) and Authoriser (a phrase for each difference): do nothing yet."""
+    """Admin to ConfigReconciler (answer: `Previewed`), Authoriser and Verifier (a phrase a change): do nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)

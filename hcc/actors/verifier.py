@@ -27,6 +27,7 @@ from hcc.actors.messages import (
     FactsReported,
     HAProxyDown,
     HAProxyUp,
+    Preview,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
@@ -172,6 +173,8 @@ class Verifier(Actor):
         self._stored = True
         self._disk_problem = LastingProblem(_log)
         self._failures = 0
+        # Whether HAProxy may lack something that it was, or should have been, told.
+        self._behind = True
         # How far the wall clock is ahead of the monotonic one.
         self._ahead_s = time.time() - time.monotonic()
         # When it was last told that an upstream's answers were cut.
@@ -193,7 +196,13 @@ class Verifier(Actor):
         if self._checks or self._mode.probes:
             self.after(LOOK_S, _Look(), key="look")
 
-    def handle(self, message: object) -> None:
+    def handle(self, message: object) -> object | None:
+        if isinstance(message, Preview):
+            return self._differences()
+        self._deal_with(message)
+        return None
+
+    def _deal_with(self, message: object) -> None:
         match message:
             case SnapshotChanged(snapshot):
                 self._follow(snapshot)
@@ -202,7 +211,7 @@ class Verifier(Actor):
             case _Outcomes(probed):
                 self._hear(probed)
             case HAProxyUp() | WorkerReplaced() | _Resync():
-                self._resync()
+                self._resync(drift=isinstance(message, _Resync) and not self._behind)
             case HAProxyDown():
                 # It starts with the file, which somebody else may have damaged.
                 self._store()
@@ -419,20 +428,33 @@ class Verifier(Actor):
         if self._checks and not self._try(lambda: self._leaves.change(change)):
             self._store()
 
-    def _resync(self) -> None:
+    def _resync(self, *, drift: bool) -> None:
+        """Make HAProxy know what it should; with `drift` it should already, and what is repaired is counted."""
         if self._checks:
             self._arm_resync()
-            self._try(self._repair)
+            self._try(lambda: self._repair(drift=drift))
             # The next reload reads the file, which somebody may have damaged.
             self._store_leaves()
 
-    def _repair(self) -> bool:
+    def _repair(self, *, drift: bool) -> bool:
         found = self._leaves.entries()
         if found is None:
             return False
         self._book.take_news()
         change = map_change(found, self._book.leaves())
-        return self._leaves.change(change) if change else True
+        if not change:
+            return True
+        known = self._leaves.change(change)
+        if drift and known:
+            self._metrics.drift.inc()
+            _log.warning("HAProxy's map of leaves was not as it should be: %d entries put right", len(change))
+        return known
+
+    def _differences(self) -> tuple[str, ...]:
+        """How HAProxy's map differs from what it should be; raises ControlError."""
+        found = self._leaves.entries() if self._checks else None
+        change = map_change(found, self._book.leaves()) if found is not None else MapChange()
+        return (f"change {len(change)} leaves of upstreams' instances",) if change else ()
 
     def _try(self, act: Callable[[], bool]) -> bool:
         """Whether HAProxy knows it; if it could not be told, all is compared again soon."""
@@ -443,8 +465,10 @@ class Verifier(Actor):
             self._failures += 1
             _log.error("HAProxy's memory of leaves is not up to date; next try in %.1f s: %s", delay, exc)
             self.after(delay, _Resync(), key="resync")
+            self._behind = True
             return False
         self._failures = 0
+        self._behind = not known
         return known
 
     def _arm_resync(self) -> None:

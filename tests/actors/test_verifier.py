@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hcc.actors.messages import (
     AdmissionChanged,
     CredentialsReady,
     HAProxyDown,
+    Preview,
     Publish,
     SnapshotChanged,
     WorkerReplaced,
@@ -422,6 +424,49 @@ def test_a_worker_that_comes_after_a_reload_is_told_what_its_file_lacked(scene: 
     scene.tell(WorkerReplaced())
 
     eventually(lambda: scene.leaves.loaded == {"A": WEB}, "the map is put right")
+
+
+def test_what_somebody_changed_in_the_map_is_foreseen_put_right_and_counted(scene: VerifierScene) -> None:
+    def counted() -> float | None:
+        return scene.metrics.registry.get_sample_value("hcc_drift_repairs_total")
+
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    assert scene.tree.ask_actor(VERIFIER, Preview(), 5.0) == ()
+    scene.leaves.loaded = {"A": EVIL, "FORGED": WEB}
+    assert scene.tree.ask_actor(VERIFIER, Preview(), 5.0) == ("change 2 leaves of upstreams' instances",)
+
+    scene.tell(_Resync())
+
+    eventually(lambda: counted() == 1.0, "it is counted")
+    assert scene.leaves.loaded == {"A": WEB}
+
+
+def test_what_haproxy_could_not_be_told_before_is_no_drift(scene: VerifierScene) -> None:
+    scene.begin(ONE)
+    scene.leaves.running = False
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    scene.leaves.running = True
+
+    scene.tell(_Resync())
+
+    eventually(lambda: scene.leaves.loaded == {"A": WEB}, "the map is put right")
+    assert scene.tree.ask_actor(VERIFIER, Preview(), 5.0) == ()
+    assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 0.0
+
+
+def test_the_map_is_compared_again_and_again_at_moments_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the 300 s that it is told; without a draw nothing would happen for so long.
+    monkeypatch.setattr(random, "uniform", lambda low, _: low * 1e-4)
+    scene = VerifierScene(tmp_path, VerifyUpstream.BOTH)
+    with playing(scene):
+        for forged in ("ONE", "TWO"):
+            scene.leaves.loaded = {forged: WEB}
+            eventually(lambda: scene.leaves.loaded == {}, "the map is put right")
 
 
 def test_a_damaged_map_file_is_put_back_at_the_next_comparison(scene: VerifierScene) -> None:

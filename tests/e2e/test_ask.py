@@ -339,7 +339,13 @@ def test_what_somebody_changes_by_hand_is_repaired_every_resync_and_counted(mesh
     listener, verdicts = f"up:true:{TRUE_PORT}", member.sidecar.state_dir / "verdicts.map"
     wait_until("the caller to be remembered", verdicts.read_text)
     key = verdicts.read_text().split()[0]
-    for command in (f"disable frontend {listener}", "disable server app/app", f"set map {verdicts} {key} deny"):
+    forged = f"add map {member.sidecar.state_dir}/leaves.map {'A' * 64} spiffe://x/ns/default/dc/dc1/svc/true"
+    for command in (
+        f"disable frontend {listener}",
+        "disable server app/app",
+        f"set map {verdicts} {key} deny",
+        forged,
+    ):
         before = repairs()
         by_hand(member, command)
         wait_until(f"the repair of: {command}", partial(repaired_since, before), 10)
