@@ -1,4 +1,5 @@
 import logging
+import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -764,6 +765,17 @@ def test_rules_out_of_their_order_are_put_right(scene: AuthoriserScene) -> None:
     scene.tell(WorkerReplaced())
 
     eventually(lambda: list(scene.maps.loaded["rules"].items()) == wanted, "their order")
+
+
+def test_the_maps_are_compared_again_and_again_at_moments_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the 300 s that it is told; without a draw nothing would happen for so long.
+    monkeypatch.setattr(random, "uniform", lambda low, _: low * 1e-4)
+    scene = AuthoriserScene()
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        for forged in ("one", "two"):
+            scene.maps.loaded["verdicts"] = {service_uri(forged): "allow"}
+            scene.verdicts()
 
 
 def test_what_somebody_changed_in_the_maps_is_put_right_and_counted(scene: AuthoriserScene) -> None:

@@ -1,5 +1,6 @@
 import itertools
 import logging
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -792,6 +793,39 @@ def test_what_is_repaired_without_any_news_is_drift(scene: ReconcilerScene) -> N
     eventually(lambda: len(scene.reported().plans) == 2, "the repair is told")
     assert scene.reported().plans[0].drift
     assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 1.0
+
+
+def test_structures_that_follow_each_other_come_by_few_reloads(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    monkeypatch.setattr(config_reconciler, "WINDOW_S", 1.0)
+    ports = range(9101, 9111)
+    for version, port in enumerate(ports, start=2):
+        scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", port), [ONE]), version=version)))
+        threading.Event().wait(0.02)
+
+    eventually(lambda: str(ports[-1]) in (scene.control.actual.config or ""), "the last one runs")
+    reloads = sum(isinstance(one, Reload) for made in scene.control.plans for one in made.operations)
+    # The first at once, the others together; one more where the machine is slow.
+    assert 1 <= reloads <= 3
+
+
+def test_all_is_read_back_again_and_again_at_moments_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of the 300 s that it is told; without a draw nothing would happen for so long.
+    monkeypatch.setattr(random, "uniform", lambda low, _: low * 1e-4)
+    scene = ReconcilerScene()
+    with playing(scene):
+        scene.run(with_endpoints(ONE, version=1))
+        for repairs in (1.0, 2.0):
+            name, servers = scene.control.actual.servers[0]
+            changed = ((name, (replace(servers[0], weight=99),)),)
+            scene.control.actual = replace(scene.control.actual, servers=changed)
+            eventually(partial(_has_repaired, scene, repairs), "it is repaired")
+
+
+def _has_repaired(scene: ReconcilerScene, times: float) -> bool:
+    return scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == times
 
 
 def test_a_file_that_somebody_changed_is_put_back_and_that_is_said(

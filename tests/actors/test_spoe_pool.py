@@ -154,6 +154,18 @@ def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog:
     assert len(denials) == DENIALS_LOGGED
 
 
+def test_denials_beyond_those_logged_are_told_by_their_number_and_then_logged_anew(
+    scene: PoolScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spoe_pool, "DENIALS_EVERY_S", 0.5)
+    for _ in range(DENIALS_LOGGED + 7):
+        scene.pool.happen(Denied(0, "web", "no"))
+
+    eventually(lambda: "7 more denials in the last" in caplog.text, "the others are counted")
+    scene.pool.happen(Denied(0, "db", "no"))
+    eventually(lambda: "denied: source=db" in caplog.text, "the next one is logged")
+
+
 def test_where_nothing_is_enforced_the_log_says_that_the_caller_was_let_in(caplog: pytest.LogCaptureFixture) -> None:
     scene = PoolScene(enforced=False)
     with playing(scene), caplog.at_level(logging.WARNING):

@@ -39,8 +39,9 @@ from hcc.haproxy.plan import (
     changes,
 )
 from hcc.haproxy.render import Rendered
-from hcc.haproxy.runtime import RuntimeSocket
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket
 from hcc.haproxy.stats_reader import BACKENDS, StatsReader
+from hcc.haproxy.takeover import RELOAD_TIMEOUT_S
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, UpstreamState
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, with_text
@@ -457,14 +458,23 @@ def test_a_refused_text_changes_nothing_and_the_error_names_the_line(there: Stag
     worker = there.worker()
     text = good.config.replace("balance roundrobin", "balance nonsense")
     bad = with_text(good, text, structure="ffffffffffffffff")
+    before = reloads(there)
     applied = there.control.apply(there.plan(bad))
     assert applied.failure is not None
+    # From 3.2 on two that fail cost the runtime socket.
+    assert reloads(there) == before, "it was reloaded with a text that it refuses"
     assert applied.failure.excerpt == "balance nonsense"
     assert applied.failure.line == good.config.splitlines().index("  balance roundrobin") + 1
     assert "nonsense" in str(applied.failure)
     assert there.worker() == worker
     assert greeting(port) == "peer"
     assert not there.plan(good)
+
+
+def reloads(there: Stage) -> tuple[int, int]:
+    """How many there were, and how many failed."""
+    processes = MasterSocket(there.layout.master_socket).processes()
+    return processes.reloads, processes.failed
 
 
 def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> None:
@@ -480,8 +490,10 @@ def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> Non
         wanted = there.plan(bad)
         found = there.control.taken(bad.desired, there.actual(bad))
         assert [taken_bind.bind for taken_bind in found] == [TcpBind("127.0.0.1", taken)]
+        began_s = time.monotonic()
         applied = there.control.apply(wanted)
     assert applied.failure is not None
+    assert time.monotonic() - began_s < RELOAD_TIMEOUT_S / 2, "it was waited for, not noticed"
     assert str(taken) in str(applied.failure)
     assert not applied.reloaded
     assert there.worker() == worker

@@ -353,6 +353,9 @@ def test_no_certificate_and_no_readable_one_are_denied(pool: WorkerPool, client:
     client.send(notify(Message(b"unknown", ((b"x", NULL),))))
     assert variables(client.receive()) == {"allowed": False}
     wait_for("three errors are counted", lambda: pool.counters()[0].errors == 3)
+    # Now remembered.
+    assert client.ask(WEB[:-1]) == {"allowed": False}
+    wait_for("the fourth is counted, too", lambda: pool.counters()[0].errors == 4)
 
 
 def test_every_forgery_is_denied_at_first_and_ever_after(pool: WorkerPool, client: Client) -> None:

@@ -23,6 +23,16 @@ def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_while_a_file_is_replaced_has_all_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_private(str(path), "old, and longer")
+    with path.open("rb", buffering=0) as reader:
+        assert reader.read(3) == b"old"
+        write_private(str(path), "new")
+        assert reader.read() == b", and longer"
+    assert path.read_text() == "new"
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("old")
