@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.dataplane_process import end_left_over
 from hcc.haproxy.dataplane_text import version_of
 from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
@@ -21,7 +22,7 @@ from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state, 
 from tests.dataplane_stage import DataplaneStage, dataplane_stage
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import Server, greeting, wait_until
-from tests.pki import service_uri
+from tests.pki import Authority, service_uri
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -211,6 +212,25 @@ def test_a_new_leaf_needs_no_reload(there: DataplaneStage) -> None:
     assert there.worker() == worker
     assert greeting(port) == "first"
     assert len(set(first.caller_serials)) == 2
+    assert not there.plan(there.rendered(wanted))
+
+
+def test_a_new_ca_needs_no_reload_from_2_8(there: DataplaneStage) -> None:
+    newer, port = Authority("Newer CA"), free_port()
+    newcomer = there.peer("newcomer", leaf=newer.leaf(service_uri("web")))
+    wanted = client_snapshot(upstream_state(upstream("web", port, connect_timeout_ms=100), [at(newcomer)]))
+    there.converge(there.rendered(wanted))
+    worker = there.worker()
+    assert greeting(port) == ""
+    there.authorities.append(newer)
+
+    applied = there.converge(there.rendered(wanted))
+
+    at_run_time = there.capabilities.has(Feature.CA_UPDATE)
+    assert applied.reloaded is not at_run_time
+    assert (there.worker() == worker) is at_run_time
+    assert greeting(port) == "newcomer"
+    assert there.file_says(there.rendered(wanted))
     assert not there.plan(there.rendered(wanted))
 
 
