@@ -24,6 +24,7 @@ from hcc.haproxy.plan import (
     SetServerAddress,
     SetServerState,
     SetServerWeight,
+    SetTicketKeys,
     WriteConfig,
 )
 from hcc.haproxy.render import Rendered
@@ -91,6 +92,11 @@ def other_roots(there: Scene) -> None:
     assert "Success" in there.say(f"commit ssl ca-file {roots}")
 
 
+def other_ticket_keys(there: Scene) -> None:
+    # With one that somebody knows TLS sessions could be made that nobody verified.
+    assert "updated" in there.say(f"set ssl tls-key {there.there.layout.ticket_keys} {'A' * 64}")
+
+
 Kinds = list[type[Operation]]
 Change = tuple[str, Callable[[Scene], object], Kinds]
 
@@ -120,6 +126,7 @@ EVERYWHERE: tuple[Change, ...] = (
         said("disable health spoe_agents/w1", "set server spoe_agents/w1 health down"),
         [SetServerState],
     ),
+    ("other keys of TLS sessions", other_ticket_keys, [SetTicketKeys]),
     ("a shut listener", said("shutdown frontend {listener}"), [Reload]),
 )
 WITH_DYNAMIC_SERVERS: tuple[Change, ...] = (
