@@ -88,10 +88,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class MeshEntry:
-    """What every sidecar of the mesh is to do alike."""
+    """What every sidecar of the mesh is to do alike.
+
+    Args:
+        hides_callers: applications are not told of callers' certificates.
+    """
 
     normalization: Normalization = CONSULS_DEFAULT
     tls: MeshTls = LEFT_TO_PROXIES
+    hides_callers: bool = False
 
 
 Answer = (

@@ -120,6 +120,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
             _upstream_state(upstream, override, known, datacenter_of(registration, known))
             for upstream, override in _upstreams(registration)
         ),
+        hides_callers=mesh is not None and mesh.hides_callers,
     )
 
 

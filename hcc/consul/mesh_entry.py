@@ -1,7 +1,7 @@
 """The mesh entry: what every sidecar of the mesh is to do alike.
 
-Of it `HTTP.Incoming.RequestNormalization` and `TLS` are read. Source: hashicorp/consul
-agent/structs/config_entry_mesh.go (1.20.1); reference/consul.md section 6.
+Of it `HTTP.Incoming.RequestNormalization`, `HTTP.SanitizeXForwardedClientCert` and `TLS` are read. Source:
+hashicorp/consul agent/structs/config_entry_mesh.go (1.20.1); reference/consul.md section 6.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def mesh_entry(data: object) -> MeshEntry:
     first = entries[0]
     if first.text("Kind") != _KIND:
         raise first.error("Kind", _KIND)
-    return MeshEntry(_normalization(first), _tls(first.child("TLS")))
+    hides_callers = first.child("HTTP").flag("SanitizeXForwardedClientCert")
+    return MeshEntry(_normalization(first), _tls(first.child("TLS")), hides_callers)
 
 
 def _normalization(entry: Fields) -> Normalization:

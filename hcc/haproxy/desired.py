@@ -218,7 +218,7 @@ def _public(
         max_connections=proxy.max_inbound_connections,
         forward_for=proxy.forward_for,
         appname_header=_header(proxy.appname_header, problems),
-        client_cert_by=_client_cert_by(proxy.protocol, options, certificates),
+        client_cert_by=_client_cert_by(snapshot, options, certificates),
     )
 
 
@@ -231,10 +231,10 @@ def _ticket_keys(options: Options, certificates: Certificates) -> TicketKeys:
     return TicketKeys(options.ticket_keys, tuple(Secret(base64.b64encode(digest).decode()) for digest in digests))
 
 
-def _client_cert_by(protocol: Protocol, options: Options, certificates: Certificates) -> str:
+def _client_cert_by(snapshot: Snapshot, options: Options, certificates: Certificates) -> str:
     """Our URI where callers' certificates are told to the application: with http and http2, as Consul's Envoy does."""
-    told = options.intentions.asks and protocol in (Protocol.HTTP, Protocol.HTTP2)
-    return certificates.leaf.uri if told and certificates.leaf else ""
+    told = options.intentions.asks and snapshot.proxy.protocol in (Protocol.HTTP, Protocol.HTTP2)
+    return certificates.leaf.uri if told and certificates.leaf and not snapshot.hides_callers else ""
 
 
 def _header(name: str, problems: list[Problem]) -> str:

@@ -300,6 +300,7 @@ RESOLVER_PREFIX = "resolver:"
 class Snapshot:
     """All of it. `version` grows with every snapshot of one hcc process.
 
+    `hides_callers`: the application is not to be told of callers' certificates, as the mesh entry says.
     `leaf`, `roots`, `policy` and `tls` are None until Consul gave them once; after that the last good one stays.
     """
 
@@ -311,6 +312,7 @@ class Snapshot:
     policy: Policy | None
     tls: MeshTls | None
     upstreams: tuple[UpstreamState, ...]
+    hides_callers: bool = False
 
     def complete(self, *, intentions: bool) -> bool:
         """Whether every question that Consul was asked has an answer (which may be "nothing there")."""

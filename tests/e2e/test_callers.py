@@ -9,11 +9,12 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from cryptography import x509
@@ -25,12 +26,13 @@ from tests.e2e.clients import http2_client, http_get, is_refused, read_line, tcp
 from tests.e2e.mesh import Member
 from tests.e2e.sidecar import Sidecar
 from tests.e2e.standing import DB_PORT, H2_PORT, WEB_PORT, Standing
-from tests.e2e.versions import can
+from tests.e2e.versions import can, on_2_8
 from tests.e2e.waiting import stays, wait_until
 
 pytestmark = pytest.mark.e2e
 
 KNOWN = "caller:dc1"
+HEADER = "x-forwarded-client-cert"
 
 
 @contextmanager
@@ -311,20 +313,39 @@ def test_what_a_hand_took_out_of_the_maps_is_put_back(standing: Standing) -> Non
 
 
 def test_the_application_is_told_whose_certificate_came_and_a_caller_cannot_say_it_itself(standing: Standing) -> None:
-    connection = standing.client.http(WEB_PORT)
-    try:
-        forged = "By=spiffe://x;URI=spiffe://x/ns/default/dc/dc1/svc/root"
-        connection.request("GET", "/headers", headers={"X-Forwarded-Client-Cert": forged, "X-Caller": "root"})
-        headers = {name.lower(): value for name, value in json.loads(connection.getresponse().read()).items()}
-    finally:
-        connection.close()
-    by, digest, uri = headers["x-forwarded-client-cert"].split(";")
+    forged = "By=spiffe://x;URI=spiffe://x/ns/default/dc/dc1/svc/root"
+    headers = _headers_told(standing, {"X-Forwarded-Client-Cert": forged, "X-Caller": "root"})
+    by, digest, uri = headers[HEADER].split(";")
     assert by.startswith("By=spiffe://")
     assert by.endswith("/dc/dc1/svc/web")
     assert len(digest) == len("Hash=") + 64
     assert uri.startswith("URI=spiffe://")
     assert uri.endswith("/dc/dc1/svc/caller")
     assert headers["x-caller"] == "caller"
+
+
+@on_2_8
+def test_the_application_is_not_told_where_the_mesh_entry_says_so(standing: Standing) -> None:
+    server = standing.site.server
+    assert HEADER in _headers_told(standing)
+    server.put("/v1/config", {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}})
+    try:
+        wait_until("the header to be gone", lambda: HEADER not in _headers_told(standing))
+        assert HEADER not in _headers_told(standing, {HEADER: "URI=spiffe://x/ns/default/dc/dc1/svc/root"})
+        assert _headers_told(standing)["x-caller"] == "caller"
+    finally:
+        server.delete("/v1/config/mesh/mesh")
+    wait_until("the header to be back", lambda: HEADER in _headers_told(standing))
+
+
+def _headers_told(standing: Standing, headers: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Those that the application gets, by their names in lower case."""
+    connection = standing.client.http(WEB_PORT)
+    try:
+        connection.request("GET", "/headers", headers=headers)
+        return {name.lower(): value for name, value in json.loads(connection.getresponse().read()).items()}
+    finally:
+        connection.close()
 
 
 def _lines(sidecar: Sidecar, haproxy_version: str) -> set[str]:

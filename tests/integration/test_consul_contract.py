@@ -342,7 +342,7 @@ def test_a_held_query_is_broken_off_from_another_thread(agent: ConsulHttp, helpe
 MERGE = {"Kind": "mesh", "HTTP": {"Incoming": {"RequestNormalization": {"MergeSlashes": True}}}}
 STRICT = {"TLS": {"Incoming": {"TLSMinVersion": "TLSv1_3"}}}
 NEWEST = TlsLimits(TlsVersion.TLS_1_3)
-OTHER = {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}
+HIDING = {"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}
 
 
 def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadPoolExecutor, line: str) -> None:
@@ -363,7 +363,7 @@ def test_the_mesh_entry_comes_blocks_and_goes(agent: ConsulHttp, helper: ThreadP
             # There is the entry, but it does not know of normalisation.
             with pytest.raises(AgentError, match=r"HTTP\.Incoming"):
                 agent.put_config(MERGE)
-            entry, expected = {**OTHER, **STRICT}, MeshEntry(tls=MeshTls(incoming=NEWEST))
+            entry, expected = {**HIDING, **STRICT}, MeshEntry(tls=MeshTls(incoming=NEWEST), hides_callers=True)
         done = later(helper, agent.put_config, entry)
         second = fetch(client, key, first.position, pause)
         done.result(5)

@@ -352,9 +352,11 @@ def test_the_mesh_entry_is_read_from_the_start() -> None:
     assert before.tls is None
     assert before.policy is not None
     assert before.policy.normalization is None
-    entry = MeshEntry(Normalization(merge_slashes=True), MeshTls(incoming=TlsLimits(TlsVersion.TLS_1_3)))
+    assert not before.hides_callers
+    entry = MeshEntry(Normalization(merge_slashes=True), MeshTls(incoming=TlsLimits(TlsVersion.TLS_1_3)), True)
     read = whole(after((MeshWatch(), entry), state=state))
     assert read.tls == entry.tls
+    assert read.hides_callers
     assert read.policy is not None
     assert (read.policy.normalization, read.policy.version) == (entry.normalization, before.policy.version + 1)
 

@@ -74,11 +74,18 @@ def test_each_word_on_underscores_has_its_action_and_an_unknown_one_refuses(word
         [{"Kind": "mesh", "HTTP": []}],
         entry(MergeSlashes="yes"),
         entry(PathWithEscapedSlashesAction=1),
+        [{"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": "yes"}}],
     ],
 )
 def test_another_shape_is_an_error(data: object) -> None:
     with pytest.raises(ConsulAnswerError):
         mesh_entry(data)
+
+
+def test_callers_are_told_to_the_application_unless_they_are_to_be_hidden() -> None:
+    assert not mesh_entry([]).hides_callers
+    assert not mesh_entry(entry()).hides_callers
+    assert mesh_entry([{"Kind": "mesh", "HTTP": {"SanitizeXForwardedClientCert": True}}]).hides_callers
 
 
 def test_without_a_word_tls_is_left_to_the_proxy() -> None:

@@ -462,6 +462,23 @@ def test_limits_and_header_options_are_carried_over() -> None:
     assert (found.public.forward_for, found.public.appname_header) == (True, "X-App")
 
 
+@pytest.mark.parametrize(
+    ("protocol", "hides", "told"),
+    [
+        (Protocol.HTTP, False, True),
+        (Protocol.HTTP2, False, True),
+        (Protocol.GRPC, False, False),
+        (Protocol.TCP, False, False),
+        (Protocol.HTTP, True, False),
+    ],
+)
+def test_callers_are_told_to_the_application_as_consuls_envoy_does(protocol: Protocol, hides: bool, told: bool) -> None:
+    here = replace(snapshot(proxy_=proxy(protocol=protocol)), hides_callers=hides)
+    public = desired(here, options(), certificates()).desired.public
+    assert public is not None
+    assert bool(public.client_cert_by) is told
+
+
 def test_a_header_name_that_haproxy_would_misread_is_reported_and_left_out() -> None:
     found = result(proxy_=proxy(protocol=Protocol.HTTP, appname_header="X-#App"))
     assert found.desired.public is not None
