@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from hcc.haproxy import runtime
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import ControlError
@@ -17,11 +18,12 @@ from hcc.haproxy.map_commands import read_map
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
-from hcc.haproxy.runtime import RuntimeSocket
+from hcc.haproxy.runtime import RuntimeSocket, exchange
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
+from tests.e2e.versions import can
 from tests.fakes import FakeMaps
 from tests.haproxy_stage import Stage, stage, wait_until
 from tests.ports import free_port
@@ -135,6 +137,32 @@ def real(request: pytest.FixtureRequest) -> Iterator[Subject]:
         subject = Subject(made, fake=False)
         subject.port = free_port()
         yield subject
+
+
+@pytest.mark.parametrize(
+    "real", [branch for branch in HAPROXY_BRANCHES if can(branch, Feature.MAP_TRANSACTION)], indirect=True
+)
+def test_verdicts_change_all_at_once_where_haproxy_can(real: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    real.serve()
+    keys = [f"spiffe://d/ns/default/dc/dc1/svc/{'x' * 400}{number}" for number in range(200)]
+    before, wanted = dict.fromkeys(keys, "allow"), dict.fromkeys(keys, "deny")
+    real.maps.change_verdicts(map_change({}, before), before)
+    seen: list[set[str]] = []
+    layout = real.stage.layout
+
+    def exchanged(path: str, data: bytes, timeout_s: float, *more: Callable[[], bool]) -> str:
+        answer = exchange(path, data, timeout_s, *more)
+        found = read_map(lambda said: exchange(layout.stats_socket, f"{said}\n".encode(), timeout_s), layout.verdicts)
+        seen.append(set((found or {}).values()))
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime, "exchange", exchanged)
+        real.maps.change_verdicts(map_change(before, wanted), wanted)
+
+    assert real.maps.verdicts() == wanted
+    assert len(seen) > 3
+    assert all(len(verdicts) == 1 for verdicts in seen if verdicts), "some had changed, and some had not"
 
 
 def test_haproxy_starts_and_reloads_with_what_is_on_disk(real: Subject) -> None:
