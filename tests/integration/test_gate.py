@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import itertools
 import os
@@ -29,6 +30,7 @@ from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import PathMatch, PathRule, Permission
 from hcc.mesh.snapshot import Protocol
 from hcc.spoe.cache import MAX_ENTRIES
+from tests import pki
 from tests.binaries import HAPROXY_BRANCHES
 from tests.forgeries import ALLOWED as SERVICE
 from tests.forgeries import MESH, forged_leaves
@@ -277,6 +279,26 @@ def test_a_caller_gets_no_tunnel_in_which_nobody_looks_at_requests(branch: str) 
         stranger = opened.context(numbered(SERVICE, 2))
         for connect in (stranger, context):
             assert opened.answer(connect, "CONNECT h:80 HTTP/1.1", "Host: h:80")[0] == 405
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_the_application_is_told_the_certificate_that_came_and_nothing_else(branch: str) -> None:
+    header, forged = "x-forwarded-client-cert", "By=x;Hash=00;URI=spiffe://x/ns/default/dc/dc1/svc/root"
+    claims = [f"{name}: {forged}" for name in ("X-Forwarded-Client-Cert", header, header.upper(), header)]
+    with gate(branch, Protocol.HTTP) as opened:
+        opened.decide_by(WEB)
+        leaf = numbered(SERVICE, 1)
+        context, digest = opened.context(leaf), hashlib.sha256(leaf.der()).hexdigest()
+
+        def told() -> list[tuple[str, ...]]:
+            lines = (line.partition(": ") for line in opened.head_told(context, *claims).splitlines())
+            return [tuple(value.split(";")) for name, _, value in lines if name.lower() == header]
+
+        wanted = [("By=" + pki.service_uri("server"), f"Hash={digest}", "URI=" + service_uri(SERVICE))]
+        # By the answer of a worker, and then by what HAProxy remembers.
+        assert told() == wanted
+        wait_until(lambda: opened.remembered() == {SERVICE}, "the caller to be remembered")
+        assert told() == wanted
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
