@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hcc.haproxy.brake import braked
-from hcc.haproxy.capabilities import Version, capabilities
+from hcc.haproxy.capabilities import Feature, Version, capabilities
 from hcc.haproxy.model import Desired, Listening, Server
 from hcc.haproxy.plan import Actual, Install, Plan, Reload, WriteConfig, changes, fits_what_runs, plan
 from hcc.haproxy.render import Rendered, render
@@ -114,6 +114,17 @@ class Sidecar(RuleBasedStateMachine):
         listeners = tuple(replace(one, state=state, max_connections=limit) for one in actual.listeners)
         self.control.actual = replace(actual, listeners=listeners, max_connections=limit)
 
+    @precondition(lambda self: self.control.actual.running)
+    @rule()
+    def somebody_changes_what_tls_goes_by(self) -> None:
+        """As far as that can be seen; certificates are a matter of structure where it cannot."""
+        actual, able = self.control.actual, self.control.capabilities.has
+        if able(Feature.SERVER_CERT_UPDATE):
+            actual = replace(actual, certificates=tuple((name, "E" * 40) for name, _ in actual.certificates))
+        if able(Feature.CA_UPDATE):
+            actual = replace(actual, ca_files=tuple((name, frozenset(("F" * 40,))) for name, _ in actual.ca_files))
+        self.control.actual = replace(actual, ticket_keys="somebody's" if actual.ticket_keys else "")
+
     @rule()
     def in_the_end_all_is_as_wanted(self) -> None:
         self.control.busy = frozenset()
@@ -127,6 +138,11 @@ class Sidecar(RuleBasedStateMachine):
         assert self._planned()[1] == left
         self._is_as_wanted(rendered)
 
+    def teardown(self) -> None:
+        """Hypothesis leaves rules out of most of its runs, the end of all too."""
+        if hasattr(self, "control"):
+            self.in_the_end_all_is_as_wanted()
+
     def _is_as_wanted(self, rendered: Rendered) -> None:
         actual = self.control.actual
         assert actual.config == rendered.config
@@ -138,8 +154,19 @@ class Sidecar(RuleBasedStateMachine):
                 # Where a slot keeps its connections (before 2.2) it keeps the address of who left, out of service.
                 assert not [one for one in found - wanted if one[3] or rendered.frees_slots]
         assert {one.state for one in actual.listeners} <= {Listening.OPEN}
+        self._callers_and_certificates_are_as_wanted(rendered)
         if self.control.glance() is not None:
             assert not changes(rendered, self.control.actual)
+
+    def _callers_and_certificates_are_as_wanted(self, rendered: Rendered) -> None:
+        actual, wish = self.control.actual, self.wish
+        assert wish.app is not None
+        lines = {one.name for one in dict(actual.servers)[wish.app.name]}
+        assert lines == {wish.app.name, *(wish.app.callers if rendered.caller_lines else ())}
+        assert dict(actual.certificates) == {file.name: file.fingerprint for file in wish.certificates}
+        assert dict(actual.ca_files) == {file.name: file.fingerprints for file in wish.ca_files}
+        assert wish.ticket_keys is not None
+        assert actual.ticket_keys == actual.stored_ticket_keys == wish.ticket_keys.digest
 
     def _rendered(self, actual: Actual) -> Rendered:
         return render(braked(self.wish, actual.servers), self.control.capabilities, actual.servers)
@@ -174,4 +201,4 @@ def _put(actual: Actual, name: str, servers: tuple[Server, ...]) -> tuple[tuple[
 
 
 TestSidecar = Sidecar.TestCase
-TestSidecar.settings = settings(max_examples=80, stateful_step_count=25)
+TestSidecar.settings = settings(max_examples=250, stateful_step_count=25)
