@@ -243,6 +243,27 @@ def test_all_spoe_workers_killed_at_once_come_back_and_nobody_is_let_in_meanwhil
 
 
 @on_2_8
+def test_what_workers_have_counted_survives_them_and_a_restart_of_their_actor(pair: Pair) -> None:
+    sidecar, server, client = pair.web.sidecar, pair.mesh.site.server, pair.caller.namespace
+
+    def denials() -> float:
+        return sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}']
+
+    server.set_intention("fcaller", "fweb", "deny")
+    try:
+        wait_until("denials", lambda: _status(client, WEB_PORT) == 403 and denials() >= 10)
+    finally:
+        server.remove_intention("fcaller", "fweb")
+    pair.wait_answers()
+    before, workers = denials(), set(sidecar.spoe_workers())
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    sidecar.restart("SPOEPool")
+    wait_until("others", lambda: len(set(sidecar.spoe_workers()) - workers) == len(workers))
+    assert denials() == before
+
+
+@on_2_8
 def test_sockets_of_hcc_that_somebody_removed_are_there_again_and_new_callers_let_in(pair: Pair) -> None:
     pair.wait_answers()
     sidecar, client = pair.web.sidecar, pair.caller.namespace
