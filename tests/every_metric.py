@@ -37,6 +37,7 @@ def stats_row(kind: RowKind, name: str, server: str = "", *, connect_s: float | 
         denied_responses=1,
         connect_errors=2,
         response_errors=4,
+        client_aborts=8,
         retries=5,
         redispatches=6,
         active_servers=7,

@@ -16,7 +16,7 @@ from hcc.errors import PeerError
 _HEADER = "# pxname,"
 _NUMBERS = (
     "scur", "stot", "conn_tot", "req_tot", "bin", "bout", "dreq", "dcon", "dses",
-    "dresp", "econ", "eresp", "wretr", "wredis", "act",
+    "dresp", "econ", "eresp", "cli_abrt", "wretr", "wredis", "act",
 )  # fmt: skip
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
 
@@ -50,6 +50,7 @@ class Row:
         denied: connections and requests that our rules refused (frontend).
         denied_responses: answers that our rules did not let through.
         connect_errors, response_errors: on the way to servers.
+        client_aborts: clients that gave up; of http not all, the others are among the `responses` as `other`.
         active_servers: those that get traffic (backend).
         *_average_s: over the last 1024 sessions; None where HAProxy does not measure.
     """
@@ -70,6 +71,7 @@ class Row:
     denied_responses: int
     connect_errors: int
     response_errors: int
+    client_aborts: int
     retries: int
     redispatches: int
     active_servers: int
@@ -78,8 +80,15 @@ class Row:
 
     @property
     def failures(self) -> int:
-        """How often a server of a backend could not be reached, or a request to one ended without an answer."""
-        return self._unreached + dict(self.responses).get("other", 0)
+        """How often a server of a backend could not be reached, or a request to one ended without an answer.
+
+        Some count more than once. Of tcp, a client that gave up may have had all that it wanted.
+        """
+        if not self.http:
+            return self._unreached
+        # By version and moment, a client that gives up is an abort (and a 4xx), or `other`, or both; if HAProxy does,
+        # that is an error of the server.
+        return self._unreached + self.client_aborts + self.response_errors + dict(self.responses).get("other", 0)
 
     @property
     def unanswered(self) -> int:
@@ -199,6 +208,7 @@ class _Table:
             denied_responses=numbers["dresp"],
             connect_errors=numbers["econ"],
             response_errors=numbers["eresp"],
+            client_aborts=numbers["cli_abrt"],
             retries=numbers["wretr"],
             redispatches=numbers["wredis"],
             active_servers=numbers["act"],

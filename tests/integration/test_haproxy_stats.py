@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.owners import Owners
 from hcc.haproxy.stats import RowKind, Stats
-from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader, StatsUnavailableError
+from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, StatsUnavailableError, servers_of
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import http_answer, stage, wait_until
+from tests.haproxy_stage import HttpServer, Stage, http_answer, stage, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -54,6 +55,69 @@ def test_what_went_through_is_counted_for_upstream_and_endpoint(branch: str) -> 
 
 def served(stats: Stats, address: str) -> int:
     return next(row.sessions for row in stats.rows if row.kind is RowKind.SERVER and row.address == address)
+
+
+class StallingServer(HttpServer):
+    """Answers the first request of each connection, and no other one."""
+
+    def talk(self, connection: socket.socket) -> None:
+        heard = connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        while heard:
+            heard = connection.recv(65536)
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_a_server_is_doubted_that_hangs_on_a_connection_that_is_there_until_haproxy_gives_up(branch: str) -> None:
+    with stage(branch) as scene:
+        port = connected_to_stalling(scene, read_timeout_ms=300)
+        counts = looked(scene)
+        assert http_answer(port)[0] == 504
+        wait_doubted(scene, counts)
+
+
+# 2.2 does not see that an http/1.1 client leaves.
+@pytest.mark.parametrize("branch", [branch for branch in HAPROXY_BRANCHES if branch != "2.2"])
+def test_a_server_is_doubted_that_hangs_on_a_connection_that_is_there_until_the_client_gives_up(branch: str) -> None:
+    with stage(branch) as scene:
+        port = connected_to_stalling(scene)
+        counts = looked(scene)
+        give_up(port, after_s=0.3)
+        wait_doubted(scene, counts)
+
+
+def connected_to_stalling(scene: Stage, *, read_timeout_ms: int = 0) -> int:
+    """The port of an upstream to whose one server HAProxy has a connection, on which no more answers will come."""
+    peer, port = scene.peer("web-1", kind=StallingServer), free_port()
+    registered = upstream("web", port, read_timeout_ms=read_timeout_ms)
+    web = upstream_state(registered, (endpoint("127.0.0.1", peer.port),), protocol="http")
+    scene.converge(scene.rendered(snapshot(web, proxy_=proxy(local_port=0))))
+    wait_until(lambda: http_answer(port)[0] == 200, "the peer answers")
+    return port
+
+
+def looked(scene: Stage) -> BackendCounts:
+    path = scene.layout.stats_socket
+    counts = BackendCounts(
+        StatsReader(path, BACKENDS).read, lambda backend: StatsReader(path, servers_of(backend)).read()
+    )
+    counts.look(lambda _: True)
+    return counts
+
+
+def wait_doubted(scene: Stage, counts: BackendCounts) -> None:
+    """Return when it is known that the server, to which there was one connection, did not answer."""
+    (peer,) = scene.servers
+    assert peer.accepted == 1
+    places = frozenset({f"127.0.0.1:{peer.port}"})
+    wait_until(lambda: places in dict(counts.look(lambda _: True).quiet).values(), "the server is doubted")
+
+
+def give_up(port: int, *, after_s: float) -> None:
+    """A client that asks, and leaves."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        time.sleep(after_s)
 
 
 class Hanging:

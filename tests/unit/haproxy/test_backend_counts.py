@@ -60,6 +60,8 @@ def _row(kind: RowKind, backend: str, address: str = "", *, failed: int = 0, cut
         retries=0,
         redispatches=failed,
         connect_errors=0,
+        response_errors=0,
+        client_aborts=0,
     )
 
 
@@ -96,16 +98,17 @@ def test_backends_of_others_are_left_alone(counting: Counting) -> None:
     assert counting.read == []
 
 
-def test_a_retry_a_lost_request_and_a_client_that_gave_up_count_as_failures_too() -> None:
-    row = replace(_row(RowKind.BACKEND, "web", failed=1), retries=10, connect_errors=100)
+def test_a_retry_a_lost_request_and_who_gave_up_waiting_count_as_failures_too() -> None:
+    row = replace(_row(RowKind.BACKEND, "web", failed=1), retries=10, connect_errors=100, responses=(("other", 1000),))
 
-    assert replace(row, responses=(("2xx", 7), ("other", 1000))).failures == 1111
+    assert row.failures == 1111
+    assert replace(row, client_aborts=10_000, response_errors=100_000).failures == 111_111
 
 
 def test_of_tcp_there_are_no_answers_to_count() -> None:
-    row = _row(RowKind.SERVER, "web", ONE, failed=2)
+    row = replace(_row(RowKind.SERVER, "web", ONE, failed=2), http=False, sessions=100, client_aborts=50, responses=())
 
-    assert replace(row, http=False, sessions=100, responses=()).unanswered == 2
+    assert (row.unanswered, row.failures) == (2, 2)
 
 
 def test_an_interim_answer_stands_for_none() -> None:

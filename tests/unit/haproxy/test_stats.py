@@ -7,14 +7,15 @@ from tests.builders import resolver, routed_chain, routed_state, upstream, upstr
 
 INFO = "Name: HAProxy\nVersion: 2.6.12\nUptime_sec: 4\nMaxconn: 100\nCurrConns: 3\nCumConns: 12\nIdle_pct: 87\n\n"
 COLUMNS = (
-    "# pxname,svname,scur,stot,bin,bout,econ,eresp,wretr,wredis,status,act,type,hrsp_2xx,conn_tot,req_tot,ctime,addr,"
+    "# pxname,svname,scur,stot,bin,bout,cli_abrt,econ,eresp,wretr,wredis,"
+    "status,act,type,hrsp_2xx,conn_tot,req_tot,ctime,addr,"
 )
 TEXT = f"""{INFO}{COLUMNS}
-up:web:9191,FRONTEND,2,9,100,2000,,,,,OPEN,,0,8,7,11,,,
-up:web:9191:to,BACKEND,2,9,100,2000,1,2,3,4,UP,5,1,8,,,12,,
+up:web:9191,FRONTEND,2,9,100,2000,,,,,,OPEN,,0,8,7,11,,,
+up:web:9191:to,BACKEND,2,9,100,2000,7,1,2,3,4,UP,5,1,8,,,12,,
 
 {COLUMNS}
-app,shop,1,4,10,20,0,0,0,0,no check,1,2,4,,,,127.0.0.1:80,
+app,shop,1,4,10,20,0,0,0,0,0,no check,1,2,4,,,,127.0.0.1:80,
 
 No such proxy.
 
@@ -28,6 +29,7 @@ def test_several_answers_together_are_read_as_one() -> None:
     front, back, server = stats.rows
     assert (front.kind, front.sessions, front.requests, dict(front.responses)["2xx"]) == (RowKind.FRONTEND, 7, 11, 8)
     assert (back.connect_errors, back.response_errors, back.retries, back.redispatches) == (1, 2, 3, 4)
+    assert back.client_aborts == 7
     assert (back.active_servers, back.connect_average_s, back.response_average_s) == (5, 0.012, None)
     assert (server.server, server.address, server.status, server.sessions) == ("shop", "127.0.0.1:80", "no check", 4)
 
