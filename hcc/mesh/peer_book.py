@@ -32,7 +32,7 @@ FOR_FIRST = 16
 NEVER = float("inf")
 # The same endpoint is not suspected more often.
 SUSPECT_S = 1.0
-# Nor is one doubted: clients may give up on a slow application again and again. Of many, never more than AGAIN_PER_S.
+# Nor is one doubted: clients may give up on a slow application again and again. Of all, no more than AGAIN_PER_S are.
 DOUBT_S = 10.0
 # So long it must not have answered to be silent. HAProxy tries a request again for about as long: an instance that
 # restarts in that time loses nothing.
@@ -206,6 +206,8 @@ class PeerBook:
         self._leaves: dict[str, KnownLeaf] = {}
         self._news: dict[str, str | None] = {}
         self._most_leaves = most_leaves
+        # When one more that is doubted may be probed.
+        self._doubt_s = float("-inf")
         self._version = 0
         self._admission: Admission | None = None
 
@@ -312,12 +314,13 @@ class PeerBook:
 
     def doubt(self, peers: Iterable[Peer], now_s: float) -> None:
         """HAProxy got no answer from these: have them probed now, or as soon as that is not too often."""
-        pause_s = max(DOUBT_S, len(self._records) / AGAIN_PER_S)
         for peer in peers:
             record = self._records.get(peer)
             if record is not None:
                 record.doubted = True
-                self._hasten(peer, record, max(now_s, record.asked_s + pause_s))
+                turn_s = max(now_s, self._doubt_s)
+                if self._hasten(peer, record, max(turn_s, record.asked_s + DOUBT_S)):
+                    self._doubt_s = turn_s + 1 / AGAIN_PER_S
 
     def distrust(self, now_s: float, jitter: float) -> None:
         """The CAs changed: have everybody probed again, who is not admitted at once."""
@@ -383,9 +386,12 @@ class PeerBook:
     def _new(self, peer: Peer) -> _Record:
         return _Record(Standing.ADMITTED if peer in self._kept else Standing.UNKNOWN)
 
-    def _hasten(self, peer: Peer, record: _Record, due_s: float) -> None:
-        if record.due_s > due_s:
+    def _hasten(self, peer: Peer, record: _Record, due_s: float) -> bool:
+        """Whether it would have been probed later."""
+        later = record.due_s > due_s
+        if later:
             self._plan(peer, record, due_s)
+        return later
 
     def _plan(self, peer: Peer, record: _Record, due_s: float) -> None:
         record.due_s = due_s

@@ -10,6 +10,7 @@ from hcc.mesh.peer_book import (
     AGAIN_PER_S,
     AGAIN_S,
     DISTRUST_S,
+    DOUBT_S,
     FOR_FIRST,
     MAX_RETRY_S,
     SILENT_AGAIN_S,
@@ -153,6 +154,19 @@ def test_doubts_about_many_cause_no_more_probes_than_the_bound() -> None:
             book.note(one, seen(WEB), float(second), MIDDLE)
 
     assert asked <= 100 * AGAIN_PER_S
+
+
+def test_a_doubt_about_one_of_many_waits_no_longer_than_about_one_of_few() -> None:
+    endpoints = [endpoint(f"10.0.{number // 250}.{number % 250}") for number in range(1000)]
+    book = book_of(*endpoints)
+    while due := book.take_due(0.0, 64):
+        for one in due:
+            book.note(one, seen(WEB), 0.0, MIDDLE)
+
+    few = [peer(one.address) for one in endpoints[:3]]
+    book.doubt(few, DOUBT_S)
+
+    assert set(book.take_due(DOUBT_S + 3 / AGAIN_PER_S, 64)) == set(few)
 
 
 def test_one_that_haproxy_reaches_is_not_silent_however_long_probes_fail() -> None:
