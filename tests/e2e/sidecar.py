@@ -134,6 +134,10 @@ class Sidecar:
         line = [HCC, *words, "--state-dir", str(self.state_base)]
         return subprocess.run(line, capture_output=True, text=True, timeout=20, check=False, env=self._env)
 
+    def wait_rest(self) -> None:
+        """Return when its HAProxy runs what is wanted, and that is on disk: no reload is on its way."""
+        wait_until("rest", lambda: self.command("plan").stdout.startswith("nothing to do"))
+
     # Its HAProxy.
 
     @property

@@ -37,6 +37,11 @@ class Shop:
     def client(self) -> Namespace:
         return self.buyer.namespace
 
+    def settled_worker(self) -> int:
+        """The worker of the buyer's HAProxy when nothing of before is on its way any more."""
+        self.buyer.sidecar.wait_rest()
+        return self.buyer.sidecar.worker_pid()
+
     def shares(self, requests: int = 80) -> dict[str, float]:
         """Which part of the requests each instance answered; a failed request counts under its status."""
         replies = (http_get(self.client, PORT) for _ in range(requests))
@@ -99,7 +104,7 @@ def test_requests_are_shared_by_weight(shop: Shop) -> None:
 
 
 def test_a_warning_instance_gets_its_warning_weight_without_a_reload(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     shop.one.set_health("warning")
     try:
         shop.wait_shares("even shares", {"shop-1": 0.5, "shop-2": 0.5})
@@ -110,7 +115,7 @@ def test_a_warning_instance_gets_its_warning_weight_without_a_reload(shop: Shop)
 
 
 def test_an_instance_that_fails_its_check_and_comes_back_costs_no_request_and_no_reload(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     with Load(fresh_requests(shop.client, PORT, "shop-1", "shop-2")) as load:
         shop.one.set_health("critical")
         try:
@@ -124,7 +129,7 @@ def test_an_instance_that_fails_its_check_and_comes_back_costs_no_request_and_no
 
 @on_2_8
 def test_a_service_whose_every_instance_fails_is_unavailable_and_comes_back(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     try:
         shop.one.set_health("critical")
         shop.two.set_health("critical")
@@ -153,7 +158,7 @@ def test_an_application_that_is_stopped_is_left_out_when_its_check_says_so_and_c
 
 
 def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_and_no_reload(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     with Load(fresh_requests(shop.client, PORT, "shop-1", "shop-2")) as load:
         shop.two.agent.deregister("shop-2")
         try:
@@ -166,9 +171,10 @@ def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_
 
 
 def test_an_instance_that_hangs_is_left_out_until_it_answers_again_without_a_reload(shop: Shop) -> None:
-    sidecar, worker = shop.buyer.sidecar, shop.buyer.sidecar.worker_pid()
+    sidecar, worker = shop.buyer.sidecar, shop.settled_worker()
     with hanging(shop.one):
         shop.wait_silent(1)
+        sidecar.wait_rest()
         assert {shop.quick_answer(3.0) for _ in range(20)} == {"shop-2"}
         assert "maintenance, silent" in sidecar.command("status").stdout
     shop.wait_silent(0)
@@ -184,9 +190,10 @@ def test_where_all_instances_hang_another_target_of_the_resolver_takes_over_with
     server.put("/v1/config", resolver)
     try:
         wait_until("the other one to stand by", lambda: "1 standby" in sidecar.command("status").stdout)
-        worker = sidecar.worker_pid()
+        worker = shop.settled_worker()
         with hanging(shop.one), hanging(shop.two):
             shop.wait_silent(2)
+            sidecar.wait_rest()
             wait_until("the other service", lambda: shop.quick_answer(3.0) == "boutique")
             assert {shop.quick_answer(3.0) for _ in range(20)} == {"boutique"}
         shop.wait_silent(0)
@@ -199,7 +206,7 @@ def test_where_all_instances_hang_another_target_of_the_resolver_takes_over_with
 
 
 def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     usual = shop.two.service
     try:
         shop.two.register(replace(usual, weights={"Passing": 9, "Warning": 1}))
@@ -211,7 +218,7 @@ def test_weights_change_by_registration_without_a_reload(shop: Shop) -> None:
 
 
 def test_a_third_instance_joins_and_leaves_under_load_without_a_failed_request_or_a_reload(shop: Shop) -> None:
-    worker = shop.buyer.sidecar.worker_pid()
+    worker = shop.settled_worker()
     with Load(kept_requests(shop.client, PORT, "shop-1", "shop-2", "shop-3")) as load:
         third = shop.mesh.join(Service("shop", "http", id="shop-3"))[0]
         shop.wait_shares("three instances", {"shop-1": 0.6, "shop-2": 0.2, "shop-3": 0.2})
@@ -250,7 +257,7 @@ def test_failover_to_another_service_and_back_costs_no_request_and_no_reload(sho
         try:
             wait_until("the other one to stand by", lambda: "1 standby" in sidecar.command("status").stdout)
             shop.wait_usual()
-            worker = sidecar.worker_pid()
+            worker = shop.settled_worker()
             for one in (shop.one, shop.two):
                 one.set_health("critical")
             shop.wait_shares("the other service", {"boutique": 1.0})
@@ -273,13 +280,13 @@ def test_failover_to_another_service_and_back_costs_no_request_and_no_reload(sho
 def test_a_load_balancer_policy_costs_one_reload_and_no_request_and_endpoints_still_come_and_go(shop: Shop) -> None:
     server, sidecar = shop.mesh.site.server, shop.buyer.sidecar
     balancer = {"Policy": "least_request", "LeastRequestConfig": {"ChoiceCount": 3}}
-    worker = sidecar.worker_pid()
+    worker = shop.settled_worker()
     with Load(kept_requests(shop.client, PORT, "shop-1", "shop-2")) as load:
         server.put("/v1/config", {"Kind": "service-resolver", "Name": "shop", "LoadBalancer": balancer})
         try:
             wait_until("the policy", lambda: "balance random(3)" in sidecar.command("config").stdout)
             wait_until("a new worker", lambda: sidecar.worker_pid() not in {0, worker})
-            worker = sidecar.worker_pid()
+            worker = shop.settled_worker()
             shop.two.agent.deregister("shop-2")
             shop.wait_shares("the second to be left out", {"shop-1": 1.0})
             shop.two.register()

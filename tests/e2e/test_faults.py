@@ -117,11 +117,7 @@ def test_a_file_that_haproxy_starts_with_and_somebody_removed_is_put_back(pair: 
 def test_a_haproxy_that_somebody_else_reloads_with_another_file_is_put_right_within_seconds(pair: Pair) -> None:
     pair.wait_answers()
     sidecar, client = pair.caller.sidecar, pair.caller.namespace
-
-    def nothing_to_do() -> bool:
-        return "nothing to do" in sidecar.command("plan").stdout
-
-    wait_until("all of it to be written", nothing_to_do)
+    sidecar.wait_rest()
     worker, (master,) = sidecar.worker_pid(), sidecar.haproxy_masters()
     config = sidecar.state_dir / "haproxy.cfg"
     text = config.read_text(encoding="utf-8")
@@ -132,7 +128,7 @@ def test_a_haproxy_that_somebody_else_reloads_with_another_file_is_put_right_wit
     wait_until("another worker", lambda: sidecar.worker_pid() not in (0, worker))
     wait_until("http where it was", lambda: http_get(client, WEB_PORT).text == "fweb", MENDED_S)
     wait_until("the file as it was", lambda: config.read_text(encoding="utf-8") == text, MENDED_S)
-    wait_until("nothing to do", nothing_to_do)
+    sidecar.wait_rest()
     with pytest.raises(OSError, match="refused"):
         http_get(client, NEW_PORT)
 

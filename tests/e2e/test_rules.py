@@ -124,7 +124,7 @@ def test_headers_decide(standing: Standing) -> None:
 def test_rules_on_another_header_refuse_nobody_else_while_haproxy_is_reloaded_for_them(standing: Standing) -> None:
     sidecar = standing.web.sidecar
     # A worker that was reloaded for rules of before starts with the verdicts of now.
-    wait_until("rest", lambda: sidecar.command("plan").stdout.startswith("nothing to do"))
+    sidecar.wait_rest()
     assert http_get(standing.client, WEB_PORT).status == 200
     name = f"x-fool-{standing.site.number()}"
     worker = sidecar.worker_pid()

@@ -88,7 +88,7 @@ def test_a_request_gets_on_with_a_good_token_and_keys_are_exchanged_without_a_re
 
 def test_a_good_token_is_refused_at_no_time_while_what_is_demanded_changes(standing: Standing) -> None:
     server, sidecar = standing.site.server, standing.web.sidecar
-    wait_until("rest", lambda: sidecar.command("plan").stdout.startswith("nothing to do"))
+    sidecar.wait_rest()
     good = ES256.token(**ADMIN)
 
     @contextmanager
