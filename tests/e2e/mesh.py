@@ -92,6 +92,16 @@ class Member:
         self.service = service or self.service
         self.agent.register(registration(self.service, self.agent, self.app_port, self.public_port))
 
+    def come_back(self) -> None:
+        """Register it again, which was deregistered a moment ago.
+
+        Consul's alias check, by which the sidecar is as healthy as the application, was then seen to stay critical on
+        a busy machine, until the application's own check changed.
+        """
+        self.register()
+        for status in ("warning", "passing"):
+            self.set_health(status)
+
     def set_health(self, status: str) -> None:
         """passing, warning or critical."""
         self.agent.set_health(self.check, status)

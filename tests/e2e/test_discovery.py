@@ -164,7 +164,7 @@ def test_an_instance_that_is_deregistered_and_registered_again_costs_no_request_
         try:
             shop.wait_shares("the second to be left out", {"shop-1": 1.0})
         finally:
-            shop.two.register()
+            shop.two.come_back()
         shop.wait_usual()
     load.assert_clean()
     assert shop.buyer.sidecar.worker_pid() == worker
@@ -289,12 +289,12 @@ def test_a_load_balancer_policy_costs_one_reload_and_no_request_and_endpoints_st
             worker = shop.settled_worker()
             shop.two.agent.deregister("shop-2")
             shop.wait_shares("the second to be left out", {"shop-1": 1.0})
-            shop.two.register()
+            shop.two.come_back()
             wait_until("the second again", lambda: shop.shares().get("shop-2", 0.0) > 0.0)
             assert sidecar.worker_pid() == worker
         finally:
             server.delete("/v1/config/service-resolver/shop")
-            shop.two.register()
+            shop.two.come_back()
         wait_until("the usual policy", lambda: "balance roundrobin" in sidecar.command("config").stdout)
         shop.wait_usual()
     load.assert_clean()
