@@ -101,7 +101,9 @@ class TokenServer:
             try:
                 while not stop.is_set():
                     for key, _ in selector.select(LOOK_S):
-                        if key.fileobj is self._listener.sock:
+                        if key.fileobj == self._wake_fd:
+                            self._awake()
+                        elif key.fileobj is self._listener.sock:
                             self._accept(selector, peers)
                         elif isinstance(key.fileobj, socket.socket):
                             self._serve_peer(selector, peers, key.fileobj, refused)
@@ -110,8 +112,6 @@ class TokenServer:
             finally:
                 for sock in peers:
                     sock.close()
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._wake_fd)
 
     def wake(self) -> None:
         """Let `serve` look whether it is to stop."""
@@ -123,6 +123,11 @@ class TokenServer:
         os.close(self._wake_fd)
 
     # ---- connections
+
+    def _awake(self) -> None:
+        # Perhaps it was rung for another thread, that had ended already.
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
 
     def _bind_anew(self, selector: selectors.BaseSelector) -> None:
         before = self._listener

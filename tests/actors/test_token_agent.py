@@ -19,7 +19,7 @@ from hcc.spoe.frames import LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message, SetVar, decode_actions
 from hcc.spoe.values import Kind, Value
 from hcc.tokens import server
-from hcc.tokens.server import MAX_CONNECTIONS, MAX_TOLD, TokenServer
+from hcc.tokens.server import LOOK_S, MAX_CONNECTIONS, MAX_TOLD, TokenServer
 from tests import spop_frames
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -219,6 +219,16 @@ def test_a_thread_that_dies_is_started_again(scene: TokenScene, monkeypatch: pyt
     haproxy = HAProxy(scene.path)
     with haproxy.sock:
         given(scene, haproxy)
+    turns: list[float] = []
+
+    def lost() -> bool:
+        turns.append(time.monotonic())
+        return False
+
+    # Looked at in each turn.
+    monkeypatch.setattr(scene.server._listener, "lost", lost)
+    time.sleep(1.5 * LOOK_S)
+    assert 1 <= len(turns) < 10, "it waits for what comes, although its predecessor left the bell ringing"
 
 
 def test_a_socket_that_somebody_removed_is_bound_anew_and_who_is_connected_goes_on(scene: TokenScene) -> None:
