@@ -12,7 +12,9 @@ import select
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +27,7 @@ MAX_CONNECTIONS = 32
 IDLE_TIMEOUT_S = 10.0
 # Requests have no body worth reading; more than this is somebody's mistake.
 MAX_BODY_BYTES = 65_536
+_BACKLOG_PAUSE_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +126,14 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "", 0
 
+    def get_request(self) -> tuple[socket.socket, object]:
+        try:
+            return super().get_request()
+        except OSError:
+            # Somebody gave up waiting. Or there is no file left, and who waits will be found waiting again at once.
+            time.sleep(_BACKLOG_PAUSE_S)
+            raise
+
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
@@ -165,9 +176,13 @@ class WebServer:
         self._server = server
         self._path = path
         self._inode = inode_of(path)
-        self._closing = os.eventfd(0)
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        with ExitStack() as failed:
+            failed.callback(server.socket.close)
+            self._closing = os.eventfd(0)
+            failed.callback(os.close, self._closing)
+            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._thread.start()
+            failed.pop_all()
 
     def lost(self) -> bool:
         """Whether somebody removed its unix socket, or put another in its place."""

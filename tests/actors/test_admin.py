@@ -1,11 +1,16 @@
 import argparse
+import errno
 import http.client
 import json
+import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -18,6 +23,7 @@ from hcc.actors.picture import Identity
 from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
 from hcc.actors.sources import Sources
 from hcc.actors.status import from_json
+from hcc.actors.web import Response, serve_unix
 from hcc.cli import restart
 from hcc.cli.control import ControlError, ask, find_control_socket
 from hcc.consul.agent_version import AgentVersion
@@ -295,3 +301,38 @@ def test_a_control_socket_that_somebody_removed_is_bound_anew(scene: AdminScene)
 
     eventually(lambda: stat.S_IMODE(scene.socket.stat().st_mode) == 0o600, "a private one")
     assert ask(scene.socket, "GET", "/v1/actors")
+
+
+def test_a_process_without_a_file_left_rests_until_it_has_one(
+    scene: AdminScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def refuse(_: socket.socket) -> NoReturn:
+        tried.append(time.monotonic())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(socket.socket, "accept", refuse)
+        waiting = http.client.HTTPConnection("127.0.0.1", scene.port, timeout=5)
+        waiting.request("GET", "/health")
+        eventually(lambda: bool(tried), "the first try")
+        time.sleep(0.5)
+        assert len(tried) < 10
+    with closing(waiting):
+        assert waiting.getresponse().status == 200
+
+
+def test_a_server_that_no_thread_could_be_started_for_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        serve_unix(tmp_path / "control.sock", lambda *_: Response(200, b""))
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
