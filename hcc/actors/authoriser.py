@@ -402,12 +402,18 @@ class Authoriser(Actor):
 
     def _change_verdicts(self, change: MapChange, wanted: dict[str, str]) -> None:
         if not self._maps.change_verdicts(change, wanted):
-            self._expect_none()
+            self._expect_no_map()
 
     def _expect_none(self) -> None:
         """Raises ControlError where a HAProxy runs that cannot be told: it goes on by what it remembers."""
         if self._haproxy_is_up and not self._maps.listening():
             raise ControlError("HAProxy runs, but nobody listens on its sockets")
+
+    def _expect_no_map(self) -> None:
+        """Raises ControlError where a HAProxy with verdicts runs: only while nobody listened could they not be told."""
+        self._expect_none()
+        if self._haproxy_is_up and self._maps.verdicts() is not None:
+            raise ControlError("HAProxy runs, but nobody listened on its sockets for a moment")
 
     def _replace_rules(self, rules: dict[str, str]) -> None:
         self._maps.replace_rules(rules)
@@ -512,7 +518,7 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
-            self._expect_none()
+            self._expect_no_map()
             self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy, {})
             return ()
         repaired: list[str] = []

@@ -405,6 +405,34 @@ def test_a_denial_that_a_running_haproxy_cannot_be_told_is_an_error_and_tried_ag
     eventually(lambda: not scene.maps.sessions, "the cut")
 
 
+class Blinking(FakeMaps):
+    """Nobody listens the next time that verdicts are to be changed, and at once somebody does again."""
+
+    blinks = False
+
+    def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        if self.blinks:
+            self.blinks = False
+            return False
+        return super().change_verdicts(change, wanted)
+
+
+def test_a_denial_that_haproxy_did_not_hear_is_told_again_though_it_listens_by_now() -> None:
+    maps = Blinking()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(HAProxyUp(1))
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+        assert scene.tree.ask_actor(AUTHORISER, Preview(), 5.0) == ()
+        maps.blinks = True
+
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+        scene.verdicts(web="deny")
+
+
 def test_where_no_haproxy_runs_there_is_nobody_to_be_told_of_a_denial(
     scene: AuthoriserScene, caplog: pytest.LogCaptureFixture
 ) -> None:
