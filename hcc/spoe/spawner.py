@@ -156,4 +156,7 @@ def _report(fields: dict[str, Any], descriptors: list[int]) -> Report:
         return NotForked(index, start, fields["reason"])
     if "status" in fields:
         return Ended(index, start, fields["pid"], fields["status"])
+    if not descriptors:
+        # The kernel drops what has no place here. Nobody would see the worker's death: it is not taken, and exits.
+        return NotForked(index, start, "there is no file descriptor left to watch its process by")
     return Forked(index, start, fields["pid"], descriptors[0])

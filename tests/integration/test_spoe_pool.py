@@ -272,6 +272,19 @@ def test_without_a_file_nothing_can_be_started_and_later_it_can_be(pool: WorkerP
     events_until(pool, lambda seen: any(isinstance(event, WorkerReady) and event.index == 0 for event in seen))
 
 
+def test_a_worker_whose_descriptor_has_no_place_ends_and_another_is_started_when_there_is(pool: WorkerPool) -> None:
+    os.kill(pool.workers()[0].pid, signal.SIGKILL)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerExited) for event in seen))
+
+    pool.respawn(0)
+    with no_file_left():
+        seen = events_until(pool, lambda seen: any(isinstance(event, WorkerExited) for event in seen))
+
+    assert "no file descriptor" in next(event.reason for event in seen if isinstance(event, WorkerExited))
+    pool.respawn(0)
+    events_until(pool, lambda seen: any(isinstance(event, WorkerReady) and event.index == 0 for event in seen))
+
+
 def test_a_living_worker_is_not_started_again(pool: WorkerPool) -> None:
     with pytest.raises(SpoePoolError, match="it is ready"):
         pool.respawn(0)
