@@ -35,6 +35,9 @@ DONE, FAILED, WRONG_USE = 0, 1, 2
 # As a shell tells of who died of SIGINT.
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# And what else it may lack, or cannot do just now.
+_LACKS = (*_FULL, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EROFS)
+_NO_THREAD = "can't start new thread"
 
 # As `hcc --help` shows them.
 GROUPS = {
@@ -77,15 +80,25 @@ def _guarded(program: str, command: Callable[[], int]) -> int:
         # The reader (head, less) went away.
         _drop_output()
         return DONE
-    except OSError as exc:
-        if exc.errno not in _FULL:
+    except (OSError, MemoryError, RuntimeError) as exc:
+        lack = _lack(exc)
+        if not lack:
             raise
-        where = f": {exc.filename}" if exc.filename else ""
-        _say(program, HccError(f"{exc.strerror}{where}"))
-        _drop_output()
+        _say(program, HccError(lack))
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            _drop_output()
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _lack(exc: Exception) -> str:
+    """What the machine lacks, in words; empty for what is a bug."""
+    if isinstance(exc, OSError) and exc.errno in _LACKS:
+        return f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc.strerror)
+    if isinstance(exc, MemoryError):
+        return "there is no memory left"
+    return "no further thread can be started" if str(exc) == _NO_THREAD else ""
 
 
 def _say(program: str, error: HccError) -> None:

@@ -62,6 +62,38 @@ def test_a_full_disk_is_named_and_in_the_log_where_there_is_one(
     assert (told.levelname, told.message) == ("CRITICAL", "No space left on device: /run/hcc/web/verdicts.map")
 
 
+@pytest.mark.parametrize(
+    ("lack", "told"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/run/hcc/web/lock"), "Input/output error: /run/hcc/web/lock"),
+        (MemoryError(), "there is no memory left"),
+        (RuntimeError("can't start new thread"), "no further thread can be started"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(
+    lack: Exception, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> int:
+        raise lack
+
+    monkeypatch.setattr(commands, "_command", fail)
+
+    assert commands.main(["run"]) == 1
+
+    assert [(one.levelname, one.message) for one in caplog.records] == [("CRITICAL", told)]
+
+
+def test_a_bug_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "_command", fail)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        commands.main(["run"])
+
+
 def test_letters_that_the_output_has_not_are_written_as_their_numbers() -> None:
     done = hcc("settings", "--sidecar-for", "w\u00e9b", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
