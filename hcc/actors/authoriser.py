@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
-from hcc.actors.backoff import doubled_s
+from hcc.actors.backoff import Retries
 from hcc.actors.callers import Labels
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
@@ -159,7 +159,7 @@ class Authoriser(Actor):
         # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
         self._disk_problem = LastingProblem(_log)
-        self._failures = 0
+        self._retries = Retries()
 
     def setup(self) -> None:
         if not self._maps.remembers:
@@ -264,7 +264,7 @@ class Authoriser(Actor):
 
     def _is_behind(self) -> bool:
         """Whether there is something to be done that was asked for: after a failure, or with callers just met."""
-        return bool(self._failures or self._met or self._without_line)
+        return bool(self._retries.failing or self._met or self._without_line)
 
     def _remember(self) -> None:
         """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
@@ -564,12 +564,11 @@ class Authoriser(Actor):
         try:
             act()
         except (ControlError, MapTextError, OSError) as exc:
-            delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
-            self._failures += 1
+            delay = self._retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
             _log.error("HAProxy's memory of callers is not up to date; next try in %.1f s: %s", delay, exc)
             self.after(delay, _Resync(), key="resync")
             return False
-        self._failures = 0
+        self._retries.reset()
         return True
 
     def _store_soon(self) -> None:

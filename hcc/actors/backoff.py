@@ -31,3 +31,31 @@ class BackOff:
     def reset(self) -> None:
         """The program has run long enough for its next death to count as the first."""
         self._failures = 0
+
+
+class Retries:
+    """When what failed is tried again: later each time that a retry fails too.
+
+    News let it be tried, and fail, in between. However many they are in a short time, they say nothing about how long
+    to wait.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._due_s = float("-inf")
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last try failed."""
+        return self._failures > 0
+
+    def next_delay_s(self, now_s: float, first_s: float, most_s: float) -> float:
+        """How long until the next one, after a failure now (monotonic): `first_s`, doubled up to `most_s`."""
+        if now_s >= self._due_s:
+            self._due_s = now_s + doubled_s(first_s, self._failures, most_s)
+            self._failures += 1
+        return self._due_s - now_s
+
+    def reset(self) -> None:
+        """It was done."""
+        self._failures, self._due_s = 0, float("-inf")

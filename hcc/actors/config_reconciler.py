@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
-from hcc.actors.backoff import doubled_s
+from hcc.actors.backoff import Retries
 from hcc.actors.draining import Draining
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
@@ -166,7 +166,7 @@ class ConfigReconciler(Actor):
         self._refused_structure = ""
         # How often HAProxy refused to be changed at run time since all was as it should be.
         self._refusals = 0
-        self._failures = 0
+        self._retries = Retries()
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
@@ -586,7 +586,7 @@ class ConfigReconciler(Actor):
             self._failed(exc)
             return
         self._write_failed = False
-        if look or self._failures:
+        if look or self._retries.failing:
             self._reconcile(thorough=True)
 
     def _follow_up(self, steps: Plan, applied: Applied, took_s: float) -> None:
@@ -649,10 +649,11 @@ class ConfigReconciler(Actor):
             # It was not, but for what can be done in what runs; another try is on its way.
             return
         self._applied = rendered.desired
-        if self._failures and self._writer.busy:
+        if self._retries.failing and self._writer.busy:
             # Whether that failure is over will be seen when it is written.
             return
-        self._failures = self._refusals = 0
+        self._retries.reset()
+        self._refusals = 0
         self._refused_structure = ""
         self.cancel("retry")
         if self._taken:
@@ -673,8 +674,7 @@ class ConfigReconciler(Actor):
         )
 
     def _failed(self, error: HccError | OSError) -> None:
-        delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
-        self._failures += 1
+        delay = self._retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)
         self._report(replace(self._facts, applied=False, failure=str(error)))
         self.after(delay, _Reconcile(retry=True, thorough=True), key="retry")

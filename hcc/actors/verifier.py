@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from hcc.actors.actor import Actor
-from hcc.actors.backoff import doubled_s
+from hcc.actors.backoff import Retries
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -172,7 +172,7 @@ class Verifier(Actor):
         self._under_way = 0
         self._stored = True
         self._disk_problem = LastingProblem(_log)
-        self._failures = 0
+        self._retries = Retries()
         # Whether HAProxy may lack something that it was, or should have been, told.
         self._behind = True
         # How far the wall clock is ahead of the monotonic one.
@@ -461,13 +461,12 @@ class Verifier(Actor):
         try:
             known = act()
         except (ControlError, MapTextError) as exc:
-            delay = doubled_s(RETRY_S, self._failures, MAX_RETRY_S)
-            self._failures += 1
+            delay = self._retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
             _log.error("HAProxy's memory of leaves is not up to date; next try in %.1f s: %s", delay, exc)
             self.after(delay, _Resync(), key="resync")
             self._behind = True
             return False
-        self._failures = 0
+        self._retries.reset()
         self._behind = not known
         return known
 

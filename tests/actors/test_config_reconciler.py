@@ -2,6 +2,7 @@ import itertools
 import logging
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -629,6 +630,21 @@ def test_a_silent_haproxy_is_reported_and_tried_again(scene: ReconcilerScene) ->
     scene.control.silent = False
 
     eventually(lambda: scene.reported().snapshot_version == 2, "the retry succeeds")
+
+
+def test_many_news_while_haproxy_is_silent_for_a_moment_do_not_put_the_next_try_off(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.silent = True
+    for version in range(2, 12):
+        scene.tell(SnapshotChanged(with_endpoints(TWO, version=version)))
+        time.sleep(0.06)
+    eventually(lambda: "does not answer" in scene.reported().failure, "the failure is reported")
+
+    scene.control.silent = False
+
+    began_s = time.monotonic()
+    eventually(lambda: scene.reported().snapshot_version == 11, "the retry succeeds")
+    assert time.monotonic() - began_s < 2.5
 
 
 def test_a_haproxy_that_runs_and_cannot_be_reached_is_not_taken_for_none(scene: ReconcilerScene) -> None:
