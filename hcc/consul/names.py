@@ -84,8 +84,8 @@ class Names:
             self._asked.update(new)
             self._waiting.extend(_Question(name, whose, else_) for name in new)
             while self._threads < min(MAX_THREADS, len(self._asked)):
-                self._threads += 1
                 threading.Thread(target=self._work, name="names", daemon=True).start()
+                self._threads += 1
             self._awaited = awaited = names - self._failing - self._slow
             self._lock.wait_for(lambda: self._stopped or not awaited & self._asked, PATIENCE_S)
             self._slow |= awaited & self._asked

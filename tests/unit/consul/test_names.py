@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -52,3 +55,19 @@ def test_of_names_that_an_answer_has_no_more_not_all_are_remembered_for_ever(mon
 
     assert not subject.resolved(answer("one"))
     assert subject.resolved(answer("stays"))
+
+
+def test_a_name_that_no_thread_could_be_started_for_is_looked_up_when_one_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    subject = Names(lambda _: ("10.0.0.1",))
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            subject.ask(answer("one"))
+
+    subject.ask(answer("one"))
+
+    (found,) = answer("one")
+    assert subject.resolved(answer("one")) == (replace(found, address="10.0.0.1"),)
