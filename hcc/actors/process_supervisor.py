@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -426,20 +427,25 @@ class ProcessSupervisor(Actor):
     def _watch(self, process: HAProxyProcess | DataplaneProcess, ended: object) -> None:
         """Send that message to ourselves when the process is gone."""
         address = self.address
-        # Descriptors of its own, so that the actor may close the others at any time.
-        gone, leaving = os.dup(process.fileno()), os.dup(self._leaving)
+        with ExitStack() as failed:
+            # Descriptors of its own, so that the actor may close the others at any time.
+            gone = os.dup(process.fileno())
+            failed.callback(os.close, gone)
+            leaving = os.dup(self._leaving)
+            failed.callback(os.close, leaving)
 
-        def wait() -> None:
-            poll = select.poll()
-            for descriptor in (gone, leaving):
-                poll.register(descriptor, select.POLLIN)
-            readable = {descriptor for descriptor, _ in poll.poll()}
-            os.close(gone)
-            os.close(leaving)
-            if gone in readable:
-                address.tell(ended)
+            def wait() -> None:
+                poll = select.poll()
+                for descriptor in (gone, leaving):
+                    poll.register(descriptor, select.POLLIN)
+                readable = {descriptor for descriptor, _ in poll.poll()}
+                os.close(gone)
+                os.close(leaving)
+                if gone in readable:
+                    address.tell(ended)
 
-        threading.Thread(target=wait, name="process-watch", daemon=True).start()
+            threading.Thread(target=wait, name="process-watch", daemon=True).start()
+            failed.pop_all()
 
     def _publish(self) -> None:
         if self._runs():

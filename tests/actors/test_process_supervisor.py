@@ -3,11 +3,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hcc.actors import process_supervisor
 from hcc.actors.draining import Draining
+from hcc.actors.lifecycle import ActorFailedError
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -179,6 +181,29 @@ def test_a_restarted_actor_goes_on_with_the_running_haproxy_and_sees_its_death()
 
         there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
         assert there.process.said == []
+
+
+def test_a_watch_that_no_thread_could_be_started_for_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "process-watch" and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        monkeypatch.setattr(threading.Thread, "start", refuse_once)
+        there.heard[CONFIG_RECONCILER].clear()
+
+        with pytest.raises(ActorFailedError, match="new thread"):
+            there.restart()
+
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, "as many files as before")
 
 
 def test_an_actor_restarted_while_haproxy_is_down_asks_whether_there_is_something_to_start() -> None:
