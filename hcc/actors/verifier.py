@@ -425,8 +425,17 @@ class Verifier(Actor):
             removed=tuple(digest for digest, identity in news.items() if identity is None),
         )
         self._store_soon()
-        if self._checks and not self._try(lambda: self._leaves.change(change)):
+        if self._checks and not self._try(lambda: self._changed(change)):
             self._store()
+
+    def _changed(self, change: MapChange) -> bool:
+        """Whether HAProxy knows it; raises ControlError where one with that map runs and was not told."""
+        if self._leaves.change(change):
+            return True
+        if self._leaves.entries() is not None:
+            # It would cut the answers of instances whose leaves it does not know.
+            raise ControlError("HAProxy runs, but nobody listened on its sockets for a moment")
+        return False
 
     def _resync(self, *, drift: bool) -> None:
         """Make HAProxy know what it should; with `drift` it should already, and what is repaired is counted."""
@@ -444,7 +453,7 @@ class Verifier(Actor):
         change = map_change(found, self._book.leaves())
         if not change:
             return True
-        known = self._leaves.change(change)
+        known = self._changed(change)
         if drift and known:
             self._metrics.drift.inc()
             _log.warning("HAProxy's map of leaves was not as it should be: %d entries put right", len(change))

@@ -592,6 +592,18 @@ def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(
     assert len(scene.leaves.taken_out) == 1
 
 
+def test_a_leaf_that_haproxy_did_not_hear_of_is_told_again_though_it_listens_by_now(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.begin(ONE)
+    with monkeypatch.context() as away:
+        away.setattr(scene.leaves, "change", lambda _: False)
+        scene.probers.now.answer({"10.0.0.1": seen()})
+        scene.expect_admitted(ONE)
+
+    eventually(lambda: scene.leaves.loaded == {"A": WEB}, "it is told")
+
+
 def test_haproxy_is_told_of_a_leaf_before_anybody_hears_of_its_endpoint(
     scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
