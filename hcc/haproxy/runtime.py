@@ -34,6 +34,8 @@ JOINED_BYTES = 12_000
 LOST_FILE_TIMEOUT_S = 0.5
 # While nothing comes.
 LOOK_S = 0.5
+# What such commands answer ends with a blank line, the only one where there is nothing to say; of 2.6 not every other.
+LISTS = "show "
 NO_WORKER = ("Can't find the target", "Can't connect to the target")
 
 
@@ -47,6 +49,10 @@ class NotListeningError(RuntimeSocketError):
 
 class SilentError(RuntimeSocketError):
     """Somebody took what was said on a socket of HAProxy, and did not answer in time."""
+
+
+class BrokenOffError(RuntimeSocketError):
+    """The end of an answer did not come: the worker died, or waited longer for us than its `stats timeout`."""
 
 
 class PayloadError(ControlError):
@@ -118,6 +124,8 @@ class RuntimeSocket:
             self._through_master = True
         else:
             self._through_master = False
+        if commands[-1].startswith(LISTS) and not _is_whole(answer):
+            raise BrokenOffError(f"HAProxy broke off its answer on {self._path} after {len(answer)} characters")
         return answer
 
     def _file_is_lost(self) -> bool:
@@ -144,6 +152,11 @@ class RuntimeSocket:
         if len(data) > self._payload_bytes:
             raise PayloadError(f"expected a command of at most {self._payload_bytes} bytes, found {len(data)}")
         return data
+
+
+def _is_whole(answer: str) -> bool:
+    """Whether a list has its end: a part of it would look like a shorter list."""
+    return answer.endswith("\n") and (not answer.strip("\n") or answer.endswith("\n\n"))
 
 
 def _parts(commands: Iterable[str]) -> Iterator[tuple[str, ...]]:

@@ -101,14 +101,14 @@ def test_commands_go_on_one_line_and_a_payload_ends_with_one_blank_line(fake: Fa
 
 
 def test_more_commands_than_a_line_holds_go_on_several_in_order(fake: Fake) -> None:
-    fake.answer = lambda text: text.upper().encode()
+    fake.answer = lambda text: text.upper().encode() + b"\n"
     commands = [f"set server {'b' * 200}/{number} state ready" for number in range(80)]
 
     answer = runtime(fake).send(*commands)
 
     assert [len(fake.received), max(map(len, fake.received)) <= 12_000] == [2, True]
     assert [one for line in fake.received for one in line.strip().split("; ")] == commands
-    assert answer == "".join(fake.received).upper()
+    assert answer == "".join(f"{line}\n" for line in fake.received).upper()
 
 
 def test_a_command_that_is_too_long_is_not_sent(fake: Fake) -> None:
@@ -123,6 +123,13 @@ def test_an_answer_that_does_not_come_is_given_up_in_time(fake: Fake) -> None:
     with pytest.raises(RuntimeSocketError, match="does not answer"):
         runtime(fake, timeout_s=0.2).send("show info")
     assert time.monotonic() - start < DEADLINE_S
+
+
+@pytest.mark.parametrize("answer", [b"", b"1\n# be_id be_name srv_id\n3 up", b"1\n# be_id be_name srv_id\n3 up 1\n"])
+def test_a_part_of_an_answer_is_not_taken_for_all_of_it(fake: Fake, answer: bytes) -> None:
+    fake.answer = lambda _: answer
+    with pytest.raises(RuntimeSocketError, match="broke off its answer"):
+        runtime(fake).send("show servers state")
 
 
 def test_nobody_listening_is_told_apart(tmp_path: Path) -> None:
@@ -163,11 +170,11 @@ def test_a_worker_that_hangs_is_not_asked_twice(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("operation", "answer"),
     [
-        (SetServerWeight("b", "s", 1), b"No such server.\n"),
-        (SetServerAddress("b", "s", "::1", 1), b"Invalid address\n"),
-        (DeleteServer("b", "s"), b"Permission denied\n"),
-        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b"unable to load certificate\n"),
-        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b""),
+        (SetServerWeight("b", "s", 1), b"No such server.\n\n"),
+        (SetServerAddress("b", "s", "::1", 1), b"Invalid address\n\n"),
+        (DeleteServer("b", "s"), b"Permission denied\n\n"),
+        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b"unable to load certificate\n\n"),
+        (SetCertificate(CertificateFile("/x", "A", Secret("pem"))), b"\n"),
     ],
 )
 def test_an_unexpected_answer_is_an_error_that_shows_it(fake: Fake, operation: Operation, answer: bytes) -> None:
@@ -187,13 +194,13 @@ def _carry_out(socket_: RuntimeSocket, operation: Operation) -> None:
 
 def test_in_a_batch_the_operation_that_failed_is_found(fake: Fake) -> None:
     operations = tuple(SetServerWeight("b", name, 1) for name in ("one", "two", "three"))
-    fake.answer = lambda text: b"No such server.\n" if "b/two " in text else b"\n"
+    fake.answer = lambda text: b"No such server.\n\n" if "b/two " in text else b"\n"
     with pytest.raises(ApplyError, match="set server b/two weight 1"):
         commands.run(runtime(fake), operations, V2_6)
 
 
 def test_a_commit_that_fails_is_aborted(fake: Fake) -> None:
-    fake.answer = lambda text: b"Transaction created for certificate /x!\n" if " <<" in text else b"Error!\n"
+    fake.answer = lambda text: b"Transaction created for certificate /x!\n\n" if " <<" in text else b"Error!\n\n"
     with pytest.raises(ApplyError, match="Error!"):
         commands.run(runtime(fake), (SetCertificate(CertificateFile("/x", "A", Secret("pem"))),), V2_6)
     assert [text.split()[0] for text in fake.received] == ["set", "commit", "abort"]
