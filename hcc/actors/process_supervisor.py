@@ -280,11 +280,11 @@ class ProcessSupervisor(Actor):
         self._process.trim_log()
         seen = self._process.look(PROBE_TIMEOUT_S)
         is_reloaded_by_us = time.monotonic() < self._patient_until_s
-        self._misses = self._misses + 1 if seen.silent and not is_reloaded_by_us else 0
         lost, before = seen.silent == LOST, self._lost
         if lost != before:
-            self._lost = lost
+            self._lost, self._misses = lost, 0
             self._report()
+        self._misses = self._misses + 1 if seen.silent and not is_reloaded_by_us else 0
         if seen.worker and not is_reloaded_by_us:
             self._see_worker(seen.worker)
         if self._misses >= (LOST_MISSES if lost else HAPROXY_MISSES):

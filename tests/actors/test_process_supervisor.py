@@ -27,6 +27,7 @@ from hcc.actors.messages import (
 )
 from hcc.actors.process_supervisor import ProcessSupervisor
 from hcc.actors.readiness import Facts, HAProxyFacts, missing_parts
+from hcc.haproxy.process import LOST, Look
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -420,6 +421,19 @@ def test_a_haproxy_that_hangs_is_killed_and_started_again(monkeypatch: pytest.Mo
 
         there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
         assert there.process.said == ["kill"]
+
+
+def test_a_haproxy_that_is_silent_and_then_not_found_for_once_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.01)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        usual, found = there.process.look, [Look("worker"), Look("worker"), Look(LOST), Look(LOST), Look("worker")]
+        monkeypatch.setattr(there.process, "look", lambda timeout_s: found.pop(0) if found else usual(timeout_s))
+
+        eventually(lambda: not found, "all of that is seen")
+        time.sleep(0.1)
+        assert there.process.said == []
 
 
 def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_started_again(
