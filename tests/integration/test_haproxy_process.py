@@ -244,12 +244,18 @@ def test_a_worker_that_hangs_does_not_outlive_its_master(there: Stage, seen_by: 
         other.listen()
 
 
+def words(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @pytest.mark.parametrize("of", ["another session", "another configuration"])
 def test_what_is_left_of_somebody_else_is_not_ended(there: Stage, of: str) -> None:
     ours = "" if of == "another configuration" else there.layout.config
     # Such as somebody who looks whether the configuration is valid.
     with subprocess.Popen(["sh", "-c", "sleep 300; true", "sh", ours], start_new_session=True) as other:
         try:
+            # A process that is just being replaced has no words, and looks like one that ends.
+            wait_until(lambda: list(map(words, children(other.pid))) == [b"sleep\x00300\x00"], "it waits")
             pid = other.pid if of == "another configuration" else os.getpid()
             write_private(there.layout.pid_file, f"{pid} {start_time(pid) - 1}\n")
             assert there.process.adopt() is None
