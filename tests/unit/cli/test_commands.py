@@ -28,6 +28,8 @@ open(sys.argv[1], "w").write(repr((code, streams)))
 INTERRUPTED = """
 import signal, sys, time
 from hcc.cli import commands
+# Who runs the tests in the background of a shell ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 time.sleep = lambda _: signal.raise_signal(signal.SIGINT)
 sys.exit(commands.main(["wait-ready", "--state-dir", sys.argv[1], "--config-file", ""]))
 """
