@@ -140,12 +140,18 @@ def test_one_that_haproxy_and_probes_do_not_reach_is_silent_until_it_answers() -
     assert book.admission().silent == ()
 
 
-def test_doubts_about_many_cause_no_more_probes_than_the_bound() -> None:
+def a_thousand_admitted() -> tuple[list[Endpoint], PeerBook]:
+    """Endpoints, each of which was probed at 0 s, and the book of them."""
     endpoints = [endpoint(f"10.0.{number // 250}.{number % 250}") for number in range(1000)]
     book = book_of(*endpoints)
     while due := book.take_due(0.0, 64):
         for one in due:
             book.note(one, seen(WEB), 0.0, MIDDLE)
+    return endpoints, book
+
+
+def test_doubts_about_many_cause_no_more_probes_than_the_bound() -> None:
+    endpoints, book = a_thousand_admitted()
     asked = 0
     for second in range(1, 101):
         book.doubt([peer(one.address) for one in endpoints], float(second))
@@ -157,11 +163,7 @@ def test_doubts_about_many_cause_no_more_probes_than_the_bound() -> None:
 
 
 def test_a_doubt_about_one_of_many_waits_no_longer_than_about_one_of_few() -> None:
-    endpoints = [endpoint(f"10.0.{number // 250}.{number % 250}") for number in range(1000)]
-    book = book_of(*endpoints)
-    while due := book.take_due(0.0, 64):
-        for one in due:
-            book.note(one, seen(WEB), 0.0, MIDDLE)
+    endpoints, book = a_thousand_admitted()
 
     few = [peer(one.address) for one in endpoints[:3]]
     book.doubt(few, DOUBT_S)
