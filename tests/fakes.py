@@ -453,8 +453,6 @@ class FakePool:
         self.zygote_pid = 1
         self.policies: list[Policy] = []
         self.respawned: list[int] = []
-        # Workers whom nobody can connect to.
-        self.aside: set[int] = set()
         self.zygotes = 0
         # Why sockets that somebody removed cannot be bound.
         self.lost = ""
@@ -513,10 +511,6 @@ class FakePool:
         if self.policies:
             self.happen(PolicyApplied(index, self.policies[-1].version))
 
-    def stand_aside(self, index: int) -> None:
-        if self._phases[index] is WorkerPhase.EXITED:
-            self.aside.add(index)
-
     def respawn_zygote(self) -> None:
         self.zygotes += 1
         self.zygote_pid = 1 + self.zygotes
@@ -540,7 +534,6 @@ class FakePool:
                 self._phases[index] = WorkerPhase.READY
             case PolicyApplied(index, version):
                 self._versions[index] = version
-                self.aside.discard(index)
             case WorkerExited(index, pid) if pid == self._pid(index):
                 self._phases[index] = WorkerPhase.EXITED
             case ZygoteExited():

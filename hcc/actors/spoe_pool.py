@@ -49,8 +49,6 @@ LOOK_S = 1.0
 MISSES = 3
 # Callers wait for what died.
 MAX_DELAY_S = 5.0
-# HAProxy waits for half a second; where a worker is not back long before that it had better ask another at once.
-ASIDE_S = 0.25
 # Denials logged in a row, and how long until that many may be logged again.
 DENIALS_LOGGED = 10
 DENIALS_EVERY_S = 10.0
@@ -238,8 +236,7 @@ class SPOEPool(Actor):
             self._respawn_later(index)
 
     def _respawn_later(self, index: int) -> None:
-        if self._later(_key(index), _Respawn(index)) > ASIDE_S:
-            self._pool.stand_aside(index)
+        self._later(_key(index), _Respawn(index))
 
     def _respawn_zygote(self) -> None:
         self._due.discard(ZYGOTE)
@@ -251,13 +248,12 @@ class SPOEPool(Actor):
             _log.error("the SPOE zygote cannot be started: %s", exc)
             self._later(ZYGOTE, _RespawnZygote())
 
-    def _later(self, key: str, start: _Respawn | _RespawnZygote) -> float:
-        """Start it after a pause, which grows while things die; how long that is."""
+    def _later(self, key: str, start: _Respawn | _RespawnZygote) -> None:
+        """Start it after a pause, which grows while things die."""
         delay_s = self._back_off.next_delay_s()
         self._due.add(key)
         self.after(STABLE_S, _Stable(), key="stable")
         self.after(delay_s, start, key=key)
-        return delay_s
 
     def _note_denial(self, source: str, reason: str) -> None:
         label = self._callers.denied(source, reason, time.time())

@@ -1,4 +1,4 @@
-"""Unix sockets that HAProxy connects to; the main process keeps them, so that a dead worker's queue waits."""
+"""Unix sockets that HAProxy connects to; the main process keeps them, so that who waits for a dead worker waits on."""
 
 from __future__ import annotations
 
@@ -51,14 +51,6 @@ class Listener:
         with suppress(FileNotFoundError):
             Path(self._aside).rename(self.path)
         self._in_place = True
-
-    def stand_aside(self) -> None:
-        """Not be found by whoever connects, until `take_place`; who is in the queue waits on."""
-        if not self._in_place or self.lost():
-            return
-        with suppress(OSError):
-            Path(self.path).rename(self._aside)
-            self._in_place = False
 
     def lost(self) -> bool:
         """Whether somebody removed our socket from its place, or put another there: nobody finds it any more."""

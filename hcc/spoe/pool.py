@@ -89,17 +89,10 @@ class WorkerPool:
             if self._spawner is None:
                 raise SpoePoolError(f"cannot start SPOE worker {index + 1}: its zygote is gone, restart that first")
             try:
-                slot.begin(self._spawner, self._counters.fd, self._policy)
+                others = (other.listener for other in self._slots if other is not slot)
+                slot.begin(self._spawner, self._counters.fd, self._policy, others)
             except SpawnError as exc:
                 raise SpoePoolError(str(exc)) from exc
-
-    def stand_aside(self, index: int) -> None:
-        """Let this worker, if it has exited, be connected to by nobody until it decides again.
-
-        Without that whoever comes waits in its queue, which is best if it is back soon.
-        """
-        with self._lock:
-            self._slots[index].stand_aside()
 
     def respawn_zygote(self) -> None:
         """Start a zygote, ending an old one; living workers do not notice.
@@ -164,6 +157,8 @@ class WorkerPool:
 
     def restore_sockets(self) -> tuple[str, ...]:
         """Bind anew the sockets whose files somebody removed; their paths. WorkerExited tells of the ends of workers.
+
+        Who runs on stands in at the socket that was there before: at the new one when it is itself started anew.
 
         Raises:
             SpoePoolError: one cannot be bound; its worker goes on for whoever is connected.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from hcc.spoe.channel import Channel
@@ -60,6 +60,10 @@ class WorkerSlot:
         self._ready: WorkerReady | None = None
 
     @property
+    def listener(self) -> Listener:
+        return self._listener
+
+    @property
     def unborn(self) -> bool:
         """Asked for, but the zygote has not said yet that it has a process."""
         return self.phase is not WorkerPhase.EXITED and self._pidfd < 0
@@ -68,8 +72,16 @@ class WorkerSlot:
         """The worker, now."""
         return WorkerState(self.index, self._listener.path, self.phase, self.pid, self._policy_version, self.starts)
 
-    def begin(self, spawner: Spawner, counters_fd: int, policy: ControlMessage | None) -> None:
+    def begin(
+        self, spawner: Spawner, counters_fd: int, policy: ControlMessage | None, others: Iterable[Listener]
+    ) -> None:
         """Ask the zygote for a process, and leave it the policy to read first.
+
+        Args:
+            spawner: of the zygote.
+            counters_fd: of the memory that all workers count in.
+            policy: what to decide by, None while none is known.
+            others: the other workers' listeners.
 
         Raises:
             SpawnError: the zygote is gone, or there is no file left.
@@ -84,7 +96,8 @@ class WorkerSlot:
             channel.send(policy)
         with theirs:
             try:
-                descriptors = (self._listener.sock.fileno(), theirs.fileno(), counters_fd)
+                listeners = (one.sock.fileno() for one in (self._listener, *others))
+                descriptors = (theirs.fileno(), counters_fd, *listeners)
                 spawner.spawn(self.index, self.starts + 1, descriptors)
             except BaseException:
                 channel.close()
@@ -131,11 +144,6 @@ class WorkerSlot:
             channel.ended = True
         channel.flush()
         self._settle(channel)
-
-    def stand_aside(self) -> None:
-        """Refuse connections until a process decides here again, if there is none now."""
-        if self.phase is WorkerPhase.EXITED:
-            self._listener.stand_aside()
 
     def kill(self) -> None:
         """End the process at once; one that is unborn will find its channel closed, and exit."""

@@ -103,7 +103,7 @@ class Spawner:
         Args:
             index: of the worker.
             start: how often it was started, to tell its processes apart.
-            descriptors: listener, control socket and counters.
+            descriptors: control socket, counters, its listener, and those of the other workers.
 
         Raises:
             SpawnError: the zygote is gone, or does not read.

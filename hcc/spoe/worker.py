@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 from hcc.spoe.cache import Answer, DecisionCache, answer_for
@@ -25,6 +26,8 @@ from hcc.spoe.status import Status
 RECEIVE_BYTES = 65_536
 # Well below the usual limit of 1024 open files; further connections wait in the listener's queue.
 MAX_CONNECTIONS = 900
+# Who waits so long in another worker's queue is taken from it: that one is dead, hangs, or has too much to do.
+STAND_IN_S = 0.03
 # A peer that asks but does not read its answers is not read either.
 MAX_UNSENT_BYTES = 1024 * 1024
 # Denials waiting for the main process; more are dropped and counted.
@@ -63,15 +66,27 @@ class Worker:
     """The loop; `run` returns when the worker is to exit.
 
     Args:
-        listener: bound and listening; shared with the main process, which keeps it for a successor.
+        listener: bound and listening; shared with the main process, which keeps it for a successor, and the others.
+        others: listeners of the other workers, whom this one stands in for.
         control: the socket to the main process; its end is our end.
         slots: our counters.
         main_pidfd: readable when the main process is gone.
     """
 
-    def __init__(self, listener: socket.socket, control: socket.socket, slots: CounterSlots, main_pidfd: int) -> None:
-        listener.setblocking(False)
+    def __init__(
+        self,
+        listener: socket.socket,
+        others: Sequence[socket.socket],
+        control: socket.socket,
+        slots: CounterSlots,
+        main_pidfd: int,
+    ) -> None:
+        for one in (listener, *others):
+            one.setblocking(False)
         self._listener: socket.socket | None = listener
+        self._others = {other.fileno(): other for other in others}
+        # When to look who still waits there; 0 while nobody came.
+        self._stand_in_at = 0.0
         self._accepting = False
         self._channel = Channel(control, MAX_ORDER_BYTES)
         self._control_mask = select.EPOLLIN
@@ -80,6 +95,9 @@ class Worker:
         self._peers: dict[int, _Peer] = {}
         self._lingering: set[int] = set()
         self._epoll = select.epoll()
+        for other in others:
+            # Tells once of whoever comes: mostly the other takes it.
+            self._epoll.register(other, select.EPOLLIN | select.EPOLLET)
         self._drain_until = 0.0
         self._denials_until = 0.0
         self._denials_left = 0
@@ -103,13 +121,19 @@ class Worker:
             self._epoll.poll(_TICK_S)
             self._serve_control()
         self._accept_more()
+        # Somebody may have come there before we looked.
+        self._stand_in_at = time.monotonic() + STAND_IN_S if self._others else 0.0
         while not self._drained() and (not self._channel.ended or self._alone()):
             for fd, mask in self._epoll.poll(self._timeout_s(), _EVENTS_AT_ONCE):
                 self._serve(fd, mask)
             if self._lingering:
                 self._end_lingering()
+            if self._stand_in_at:
+                self._stand_in()
 
     def _timeout_s(self) -> float:
+        if self._stand_in_at:
+            return min(max(self._stand_in_at - time.monotonic(), 0.0), _TICK_S)
         return _TICK_S if self._lingering or self._drain_until or self._alone_until else -1
 
     def _alone(self) -> bool:
@@ -143,18 +167,35 @@ class Worker:
             self._serve_control()
         elif self._listener is not None and fd == self._listener.fileno():
             self._accept(self._listener)
+        elif fd in self._others and not self._stand_in_at:
+            self._stand_in_at = time.monotonic() + STAND_IN_S
 
     # ---- connections
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _stand_in(self) -> None:
+        """Take whoever waits for the others, once it is time."""
+        now = time.monotonic()
+        if now < self._stand_in_at:
+            return
+        self._stand_in_at = 0.0
+        # Without a policy we could only deny.
+        while self._cache.policy is not None and self._accepting:
+            if not any(self._accept(other) for other in self._others.values()):
+                return
+        if self._others:
+            # We cannot take them now, and are not told of them again.
+            self._stand_in_at = now + STAND_IN_S
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Whether somebody was there, and taken."""
         try:
             sock, _ = listener.accept()
         except OSError as exc:
             # Somebody gave up waiting. Or there is no file left, but one when a connection ends; the queue keeps the
             # others.
             if exc.errno == errno.EMFILE and self._peers:
-                self._accept_no_more(listener)
-            return
+                self._accept_no_more()
+            return False
         sock.setblocking(False)
         peer = _Peer(sock)
         self._peers[sock.fileno()] = peer
@@ -162,11 +203,13 @@ class Worker:
         self._slots.add(Slot.CONNECTIONS_TOTAL)
         self._slots.set(Slot.CONNECTIONS_OPEN, len(self._peers))
         if len(self._peers) >= MAX_CONNECTIONS:
-            self._accept_no_more(listener)
+            self._accept_no_more()
+        return True
 
-    def _accept_no_more(self, listener: socket.socket) -> None:
-        self._epoll.unregister(listener)
-        self._accepting = False
+    def _accept_no_more(self) -> None:
+        if self._listener is not None and self._accepting:
+            self._epoll.unregister(self._listener)
+            self._accepting = False
 
     def _accept_more(self) -> None:
         if self._listener is not None and not self._accepting:
@@ -338,6 +381,10 @@ class Worker:
                 self._epoll.unregister(self._listener)
             self._listener.close()
             self._listener = None
+        for other in self._others.values():
+            self._epoll.unregister(other)
+            other.close()
+        self._others = {}
         for peer in list(self._peers.values()):
             try:
                 self._serve_last(peer)
@@ -360,9 +407,16 @@ class Worker:
         self._send(peer, peer.connection.data_to_send())
 
 
-def serve(listener: socket.socket, control: socket.socket, counters_fd: int, index: int, main_pidfd: int) -> NoReturn:
+def serve(
+    listener: socket.socket,
+    others: Sequence[socket.socket],
+    control: socket.socket,
+    counters_fd: int,
+    index: int,
+    main_pidfd: int,
+) -> NoReturn:
     """Be a worker until the process ends: with status 0, drained or relieved."""
     slots = CounterSlots(counters_fd, index)
     os.close(counters_fd)
-    Worker(listener, control, slots, main_pidfd).run()
+    Worker(listener, others, control, slots, main_pidfd).run()
     os._exit(0)

@@ -4,7 +4,7 @@
 
 N is one end of a SOCK_SEQPACKET pair. One packet in, one or two out, all JSON:
 
-    in   {"index", "start"} with three descriptors: listener, control socket, counters
+    in   {"index", "start"} with descriptors: control socket, counters, its listener, those of the other workers
     out  {"index", "start", "pid"} with a pidfd, or {"index", "start", "reason"} if there can be no fork
     out  {"index", "start", "pid", "status"} when that worker has ended; a status of -N is signal N
 
@@ -28,7 +28,8 @@ from typing import Any, NoReturn
 from hcc.spoe.worker import serve
 
 PACKET_BYTES = 4096
-SPAWN_DESCRIPTORS = 3
+# Linux takes no more with one packet (SCM_MAX_FD).
+MAX_DESCRIPTORS = 253
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -59,24 +60,21 @@ class Zygote:
 
     def _receive(self) -> bool:
         try:
-            packet, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, SPAWN_DESCRIPTORS)
+            packet, descriptors, _, _ = socket.recv_fds(self._control, PACKET_BYTES, MAX_DESCRIPTORS)
         except ConnectionResetError:
             # It went without reading what we told it.
             return False
         if not packet:
             return False
         try:
-            self._spawn(json.loads(packet), *descriptors)
+            self._spawn(json.loads(packet), descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return True
 
-    def _spawn(self, request: dict[str, Any], listener_fd: int, control_fd: int, counters_fd: int) -> None:
-        worker = _FORK.Process(
-            target=_be_worker,
-            args=(self._control, self._main_pidfd, listener_fd, control_fd, counters_fd, request["index"]),
-        )
+    def _spawn(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        worker = _FORK.Process(target=_be_worker, args=(self._control, self._main_pidfd, descriptors, request["index"]))
         try:
             worker.start()
             pidfd = os.pidfd_open(worker.pid or 0)
@@ -106,14 +104,14 @@ class Zygote:
 def _be_worker(
     zygote_control: socket.socket,
     main_pidfd: int,
-    listener_fd: int,
-    control_fd: int,
-    counters_fd: int,
+    descriptors: list[int],
     index: int,
 ) -> NoReturn:
     # Else the main process would not see the end of the zygote while this worker lives.
     zygote_control.close()
-    serve(socket.socket(fileno=listener_fd), socket.socket(fileno=control_fd), counters_fd, index, main_pidfd)
+    control_fd, counters_fd, *listener_fds = descriptors
+    listener, *others = (socket.socket(fileno=fd) for fd in listener_fds)
+    serve(listener, others, socket.socket(fileno=control_fd), counters_fd, index, main_pidfd)
 
 
 def main(arguments: list[str]) -> NoReturn:

@@ -207,25 +207,6 @@ def test_callers_that_come_close_together_are_told_of_together_and_each_in_its_t
     assert len(told()) < len(calls) / 10
 
 
-def test_one_that_dies_again_and_again_is_not_waited_for_by_callers(scene: PoolScene) -> None:
-    asides: list[bool] = []
-    # The pauses: none, 100, 200 and 400 ms.
-    for starts in (2, 3, 4, 5):
-        scene.pool.happen(WorkerExited(1, scene.pool.workers()[1].pid, -9))
-
-        def runs(starts: int = starts) -> bool:
-            state = scene.pool.workers()[1]
-            return (state.starts, state.phase) == (starts, WorkerPhase.READY)
-
-        eventually(runs, "a new worker")
-        asides.append(1 in scene.pool.aside)
-    assert asides == [False, False, False, True]
-
-    scene.tell(PolicyChanged(policy(version=5)))
-
-    eventually(lambda: not scene.pool.aside, "it decides again")
-
-
 def test_a_worker_that_ends_is_not_waited_for_behind_callers(scene: PoolScene) -> None:
     scene.tell(PolicyChanged(policy(version=5)))
     scene.knows(5, 2, 2)

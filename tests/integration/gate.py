@@ -6,6 +6,8 @@ HAProxy runs the configuration that `hcc run` would give it; workers, SPOEPool a
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import socket
 import ssl
 import tempfile
@@ -111,6 +113,13 @@ class Gate:
     def wait_whole(self) -> None:
         """Return when every worker has the policy."""
         wait_until(lambda: all(one.policy_version == self._version for one in self.pool.workers()), "the policy")
+
+    def kill_worker(self, index: int) -> None:
+        """One of them, once all are there; return when its death is known: until then it counts as there."""
+        self.wait_whole()
+        pid = self.pool.workers()[index].pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: self.pool.workers()[index].pid != pid, "its death is known")
 
     def context(self, leaf: Leaf) -> ssl.SSLContext:
         """For a client with that certificate. TLS 1.2: a session can be resumed as soon as there is one."""

@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -142,11 +141,24 @@ def test_strangers_lose_nothing_to_a_worker_that_is_dead_for_long(
     call = strangers(opened, SERVICE)
     monkeypatch.setattr(BackOff, "next_delay_s", lambda _: 60.0)
     os.kill(opened.pool.workers()[0].pid, signal.SIGKILL)
-    wait_until(lambda: not Path(opened.pool.workers()[0].socket_path).exists(), "it stands aside")
     assert [call() for _ in range(20)] == [ALLOWED] * 20
     # A new HAProxy has not looked yet who is there.
     opened.reload()
     assert [call() for _ in range(20)] == [ALLOWED] * 20
+
+
+def test_strangers_lose_nothing_to_a_worker_that_hangs_however_many_ask_at_a_time(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    with Callers(strangers(opened, SERVICE), 6) as callers:
+        # Until HAProxy has connections to both.
+        callers.go_on(30)
+        pid = opened.pool.workers()[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            callers.go_on(20)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert Counter(callers.answers).keys() == {ALLOWED}
 
 
 def test_strangers_under_load_lose_nothing_to_killed_workers_and_reloads(opened: Gate) -> None:
@@ -157,8 +169,7 @@ def test_strangers_under_load_lose_nothing_to_killed_workers_and_reloads(opened:
             if number % 3 == 2:
                 opened.reload()
             else:
-                opened.wait_whole()
-                os.kill(opened.pool.workers()[number % 2].pid, signal.SIGKILL)
+                opened.kill_worker(number % 2)
         callers.go_on(15)
     assert Counter(callers.answers).keys() == {ALLOWED}
 

@@ -55,10 +55,6 @@ class FakeSubject:
         met = der == WEB
         self.pool.happen(Met(0, der, ORIGIN) if met else Denied(0, "db", "no intention allows it"))
 
-    def can_be_found(self, index: int) -> bool:
-        """Whether somebody who connects to that worker's socket gets into its queue."""
-        return index not in self.pool.aside
-
     def close(self) -> None:
         """Nothing is left of it."""
 
@@ -84,10 +80,6 @@ class RealSubject:
         caller.connect(self.pool.workers()[0].socket_path)
         host, _, port = ORIGIN.partition(":")
         caller.sendall(hello() + called(der, host, int(port)))
-
-    def can_be_found(self, index: int) -> bool:
-        with socket.socket(socket.AF_UNIX) as caller:
-            return caller.connect_ex(self.pool.workers()[index].socket_path) == 0
 
     def close(self) -> None:
         for caller in self._callers:
@@ -213,30 +205,6 @@ def test_a_worker_that_was_killed_is_told_of_and_one_that_is_started_takes_its_p
     assert PolicyApplied(1, 5) in seen
     assert pool.workers()[0] == before[0]
     assert (pool.workers()[1].pid, *brief(pool.workers()[1])) == (ready.pid, WorkerPhase.READY, 5, 2)
-
-
-def test_one_that_stands_aside_is_found_when_its_successor_decides(subject: Subject) -> None:
-    pool = subject.pool
-    kill(subject, 1)
-    assert subject.can_be_found(1), "whoever comes waits for its successor"
-    for _ in range(2):
-        pool.stand_aside(1)
-        assert [subject.can_be_found(index) for index in (0, 1)] == [True, False]
-
-    start(pool, 1)
-
-    assert not subject.can_be_found(1), "it would deny everybody"
-    apply(pool, 5)
-    assert subject.can_be_found(1)
-
-
-def test_one_that_lives_does_not_stand_aside(subject: Subject) -> None:
-    subject.pool.stand_aside(1)
-    assert subject.can_be_found(1)
-    kill(subject, 1)
-    start(subject.pool, 1)
-    subject.pool.stand_aside(1)
-    assert subject.can_be_found(1)
 
 
 def test_a_policy_reaches_those_that_live_and_later_those_that_did_not(subject: Subject) -> None:

@@ -34,7 +34,7 @@ def serving(path: Path) -> Iterator[tuple[threading.Thread, Channel, int]]:
     ours, theirs = socket.socketpair()
     gone, alive = os.pipe()
     channel = Channel(ours, MAX_ORDER_BYTES)
-    made = Worker(listener.sock.dup(), theirs, CounterSlots(memory.fd, 0), gone)
+    made = Worker(listener.sock.dup(), (), theirs, CounterSlots(memory.fd, 0), gone)
     thread = threading.Thread(target=made.run, daemon=True)
     thread.start()
     try:

@@ -163,6 +163,30 @@ def test_a_worker_that_hangs_is_killed_and_others_are_left_alone(pool: WorkerPoo
     assert pool.workers()[1].pid == sound
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_who_comes_to_a_worker_that_is_dead_or_hangs_is_answered_by_another(
+    pool: WorkerPool, number: signal.Signals
+) -> None:
+    pool.set_policy(LARGE)
+    events_until(pool, lambda seen: {PolicyApplied(0, 9), PolicyApplied(1, 9)} <= set(seen))
+    for index in (0, 1):
+        state = pool.workers()[index]
+        os.kill(state.pid, number)
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(state.socket_path)
+                client.sendall(hello())
+                assert client.recv(1000)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(state.pid, signal.SIGKILL)
+        events_until(pool, lambda seen, gone=state: WorkerExited(gone.index, gone.pid, -9) in seen)  # type: ignore[misc]
+        pool.respawn(index)
+        events_until(pool, lambda seen, index=index: PolicyApplied(index, 9) in seen)  # type: ignore[misc]
+    assert [one.connections_total for one in pool.counters()] == [1, 1]
+
+
 def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPool) -> None:
     zygote = pool.zygote_pid
     os.kill(zygote, signal.SIGSTOP)
@@ -216,21 +240,6 @@ def test_a_socket_that_is_not_in_its_place_yet_is_not_lost(tmp_path: Path) -> No
             assert listener.lost()
         finally:
             listener.close()
-
-
-def test_only_a_socket_of_its_own_stands_aside(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    listener = Listener(str(path))
-    try:
-        path.unlink()
-        with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.bind(str(path))
-            listener.stand_aside()
-            assert path.is_socket()
-            assert listener.lost()
-    finally:
-        listener.close()
-    assert path.is_socket()
 
 
 def test_a_socket_that_cannot_be_bound_anew_leaves_its_worker_and_is_bound_when_it_can_be(

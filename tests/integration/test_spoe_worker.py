@@ -32,7 +32,7 @@ from hcc.spoe.payloads import Message
 from hcc.spoe.policy_codec import encode_policy
 from hcc.spoe.pool import WorkerPool
 from hcc.spoe.values import NULL, Kind, Value
-from hcc.spoe.worker import DRAIN_S, LINGER_S, MAX_DENIALS_TOLD, MAX_MET_BYTES, Worker
+from hcc.spoe.worker import DRAIN_S, LINGER_S, MAX_DENIALS_TOLD, MAX_MET_BYTES, STAND_IN_S, Worker
 from tests.forgeries import ALLOWED, forgeries, genuine
 from tests.integration.spoe_frontend import events_until, wait_for
 from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
@@ -142,7 +142,7 @@ class Clock:
 class Inside:
     """A worker in a thread of the test, which is its main process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, others: tuple[socket.socket, ...] = ()) -> None:
         self._path = path
         self._memory = CounterMemory(1)
         self._listener = Listener(path)
@@ -152,7 +152,7 @@ class Inside:
         self._news: list[ControlMessage] = []
         self.channel = Channel(ours, MAX_ORDER_BYTES)
         slots = CounterSlots(self._memory.fd, 0)
-        self.worker = Worker(self._listener.sock.dup(), self._theirs, slots, self._pidfd)
+        self.worker = Worker(self._listener.sock.dup(), others, self._theirs, slots, self._pidfd)
         self.thread = threading.Thread(target=self.worker.run, daemon=True)
         self.thread.start()
 
@@ -220,6 +220,32 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def inside(tmp_path: Path) -> Iterator[Inside]:
     made = Inside(str(tmp_path / "w.sock"))
+    yield made
+    made.close()
+
+
+class StandIn(Inside):
+    """One beside another worker, which takes nobody: the test is to take who waits for that one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._other = Listener(str(directory / "other.sock"))
+        super().__init__(str(directory / "w.sock"), (self._other.sock.dup(),))
+
+    def client_of_other(self) -> Client:
+        self._clients.append(Client(self._other.path))
+        return self._clients[-1]
+
+    def take_from_other(self) -> None:
+        self._other.sock.accept()[0].close()
+
+    def close(self) -> None:
+        super().close()
+        self._other.close()
+
+
+@pytest.fixture
+def stand_in(clock: Clock, tmp_path: Path) -> Iterator[StandIn]:
+    made = StandIn(tmp_path)
     yield made
     made.close()
 
@@ -524,7 +550,7 @@ def test_the_answers_to_what_came_together_leave_in_one_send(tmp_path: Path) -> 
         listener.bind(str(tmp_path / "w.sock"))
         listener.listen()
         main_pidfd = os.pidfd_open(os.getpid())
-        made = Worker(listener, theirs, CounterSlots(memory.fd, 0), main_pidfd)
+        made = Worker(listener, (), theirs, CounterSlots(memory.fd, 0), main_pidfd)
         thread = threading.Thread(target=made.run)
         thread.start()
         try:
@@ -729,6 +755,90 @@ def test_a_worker_that_stops_goes_at_its_deadline_though_a_peer_does_not_read(in
     assert inside.counters().connections_open == 1
 
 
+# Beside another worker.
+
+
+def test_who_waits_for_another_worker_is_taken_after_a_while(stand_in: StandIn, clock: Clock) -> None:
+    stand_in.apply(policy(1, "web"))
+    waiting = [stand_in.client_of_other() for _ in range(3)]
+    stand_in.turn()
+    clock.now_s += STAND_IN_S - 0.001
+    stand_in.turn()
+    assert stand_in.counters().connections_total == 0
+
+    clock.now_s += 0.002
+
+    for client in waiting:
+        assert client.greet().ask(WEB) == {"allowed": True, "caller": told("web")}
+    assert stand_in.counters().connections_open == 3
+    # And so again, for whoever comes later.
+    late = stand_in.client_of_other()
+    stand_in.turn()
+    clock.now_s += 2 * STAND_IN_S
+    assert late.greet().ask(DB) == {"allowed": False, "caller": told("db")}
+
+
+def test_whom_another_worker_takes_is_left_to_it(stand_in: StandIn, clock: Clock) -> None:
+    stand_in.apply(policy(1, "web"))
+    stand_in.client_of_other()
+    stand_in.turn()
+    stand_in.take_from_other()
+    clock.now_s += 2 * STAND_IN_S
+    stand_in.turn()
+    assert stand_in.counters().connections_total == 0
+    assert stand_in.worker._timeout_s() == -1, "it goes on looking"
+
+
+def test_a_worker_without_a_policy_stands_in_for_nobody_until_it_has_one(stand_in: StandIn, clock: Clock) -> None:
+    waiting = stand_in.client_of_other()
+    stand_in.turn()
+    for _ in range(3):
+        clock.now_s += 2 * STAND_IN_S
+        stand_in.turn()
+    assert stand_in.counters().connections_total == 0
+
+    stand_in.apply(policy(1, "web"))
+    clock.now_s += 2 * STAND_IN_S
+
+    assert waiting.greet().ask(WEB) == {"allowed": True, "caller": told("web")}
+
+
+def test_a_worker_that_has_too_many_stands_in_when_one_goes(
+    stand_in: StandIn, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_CONNECTIONS", 2)
+    stand_in.apply(policy(1, "web"))
+    own = stand_in.client().greet()
+    first, second = stand_in.client_of_other(), stand_in.client_of_other()
+    stand_in.turn()
+    clock.now_s += 2 * STAND_IN_S
+    first.greet()
+    stand_in.turn()
+    assert stand_in.counters().connections_open == 2
+
+    own.sock.close()
+    stand_in.turn()
+    clock.now_s += 2 * STAND_IN_S
+
+    second.greet()
+    assert stand_in.counters().connections_open == 2
+
+
+def test_a_worker_that_stops_stands_in_for_nobody(stand_in: StandIn, clock: Clock) -> None:
+    stand_in.apply(policy(1, "web"))
+    client = stand_in.client().greet()
+    stand_in.client_of_other()
+    stand_in.turn()
+    stand_in.order(Topic.STOP)
+    assert client.receive().kind == FrameType.AGENT_DISCONNECT
+    clock.now_s += 2 * STAND_IN_S
+    client.sock.close()
+    stand_in.thread.join(10)
+    assert not stand_in.thread.is_alive()
+    assert stand_in.counters().connections_total == 1
+    stand_in.take_from_other()
+
+
 @pytest.mark.parametrize("reads", [15, 16, 17])
 def test_a_worker_that_stops_survives_a_peer_that_leaves_at_its_last_read(
     reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -737,7 +847,7 @@ def test_a_worker_that_stops_survives_a_peer_that_leaves_at_its_last_read(
     memory, listener = CounterMemory(1), Listener(path)
     ours, theirs = socket.socketpair()
     pidfd = os.pidfd_open(os.getpid())
-    stopping = Worker(listener.sock.dup(), theirs, CounterSlots(memory.fd, 0), pidfd)
+    stopping = Worker(listener.sock.dup(), (), theirs, CounterSlots(memory.fd, 0), pidfd)
     data = hello() + b"".join(caller(b"", number, 1) for number in range(600))
     monkeypatch.setattr(worker, "RECEIVE_BYTES", -(-len(data) // (reads - 1)))
     assert stopping._listener is not None
