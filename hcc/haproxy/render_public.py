@@ -152,6 +152,8 @@ def _authorise_connections(asked: Authorisation, capabilities: Capabilities) -> 
         # Whom the agent denied it has counted and told.
         return
     if remembers:
+        # A worker's no holds, whatever the maps have come to say since: it may have heard of a denial first.
+        yield f"{rule} reject if {{ var({ALLOWED}) -m found }} ! {{ var({ALLOWED}) -m bool }}"
         yield _look_up_verdict(asked)
         yield f"{rule} accept if {{ var({VERDICT}) -m str {ALLOW} }}"
         yield f"{rule} reject if {{ var({VERDICT}) -m found }}"

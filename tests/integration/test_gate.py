@@ -15,15 +15,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hcc.actors.backoff import BackOff
+from hcc.actors.messages import SPOE_POOL, PolicyChanged
 from hcc.haproxy.capabilities import Feature, Version
+from hcc.haproxy.map_text import MapChange
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_book import MAX_REMEMBERED
+from hcc.mesh.caller_certificate import certificate_digest
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import PathMatch, PathRule, Permission
@@ -102,6 +106,30 @@ def test_a_resumed_session_gets_what_its_certificate_gets_and_no_more(opened: Ga
     assert opened.ask(web, of_web)[0] == DENIED
     if of_other is not None:
         assert opened.ask(other, of_other)[0] == ALLOWED
+
+
+def test_a_no_holds_whatever_haproxy_learns_of_the_caller_while_it_asks(opened: Gate) -> None:
+    opened.decide_by(WEB)
+    assert opened.ask(opened.context(MESH.service(SERVICE)))[0] == ALLOWED
+    wait_until(lambda: bool(opened.remembered()), "HAProxy knows the caller")
+    (text,) = (opened.maps.identities() or {}).values()
+    # Workers hear of a denial, and HAProxy does not yet.
+    opened.tree.tell(SPOE_POOL, PolicyChanged(replace(opened.policy, intentions=(NO_WEB,), version=1_000)))
+    wait_until(lambda: all(one.policy_version == 1_000 for one in opened.pool.workers()), "the policy")
+    other = numbered(SERVICE, 2)
+    pids = [one.pid for one in opened.pool.workers()]
+    with ThreadPoolExecutor(1) as caller:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            answer = caller.submit(opened.ask, opened.context(other))
+            # Until it is asked about, and before HAProxy gives up.
+            time.sleep(0.15)
+            opened.maps.change_identities(MapChange(added=((certificate_digest(other.der()), text),)))
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        assert answer.result()[0] == DENIED
 
 
 def test_a_question_that_a_killed_worker_left_is_asked_again(opened: Gate) -> None:
