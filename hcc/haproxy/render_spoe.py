@@ -69,7 +69,7 @@ def workers(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     # A worker stands in for another, so none is down unless all are: once one is back, it decides.
     pool = " pool-low-conn 64" if capabilities.has(Feature.POOL_LOW_CONN) else ""
     for number, path in enumerate(authorisation.sockets, start=1):
-        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 1s downinter 200ms rise 1{pool}"
+        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 5s downinter 200ms rise 1{pool}"
 
 
 def agent_name(number: int) -> str:
