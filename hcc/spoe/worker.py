@@ -121,8 +121,6 @@ class Worker:
             self._epoll.poll(_TICK_S)
             self._serve_control()
         self._accept_more()
-        # Somebody may have come there before we looked.
-        self._stand_in_at = time.monotonic() + STAND_IN_S if self._others else 0.0
         while not self._drained() and (not self._channel.ended or self._alone()):
             for fd, mask in self._epoll.poll(self._timeout_s(), _EVENTS_AT_ONCE):
                 self._serve(fd, mask)
@@ -178,11 +176,12 @@ class Worker:
         if now < self._stand_in_at:
             return
         self._stand_in_at = 0.0
-        # Without a policy we could only deny.
-        while self._cache.policy is not None and self._accepting:
-            if not any(self._accept(other) for other in self._others.values()):
-                return
-        if self._others:
+        if self._cache.policy is None:
+            # We could only deny.
+            return
+        while self._accepting and any(self._accept(other) for other in self._others.values()):
+            pass
+        if self._others and not self._accepting:
             # We cannot take them now, and are not told of them again.
             self._stand_in_at = now + STAND_IN_S
 
@@ -356,6 +355,8 @@ class Worker:
                 policy = decode_policy(received.body)
                 self._cache.set_policy(policy)
                 self._slots.set(Slot.CACHED, 0)
+                # Who came before there was one may wait there still.
+                self._stand_in_at = time.monotonic() + STAND_IN_S
                 self._channel.send(message(Topic.POLICY_APPLIED, version=policy.version))
             elif received.topic is Topic.PING:
                 self._channel.send(ControlMessage(Topic.PONG))

@@ -796,6 +796,7 @@ def test_a_worker_without_a_policy_stands_in_for_nobody_until_it_has_one(stand_i
         clock.now_s += 2 * STAND_IN_S
         stand_in.turn()
     assert stand_in.counters().connections_total == 0
+    assert stand_in.worker._timeout_s() == -1, "it goes on looking"
 
     stand_in.apply(policy(1, "web"))
     clock.now_s += 2 * STAND_IN_S
@@ -822,6 +823,28 @@ def test_a_worker_that_has_too_many_stands_in_when_one_goes(
 
     second.greet()
     assert stand_in.counters().connections_open == 2
+
+
+def test_a_worker_that_has_no_file_left_stands_in_when_one_goes(
+    stand_in: StandIn, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: socket.socket) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    stand_in.apply(policy(1, "web"))
+    own, waiting = stand_in.client().greet(), stand_in.client_of_other()
+    stand_in.turn()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(socket.socket, "accept", refuse)
+        clock.now_s += 2 * STAND_IN_S
+        stand_in.turn()
+    assert stand_in.counters().connections_total == 1
+
+    own.sock.close()
+    stand_in.turn()
+    clock.now_s += 2 * STAND_IN_S
+
+    waiting.greet()
 
 
 def test_a_worker_that_stops_stands_in_for_nobody(stand_in: StandIn, clock: Clock) -> None:
