@@ -25,6 +25,7 @@ from hcc.actors.backoff import BackOff
 from hcc.actors.messages import SPOE_POOL, PolicyChanged
 from hcc.haproxy.capabilities import Feature, Version
 from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.runtime import RuntimeSocket
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_book import MAX_REMEMBERED
 from hcc.mesh.caller_certificate import certificate_digest
@@ -123,8 +124,8 @@ def test_a_no_holds_whatever_haproxy_learns_of_the_caller_while_it_asks(opened: 
             os.kill(pid, signal.SIGSTOP)
         try:
             answer = caller.submit(opened.ask, opened.context(other))
-            # Until it is asked about, and before HAProxy gives up.
-            time.sleep(0.15)
+            runtime = RuntimeSocket(opened.stage.layout.stats_socket)
+            wait_until(lambda: "fe=public" in runtime.send("show sess"), "it is asked about")
             opened.maps.change_identities(MapChange(added=((certificate_digest(other.der()), text),)))
         finally:
             for pid in pids:
