@@ -152,7 +152,7 @@ def _authorise_connections(asked: Authorisation, capabilities: Capabilities) -> 
         # Whom the agent denied it has counted and told.
         return
     if remembers:
-        # A worker's no holds, whatever the maps have come to say since: it may have heard of a denial first.
+        # A worker's no holds, whatever the map of verdicts says: a worker may have heard of a denial first.
         yield f"{rule} reject if {{ var({ALLOWED}) -m found }} ! {{ var({ALLOWED}) -m bool }}"
         yield _look_up_verdict(asked)
         yield f"{rule} accept if {{ var({VERDICT}) -m str {ALLOW} }}"
