@@ -18,6 +18,7 @@ from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     QUERY_TARGET,
     Endpoint,
+    ExposedPath,
     Health,
     Leaf,
     Protocol,
@@ -195,6 +196,7 @@ def proxy(
     forward_for: bool = False,
     appname_header: str = "",
     upstreams: Iterable[Upstream] = (),
+    exposed: Iterable[ExposedPath] = (),
 ) -> Proxy:
     return Proxy(
         id=f"{service}-sidecar-proxy",
@@ -212,6 +214,7 @@ def proxy(
         forward_for=forward_for,
         appname_header=appname_header,
         upstreams=tuple(upstreams),
+        exposed=tuple(exposed),
     )
 
 

@@ -7,7 +7,7 @@ from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule
 from hcc.mesh.routes import Changes, HeaderChanges, Match, QueryMatch, QueryRule, Rewrite
 from hcc.mesh.secret import Secret
-from hcc.mesh.snapshot import Health, Protocol, Snapshot
+from hcc.mesh.snapshot import ExposedPath, Health, Protocol, Snapshot
 from hcc.mesh.token_providers import (
     USUAL_PLACES,
     PlaceKind,
@@ -104,6 +104,17 @@ def examples() -> dict[str, Snapshot]:
             upstream_state(upstream("a:b c\n#\\\"'$x", 9193), [endpoint()]),
             upstream_state(upstream("sock", socket="/tmp/hcc-up.sock", socket_mode="0600"), [endpoint()]),
             proxy_=proxy(local_socket="/run/app.sock", local_port=0),
+        ),
+        "exposed": snapshot(
+            proxy_=proxy(
+                local_address="localhost",
+                appname_header="X-App",
+                exposed=(
+                    ExposedPath("/health", 22900, 8181),
+                    ExposedPath("/it's }", 22900, 8182, h2=True),
+                    ExposedPath("/metrics", 22901, 8181),
+                ),
+            ),
         ),
         "upstreams only": snapshot(upstream_state(upstream("web")), proxy_=proxy(local_port=0)),
         "nothing yet": snapshot(proxy_=proxy(local_port=0)),

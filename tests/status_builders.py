@@ -44,7 +44,9 @@ def upstream_status(name: str = "api", endpoints: tuple[EndpointStatus, ...] | N
 def status() -> Status:
     return Status(
         at=NOW,
-        sidecar=SidecarStatus("web-proxy", "web-1", "web", "dc1", "http", "10.0.0.9:21000", 4711, NOW - 3600),
+        sidecar=SidecarStatus(
+            "web-proxy", "web-1", "web", "dc1", "http", "10.0.0.9:21000", ("10.0.0.9:22900/up",), 4711, NOW - 3600
+        ),
         readiness=ReadinessStatus(ready=True, missing=(), warnings=("upstream db: its chain asks for more",)),
         versions=VersionsStatus("1.0.0", "3.11.2", "2.6.12", "OpenSSL 3.0.17", "direct", "1.20.1"),
         haproxy=HAProxyStatus(running=True, pid=4712, uptime_s=3500.0, connections=5, problem=""),

@@ -123,6 +123,7 @@ def _sidecar(identity: Identity, snapshot: Snapshot | None) -> SidecarStatus:
         datacenter=snapshot.datacenter if snapshot else "",
         protocol=proxy.protocol.value if proxy else "",
         listens=_joined(proxy.bind_address, proxy.bind_port) if proxy and public else "",
+        exposed=tuple(f"{_joined(proxy.bind_address, one.port)}{one.path}" for one in proxy.exposed) if proxy else (),
         pid=identity.pid,
         started_at=identity.started_at,
     )

@@ -61,6 +61,7 @@ class SidecarStatus:
         service_id: of the instance it stands for, empty for a proxy that only has upstreams.
         protocol: of the public listener; empty, as `datacenter` and `listens`, until Consul told.
         listens: where other sidecars come in, `10.0.0.1:21000`.
+        exposed: paths that anybody may ask for, `10.0.0.1:22900/health` each.
     """
 
     proxy_id: str
@@ -69,6 +70,7 @@ class SidecarStatus:
     datacenter: str
     protocol: str
     listens: str
+    exposed: tuple[str, ...]
     pid: int
     started_at: float
 

@@ -55,6 +55,8 @@ def _head(status: Status) -> Iterator[Text]:
         f"hcc {versions.hcc}, HAProxy {versions.haproxy} ({versions.openssl}), {versions.control}{consul}", style=_QUIET
     )
     yield _haproxy(status)
+    if sidecar.exposed:
+        yield styled(f"exposed  {', '.join(sidecar.exposed)}")
     for text in ready.missing:
         yield styled(f"missing  {text}", _BAD)
     for text in ready.warnings:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hcc.consul.answers import ChainOverride, Registration
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_PORT, MAX_TIMEOUT_MS, Options, is_host, is_ip
-from hcc.mesh.snapshot import Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
+from hcc.mesh.snapshot import ExposedPath, Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
 
 _LOCAL = "127.0.0.1"
 _ANY = "0.0.0.0"  # noqa: S104 - Consul's own default for a sidecar's public listener
@@ -23,6 +23,7 @@ _FOR_ENVOY, _NOT_SERVED = "for Envoy only", "not served"
 # Keys of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
 _UNSERVED = ("local_request_timeout_ms", "local_idle_timeout_ms")
 _UNSERVED_OF_UPSTREAMS = ("passive_health_check",)
+_EXPOSED_PROTOCOLS = (Protocol.HTTP.value, Protocol.HTTP2.value)
 
 
 def registration(data: object) -> Registration:
@@ -71,6 +72,7 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
         forward_for=options.flag("enable_forwardfor"),
         appname_header=options.header_name("appname_header"),
         upstreams=upstreams,
+        exposed=tuple(_exposed(proxy.child("Expose"), options.warnings)),
     )
     options.warnings.extend(_unserved(proxy))
     options.ignore(options.envoy_names(), _FOR_ENVOY)
@@ -82,14 +84,34 @@ def _unserved(proxy: Fields) -> Iterator[str]:
     """What the registration asks of its proxy that this one does not do; the README's Limits have it."""
     if (mode := proxy.text("Mode")) not in ("", "direct"):
         yield f"Mode: expected direct, found {mode!r}, which is not served: only upstreams with a port or socket are"
-    expose = proxy.child("Expose")
-    if expose.flag("Checks"):
-        # Consul has rewritten them when it tells of this.
+    if proxy.child("Expose").flag("Checks"):
+        # Consul has rewritten them when it tells of this. Its API does not tell where they went before.
         yield "Expose.Checks: not served; Consul sends the service's HTTP and gRPC checks to the proxy: they fail"
-    if expose.children("Paths"):
-        yield "Expose.Paths: not served; ignored"
     if proxy.child("AccessLogs").flag("Enabled"):
         yield "AccessLogs: not served, see --access-log; ignored"
+
+
+def _exposed(expose: Fields, warnings: list[str]) -> Iterator[ExposedPath]:
+    for item in expose.children("Paths"):
+        path, port, local_port = item.text("Path"), item.number("ListenerPort"), item.number("LocalPathPort")
+        protocol = item.text("Protocol") or Protocol.HTTP.value
+        wrong = _wrong_exposed(path, port, local_port, protocol)
+        if wrong:
+            warnings.append(f"Expose.Paths {path}: expected {wrong}; left out")
+        else:
+            yield ExposedPath(path, port, local_port, h2=protocol == Protocol.HTTP2.value)
+
+
+def _wrong_exposed(path: str, port: int, local_port: int, protocol: str) -> str:
+    """What was expected and found of an exposed path that cannot be served; empty for one that can."""
+    if not path.startswith("/"):
+        return f"a Path that begins with /, found {path!r}"
+    for name, found in (("ListenerPort", port), ("LocalPathPort", local_port)):
+        if not 1 <= found <= MAX_PORT:
+            return f"a {name} from 1 to {MAX_PORT}, found {found}"
+    if protocol not in _EXPOSED_PROTOCOLS:
+        return f"a Protocol http or http2, found {protocol!r}"
+    return ""
 
 
 def _local(proxy: Fields, options: Options) -> tuple[str, int]:

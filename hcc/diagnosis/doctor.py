@@ -98,6 +98,10 @@ def listeners(registration: Registration, settings: RunSettings) -> tuple[Listen
         for one in proxy.upstreams
         if not one.local_bind_socket
     )
+    exposed = tuple(
+        Listener(f"exposed path {one.path}", proxy.bind_address, one.port)
+        for one in {one.port: one for one in reversed(proxy.exposed)}.values()
+    )
     stats = settings.stats_addr
     ours = (Listener("--stats-addr", stats.host, stats.port),) if stats else ()
-    return (*public, *upstreams, *ours)
+    return (*public, *upstreams, *exposed, *ours)

@@ -53,6 +53,12 @@ def upstream(mode: Mode, label: str) -> tuple[str, ...]:
     return tuple(_lines(mode, f'"direction":"out","upstream":"{name}","instance":"%si:%sp"'))
 
 
+def exposed() -> tuple[str, ...]:
+    """For a listener of exposed paths."""
+    # Who checks whether the port is open only connects.
+    return (*_lines(Mode.HTTP, '"direction":"exposed"'), "  option dontlognull")
+
+
 def _lines(mode: Mode, who: str) -> Iterator[str]:
     yield "  log global"
     request = ""

@@ -23,8 +23,10 @@ from hcc.haproxy.model import (
     CaFile,
     CertificateFile,
     Desired,
+    ExposedListener,
     GlobalOptions,
     Mode,
+    PathTo,
     PeerCheck,
     PublicListener,
     Server,
@@ -38,11 +40,20 @@ from hcc.haproxy.model import (
     WayTo,
     connections_within,
 )
-from hcc.haproxy.names import AGENTS, APP, PUBLIC, backend_name, upstream_name
+from hcc.haproxy.names import (
+    AGENTS,
+    APP,
+    PUBLIC,
+    backend_name,
+    exposed_backend_name,
+    exposed_name,
+    upstream_name,
+)
 from hcc.haproxy.owners import protocol_of
 from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
+from hcc.mesh.caller import CLIENT_CERT_HEADER
 from hcc.mesh.chain import Balancing, NodeType, start_target
 from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy
@@ -51,6 +62,7 @@ from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
     Endpoint,
+    ExposedPath,
     Leg,
     Protocol,
     Proxy,
@@ -166,12 +178,15 @@ def desired(
     """
     problems: list[Problem] = []
     public = _public(snapshot, options, certificates, problems)
-    parts = _upstreams(snapshot, options, certificates, admitted, silent, problems)
+    taken = _taken_first(snapshot.proxy)
+    parts = _upstreams(snapshot, options, certificates, admitted, silent, taken, problems)
+    exposed = tuple(_exposed(snapshot.proxy, taken, problems))
     wanted = Desired(
-        options=_process(options, len(parts)),
+        options=_process(options, len(parts) + len(exposed)),
         public=public,
         app=_app(snapshot.proxy, callers) if public else None,
         upstreams=tuple(part.listener for part in parts),
+        exposed=exposed,
         backends=tuple(_unless_awaited(backend, probing=probing) for part in parts for backend in part.backends),
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
@@ -181,10 +196,10 @@ def desired(
     return Result(wanted, tuple(problems))
 
 
-def _process(options: Options, upstreams: int) -> GlobalOptions:
+def _process(options: Options, listeners: int) -> GlobalOptions:
     if not options.descriptors:
         return options.process
-    most = min(options.process.max_connections, connections_within(options.descriptors, upstreams))
+    most = min(options.process.max_connections, connections_within(options.descriptors, listeners))
     return replace(options.process, max_connections=most)
 
 
@@ -311,12 +326,9 @@ def _upstreams(
     certificates: Certificates,
     admitted: Container[Peer] | None,
     silent: Sequence[Peer],
+    taken: list[tuple[Bind, str]],
     problems: list[Problem],
 ) -> tuple[_Part, ...]:
-    taken: list[tuple[Bind, str]] = []
-    public = _public_bind(snapshot.proxy)
-    if public:
-        taken.append((public, "the public listener"))
     names: set[str] = set()
     limits = (snapshot.tls or LEFT_TO_PROXIES).outgoing
     parts = []
@@ -344,7 +356,7 @@ def _claimed(
     except words.TokenError as exc:
         problems.append(Problem(f"upstream {label}", f"cannot listen: {exc}"))
         return None
-    owner = next((name for other, name in taken if bind.clashes(other)), None)
+    owner = _owner(bind, taken)
     if owner is None and upstream_name(upstream) in names:
         owner = f"upstream {label}, registered twice"
     if owner is not None:
@@ -354,6 +366,64 @@ def _claimed(
     taken.append((bind, f"upstream {label}"))
     names.add(upstream_name(upstream))
     return bind
+
+
+def _taken_first(proxy: Proxy) -> list[tuple[Bind, str]]:
+    """The addresses that nobody else may have, and who has each: so far the public listener."""
+    bind = _public_bind(proxy)
+    return [(bind, "the public listener")] if bind else []
+
+
+def _owner(bind: Bind, taken: list[tuple[Bind, str]]) -> str | None:
+    """Who listens there already, or in its way."""
+    return next((name for other, name in taken if bind.clashes(other)), None)
+
+
+def _exposed(proxy: Proxy, taken: list[tuple[Bind, str]], problems: list[Problem]) -> Iterator[ExposedListener]:
+    """A listener for each port of exposed paths; of a path that is there twice the first one."""
+    ports: dict[int, dict[str, ExposedPath]] = {}
+    for one in proxy.exposed:
+        first = ports.setdefault(one.port, {}).setdefault(one.path, one)
+        if first != one:
+            text = f"is there twice at port {one.port}; the first one serves, the one of port {one.local_port} does not"
+            problems.append(Problem(f"exposed path {one.path}", text))
+    for port, paths in ports.items():
+        bind = _tcp_bind(proxy.bind_address, port)
+        complaint = _exposed_complaint(proxy, bind, taken)
+        if bind is None or complaint:
+            problems.extend(Problem(f"exposed path {path}", f"cannot be served: {complaint}") for path in paths)
+            continue
+        taken.append((bind, f"exposed path {next(iter(paths))}"))
+        yield ExposedListener(
+            name=exposed_name(port),
+            bind=bind,
+            client_timeout_ms=_idle_ms(Protocol.HTTP, proxy.read_timeout_ms),
+            paths=tuple(PathTo(path, _exposing_app(proxy, one)) for path, one in paths.items()),
+            unsaid=tuple(name for name in (CLIENT_CERT_HEADER, proxy.appname_header) if name),
+        )
+
+
+def _exposed_complaint(proxy: Proxy, bind: TcpBind | None, taken: list[tuple[Bind, str]]) -> str:
+    if bind is None:
+        return f"expected an IP address to bind, found {proxy.bind_address!r}"
+    if owner := _owner(bind, taken):
+        return f"{owner} has {bind}"
+    try:
+        words.host(proxy.local_address)
+    except words.TokenError as exc:
+        return f"the application's address cannot be used: {exc}"
+    return ""
+
+
+def _exposing_app(proxy: Proxy, path: ExposedPath) -> AppBackend:
+    return AppBackend(
+        name=exposed_backend_name(path.local_port, h2=path.h2),
+        mode=Mode.HTTP,
+        address=proxy.local_address,
+        port=path.local_port,
+        h2=path.h2,
+        timeouts=_timeouts(Protocol.HTTP, proxy.local_connect_timeout_ms, proxy.read_timeout_ms),
+    )
 
 
 def _upstream_bind(upstream: Upstream) -> Bind:

@@ -277,6 +277,35 @@ class AppBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class PathTo:
+    """A path, compared whole, and who answers it."""
+
+    path: str
+    app: AppBackend
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedListener:
+    """Where some paths of the application may be asked for by anybody, without TLS, and nothing else.
+
+    Args:
+        paths: each once, of http alone.
+        unsaid: headers by which the application is told who calls; here nobody may say so.
+    """
+
+    name: str
+    bind: TcpBind
+    client_timeout_ms: int
+    paths: tuple[PathTo, ...]
+    unsaid: tuple[str, ...] = ()
+
+    @property
+    def apps(self) -> tuple[AppBackend, ...]:
+        """All that it leads to, each once."""
+        return tuple(dict.fromkeys(path.app for path in self.paths))
+
+
+@dataclass(frozen=True, slots=True)
 class Authorisation:
     """Who is asked whether a caller may come in: the unix sockets of the SPOE workers.
 
@@ -392,21 +421,25 @@ class Desired:
     public: PublicListener | None = None
     app: AppBackend | None = None
     upstreams: tuple[UpstreamListener, ...] = ()
+    exposed: tuple[ExposedListener, ...] = ()
     backends: tuple[Backend, ...] = ()
     authorisation: Authorisation | None = None
     certificates: tuple[CertificateFile, ...] = ()
     ca_files: tuple[CaFile, ...] = ()
     ticket_keys: TicketKeys | None = None
 
+    @property
+    def listeners(self) -> tuple[PublicListener | UpstreamListener | ExposedListener, ...]:
+        """Every listener, the public one first."""
+        return (*((self.public,) if self.public else ()), *self.upstreams, *self.exposed)
+
     def binds(self) -> tuple[Bind, ...]:
         """Every address that is listened on, the public one first."""
-        public: tuple[Bind, ...] = (self.public.bind,) if self.public else ()
-        return public + tuple(listener.bind for listener in self.upstreams)
+        return tuple(listener.bind for listener in self.listeners)
 
     def listener_names(self) -> tuple[str, ...]:
         """Of every listener, the public one first."""
-        public = (self.public.name,) if self.public else ()
-        return public + tuple(listener.name for listener in self.upstreams)
+        return tuple(listener.name for listener in self.listeners)
 
     def without(self, binds: Iterable[Bind]) -> Desired:
         """The same with the listeners on these addresses left out, and what only they used."""
@@ -421,6 +454,7 @@ class Desired:
             authorisation=self.authorisation if public else None,
             ticket_keys=self.ticket_keys if public else None,
             upstreams=upstreams,
+            exposed=tuple(listener for listener in self.exposed if listener.bind not in out),
             backends=tuple(backend for backend in self.backends if backend.name in used),
         )
 
@@ -448,7 +482,7 @@ class Desired:
 
 def _complaints(desired: Desired) -> Iterator[str]:
     yield from _double("backend", (backend.name for backend in desired.backends))
-    yield from _double("listener", (listener.name for listener in desired.upstreams))
+    yield from _double("listener", desired.listener_names())
     yield from _bind_complaints(desired.binds())
     backends = {backend.name for backend in desired.backends}
     for listener in desired.upstreams:

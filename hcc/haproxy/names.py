@@ -8,6 +8,7 @@ from hcc.mesh.snapshot import Upstream, UpstreamKey, UpstreamType
 PUBLIC = "public"
 APP = "app"
 AGENTS = "spoe_agents"
+EXPOSED = "exposed"
 TOKEN_AGENT = "token_agent"  # noqa: S105 (a name)
 
 
@@ -29,6 +30,16 @@ def backend_name(upstream: Upstream, leg: str = "") -> str:
     """
     parts = ("to", leg) if leg else ("to",)
     return f"{upstream_name(upstream)}:{joined(*parts)}"
+
+
+def exposed_name(port: int) -> str:
+    """The name of the frontend of exposed paths: `exposed:22900`."""
+    return joined(EXPOSED, str(port))
+
+
+def exposed_backend_name(local_port: int, *, h2: bool) -> str:
+    """The name of the backend of those that the application answers at one port: `exposed:to:8181`."""
+    return joined(EXPOSED, "to", str(local_port), *(("h2",) if h2 else ()))
 
 
 def server_name(address: str, port: int) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hcc.haproxy.names import AGENTS, APP, PUBLIC, TOKEN_AGENT
+from hcc.haproxy.names import AGENTS, APP, EXPOSED, PUBLIC, TOKEN_AGENT
 from hcc.haproxy.owners import Owners
+from hcc.mesh.naming import parts
 from hcc.mesh.snapshot import Proxy, Snapshot, UpstreamState
 
 # By how a line begins; the longest beginning that fits counts.
@@ -47,6 +48,16 @@ _OF_UPSTREAM: Mapping[str, str] = {
     "http-response add-header": _OF_HEADERS,
     "http-response del-header": _OF_HEADERS,
 }
+_OF_EXPOSED: Mapping[str, str] = {
+    "bind": "ListenerPort of a path in Proxy.Expose",
+    "acl": "Path in Proxy.Expose",
+    "use_backend": "Path in Proxy.Expose",
+    "http-request del-header": "Proxy.Config appname_header",
+    "server": "LocalPathPort of a path in Proxy.Expose; Proxy.LocalServiceAddress",
+    "timeout client": "Proxy.Config read_timeout",
+    "timeout server": "Proxy.Config read_timeout",
+    "timeout connect": "Proxy.Config local_connect_timeout_ms",
+}
 _SECTIONS = ("global", "defaults", "frontend", "backend")
 
 
@@ -65,6 +76,8 @@ def origin(text: str, line: int, snapshot: Snapshot) -> str:
     words = lines[line - 1].strip()
     if name in (PUBLIC, AGENTS, APP, TOKEN_AGENT):
         return _of_proxy(snapshot.proxy, _OF_APP if name == APP else _OF_PUBLIC, words)
+    if parts(name)[:1] == (EXPOSED,):
+        return _of_proxy(snapshot.proxy, _OF_EXPOSED, words)
     state = Owners(snapshot.upstreams).of(name) if name else None
     return _of_upstream(snapshot.proxy, state, words) if state is not None else ""
 

@@ -16,6 +16,7 @@ from functools import cache, partial
 from hcc.haproxy import access_log, words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import ActualServers, Desired, GlobalOptions, Mode, Tls
+from hcc.haproxy.render_exposed import exposed_backend, exposed_listener
 from hcc.haproxy.render_public import app_backend, has_caller_lines, public_listener, refusals
 from hcc.haproxy.render_rules import needs_experimental
 from hcc.haproxy.render_spoe import IDENTITY, SPOE, asks_for_tokens, refuses_by_rules, spoe_file, workers
@@ -189,6 +190,10 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
     for listener in desired.upstreams:
         log = access_log.upstream(listener.mode, listener.label) if logs else ()
         yield from upstream_listener(listener, capabilities, log)
+    for exposed in desired.exposed:
+        yield from exposed_listener(exposed, capabilities, access_log.exposed() if logs else ())
+    for app in dict.fromkeys(app for exposed in desired.exposed for app in exposed.apps):
+        yield from exposed_backend(app, capabilities)
 
 
 def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]:

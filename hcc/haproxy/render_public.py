@@ -118,16 +118,25 @@ def app_backend(
         # Before all else: tokens are asked about on the way here.
         yield from token_lines(asked)
     if public and public.mode is Mode.HTTP:
-        if not capabilities.has(Feature.H2C_UPGRADE_IS_DROPPED):
-            # Inside such a tunnel nobody would look at requests.
-            yield "  http-request del-header Upgrade if { req.hdr(upgrade),lower -m sub h2c }"
+        yield from no_h2c_tunnel(capabilities)
         # Here, as the listener's rules on requests end with the first that allows.
         yield from _caller_headers(public, capabilities)
     if capabilities.has(Feature.DYNAMIC_SERVERS):
         yield f"  use-server %[var({NAME})] if {{ var({NAME}) -m found }}"
-    yield f"  server {words.name(app.name)} {_app_address(app)}{_app_protocol(app)}"
+    yield app_server(app)
     if has_caller_lines(app, capabilities):
         yield from (f"  server {words.name(caller)} {caller_arguments(app)}" for caller in app.callers)
+
+
+def no_h2c_tunnel(capabilities: Capabilities) -> Iterator[str]:
+    """What keeps a request from becoming a tunnel of cleartext HTTP/2: inside nobody would look at requests."""
+    if not capabilities.has(Feature.H2C_UPGRADE_IS_DROPPED):
+        yield "  http-request del-header Upgrade if { req.hdr(upgrade),lower -m sub h2c }"
+
+
+def app_server(app: AppBackend) -> str:
+    """The application's own server line."""
+    return f"  server {words.name(app.name)} {_app_address(app)}{_app_protocol(app)}"
 
 
 def has_caller_lines(app: AppBackend, capabilities: Capabilities) -> bool:

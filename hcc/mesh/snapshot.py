@@ -92,6 +92,22 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class ExposedPath:
+    """A path of the application that anybody may ask for at the proxy, without TLS: for checks and scrapers.
+
+    Args:
+        path: the whole of it, without a query.
+        port: where the proxy listens for it.
+        local_port: where the application answers it, in HTTP/2 if `h2`.
+    """
+
+    path: str
+    port: int
+    local_port: int
+    h2: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Proxy:
     """The sidecar's own registration, its opaque Config decoded and defaults filled in.
 
@@ -120,6 +136,7 @@ class Proxy:
     forward_for: bool = False
     appname_header: str = ""
     upstreams: tuple[Upstream, ...] = ()
+    exposed: tuple[ExposedPath, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

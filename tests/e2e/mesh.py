@@ -48,6 +48,7 @@ class Service:
         weights: Consul's {"Passing", "Warning"} of the sidecar.
         upstreams: upstream objects of the registration (see `upstream`).
         config: the proxy's opaque Config.
+        exposed: paths of its Expose.
         app: whether to start an application.
         more: keys of the service registration to add or replace.
     """
@@ -59,6 +60,7 @@ class Service:
     weights: dict[str, int] | None = None
     upstreams: tuple[dict[str, Any], ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    exposed: tuple[dict[str, Any], ...] = ()
     app: bool = True
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -231,7 +233,11 @@ def registration(service: Service, agent: ConsulAgent, app_port: int, public_por
         },
         {"Name": "alias", "AliasService": service.service_id},
     ]
-    proxy = {"Config": service.config, "Upstreams": list(service.upstreams)}
+    proxy = {
+        "Config": service.config,
+        "Upstreams": list(service.upstreams),
+        "Expose": {"Paths": list(service.exposed)},
+    }
     weights = {"Weights": service.weights} if service.weights else {}
     return {
         "ID": service.service_id,

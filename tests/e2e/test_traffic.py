@@ -186,6 +186,35 @@ def test_an_upstream_on_the_public_port_is_reported_and_the_public_side_works(me
     assert service.sidecar.ready()[0] == 200
 
 
+@on_2_8
+def test_exposed_paths_come_move_and_go_and_are_nobodys_but_the_registrations(mesh: Mesh) -> None:
+    service, client = mesh.join(
+        Service("open", "http"), Service("open-caller", host="b", upstreams=(upstream("open", 9208),))
+    )
+    mesh.intend("*", "open", "deny")
+
+    def expose(*ports: int) -> None:
+        paths = tuple({"Path": "/who", "ListenerPort": port, "LocalPathPort": service.app_port} for port in ports)
+        service.register(replace(service.service, exposed=paths))
+
+    def at(port: int, path: str = "/who") -> int:
+        try:
+            return http_get(service.namespace, port, path).status
+        except ConnectionRefusedError:
+            return 0
+
+    expose(9301)
+    wait_until("the path", lambda: at(9301) == 200)
+    assert at(9301, "/headers") == 404
+    wait_until("the refusal", lambda: http_get(client.namespace, 9208).status == 403)
+    expose(9302, service.public_port)
+    wait_until("the path at the other port alone", lambda: (at(9302), at(9301)) == (200, 0))
+    wait_until("the clash in the log", lambda: _warned(service.sidecar.log_text(), "exposed path /who"))
+    expose()
+    wait_until("no path", lambda: at(9302) == 0)
+    assert service.sidecar.ready()[0] == 200
+
+
 @on_2_6
 def test_limits_of_connections_are_kept(mesh: Mesh) -> None:
     limited = upstream("narrow", 9206, Config={"limits": {"max_connections": 1}})

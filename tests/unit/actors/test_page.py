@@ -56,7 +56,7 @@ def test_everything_an_operator_asks_first_is_there() -> None:
     shown = words(status())
     for text in (
         "web-1",
-        "sidecar of web in dc1, http on 10.0.0.9:21000",
+        "sidecar of web in dc1, http on 10.0.0.9:21000, exposes 10.0.0.9:22900/up",
         "upstream db: its chain asks for more",
         "api http in dc1, 127.0.0.1:9191 1 of 2 up 3 open",
         "10.0.0.2:21000 critical maintenance 1 3 1 min 1 s ago",
@@ -82,7 +82,9 @@ def test_a_hostile_name_stays_text_wherever_it_stands() -> None:
     shown = status()
     hostile = replace(
         shown,
-        sidecar=replace(shown.sidecar, proxy_id=HOSTILE, service_id=HOSTILE, service=HOSTILE, datacenter=HOSTILE),
+        sidecar=replace(
+            shown.sidecar, proxy_id=HOSTILE, service_id=HOSTILE, service=HOSTILE, datacenter=HOSTILE, exposed=(HOSTILE,)
+        ),
         readiness=replace(shown.readiness, missing=(HOSTILE,), warnings=(HOSTILE,)),
         versions=replace(shown.versions, consul=HOSTILE, openssl=HOSTILE),
         upstreams=(replace(upstream_status(HOSTILE), listens=HOSTILE, protocol=HOSTILE, datacenter=HOSTILE),),

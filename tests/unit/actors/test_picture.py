@@ -22,7 +22,7 @@ from hcc.mesh.chain import Split
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.naming import joined
 from hcc.mesh.peer_book import Peer, peer_of
-from hcc.mesh.snapshot import Health, Protocol, TargetEndpoints, UpstreamState
+from hcc.mesh.snapshot import ExposedPath, Health, Protocol, TargetEndpoints, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
 from tests.builders import (
     endpoint,
@@ -233,9 +233,11 @@ def test_a_sidecar_without_a_snapshot_is_shown_as_far_as_it_is_known() -> None:
 
 
 def test_who_this_is_comes_from_the_registration() -> None:
-    shown = picture(IDENTITY, Facts(), seen(snapshot=snapshot(proxy_=proxy(protocol=Protocol.HTTP)))).sidecar
+    ours = proxy(protocol=Protocol.HTTP, exposed=(ExposedPath("/health", 22900, 8181),))
+    shown = picture(IDENTITY, Facts(), seen(snapshot=snapshot(proxy_=ours))).sidecar
     assert (shown.service, shown.protocol, shown.datacenter) == ("server", "http", "dc1")
     assert shown.listens.endswith(":21000")
+    assert shown.exposed == ("127.0.0.1:22900/health",)
 
 
 def test_one_that_is_silent_is_told_with_what_its_probe_found() -> None:

@@ -24,6 +24,7 @@ def test_each_part_of_a_status_is_shown_without_colours_where_no_terminal_is(
     text = shown(status(), capsys)
 
     assert text.startswith("web-proxy  ready\n")
+    assert "exposed  10.0.0.9:22900/up\n" in text
     for part in ("api (http)", "10.0.0.2:21000", "1 of 2 up", "not known yet", "shop", "deny", "2d 0h", "RuntimeError"):
         assert part in text
     assert "failing for 11m 40s: HTTP 500: no path to datacenter" in text

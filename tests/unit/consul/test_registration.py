@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hcc.consul.answers import ChainOverride, Registration
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.registration import registration
-from hcc.mesh.snapshot import Protocol, Proxy, Upstream
+from hcc.mesh.snapshot import ExposedPath, Protocol, Proxy, Upstream
 
 PROXY = {"DestinationServiceName": "web", "DestinationServiceID": "web-1"}
 
@@ -130,13 +130,40 @@ def test_a_bad_value_warns_and_leaves_the_default(name: str, value: object) -> N
     [
         ({"Mode": "transparent"}, "Mode: expected direct, found 'transparent', which is not served"),
         ({"Expose": {"Checks": True}}, "Expose.Checks: not served; Consul sends the service's HTTP and gRPC checks to"),
-        ({"Expose": {"Paths": [{"Path": "/x", "ListenerPort": 22900}]}}, "Expose.Paths: not served; ignored"),
         ({"AccessLogs": {"Enabled": True}}, "AccessLogs: not served, see --access-log; ignored"),
     ],
 )
 def test_what_is_asked_of_another_kind_of_proxy_is_warned_of(asked: dict[str, Any], said: str) -> None:
     (warning,) = decoded(proxy=asked).proxy.warnings
     assert warning.startswith(said)
+
+
+def exposing(**path: Any) -> Proxy:
+    one = {"Path": "/health", "ListenerPort": 22900, "LocalPathPort": 8181}
+    return decoded(proxy={"Expose": {"Paths": [{**one, **path}, {**one, "Path": "/last"}]}}).proxy
+
+
+@pytest.mark.parametrize(("protocol", "h2"), [("", False), ("http", False), ("http2", True)])
+def test_exposed_paths_are_read(protocol: str, h2: bool) -> None:
+    found = exposing(Protocol=protocol)
+    assert found.exposed == (ExposedPath("/health", 22900, 8181, h2=h2), ExposedPath("/last", 22900, 8181))
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"Path": "health"}, "Expose.Paths health: expected a Path that begins with /, found 'health'; left out"),
+        ({"ListenerPort": 0}, "Expose.Paths /health: expected a ListenerPort from 1 to 65535, found 0; left out"),
+        ({"LocalPathPort": 70000}, "Expose.Paths /health: expected a LocalPathPort from 1 to 65535, found 70000; left"),
+        ({"Protocol": "tcp"}, "Expose.Paths /health: expected a Protocol http or http2, found 'tcp'; left out"),
+    ],
+)
+def test_an_exposed_path_that_cannot_be_served_is_warned_of(wrong: dict[str, Any], said: str) -> None:
+    found = exposing(**wrong)
+    (warning,) = found.warnings
+    assert warning.startswith(said)
+    assert [one.path for one in found.exposed] == ["/last"]
 
 
 def test_an_ordinary_proxy_is_not_warned_of() -> None:

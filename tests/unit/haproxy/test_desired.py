@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from hcc.mesh.chain import LoadBalancer, Route, Split, Target
 from hcc.mesh.peer_book import peer_of
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import Changes, Match, Rewrite
-from hcc.mesh.snapshot import Endpoint, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
+from hcc.mesh.snapshot import Endpoint, ExposedPath, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
 from hcc.mesh.ways import SHARES
 from hcc.settings import Enforcement
 from tests.builders import (
@@ -186,6 +188,56 @@ def test_a_clash_with_the_public_port_is_seen_before_the_public_listener_is_up()
     found = result(*states, certificates_=Certificates())
     assert found.desired.upstreams == ()
     assert "the public listener" in str(found.problems[0])
+
+
+def exposing(*paths: ExposedPath, states: Iterable[UpstreamState] = (), **more: Any) -> Result:
+    found = result(*states, proxy_=proxy(exposed=paths, **more))
+    found.desired.check()
+    return found
+
+
+def test_exposed_paths_share_the_listener_of_their_port_and_need_neither_certificate_nor_policy() -> None:
+    paths = (ExposedPath("/a", 22900, 8181), ExposedPath("/b", 22900, 8182, h2=True), ExposedPath("/c", 22901, 8181))
+    empty = replace(snapshot(proxy_=proxy(exposed=paths, bind_address="0.0.0.0")), policy=None, leaf=None)
+    found = desired(empty, options(), Certificates()).desired
+    assert found.public is None
+    assert [(one.bind.port, [path.path for path in one.paths]) for one in found.exposed] == [
+        (22900, ["/a", "/b"]),
+        (22901, ["/c"]),
+    ]
+    assert {(app.port, app.h2) for one in found.exposed for app in one.apps} == {(8181, False), (8182, True)}
+    assert {one.bind.address for one in found.exposed} == {"0.0.0.0"}
+
+
+def test_of_an_exposed_path_that_is_there_twice_the_first_one_serves() -> None:
+    found = exposing(ExposedPath("/a", 22900, 8181), ExposedPath("/a", 22900, 8182), ExposedPath("/a", 22900, 8181))
+    assert [path.app.port for path in found.desired.exposed[0].paths] == [8181]
+    (problem,) = found.problems
+    text = "is there twice at port 22900; the first one serves, the one of port 8182 does not"
+    assert str(problem) == f"exposed path /a: {text}"
+
+
+@pytest.mark.parametrize(
+    ("port", "more", "why"),
+    [
+        (21000, {}, "the public listener has 127.0.0.1:21000"),
+        (9191, {}, "upstream web has 127.0.0.1:9191"),
+        (22900, {"bind_address": "here", "local_port": 0}, "expected an IP address to bind, found 'here'"),
+        (22900, {"local_address": "a b", "local_port": 0}, "the application's address cannot be used: expected an IP"),
+    ],
+)
+def test_an_exposed_path_that_cannot_be_served_is_reported(port: int, more: dict[str, Any], why: str) -> None:
+    found = exposing(ExposedPath("/a", port, 8181), states=[upstream_state(upstream("web"))], **more)
+    assert found.desired.exposed == ()
+    (problem,) = found.problems
+    assert str(problem).startswith(f"exposed path /a: cannot be served: {why}")
+
+
+def test_an_exposed_path_whose_port_is_held_is_left_out_alone() -> None:
+    wanted = exposing(ExposedPath("/a", 22900, 8181), ExposedPath("/b", 22901, 8181)).desired
+    without = wanted.without([wanted.exposed[0].bind])
+    assert [one.bind.port for one in without.exposed] == [22901]
+    assert without.public is not None
 
 
 def test_a_unix_socket_listener_keeps_its_mode() -> None:

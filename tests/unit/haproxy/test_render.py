@@ -47,6 +47,7 @@ def shown(found: Rendered) -> str:
         ("http2", V2_6, "http2"),
         ("tokens", V2_6, "tokens"),
         ("routes", V2_6, "routes"),
+        ("exposed", V2_6, "exposed"),
         # No build of it can be had here: what is written for it has to be read.
         ("tcp", V2_0, "tcp-2.0"),
         ("http", V2_0, "http-2.0"),
