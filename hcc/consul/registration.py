@@ -20,8 +20,9 @@ _DEFAULT_POLL_INTERVAL_MS = 30_000
 _MIN_POLL_INTERVAL_MS = 100
 _GATEWAY_MODES = ("none", "local", "remote")
 _FOR_ENVOY, _NOT_SERVED = "for Envoy only", "not served"
-# Keys of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
-_UNSERVED = ("local_request_timeout_ms", "local_idle_timeout_ms")
+# What Envoy waits for a stream by itself, and what takes the place of no limit: HAProxy has none.
+_IDLE_TIMEOUT_MS, _NO_TIMEOUT_MS = 300_000, 86_400_000
+# A key of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
 _UNSERVED_OF_UPSTREAMS = ("passive_health_check",)
 _EXPOSED_PROTOCOLS = (Protocol.HTTP.value, Protocol.HTTP2.value)
 
@@ -67,6 +68,7 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
         local_connect_timeout_ms=_connect_timeout_ms(
             options, ("local_connect_timeout_ms", "connect_timeout_ms"), _DEFAULT_CONNECT_TIMEOUT_MS
         ),
+        local_answer_timeout_ms=_answer_timeout_ms(options),
         read_timeout_ms=options.duration_ms("read_timeout", 0),
         max_inbound_connections=options.number("max_inbound_connections", 0),
         forward_for=options.flag("enable_forwardfor"),
@@ -76,7 +78,6 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
     )
     options.warnings.extend(_unserved(proxy))
     options.ignore(options.envoy_names(), _FOR_ENVOY)
-    options.ignore(_UNSERVED, _NOT_SERVED)
     return replace(decoded, warnings=tuple(dict.fromkeys(options.warnings)))
 
 
@@ -136,6 +137,15 @@ def _connect_timeout_ms(options: Options, names: tuple[str, ...], default: int) 
         if found := options.number(name, 0, high=MAX_TIMEOUT_MS):
             return found
     return options.duration_ms("connect_timeout", 0) or default
+
+
+def _answer_timeout_ms(options: Options) -> int:
+    """The shorter of both limits that Consul knows, 0 where it leaves them to its proxies. One of 0 is none."""
+    request = options.number("local_request_timeout_ms", -1, high=MAX_TIMEOUT_MS)
+    if request < 0:
+        return options.number("local_idle_timeout_ms", 0, high=MAX_TIMEOUT_MS)
+    idle = options.number("local_idle_timeout_ms", _IDLE_TIMEOUT_MS, high=MAX_TIMEOUT_MS)
+    return min(request or _NO_TIMEOUT_MS, idle or _NO_TIMEOUT_MS)
 
 
 def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream, ChainOverride] | None:

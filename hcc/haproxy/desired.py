@@ -298,7 +298,7 @@ def _app(proxy: Proxy, callers: tuple[str, ...]) -> AppBackend:
         socket=proxy.local_socket,
         h2=proxy.protocol.is_h2,
         callers=tuple(sorted(callers)),
-        timeouts=_timeouts(proxy.protocol, proxy.local_connect_timeout_ms, proxy.read_timeout_ms),
+        timeouts=_timeouts(proxy.protocol, proxy.local_connect_timeout_ms, _answer_ms(proxy, proxy.protocol)),
     )
 
 
@@ -422,7 +422,7 @@ def _exposing_app(proxy: Proxy, path: ExposedPath) -> AppBackend:
         address=proxy.local_address,
         port=path.local_port,
         h2=path.h2,
-        timeouts=_timeouts(Protocol.HTTP, proxy.local_connect_timeout_ms, proxy.read_timeout_ms),
+        timeouts=_timeouts(Protocol.HTTP, proxy.local_connect_timeout_ms, _answer_ms(proxy, Protocol.HTTP)),
     )
 
 
@@ -590,6 +590,11 @@ def _mode(protocol: Protocol) -> Mode:
 
 def _idle_ms(protocol: Protocol, read_timeout_ms: int) -> int:
     return read_timeout_ms or (HTTP_TIMEOUT_MS if protocol.is_http else HOUR_MS)
+
+
+def _answer_ms(proxy: Proxy, protocol: Protocol) -> int:
+    """How long the application may be silent; 0 when nobody says."""
+    return proxy.read_timeout_ms or (proxy.local_answer_timeout_ms if protocol.is_http else 0)
 
 
 def _caller_ms(proxy: Proxy) -> int:

@@ -23,7 +23,7 @@ _OF_APP: Mapping[str, str] = {
     "timeout connect": "Proxy.Config local_connect_timeout_ms",
     "http-request set-header": "Proxy.Config appname_header",
     "http-request del-header": "Proxy.Config appname_header",
-    "timeout server": "Proxy.Config read_timeout",
+    "timeout server": "Proxy.Config read_timeout, local_request_timeout_ms, local_idle_timeout_ms",
 }
 _OF_HEADERS = "RequestHeaders or ResponseHeaders in the service-router or service-splitter of {service}"
 _OF_UPSTREAM: Mapping[str, str] = {
@@ -55,7 +55,7 @@ _OF_EXPOSED: Mapping[str, str] = {
     "http-request del-header": "Proxy.Config appname_header",
     "server": "LocalPathPort of a path in Proxy.Expose; Proxy.LocalServiceAddress",
     "timeout client": "Proxy.Config read_timeout",
-    "timeout server": "Proxy.Config read_timeout",
+    "timeout server": _OF_APP["timeout server"],
     "timeout connect": "Proxy.Config local_connect_timeout_ms",
 }
 _SECTIONS = ("global", "defaults", "frontend", "backend")

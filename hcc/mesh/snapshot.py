@@ -116,6 +116,8 @@ class Proxy:
         service_id: ID of that instance, empty for a proxy that only has upstreams.
         bind_address, bind_port: where the public listener goes.
         local_address, local_port: where the application listens; port 0 while unknown.
+        local_answer_timeout_ms: how long the application may be silent before and in an answer, of http alone;
+            `read_timeout_ms`, if given, counts instead.
         max_inbound_connections: 0 for no limit.
         warnings: what in the registration could not be used, for people.
     """
@@ -131,6 +133,7 @@ class Proxy:
     local_socket: str = ""
     protocol: Protocol = Protocol.TCP
     local_connect_timeout_ms: int = 5_000
+    local_answer_timeout_ms: int = 0
     read_timeout_ms: int = 0
     max_inbound_connections: int = 0
     forward_for: bool = False

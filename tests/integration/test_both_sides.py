@@ -42,7 +42,9 @@ class Sides:
         return _connected(self.port)
 
 
-def both(made: Stage, protocol: Protocol, app_port: int, *, client_timeout_ms: int = 0) -> Sides:
+def both(
+    made: Stage, protocol: Protocol, app_port: int, *, client_timeout_ms: int = 0, answer_timeout_ms: int = 0
+) -> Sides:
     """The pair before an application; listeners with another timeout for clients than usual if one is given."""
     made.leaf = made.authority.leaf(service_uri("web"))
     public, port = free_port(), free_port()
@@ -50,6 +52,7 @@ def both(made: Stage, protocol: Protocol, app_port: int, *, client_timeout_ms: i
     us = endpoint("127.0.0.1", public, identity=service_uri("web"))
     state = upstream_state(calls, [us], protocol=protocol.value)
     registered = proxy("web", bind_port=public, local_port=app_port, protocol=protocol, upstreams=(calls,))
+    registered = replace(registered, local_answer_timeout_ms=answer_timeout_ms)
     rendered = made.rendered(snapshot(state, proxy_=registered))
     if client_timeout_ms:
         wanted = rendered.desired
@@ -138,6 +141,27 @@ def test_an_application_learns_that_its_http_client_has_gone(newer: Stage, repea
         client.sendall(GET)
         until(client, b"\r\n\r\n")
     assert repeater.gone.wait(DEADLINE_S)
+
+
+class Late(Server):
+    """Answers after 1.5 s."""
+
+    def talk(self, connection: socket.socket) -> None:
+        until(connection, b"\r\n\r\n")
+        threading.Event().wait(1.5)
+        connection.sendall(HEAD + b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(("answer_timeout_ms", "status"), [(0, b"200"), (500, b"504"), (5_000, b"200")])
+def test_an_application_is_waited_for_as_long_as_its_registration_says(
+    made: Stage, answer_timeout_ms: int, status: bytes
+) -> None:
+    app = Late("late")
+    # However long the listeners wait for a client that is silent: it is not its turn.
+    sides = both(made, Protocol.HTTP, app.port, client_timeout_ms=1_000, answer_timeout_ms=answer_timeout_ms)
+    with contextlib.closing(app), sides.call() as client:
+        client.sendall(GET)
+        assert until(client, b"\r\n\r\n").split()[1] == status
 
 
 class Last(Server):

@@ -111,6 +111,8 @@ def test_the_connect_timeout_has_the_names_of_consul_and_of_the_go_program(
         ("read_timeout", "-5s"),
         ("read_timeout", "9" * 5000),
         ("connect_timeout", "9" * 400 + "s"),
+        ("local_request_timeout_ms", "soon"),
+        ("local_idle_timeout_ms", -1),
         ("enable_forwardfor", "perhaps"),
         ("appname_header", "two words"),
         ("appname_header", "x\r\ny"),
@@ -171,6 +173,26 @@ def test_an_ordinary_proxy_is_not_warned_of() -> None:
     assert decoded(proxy=asked).proxy.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("given", "answer_ms"),
+    [
+        ({}, 0),
+        ({"local_request_timeout_ms": "120000"}, 120_000),
+        ({"local_request_timeout_ms": 400_000}, 300_000),
+        ({"local_request_timeout_ms": 0}, 300_000),
+        ({"local_request_timeout_ms": 0, "local_idle_timeout_ms": 0}, 86_400_000),
+        ({"local_request_timeout_ms": 0, "local_idle_timeout_ms": 500}, 500),
+        ({"local_request_timeout_ms": 700, "local_idle_timeout_ms": 0}, 700),
+        ({"local_request_timeout_ms": 700, "local_idle_timeout_ms": 500}, 500),
+        ({"local_idle_timeout_ms": 500}, 500),
+        ({"local_idle_timeout_ms": 0}, 0),
+    ],
+)
+def test_the_application_is_waited_for_as_consuls_keys_say(given: dict[str, object], answer_ms: int) -> None:
+    proxy = of(given)
+    assert (proxy.local_answer_timeout_ms, proxy.warnings) == (answer_ms, ())
+
+
 def test_options_for_envoy_get_one_warning() -> None:
     proxy = of({"envoy_prometheus_bind_addr": "x", "envoy_statsd_url": "y"})
     assert proxy.warnings == ("envoy_prometheus_bind_addr, envoy_statsd_url: for Envoy only; ignored",)
@@ -178,8 +200,7 @@ def test_options_for_envoy_get_one_warning() -> None:
 
 def test_what_consul_knows_and_is_not_served_is_warned_of() -> None:
     # As agents merge it from service-defaults (1.20.1).
-    proxy = of({"local_request_timeout_ms": 1000, "balance_inbound_connections": "exact_balance"})
-    assert proxy.warnings == ("local_request_timeout_ms: not served; ignored",)
+    assert of({"balance_inbound_connections": "exact_balance"}).warnings == ()
     said = "upstream db: passive_health_check: not served; ignored"
     assert one({"passive_health_check": {"MaxFailures": 2}})[2] == (said,)
     assert one({"passive_health_check": {}})[2] == ()

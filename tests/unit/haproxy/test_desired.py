@@ -51,6 +51,19 @@ def test_a_caller_that_is_silent_before_there_is_a_session_is_not_waited_for_as_
     assert (wanted.public.client_timeout_ms, wanted.app.timeouts.server_ms) == (caller_ms, idle_ms)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "read_timeout_ms", "server_ms"),
+    [(Protocol.HTTP, 0, 9_000), (Protocol.GRPC, 7_000, 7_000), (Protocol.TCP, 0, 3_600_000)],
+)
+def test_how_long_the_application_is_waited_for_is_said_for_http(
+    protocol: Protocol, read_timeout_ms: int, server_ms: int
+) -> None:
+    ours = replace(proxy(protocol=protocol, read_timeout_ms=read_timeout_ms), local_answer_timeout_ms=9_000)
+    app = result(proxy_=ours).desired.app
+    assert app is not None
+    assert app.timeouts.server_ms == server_ms
+
+
 def test_a_service_with_everything_known_gets_its_public_listener() -> None:
     found = result()
     public = found.desired.public
