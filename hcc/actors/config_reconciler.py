@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from hcc.actors import plan_words
 from hcc.actors.actor import Actor
 from hcc.actors.backoff import Retries
+from hcc.actors.basis import Basis
 from hcc.actors.draining import Draining
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
@@ -39,17 +41,16 @@ from hcc.actors.messages import (
     SnapshotChanged,
     WorkerReplaced,
 )
+from hcc.actors.pace import Pace
 from hcc.actors.readiness import ReconcilerFacts
-from hcc.actors.status import PlanStatus
 from hcc.actors.writing import Writer, Written
 from hcc.errors import HccError
 from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.control import Applied, ApplyError, Control, ControlError, Taken
-from hcc.haproxy.desired import Certificates, Options, Result, desired
+from hcc.haproxy.control import Applied, Control, ControlError, Taken
+from hcc.haproxy.desired import Certificates, Options, Result
 from hcc.haproxy.model import ActualListener, Desired, Listening
 from hcc.haproxy.names import APP
-from hcc.haproxy.origin import origin
 from hcc.haproxy.plan import (
     Actual,
     Install,
@@ -57,27 +58,18 @@ from hcc.haproxy.plan import (
     Plan,
     Reload,
     RunTimeOperation,
-    WriteConfig,
     are_too_many,
     changes,
     fits_what_runs,
     plan,
 )
 from hcc.haproxy.render import Rendered, render
-from hcc.haproxy.review import Review
 from hcc.haproxy.sight import sight_by
-from hcc.mesh.peer_book import Admission, Peer
+from hcc.mesh.peer_book import Admission
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
 from hcc.settings import Enforcement
 
-# A change is applied at once when the last one is this long ago; changes in between are applied together. After a
-# reload it is the longer time; else as long as the last change took, so that half of the time is left for others.
-WINDOW_S = 0.05
-SHORT_WINDOW_S = 0.005
-# So soon after a change at run time all is read back, and the file written; and at most this part of the time.
-SETTLE_S, MAX_SETTLE_S = 0.25, 5.0
-SETTLE_SHARE = 0.1
 # Endpoints that are new are probed before they get traffic; what comes of it within this is applied together with them.
 PROBE_S = 0.01
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
@@ -90,8 +82,6 @@ MOST_REFUSALS = 3
 MAX_RETRY_S = 30.0
 TAKEN_RETRY_S = 5.0
 PENDING_RETRY_S = 2.0
-# More operations than this are counted in the log, not listed.
-MAX_LISTED = 8
 # Plans that are told to whoever wants to see the last ones.
 PLANS_KEPT = 20
 
@@ -144,20 +134,11 @@ class ConfigReconciler(Actor):
         self._control = control
         self._on_rest = on_rest
         self._resync_s = resync_s
-        self._options = options
+        self._basis = Basis(options, probes)
         self._metrics = metrics
         self._draining = draining
         # As ProcessSupervisor told.
         self._haproxy_is_up = False
-        self._snapshot: Snapshot | None = None
-        # A newer one that would close the public listener because one answer is not there yet.
-        self._held: Snapshot | None = None
-        self._certificates = Certificates()
-        # None before it was told who calls: the lines that run stay.
-        self._callers: tuple[str, ...] | None = None
-        # Where endpoints are probed, nothing is done before it is known who may get traffic: what runs goes on.
-        self._probes = probes
-        self._admission: Admission | None = None
         self._reconciled_version = 0
         # What was wanted last, and done.
         self._applied: Desired | None = None
@@ -170,13 +151,7 @@ class ConfigReconciler(Actor):
         self._waited = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
-        # Whether HAProxy ran before us, and may go on as it is.
-        self._adopted = False
-        # When something was applied last, when because of who may serve, and when by a reload.
-        self._last_s = self._admitted_s = self._reloaded_s = float("-inf")
-        self._window_s = WINDOW_S
-        self._settle_s = SETTLE_S
-        self._look_s = 0.0
+        self._pace = Pace()
         # Whether this actor has read anything back; whether it did something since that is not written down either.
         self._looked = False
         self._unsettled = False
@@ -201,7 +176,8 @@ class ConfigReconciler(Actor):
         running = self._control.running()
         self._grace_s = ADOPTED_GRACE_S if running else FIRST_GRACE_S
         # One that refuses nobody must not go on where intentions are to be enforced, whatever is not known.
-        self._adopted = running and not (self._options.intentions is Enforcement.ENFORCE and self._control.unguarded())
+        enforced = self._basis.options.intentions is Enforcement.ENFORCE
+        self._basis = replace(self._basis, untouched=running and not (enforced and self._control.unguarded()))
         self._arm_resync()
 
     def handle(self, message: object) -> object | None:
@@ -211,7 +187,7 @@ class ConfigReconciler(Actor):
             case SnapshotChanged() | CredentialsReady() | CallersChanged() | HAProxyUp():
                 self._take(message)
                 # That HAProxy has come up is no change of Consul's that others may follow: nothing to gather.
-                self._soon(0.0 if isinstance(message, HAProxyUp) else self._last_s)
+                self._soon(0.0 if isinstance(message, HAProxyUp) else self._pace.last_s)
             case AdmissionChanged(admission):
                 self._admit(admission)
             case HAProxyDown(reason):
@@ -251,27 +227,24 @@ class ConfigReconciler(Actor):
             case SnapshotChanged(snapshot):
                 self._take_snapshot(snapshot)
             case CredentialsReady(certificate, ca):
-                self._certificates = Certificates(certificate, ca)
+                self._basis = replace(self._basis, certificates=Certificates(certificate, ca))
             case CallersChanged(callers):
-                self._callers = callers
+                self._basis = replace(self._basis, callers=callers)
             case HAProxyUp():
                 self._haproxy_is_up = True
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         serves = self._applied is not None and self._applied.public is not None
-        if serves and self._options.intentions.asks and snapshot.policy is None:
-            # The service was renamed, so that its policy is another one: the old one counts until that is known.
-            if self._held is None:
-                self.after(ADOPTED_GRACE_S, _Release(), key="held")
-            self._held = snapshot
-            return
-        self._snapshot, self._held = snapshot, None
-        self.cancel("held")
+        before, self._basis = self._basis, self._basis.with_snapshot(snapshot, serves=serves)
+        if self._basis.held is None:
+            self.cancel("held")
+        elif before.held is None:
+            self.after(ADOPTED_GRACE_S, _Release(), key="held")
 
     def _release(self) -> None:
-        if self._held is not None:
-            self._snapshot, self._held, self._news = self._held, None, True
-            self._soon(self._last_s)
+        if self._basis.held is not None:
+            self._basis, self._news = self._basis.released, True
+            self._soon(self._pace.last_s)
 
     def teardown(self, reason: StopReason) -> None:
         """Write down what was done; what runs goes on, and the successor reads it back."""
@@ -283,28 +256,29 @@ class ConfigReconciler(Actor):
             self._writer.finish()
 
     def _admit(self, admission: Admission) -> None:
-        before, self._admission = self._admission, admission
-        if self._snapshot is None or admission.version > self._snapshot.version:
+        before, self._basis = self._basis.admission, replace(self._basis, admission=admission)
+        snapshot = self._basis.snapshot
+        if snapshot is None or admission.version > snapshot.version:
             # The snapshot that it is about comes next.
             return
         if self._gathering or before is None or admission != replace(before, version=admission.version):
             # Who may serve now waits for others of its kind, not for the change that named it.
-            applied = self._snapshot.version == self._reconciled_version
+            applied = snapshot.version == self._reconciled_version
             self._news = True
-            self._soon(self._admitted_s if applied else self._last_s)
+            self._soon(self._pace.admitted_s if applied else self._pace.last_s)
 
     def _soon(self, last_s: float) -> None:
         """Reconcile now, or at the end of the window in which changes are gathered."""
-        if self._snapshot is None or not self._may_decide():
+        if not self._basis.decides:
             return
-        wait = max(last_s + self._window_s, self._reloaded_s + WINDOW_S) - time.monotonic()
-        if not self._waited and self._complete(self._snapshot) and not self._astray(self._snapshot):
+        wait = self._pace.wait_s(last_s, time.monotonic())
+        if not self._waited and self._basis.complete and not self._astray():
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
         elif not self._waited:
             wait = self._grace_s
-        if self._being_probed(self._snapshot):
+        if self._being_probed():
             wait = max(wait, PROBE_S)
         if wait <= 0:
             self._reconcile()
@@ -312,30 +286,15 @@ class ConfigReconciler(Actor):
             self._gathering = True
             self.after(wait, _Reconcile(), key="soon")
 
-    def _may_decide(self) -> bool:
-        return (not self._probes or self._admission is not None) and not self._lacking()
-
-    def _lacking(self) -> str:
-        """What is not known yet of that without which a HAProxy that ran before us would be told to serve nobody."""
-        if not self._adopted or self._applied is not None or self._snapshot is None:
-            return ""
-        if self._certificates.leaf is None:
-            return "certificate"
-        serves = self._options.intentions.asks and self._snapshot.proxy.service_id
-        return "policy" if serves and self._snapshot.policy is None else ""
-
-    def _being_probed(self, snapshot: Snapshot) -> bool:
+    def _being_probed(self) -> bool:
         """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""
-        if not self._probes or self._admission is None or snapshot.version == self._reconciled_version:
-            return False
-        return self._awaits(self._admission, snapshot)
+        snapshot = self._basis.snapshot
+        return self._basis.probing and snapshot is not None and snapshot.version != self._reconciled_version
 
-    def _complete(self, snapshot: Snapshot) -> bool:
-        return snapshot.complete(intentions=self._options.intentions.asks) and self._certificates.leaf is not None
-
-    def _astray(self, snapshot: Snapshot) -> bool:
+    def _astray(self) -> bool:
         """Whether probes will tell who serves where a HAProxy that ran before us would send requests now."""
-        if not self._adopted or not self._being_probed(snapshot):
+        snapshot = self._basis.snapshot
+        if snapshot is None or not self._basis.untouched or not self._being_probed():
             return False
         try:
             return is_astray(self._wanted(snapshot).desired, self._control.servers())
@@ -356,17 +315,18 @@ class ConfigReconciler(Actor):
         self._gathering = False
         self._waited = True
         self.cancel("soon")
-        if self._snapshot is None or not self._may_decide():
+        snapshot = self._basis.snapshot
+        if snapshot is None or not self._basis.decides:
             return
         # Without news whatever is to be done was not asked for.
         news, self._news = self._news, False
         self._drift = not news and self._facts.applied
         began_s = time.monotonic()
-        if self._reconciled_version == self._snapshot.version:
-            self._admitted_s = began_s
-        self._reconciled_version = self._snapshot.version
+        if self._reconciled_version == snapshot.version:
+            self._pace.admitted_s = began_s
+        self._reconciled_version = snapshot.version
         try:
-            wanted = self._wanted(self._snapshot)
+            wanted = self._wanted(snapshot)
             self._tell_problems(tuple(str(problem) for problem in wanted.problems))
             done = None if thorough else self._done_at_run_time(wanted.desired)
             if done is None and self._draining.frozen:
@@ -380,9 +340,9 @@ class ConfigReconciler(Actor):
             self._failed(exc)
             return
         finally:
-            self._last_s = time.monotonic()
-        self._pace(self._last_s - began_s, thorough=done is None)
-        self._settled(self._snapshot.version, rendered, actual)
+            self._pace.last_s = time.monotonic()
+        self._pace.applied(began_s, self._pace.last_s, looked=done is None)
+        self._settled(snapshot.version, rendered, actual)
 
     def _done_at_run_time(self, wanted: Desired) -> tuple[Rendered, Actual] | None:
         """As `_brought_about`; None when files or a reload are needed for it, or nothing is known of what runs.
@@ -426,7 +386,7 @@ class ConfigReconciler(Actor):
         if steps.reloads:
             # A new worker: seen before it is believed.
             self._settle_soon()
-            self._reloaded_s = time.monotonic()
+            self._pace.reloaded_s = time.monotonic()
         return rendered, actual
 
     def _let_start(self) -> None:
@@ -439,10 +399,11 @@ class ConfigReconciler(Actor):
         self.tell(PROCESS_SUPERVISOR, ConfigurationInstalled())
 
     def _put_back(self) -> None:
-        if self._snapshot is None:
+        snapshot = self._basis.snapshot
+        if snapshot is None:
             return
         try:
-            self._brought_about(self._wanted(self._snapshot).desired)
+            self._brought_about(self._wanted(snapshot).desired)
         except (HccError, OSError) as exc:
             self._failed(exc)
 
@@ -487,65 +448,32 @@ class ConfigReconciler(Actor):
         """
         if self._draining.frozen:
             raise ControlError("the sidecar is stopping: HAProxy is changed at run time alone until it ends")
-        if lacking := self._lacking():
+        if lacking := self._basis.lacks:
             raise ControlError(f"there is no {lacking} that can be used yet, HAProxy is left as it is; ask again")
-        if self._snapshot is None or not self._may_decide():
+        snapshot = self._basis.snapshot
+        if snapshot is None or not self._basis.decides:
             raise ControlError("Consul has not told of this proxy yet; ask again")
         try:
-            rendered, _, steps, taken = self._planned(self._wanted(self._snapshot).desired)
+            rendered, _, steps, taken = self._planned(self._wanted(snapshot).desired)
         except OSError as exc:
             raise ControlError(f"it cannot be told: {exc}") from exc
-        review = Review(self._options, self._who_calls(), self._snapshot, self._admitted, self._silent)
+        review = self._basis.review(snapshot, self._who_calls())
         left_out = tuple(str(one) for one in (self._taken if taken is None else taken))
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review, left_out)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
-        probing = self._probes and self._admission is not None and self._awaits(self._admission, snapshot)
-        return desired(
-            snapshot,
-            self._options,
-            self._certificates,
-            self._who_calls(),
-            self._admitted,
-            silent=self._silent,
-            probing=probing,
-        )
+        return self._basis.wanted(snapshot, self._who_calls())
 
     def _who_calls(self) -> tuple[str, ...]:
-        if self._callers is not None:
-            return self._callers
-        lines = dict(self._control.servers()).get(APP, ()) if self._options.intentions.asks else ()
+        if self._basis.callers is not None:
+            return self._basis.callers
+        lines = dict(self._control.servers()).get(APP, ()) if self._basis.options.intentions.asks else ()
         return tuple(line.name for line in lines if line.name != APP)
-
-    @staticmethod
-    def _awaits(admission: Admission, snapshot: Snapshot) -> bool:
-        """Whether it is not known of all endpoints yet who they are."""
-        return admission.version < snapshot.version or admission.probing
-
-    @property
-    def _admitted(self) -> frozenset[Peer] | None:
-        """Who may get traffic; None where that is not looked at."""
-        return self._admission.admitted if self._probes and self._admission else None
-
-    @property
-    def _silent(self) -> tuple[Peer, ...]:
-        """Those of them that do not answer."""
-        return self._admission.silent if self._probes and self._admission else ()
 
     def _settle_soon(self) -> None:
         if not self._unsettled:
             self._unsettled = True
-            self.after(self._settle_s, _Settle(), key="settle")
-
-    def _pace(self, took_s: float, *, thorough: bool) -> None:
-        self._window_s = min(max(took_s, SHORT_WINDOW_S), WINDOW_S)
-        if thorough:
-            self._look_s = took_s
-            self._pace_settling(took_s)
-
-    def _pace_settling(self, took_s: float) -> None:
-        """`took_s`: to read all back, and to write it down."""
-        self._settle_s = min(max(SETTLE_S, took_s / SETTLE_SHARE), MAX_SETTLE_S)
+            self.after(self._pace.settle_s, _Settle(), key="settle")
 
     def _apply(self, steps: Plan) -> None:
         at_once, written = steps.parted()
@@ -573,7 +501,7 @@ class ConfigReconciler(Actor):
         self._writer.over()
         if told.error is not None:
             raise told.error
-        self._pace_settling(self._look_s + told.took_s)
+        self._pace.wrote(told.took_s)
         if self._unsettled:
             self._unsettled = False
             self._settle_soon()
@@ -591,10 +519,9 @@ class ConfigReconciler(Actor):
 
     def _follow_up(self, steps: Plan, applied: Applied, took_s: float) -> None:
         """Of a plan that was carried out, or not. Raises its failure."""
-        applied = self._with_origin(applied, steps)
+        applied = plan_words.with_origin(applied, steps, self._basis.snapshot)
         self._note(steps, applied, took_s)
-        level = logging.INFO if _shown(steps) else logging.DEBUG
-        _log.log(level, "%s: %s", "; ".join(steps.reasons), _listed(steps.describe()))
+        _log.log(logging.INFO if plan_words.shown(steps) else logging.DEBUG, "%s", plan_words.line(steps))
         if applied.failure is not None:
             left = [one for one in steps.operations if one not in applied.done and one not in applied.pending]
             for operation in left:
@@ -605,34 +532,11 @@ class ConfigReconciler(Actor):
         if applied.pending:
             self.after(PENDING_RETRY_S, _Reconcile(), key="pending")
 
-    def _with_origin(self, applied: Applied, steps: Plan) -> Applied:
-        """The same; a failure says what in Consul is behind the line that HAProxy names, if there is something."""
-        failure = applied.failure
-        if failure is None or not failure.line or self._snapshot is None:
-            return applied
-        texts = (one.rendered.config for one in steps.operations if isinstance(one, Reload | Install))
-        found = next((origin(text, failure.line, self._snapshot) for text in texts), "")
-        if not found:
-            return applied
-        told = ApplyError(f"{failure}; it comes from {found}", failure.operation, failure.line, failure.excerpt)
-        return replace(applied, failure=told)
-
     def _note(self, steps: Plan, applied: Applied, took_s: float) -> None:
-        outcome = "failed" if applied.failure else "applied"
-        done = PlanStatus(
-            at=time.time() - took_s,
-            took_s=took_s,
-            outcome=outcome,
-            reasons=steps.reasons,
-            operations=tuple(one.describe() for one in steps.operations[:MAX_LISTED]),
-            operation_count=len(steps.operations),
-            reloaded=applied.reloaded,
-            drift=self._drift,
-            failure=str(applied.failure or ""),
-        )
-        if _shown(steps) or applied.failure:
+        done = plan_words.plan_status(steps, applied, time.time() - took_s, took_s, drift=self._drift)
+        if plan_words.shown(steps) or applied.failure:
             self._facts = replace(self._facts, plans=(done, *self._facts.plans)[:PLANS_KEPT])
-        self._metrics.plans.labels(outcome).inc()
+        self._metrics.plans.labels(done.outcome).inc()
         self._metrics.plan_seconds.observe(took_s)
         self._metrics.drift.inc(self._drift)
         for operation in applied.done:
@@ -649,6 +553,7 @@ class ConfigReconciler(Actor):
             # It was not, but for what can be done in what runs; another try is on its way.
             return
         self._applied = rendered.desired
+        self._basis = replace(self._basis, untouched=False)
         if self._retries.failing and self._writer.busy:
             # Whether that failure is over will be seen when it is written.
             return
@@ -667,7 +572,7 @@ class ConfigReconciler(Actor):
                 self._facts,
                 applied=actual.running,
                 public_bound=actual.running and rendered.desired.public is not None,
-                public_expected=self._snapshot is not None and bool(self._snapshot.proxy.service_id),
+                public_expected=self._basis.snapshot is not None and bool(self._basis.snapshot.proxy.service_id),
                 snapshot_version=version,
                 failure="",
             )
@@ -709,13 +614,3 @@ def _all_open(wanted: Desired) -> tuple[ActualListener, ...]:
     """What is not seen in a drain: that listeners were closed, so that none is opened again."""
     limit = wanted.options.max_connections
     return tuple(ActualListener(name, Listening.OPEN, limit) for name in wanted.listener_names())
-
-
-def _shown(steps: Plan) -> tuple[Operation, ...]:
-    """What changes HAProxy; to write down a moment later what was done is part of having done it."""
-    return tuple(operation for operation in steps.operations if not isinstance(operation, WriteConfig))
-
-
-def _listed(lines: tuple[str, ...]) -> str:
-    shown = "; ".join(lines[:MAX_LISTED])
-    return shown if len(lines) <= MAX_LISTED else f"{shown}; and {len(lines) - MAX_LISTED} more"

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from hcc.actors import config_reconciler
+from hcc.actors import basis, config_reconciler, pace
 from hcc.actors.config_reconciler import MOST_REFUSALS, ConfigReconciler, _Reconcile, _Resync
 from hcc.actors.draining import Draining
 from hcc.actors.messages import (
@@ -179,7 +179,7 @@ def test_a_renamed_service_keeps_its_listener_until_its_new_policy_is_known(scen
 
     scene.tell(SnapshotChanged(renamed(version=2)))
     scene.give_credentials()
-    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    threading.Event().wait(2 * pace.WINDOW_S)
     assert scene.reported().public_bound
     assert len(scene.control.plans) == 1
 
@@ -216,7 +216,7 @@ def test_a_snapshot_that_was_held_counts_no_more_when_a_newer_one_came(
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO, version=3)))
     eventually(lambda: scene.reported().snapshot_version == 3, "the newer one")
 
-    threading.Event().wait(0.2 + 2 * config_reconciler.WINDOW_S)
+    threading.Event().wait(0.2 + 2 * pace.WINDOW_S)
     assert (scene.reported().snapshot_version, scene.reported().public_bound) == (3, True)
 
 
@@ -312,7 +312,7 @@ def test_a_word_of_consul_s_that_haproxy_cannot_be_told_leaves_what_runs_and_is_
     def refusing(*_: object, **__: object) -> NoReturn:
         raise words.TokenError("expected a header name, found 'x role'")
 
-    monkeypatch.setattr(config_reconciler, "desired", refusing)
+    monkeypatch.setattr(basis, "desired", refusing)
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
 
     eventually(lambda: "found 'x role'" in scene.reported().failure, "the failure is reported")
@@ -686,7 +686,7 @@ def test_a_drain_is_told_when_the_text_that_is_being_written_is(scene: Reconcile
 
 
 def test_servers_come_and_go_while_draining(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_reconciler, "SETTLE_S", 0.05)
+    monkeypatch.setattr(pace, "SETTLE_S", 0.05)
     scene.run(with_endpoints(ONE, version=1))
     scene.drain()
     scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
@@ -708,7 +708,7 @@ def test_nothing_else_changes_while_draining(scene: ReconcilerScene) -> None:
     heard = len(scene.all_of(ADMIN, FactsReported))
     eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "all of that was heard")
     # Longer than changes are gathered.
-    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    threading.Event().wait(2 * pace.WINDOW_S)
     assert len(scene.control.plans) == 1
     assert scene.reported().snapshot_version == 1
 
@@ -770,7 +770,7 @@ def test_one_that_is_restarted_in_a_drain_does_not_open_what_was_closed(scene: R
     scene.tell(SnapshotChanged(with_api(ONE, version=2)))
 
     # Longer than changes are gathered.
-    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    threading.Event().wait(2 * pace.WINDOW_S)
     assert len(scene.control.plans) == 1
 
 
@@ -815,7 +815,7 @@ def test_structures_that_follow_each_other_come_by_few_reloads(
     scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.run(with_endpoints(ONE, version=1))
-    monkeypatch.setattr(config_reconciler, "WINDOW_S", 1.0)
+    monkeypatch.setattr(pace, "WINDOW_S", 1.0)
     ports = range(9101, 9111)
     for version, port in enumerate(ports, start=2):
         scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", port), [ONE]), version=version)))
@@ -1012,8 +1012,8 @@ def test_what_was_done_is_written_down_though_more_is_gathered_just_then(
     scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.run(with_endpoints(ONE, version=1))
-    monkeypatch.setattr(config_reconciler, "WINDOW_S", 0.5)
-    monkeypatch.setattr(config_reconciler, "SHORT_WINDOW_S", 0.5)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.5)
+    monkeypatch.setattr(pace, "SHORT_WINDOW_S", 0.5)
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
     eventually(lambda: scene.reported().snapshot_version == 2, "the change is applied")
 
@@ -1182,7 +1182,7 @@ def test_who_may_get_traffic_of_a_snapshot_to_come_takes_nobody_out_before_it(pr
     probing.tell(Publish())
     heard = len(probing.all_of(ADMIN, FactsReported))
     eventually(lambda: len(probing.all_of(ADMIN, FactsReported)) > heard, "that was heard")
-    threading.Event().wait(2 * config_reconciler.WINDOW_S)
+    threading.Event().wait(2 * pace.WINDOW_S)
     assert running(probing) == {"10.0.0.1": True}
 
     probing.tell(SnapshotChanged(with_endpoints(TWO, version=3)))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hcc.actors.basis import Basis
+from hcc.haproxy.desired import Certificates
+from hcc.mesh.peer_book import Admission, peer_of
+from hcc.mesh.snapshot import Snapshot
+from hcc.settings import Enforcement
+from tests.builders import certificates, endpoint, options, proxy, service_uri, snapshot
+
+ENDPOINT = endpoint(identity=service_uri("web"))
+
+
+def without_policy(version: int = 2) -> Snapshot:
+    return replace(snapshot(), policy=None, version=version)
+
+
+@pytest.mark.parametrize(
+    ("known", "lacks"),
+    [
+        (Basis(options(), probes=False, untouched=True), ""),
+        (Basis(options(), probes=False, untouched=True, snapshot=snapshot()), "certificate"),
+        (Basis(options(), probes=False, snapshot=snapshot()), ""),
+        (
+            Basis(options(), probes=False, untouched=True, snapshot=without_policy(), certificates=certificates()),
+            "policy",
+        ),
+        (
+            Basis(
+                options(intentions=Enforcement.OFF),
+                probes=False,
+                untouched=True,
+                snapshot=without_policy(),
+                certificates=certificates(),
+            ),
+            "",
+        ),
+        (
+            Basis(
+                options(),
+                probes=False,
+                untouched=True,
+                snapshot=replace(without_policy(), proxy=replace(proxy(), service_id="")),
+                certificates=certificates(),
+            ),
+            "",
+        ),
+    ],
+)
+def test_what_a_haproxy_that_ran_before_us_must_not_be_changed_without(known: Basis, lacks: str) -> None:
+    assert known.lacks == lacks
+    assert known.decides is (known.snapshot is not None and not lacks)
+
+
+def test_where_endpoints_are_probed_nothing_is_decided_before_the_first_admission() -> None:
+    known = Basis(options(), probes=True, snapshot=snapshot())
+    assert not known.decides
+    assert known.admitted is None
+    told = replace(known, admission=Admission(snapshot().version, frozenset(), probing=False))
+    assert told.decides
+    assert (told.admitted, told.probing) == (frozenset(), False)
+    later = replace(told, snapshot=replace(snapshot(), version=snapshot().version + 1))
+    assert later.probing
+
+
+def test_who_was_admitted_does_not_count_where_nobody_is_probed() -> None:
+    peer = peer_of(ENDPOINT)
+    admission = Admission(1, frozenset((peer,)), probing=False, silent=(peer,))
+    assert Basis(options(), probes=True, admission=admission).admitted == frozenset((peer,))
+    assert Basis(options(), probes=True, admission=admission).silent == (peer,)
+    off = Basis(options(), probes=False, admission=admission)
+    assert (off.admitted, off.silent) == (None, ())
+
+
+def test_a_snapshot_that_would_close_the_public_listener_is_held_until_it_is_released_or_another_comes() -> None:
+    serving = Basis(options(), probes=False, snapshot=snapshot())
+    held = serving.with_snapshot(without_policy(), serves=True)
+    assert (held.snapshot, held.held) == (serving.snapshot, without_policy())
+    assert (held.released.snapshot, held.released.held) == (without_policy(), None)
+    whole = replace(snapshot(), version=3)
+    assert held.with_snapshot(whole, serves=True) == replace(serving, snapshot=whole)
+    assert serving.with_snapshot(without_policy(), serves=False).snapshot == without_policy()
+    assert serving.released == serving
+
+
+def test_it_is_complete_with_every_answer_and_a_certificate() -> None:
+    known = Basis(options(), probes=False, snapshot=snapshot(), certificates=certificates())
+    assert known.complete
+    assert not replace(known, certificates=Certificates()).complete
+    assert not replace(known, snapshot=without_policy()).complete
+    assert not replace(known, snapshot=None).complete
