@@ -28,6 +28,9 @@ RECEIVE_BYTES = 65_536
 MAX_CONNECTIONS = 900
 # Who waits so long in another worker's queue is taken from it: that one is dead, hangs, or has too much to do.
 STAND_IN_S = 0.03
+# So soon it is tried again to accept where there is no file or memory left for another connection.
+SCARCE_S = 1.0
+_SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 # A peer that asks but does not read its answers is not read either.
 MAX_UNSENT_BYTES = 1024 * 1024
 # Denials waiting for the main process; more are dropped and counted.
@@ -88,6 +91,8 @@ class Worker:
         # When to look who still waits there; 0 while nobody came.
         self._stand_in_at = 0.0
         self._accepting = False
+        # When to accept again; 0 while nothing is scarce.
+        self._accept_at = 0.0
         self._channel = Channel(control, MAX_ORDER_BYTES)
         self._control_mask = select.EPOLLIN
         self._slots = slots
@@ -126,12 +131,15 @@ class Worker:
                 self._serve(fd, mask)
             if self._lingering:
                 self._end_lingering()
+            if self._accept_at:
+                self._accept_again()
             if self._stand_in_at:
                 self._stand_in()
 
     def _timeout_s(self) -> float:
-        if self._stand_in_at:
-            return min(max(self._stand_in_at - time.monotonic(), 0.0), _TICK_S)
+        due = [at for at in (self._stand_in_at, self._accept_at) if at]
+        if due:
+            return min(max(min(due) - time.monotonic(), 0.0), _TICK_S)
         return _TICK_S if self._lingering or self._drain_until or self._alone_until else -1
 
     def _alone(self) -> bool:
@@ -190,10 +198,11 @@ class Worker:
         try:
             sock, _ = listener.accept()
         except OSError as exc:
-            # Somebody gave up waiting. Or there is no file left, but one when a connection ends; the queue keeps the
-            # others.
-            if exc.errno == errno.EMFILE and self._peers:
+            # Somebody gave up waiting. Or there is no file left, but one when a connection of whoever ends; the queue
+            # keeps the others.
+            if exc.errno in _SCARCE:
                 self._accept_no_more()
+                self._accept_at = time.monotonic() + SCARCE_S
             return False
         sock.setblocking(False)
         peer = _Peer(sock)
@@ -209,6 +218,12 @@ class Worker:
         if self._listener is not None and self._accepting:
             self._epoll.unregister(self._listener)
             self._accepting = False
+
+    def _accept_again(self) -> None:
+        if time.monotonic() >= self._accept_at:
+            self._accept_at = 0.0
+            if len(self._peers) < MAX_CONNECTIONS:
+                self._accept_more()
 
     def _accept_more(self) -> None:
         if self._listener is not None and not self._accepting:

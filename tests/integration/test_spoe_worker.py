@@ -593,12 +593,16 @@ def test_a_connection_beyond_the_limit_waits_until_another_one_closes(
         assert served[accepted].receive().kind == FrameType.AGENT_HELLO
 
 
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+@pytest.mark.parametrize("scarce_for", SCARCE)
 def test_a_worker_that_has_no_file_left_sleeps_until_a_connection_closes(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, scarce_for: int
 ) -> None:
     def refuse(_: socket.socket) -> NoReturn:
         tried.set()
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(scarce_for, os.strerror(scarce_for))
 
     served, tried = inside.client().greet(), threading.Event()
     with monkeypatch.context() as scarce:
@@ -613,6 +617,25 @@ def test_a_worker_that_has_no_file_left_sleeps_until_a_connection_closes(
 
     served.sock.close()
 
+    assert waiting.receive().kind == FrameType.AGENT_HELLO
+
+
+@pytest.mark.parametrize("scarce_for", SCARCE)
+def test_a_worker_that_has_no_file_for_its_first_connection_sleeps_and_tries_again(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, scarce_for: int
+) -> None:
+    tries = []
+
+    def refuse(_: socket.socket) -> NoReturn:
+        tries.append(time.monotonic())
+        raise OSError(scarce_for, os.strerror(scarce_for))
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(socket.socket, "accept", refuse)
+        waiting = inside.client()
+        waiting.send(hello())
+        wait_for("the second try", lambda: len(tries) > 1)
+    assert tries[1] - tries[0] >= worker.SCARCE_S
     assert waiting.receive().kind == FrameType.AGENT_HELLO
 
 
