@@ -30,12 +30,14 @@ class Registration:
         datacenter: the agent's; empty where Consul does not say (before 1.10 or so).
         overrides: one for each of `proxy.upstreams`, in order.
         names_protocol: whether it says the protocol itself, or `proxy` has the default.
+        has_namespaces: whether Consul has namespaces and partitions (Enterprise): it names those of every service then.
     """
 
     proxy: Proxy
     datacenter: str = ""
     overrides: tuple[ChainOverride, ...] = ()
     names_protocol: bool = True
+    has_namespaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def snapshot(state: State, version: int) -> Snapshot | None:
         datacenter=datacenter_of(registration, known),
         leaf=leaf_of(known, proxy.service),
         roots=roots_of(known),
-        policy=_policy(known, proxy, state.policy_version),
+        policy=_policy(known, registration, state.policy_version),
         tls=mesh.tls if mesh else None,
         upstreams=tuple(
             _upstream_state(upstream, override, known, datacenter_of(registration, known))
@@ -178,7 +178,7 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
-    policy = _policy(known, _completed(registration, known))
+    policy = _policy(known, registration)
     if policy is not None and any(demands_tokens(one) for one in policy.intentions):
         yield TokenProvidersWatch()
     for upstream, override in _upstreams(registration):
@@ -201,13 +201,13 @@ def _upstream_watches(upstream: Upstream, override: ChainOverride, known: Known,
 
 def _policy_of(proxy_id: str, known: Known) -> Policy | None:
     registration = registration_of(known, proxy_id)
-    return None if registration is None else _policy(known, _completed(registration, known))
+    return None if registration is None else _policy(known, registration)
 
 
-def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
+def _policy(known: Known, registration: Registration, version: int = 0) -> Policy | None:
     # The trust domain is the one the list was asked for under: after a change callers of the new one are
     # refused until the list is read again.
-    mesh = mesh_entry_of(known)
+    proxy, mesh = _completed(registration, known), mesh_entry_of(known)
     for key, value in reversed(known.items()):
         if isinstance(key, IntentionsWatch) and key.service == proxy.service and isinstance(value, IntentionList):
             return Policy(
@@ -219,6 +219,7 @@ def _policy(known: Known, proxy: Proxy, version: int = 0) -> Policy | None:
                 http=proxy.protocol.is_http,
                 normalization=mesh.normalization if mesh else None,
                 providers=token_providers_of(known),
+                has_namespaces=registration.has_namespaces,
             )
     return None
 

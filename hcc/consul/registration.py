@@ -48,6 +48,7 @@ def registration(data: object) -> Registration:
         datacenter=service.text("Datacenter"),
         overrides=tuple(override for _, override in upstreams),
         names_protocol=bool(proxy.child("Config").values.get("protocol")),
+        has_namespaces=bool(service.text("Namespace") or service.text("Partition")),
     )
 
 

@@ -70,6 +70,8 @@ class Policy:
         normalization: how requests are brought into one form before permissions are looked at; None while unknown,
             which makes permissions deny.
         providers: who may sign the tokens that intentions demand; None while unknown, and then no token is good enough.
+        has_namespaces: Consul has namespaces and partitions. One that has none signs certificates that name some all
+            the same; no intention of it speaks of such a caller, and the default policy must not let it in.
     """
 
     destination: str
@@ -80,6 +82,7 @@ class Policy:
     http: bool = False
     normalization: Normalization | None = CONSULS_DEFAULT
     providers: TokenProviders | None = None
+    has_namespaces: bool = False
 
     @property
     def complete(self) -> bool:
@@ -93,7 +96,7 @@ class Verdict:
 
     Args:
         reason: for people; holds no secret.
-        intention: the one that governs; None if the default policy decided, or the caller's trust domain.
+        intention: the one that governs; None if the default policy decided, or the caller's trust domain or namespace.
         permission: position of the deciding one among the intention's; None if none decided.
         rules: what decides request by request; `allowed` is False then, as the connection alone gets nothing.
         by_token: the request's token decides; `allowed` is False then, as nobody has looked at it.
@@ -121,6 +124,8 @@ def verdict_of(policy: Policy, caller: ServiceIdentity) -> Verdict:
     governing = min(matching, key=_rank, default=None)
     if governing is not None:
         return _by_intention(governing, policy)
+    if not policy.has_namespaces and (caller.namespace, caller.partition) != (DEFAULT_NAMESPACE, DEFAULT_PARTITION):
+        return Verdict(False, f"{caller.source()!r} names a namespace or partition, and Consul has none")
     return Verdict(bool(policy.default_allow), f"no intention matches; {_default(policy)}")
 
 
@@ -163,8 +168,8 @@ def may_deny_anew(before: Policy, now: Policy) -> bool:
     if before.trust_domain.lower() != now.trust_domain.lower():
         return True
     told = [one for one in (*before.intentions, *now.intentions) if not one.peer]
-    namespaces = {one.source_namespace for one in told} | {WILDCARD}
-    partitions = {one.source_partition for one in told} | {WILDCARD}
+    namespaces = {one.source_namespace for one in told} | {WILDCARD, DEFAULT_NAMESPACE}
+    partitions = {one.source_partition for one in told} | {WILDCARD, DEFAULT_PARTITION}
     earlier, later = _by_source(before), _by_source(now)
     alike = replace(before, intentions=(), version=0) == replace(now, intentions=(), version=0)
     sources = [

@@ -144,4 +144,5 @@ _POLICY = _object(
     http=_FLAG,
     normalization=_optional(_NORMALIZATION),
     providers=_optional(_object(TokenProviders, entries=_several(_PROVIDER))),
+    has_namespaces=_FLAG,
 )

@@ -90,6 +90,16 @@ def test_no_forged_certificate_gets_in_at_first_or_ever_after(opened: Gate) -> N
     assert opened.ask(opened.context(MESH.service(SERVICE)))[0] == ALLOWED
 
 
+def test_a_denied_caller_is_so_in_a_namespace_that_consul_has_not(opened: Gate) -> None:
+    # Consul without namespaces (1.20.1) signs what a service's token asks it to, and intentions speak of "default".
+    opened.decide_by(Intention("*", Action.DENY, 8), default=True)
+    place = f"spiffe://{TRUST_DOMAIN}"
+    for made_up in ("/ns/made-up/dc/dc1/svc/evil", "/ap/made-up/ns/default/dc/dc1/svc/evil"):
+        context = opened.context(MESH.leaf(*uri_names(place + made_up)))
+        assert [opened.ask(context)[0] for _ in range(2)] == [DENIED, DENIED], made_up
+    assert not opened.remembered()
+
+
 def test_a_resumed_session_gets_what_its_certificate_gets_and_no_more(opened: Gate) -> None:
     opened.decide_by(WEB)
     web = opened.context(MESH.service(SERVICE))

@@ -7,17 +7,17 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from hcc.consul.answers import IntentionList, MeshEntry
+from hcc.consul.answers import IntentionList, MeshEntry, Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.fetch import Position, fetch
-from hcc.consul.keys import IntentionsWatch, MeshWatch
+from hcc.consul.keys import IntentionsWatch, MeshWatch, ProxyWatch
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Policy, decide, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
@@ -53,7 +53,10 @@ class World:
         return ServiceIdentity(self.trust_domain, name, "dc1")
 
     def authorized(self, caller: str, destination: str) -> bool:
-        body = {"Target": destination, "ClientCertURI": self.caller(caller).uri(), "ClientCertSerial": "01"}
+        return self.authorized_uri(self.caller(caller).uri(), destination)
+
+    def authorized_uri(self, uri: str, destination: str) -> bool:
+        body = {"Target": destination, "ClientCertURI": uri, "ClientCertSerial": "01"}
         return bool(self.ask("POST", "/v1/agent/connect/authorize", body)["Authorized"])
 
     def checked(self, caller: str, destination: str) -> bool:
@@ -127,6 +130,22 @@ def test_the_default_policy_is_learned_and_decides_where_no_intention_does(world
     verdict = verdict_of(policy, world.caller("nobody"))
     assert verdict.allowed is world.default_allow
     assert policy.default_allow is world.default_allow
+
+
+def test_a_denied_caller_stays_so_in_a_namespace_that_consul_has_not(world: World) -> None:
+    world.agent.put_config(
+        {"Kind": "service-intentions", "Name": "vault", "Sources": [{"Name": "*", "Action": "deny"}]}
+    )
+    made_up = replace(world.caller("evil"), namespace="made-up")
+    # By its API that Consul lets it in, as no intention speaks of it; and its servers sign such a certificate.
+    assert world.authorized_uri(made_up.uri(), "vault") is world.default_allow
+    assert not verdict_of(world.policy("vault"), made_up).allowed
+    # What tells us that it has none.
+    sidecar = {"Name": "vault", "Port": 1, "Connect": {"SidecarService": {}}}
+    world.agent.register(sidecar)
+    registered = fetch(world.client, ProxyWatch("vault-sidecar-proxy"), Position(), lambda _: None).value
+    assert isinstance(registered, Registration)
+    assert not registered.has_namespaces
 
 
 @pytest.mark.parametrize("action", ["allow", "deny"])

@@ -103,6 +103,20 @@ def test_an_intention_is_for_its_own_namespace_and_partition_or_for_all(place: s
         assert verdict_of(policy(rule), who).allowed is allowed, (of_source, of_caller)
 
 
+@pytest.mark.parametrize("place", ["namespace", "partition"])
+def test_the_default_lets_no_caller_in_from_where_consul_has_no_namespaces(place: str) -> None:
+    evil = replace(caller("evil"), **{place: "made-up"})
+    for rule in (deny("evil"), deny("*")):
+        community = policy(rule, default_allow=True)
+        verdict = verdict_of(community, evil)
+        assert (verdict.allowed, verdict.intention) == (False, None)
+        assert "names a namespace or partition, and Consul has none" in verdict.reason
+        enterprise = replace(community, has_namespaces=True)
+        assert verdict_of(enterprise, evil).allowed
+        assert may_deny_anew(enterprise, community)
+    assert verdict_of(policy(default_allow=True), caller("evil")).allowed
+
+
 def test_an_intention_for_a_peer_says_nothing_of_our_own_services() -> None:
     rule = Intention("web", Action.ALLOW, 9, peer="elsewhere")
 
@@ -336,7 +350,9 @@ def test_a_denial_stays_one_and_no_token_helps_where_requests_cannot_be_looked_a
 
 NAMES = ("web", "db", "*")
 POLICIES = st.builds(
-    lambda intentions, default, http: policy(*intentions, default_allow=default, http=http),
+    lambda intentions, default, http, namespaces: replace(
+        policy(*intentions, default_allow=default, http=http), has_namespaces=namespaces
+    ),
     st.lists(
         st.builds(
             Intention,
@@ -351,6 +367,7 @@ POLICIES = st.builds(
         max_size=5,
     ),
     st.sampled_from((True, False, None)),
+    st.booleans(),
     st.booleans(),
 )
 

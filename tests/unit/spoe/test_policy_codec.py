@@ -57,6 +57,7 @@ POLICIES = st.builds(
     ),
     providers=st.none()
     | st.builds(TokenProviders, st.lists(st.builds(TokenProvider, TEXT, TEXT, TEXT), max_size=2).map(tuple)),
+    has_namespaces=st.booleans(),
 )
 
 
