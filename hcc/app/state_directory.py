@@ -114,27 +114,36 @@ def check_place(path: Path, user_id: int) -> None:
         OSError: it may not be looked at.
     """
     layout(str(path))
-    _refuse_of_others(path, user_id)
+    if path.parent.exists():
+        _refuse_base_of_others(path.parent, user_id)
+    if os.path.lexists(path):
+        _refuse_of_others(path, user_id)
 
 
 def _make(path: Path) -> None:
+    user_id = os.geteuid()
     try:
+        # Each is looked at once it is there: in /tmp another user may be quicker, and nobody can replace what is ours.
         path.parent.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-        _refuse_of_others(path, os.geteuid())
+        _refuse_base_of_others(path.parent, user_id)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=PRIVATE_DIRECTORY)
+        _refuse_of_others(path, user_id)
         private_directory(str(path))
     except OSError as exc:
         raise SettingError(f"state directory {path}: expected one that can be made, found {exc.strerror}") from exc
 
 
+def _refuse_base_of_others(base: Path, user_id: int) -> None:
+    """Raises SettingError where who owns it may put another directory in the place of ours."""
+    _refuse_unless_of(base, (user_id, ROOT))
+
+
 def _refuse_of_others(path: Path, user_id: int) -> None:
-    """Raises SettingError where the directory, or the one that it is in, is somebody else's."""
-    if path.parent.exists():
-        # Who owns it may put another directory in the place of ours.
-        _refuse_unless_of(path.parent, (user_id, ROOT))
+    """Raises SettingError where it is somebody else's, OSError where it is not there."""
     if path.is_symlink():
         raise SettingError(f"expected {path} to be a directory, found a link; remove it")
-    if path.exists():
-        _refuse_unless_of(path, (user_id,))
+    _refuse_unless_of(path, (user_id,))
 
 
 def _refuse_unless_of(path: Path, owners: Collection[int]) -> None:

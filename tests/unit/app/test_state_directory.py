@@ -107,6 +107,39 @@ def test_a_link_in_place_of_the_directory_is_refused(base: Path) -> None:
     assert mode(base / "elsewhere") == before
 
 
+def test_a_link_that_somebody_is_quick_to_put_there_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (base / "elsewhere").mkdir(mode=0o755)
+    before, real = mode(base / "elsewhere"), Path.mkdir
+
+    def mkdir(path: Path, mode: int, *, parents: bool = False, exist_ok: bool = False) -> None:
+        if path == base / "web" and not path.is_symlink():
+            path.symlink_to(base / "elsewhere")
+        real(path, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+    with pytest.raises(SettingError, match="found a link"):
+        StateDirectory(str(base), "web")
+    assert mode(base / "elsewhere") == before
+    assert not list((base / "elsewhere").iterdir())
+
+
+def test_a_base_that_is_gone_when_it_is_looked_at_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where another user made it in /tmp, moves it out of sight, and back.
+    real, asked = Path.mkdir, [base / "hcc"]
+
+    def mkdir(path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
+        if path in asked:
+            asked.remove(path)
+            return
+        real(path, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+    with pytest.raises(SettingError, match="No such file"):
+        StateDirectory(str(base / "hcc"), "web")
+
+
 @pytest.mark.parametrize("which", ["base", "directory", "link to the base"])
 def test_a_place_of_somebody_else_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     ours, theirs = os.geteuid(), 54_001
