@@ -48,6 +48,7 @@ class Feature(Enum):
     HTTP_RETURN = auto()
     SHUT_IS_LISTED = auto()
     MAP_TRANSACTION = auto()
+    DISABLE_H2_UPGRADE = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
     SET_TIMEOUT = auto()
@@ -78,6 +79,8 @@ SINCE: dict[Feature, Version] = {
     # paused is `PAUSED` (tried). In between that is a guess: a paused one taken for shut is repaired, too.
     Feature.SHUT_IS_LISTED: Version(2, 3),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
+    # `option disable-h2-upgrade`: 2.2.9 has it (tried), of what is older, and of 2.3, not all may have it.
+    Feature.DISABLE_H2_UPGRADE: Version(2, 2, 9),
     Feature.NORMALIZE_URI: Version(2, 4),  # `http-request normalize-uri`, with expose-experimental-directives; tried
     # `http-request set-timeout server`, in backends (tried; not in 2.2.9).
     Feature.SET_TIMEOUT: Version(2, 4),
@@ -105,6 +108,7 @@ BROKEN: dict[Feature, frozenset[tuple[int, int]]] = {
     # In 3.0.11 as in 2.6.12: after `commit ssl ca-file` no later `commit ssl cert` reaches the binds (tried; right in
     # 2.8.25, 3.2.26 and 3.4.7). 2.9 and 3.1 have ended and were not tried.
     Feature.CA_UPDATE: frozenset(((2, 9), (3, 0), (3, 1))),
+    Feature.DISABLE_H2_UPGRADE: frozenset(((2, 3),)),
 }
 
 OLDEST = Version(2, 0)

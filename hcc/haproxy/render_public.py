@@ -38,6 +38,7 @@ from hcc.haproxy.render_spoe import (
 )
 from hcc.haproxy.render_tls import CERTIFICATE_LIST, bind_tls
 from hcc.haproxy.render_tokens import TOKENS, token_lines
+from hcc.haproxy.render_upstream import H2
 from hcc.mesh.caller import CLIENT_CERT_HEADER, in_a_list
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
 
@@ -61,6 +62,10 @@ def public_listener(
     yield from frontend_mode(public.mode)
     yield f"  bind {bind_address(public.bind)} {bind_tls(public, paths[CERTIFICATE_LIST])}"
     yield from client_timeout(public.client_timeout_ms)
+    if public.mode is Mode.HTTP and H2 not in public.tls.alpn and capabilities.has(Feature.DISABLE_H2_UPGRADE):
+        # HAProxy would speak it with whoever begins so. One connection may have many requests then, which a caller, a
+        # denied one as well, can give up as fast as it makes them: that keeps HAProxy from all else.
+        yield "  option disable-h2-upgrade"
     if public.max_connections:
         yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
     asked_by_request = authorisation if public.authorised and public.mode is Mode.HTTP else None

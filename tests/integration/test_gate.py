@@ -127,6 +127,21 @@ def test_a_no_of_a_worker_holds_though_haproxy_has_not_heard_of_the_denial(opene
     assert strangers(opened, SERVICE)() == DENIED
 
 
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_http_2_is_spoken_only_where_it_is_offered(branch: str) -> None:
+    with gate(branch, Protocol("http")) as opened:
+        opened.decide_by(WEB)
+        context = opened.context(MESH.service(SERVICE))
+        assert opened.ask(context)[0] == ALLOWED
+        with (
+            socket.create_connection(("127.0.0.1", opened.port), timeout=10) as plain,
+            context.wrap_socket(plain) as tls,
+        ):
+            # RFC 9113 section 3.4, and a SETTINGS frame without settings.
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+            assert tls.recv(100).startswith(b"HTTP/1.1 40")
+
+
 def test_a_question_that_a_killed_worker_left_is_asked_again(opened: Gate) -> None:
     opened.decide_by(WEB)
     call = strangers(opened, SERVICE)
