@@ -14,10 +14,11 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 from hcc.errors import HccError
 from hcc.settings import ListenAddress
@@ -28,6 +29,8 @@ IDLE_TIMEOUT_S = 10.0
 # Requests have no body worth reading; more than this is somebody's mistake.
 MAX_BODY_BYTES = 65_536
 _BACKLOG_PAUSE_S = 0.1
+# For whom another connection was ended.
+_PLACE_WITHIN_S = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.rfile.read(int(length))
         path, _, query = self.path.partition("?")
-        self._send(self.server.answered(self.command, path, query, self.headers.get("Accept", "")))
+        asked = (self.command, path, query, self.headers.get("Accept", ""))
+        self._send(self.server.answered(self.connection, *asked))
 
     def _send(self, response: Response) -> None:
         self.send_response(response.status)
@@ -110,16 +114,24 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: object, answer: Answer) -> None:
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        # Connections whose other side is waited for, longest first.
+        self._waiting: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
         self._answer = answer
         super().__init__(address, _Handler)  # type: ignore[arg-type]  # a path, for a unix socket
 
-    def answered(self, method: str, path: str, query: str, accept: str) -> Response:
+    def answered(self, connection: socket.socket, method: str, path: str, query: str, accept: str) -> Response:
+        with self._lock:
+            self._waiting.pop(connection, None)
         try:
             return self._answer(method, path, query, accept)
         except Exception:  # noqa: BLE001 (where a connection ends)
             # A connection ends here; the server must go on.
             _log.exception("answering %s %s failed", method, path)
             return Response(500, b"internal error, see the log\n")
+        finally:
+            with self._lock:
+                self._waiting[connection] = None
 
     def server_bind(self) -> None:
         # The library's own looks up the host's full name, which can hang on a broken resolver.
@@ -135,15 +147,35 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        if not self._slots.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False) and not self._place_made():
             self.shutdown_request(request)
             return
+        connection = cast("socket.socket", request)
+        with self._lock:
+            self._waiting[connection] = None
         try:
             super().process_request(request, client_address)
         except BaseException:
             # No thread could be started that would do it.
-            self._slots.release()
+            self._gone(connection)
             raise
+
+    def _place_made(self) -> bool:
+        """Whether there is a place now: who keeps us waiting longest has to go, or some could keep out all others."""
+        with self._lock:
+            slowest = next(iter(self._waiting), None)
+            if slowest is None:
+                return False
+            del self._waiting[slowest]
+        with suppress(OSError):
+            # Its thread sees the end.
+            slowest.shutdown(socket.SHUT_RDWR)
+        return self._slots.acquire(timeout=_PLACE_WITHIN_S)
+
+    def _gone(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
+        self._slots.release()
 
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
@@ -151,7 +183,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._slots.release()
+            self._gone(cast("socket.socket", request))
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         _log.debug("a connection ended with an error", exc_info=True)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,52 @@ def test_a_lack_of_threads_costs_no_place_for_later_connections(monkeypatch: pyt
                 with pytest.raises((http.client.HTTPException, OSError)):
                     _status(port)
         assert _status(port) == 200
+    finally:
+        server.close()
+
+
+def test_who_is_slow_to_ask_or_to_read_keeps_nobody_out() -> None:
+    port = free_port()
+    long = b"x" * 16_000_000
+    server = serve_tcp(
+        ListenAddress("127.0.0.1", port), lambda _, path, *__: Response(200, b"ok" if path == "/health" else long)
+    )
+    try:
+        with ExitStack() as held:
+            slow = [
+                held.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(MAX_CONNECTIONS)
+            ]
+            for number, one in enumerate(slow):
+                # Half of them ask, and do not read the answer.
+                one.sendall(b"GET /long HTTP/1.1\r\n\r\n" if number % 2 else b"GET /health HTTP/1.1\r\nX: ")
+            time.sleep(0.1)
+            assert [_status(port) for _ in range(8)] == [200] * 8
+            # Who kept the server waiting longest was in the way, and nobody without need.
+            assert slow[0].recv(1) == b""
+            slow[-2].sendall(b"y\r\n\r\n")
+            assert slow[-2].recv(12) == b"HTTP/1.1 200"
+    finally:
+        server.close()
+
+
+def test_who_is_being_answered_is_let_to_the_end() -> None:
+    port = free_port()
+    come, go_on = threading.Semaphore(0), threading.Event()
+
+    def answer(*_: str) -> Response:
+        come.release()
+        go_on.wait(10)
+        return Response(200, b"ok")
+
+    server = serve_tcp(ListenAddress("127.0.0.1", port), answer)
+    try:
+        with ThreadPoolExecutor(MAX_CONNECTIONS) as callers:
+            asked = [callers.submit(_status, port) for _ in range(MAX_CONNECTIONS)]
+            assert all(come.acquire(timeout=10) for _ in asked)
+            with pytest.raises((http.client.HTTPException, OSError)):
+                _status(port)
+            go_on.set()
+            assert [one.result() for one in asked] == [200] * MAX_CONNECTIONS
     finally:
         server.close()
 
