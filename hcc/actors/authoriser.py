@@ -139,6 +139,8 @@ class Authoriser(Actor):
         self._without_line: dict[str, float] = {}
         self._look_s = LINE_LOOK_S
         self._gathering = False
+        # Until when new callers are only noted.
+        self._rest_until_s = 0.0
         # What is in HAProxy now, as far as we know; None while it could not be read.
         self._verdicts: dict[str, str] | None = {}
         # Who has a server line, as told last.
@@ -257,17 +259,35 @@ class Authoriser(Actor):
     def _remember_soon(self) -> None:
         """At once where there is a caller that is new, or denied; more certificates of the others can wait."""
         if any((self._verdicts or {}).get(key, DENY) == DENY for key in self._met):
+            self._remember_within(0.0)
+        elif self._met:
+            self._remember_within(GATHER_S)
+
+    def _remember_within(self, delay_s: float) -> None:
+        """After that time, or after the rest if it is longer."""
+        delay_s = max(delay_s, self._rest_until_s - time.monotonic())
+        if delay_s <= 0.0:
             self._remember()
-        elif self._met and not self._gathering:
+        elif not self._gathering:
             self._gathering = True
-            self.after(GATHER_S, _Remember(), key="remember")
+            self.after(delay_s, _Remember(), key="remember")
 
     def _is_behind(self) -> bool:
         """Whether there is something to be done that was asked for: after a failure, or with callers just met."""
         return bool(self._retries.failing or self._met or self._without_line)
 
     def _remember(self) -> None:
-        """Bring the maps to what the book says: the verdict first, a caller without one is asked about."""
+        """Bring the maps to what the book says, and rest as long if that took long.
+
+        It takes the longer the more callers there are, and while they come fast a policy must not wait for them all.
+        """
+        began_s = time.monotonic()
+        self._bring_up_to_date()
+        took_s = time.monotonic() - began_s
+        self._rest_until_s = began_s + 2 * took_s if took_s > GATHER_S else 0.0
+
+    def _bring_up_to_date(self) -> None:
+        # The verdict first, a caller without one is asked about.
         self._gathering = False
         self.cancel("remember")
         if self._policy is None:
@@ -314,7 +334,7 @@ class Authoriser(Actor):
             self._look_s = min(2 * self._look_s, MAX_LINE_LOOK_S)
             self.after(self._look_s, _LookForLines(), key="lines")
         if len(self._without_line) < len(before):
-            self._remember()
+            self._remember_within(0.0)
 
     def _wanted_identities(self, found: Mapping[str, str]) -> dict[str, str]:
         """Those that HAProxy is to have; those of a caller that has no line yet only if it has them already."""

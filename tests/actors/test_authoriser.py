@@ -197,6 +197,29 @@ def test_more_certificates_of_known_callers_are_told_together(
     assert scene.maps.done == ["change identities"]
 
 
+def test_a_denial_waits_for_no_crowd_of_new_callers() -> None:
+    class Slow(FakeMaps):
+        def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+            time.sleep(0.2)
+            return super().change_verdicts(change, wanted)
+
+    crowd = [MESH.service(f"caller{number}").der() for number in range(40)]
+    scene = AuthoriserScene(Slow())
+    with playing(scene):
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+        for number, der in enumerate(crowd):
+            scene.tell(CallersMet(((der, f"10.0.0.1:{number}"),)))
+
+        began = scene.maps.done.count("change verdicts")
+        scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+        eventually(lambda: scene.maps.loaded["verdicts"].get(service_uri("web")) == "deny", "the denial")
+        assert scene.maps.done.count("change verdicts") - began <= 3
+        scene.knows(WEB, *crowd)
+
+
 def test_a_renewed_certificate_changes_no_verdict(scene: AuthoriserScene) -> None:
     scene.tell(PolicyChanged(policy()))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
