@@ -8,7 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hcc.consul.client import ConsulClient
-from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError, NoProxyError
+from hcc.consul.errors import (
+    ConsulError,
+    ConsulPermissionError,
+    ConsulStatusError,
+    InterruptedPollError,
+    NoProxyError,
+)
 from hcc.consul.fields import fields
 from hcc.consul.selection import proxy_by_id, proxy_for_service, proxy_for_tag
 from hcc.errors import HccError
@@ -16,6 +22,9 @@ from hcc.settings import Selection
 
 FIRST_RETRY_S = 0.25
 MAX_RETRY_S = 10.0
+# An agent that has taken a question and says nothing is waited for no longer once somebody stops us.
+STOP_WAIT_S = 1.0
+POLL_S = 0.1
 _TOO_MANY_REQUESTS = 429
 _SERVER_ERROR = 500
 
@@ -44,8 +53,9 @@ def choose_proxy(
 ) -> Chosen | None:
     """The chosen proxy; None when `stop` is set and the agent does not answer. It is asked once at least.
 
-    After each time that it did not, `instead` may choose. To list no service at all is no answer: that is what an agent
-    does that cannot look up the token, as after a boot without its servers (1.8.7, 1.20.1).
+    Once `stop` is set it has a second more for that. After each time that it did not answer, `instead` may choose. To
+    list no service at all is no answer: that is what an agent does that cannot look up the token, as after a boot
+    without its servers (1.8.7, 1.20.1).
 
     Raises:
         SelectionError: of the services that the agent lists none or several fit; the text names the candidates.
@@ -55,12 +65,12 @@ def choose_proxy(
     while True:
         services: object = None
         try:
-            services = _services(client)
+            services = _services(client, stop)
             return chosen(services, selection)
         except (ConsulError, NoProxyError) as exc:
             if not _may_pass(exc, services):
                 raise
-            if str(exc) != said:
+            if str(exc) != said and not isinstance(exc, InterruptedPollError):
                 hint = "; no service is registered there yet, or the token may not see it" if services == {} else ""
                 _log.warning("looking for %s, asking until there is an answer: %s%s", selection.phrase(), exc, hint)
             said = str(exc)
@@ -94,12 +104,26 @@ def chosen(services: object, selection: Selection) -> Chosen:
     )
 
 
-def _services(make_client: Callable[[], ConsulClient]) -> object:
+def _services(make_client: Callable[[], ConsulClient], stop: threading.Event) -> object:
     client = make_client()
+    answered = threading.Event()
+    breaker = threading.Thread(target=_break_off, args=(client, stop, answered), name="selection", daemon=True)
+    breaker.start()
     try:
         return client.services().data
     finally:
+        answered.set()
+        breaker.join()
         client.close()
+
+
+def _break_off(client: ConsulClient, stop: threading.Event, answered: threading.Event) -> None:
+    """An agent may hold a question for many seconds; who stops us is not to wait for that."""
+    while not stop.is_set():
+        if answered.wait(POLL_S):
+            return
+    if not answered.wait(STOP_WAIT_S):
+        client.interrupt()
 
 
 def _may_pass(error: HccError, services: object) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hcc.app import selection
 from hcc.app.selection import Chosen, choose_proxy, chosen
 from hcc.consul.client import ConsulClient
-from hcc.consul.errors import AmbiguousProxyError, ConsulUnavailableError, NoProxyError
+from hcc.consul.errors import AmbiguousProxyError, ConsulUnavailableError, InterruptedPollError, NoProxyError
 from hcc.consul.response import Result
 from hcc.settings import Selection
 
@@ -96,3 +96,42 @@ def test_among_the_services_that_an_agent_lists_ours_must_be() -> None:
     others = {name: SERVICES[name] for name in ("web2", "web2-proxy")}
     with pytest.raises(NoProxyError, match="web2"):
         choose(others, instead=Chosen("web1-proxy"))
+
+
+class Silent:
+    """Takes the question, and says nothing until it is broken off."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.interrupted = threading.Event()
+
+    def __call__(self) -> "Silent":
+        return self
+
+    def services(self) -> Result:
+        self.asked.set()
+        assert self.interrupted.wait(10)
+        raise InterruptedPollError("/v1/agent/services")
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("instead", [None, Chosen("web1-proxy")])
+def test_who_stops_us_need_not_wait_for_an_agent_that_says_nothing(
+    instead: Chosen | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selection, "STOP_WAIT_S", 0.0)
+    agent, stop = Silent(), threading.Event()
+
+    def stop_meanwhile() -> None:
+        assert agent.asked.wait(10)
+        stop.set()
+
+    threading.Thread(target=stop_meanwhile).start()
+    client = cast("Callable[[], ConsulClient]", agent)
+    assert choose_proxy(Selection(sidecar_for="web1"), client, stop, lambda: instead) == instead
+    assert "asking until there is an answer" not in caplog.text
