@@ -99,9 +99,18 @@ def _host_and_port(text: str, authority: str, source: str) -> tuple[str, int]:
         host, rest, port = authority, "", ""
     else:
         host, rest, port = authority.partition(":")
-    if not _plain(host):
+    if not _plain(host) or not is_host_name(host):
         raise _error(text, source, f"the host {host!r}")
     return host, _port(text, port, source) if rest else 0
+
+
+def is_host_name(text: str) -> bool:
+    """Whether it can be looked up, and said in a handshake: no part between dots is empty or has over 63 characters."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _plain(host: str) -> bool:

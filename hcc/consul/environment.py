@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcc.consul.address import AgentAddress, agent_address
+from hcc.consul.address import AgentAddress, agent_address, is_host_name
 from hcc.errors import SettingError
 from hcc.mesh.secret import Secret
 
@@ -56,7 +56,7 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
     `http_addr_source` is the flag, variable or key that `http_addr` came from, for messages.
 
     Raises:
-        SettingError: an address that cannot be used, a certificate without its key, or a token that is none.
+        SettingError: an address or a name that cannot be used, a certificate without its key, or a token that is none.
     """
     if bool(client_cert) != bool(client_key):
         missing, given = ("key", "certificate") if client_cert else ("certificate", "key")
@@ -65,6 +65,11 @@ def consul_settings(  # noqa: PLR0913 - one keyword for each setting
             f"found the {given} alone; give the {missing} too"
         )
         raise SettingError(msg)
+    if not is_host_name(tls_server_name):
+        raise SettingError(f"expected --tls-server-name to be the name of a host, found {tls_server_name!r}")
+    for flag, name in (("--namespace", namespace), ("--partition", partition)):
+        if not name.isprintable():
+            raise SettingError(f"expected {flag} to be a name, found {name!r}")
     return ConsulSettings(
         address=agent_address(http_addr, ssl=ssl, source=http_addr_source),
         token=checked_token(token, "ACL token") if token.strip() else None,

@@ -49,6 +49,8 @@ def test_tls_asked_for_elsewhere_wins_over_http() -> None:
         "[::1:8500",
         "a b:1",
         "u@h:1",
+        "consul..example:8500",
+        f"{'x' * 64}.example",
     ],
 )
 def test_a_bad_address_is_refused_with_the_forms_there_are(text: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,15 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -
 def test_a_client_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(SettingError, match="--client-key"):
         consul_settings(client_cert="c.pem")
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"), [("tls_server_name", ".dc1.consul"), ("namespace", "\udcff"), ("partition", "a\nb")]
+)
+def test_a_name_that_cannot_be_asked_for_is_refused(setting: str, text: str) -> None:
+    made: dict[str, Any] = {setting: text}
+    with pytest.raises(SettingError, match=f"expected --{setting.replace('_', '-')} to be"):
+        consul_settings(**made)
 
 
 def test_settings_show_neither_token_nor_password() -> None:
