@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 
 import requests
+from requests.auth import HTTPBasicAuth
 
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.errors import ConsulAnswerError, ConsulTlsError, ConsulUnavailableError, InterruptedPollError
@@ -100,11 +102,12 @@ def _body(response: requests.Response) -> bytes:
     return b"".join(parts)
 
 
-def _basic_auth(auth: Secret | None) -> tuple[str, str] | None:
+def _basic_auth(auth: Secret | None) -> HTTPBasicAuth | None:
     if auth is None:
         return None
-    user, _, password = auth.reveal().partition(":")
-    return user, password
+    # The bytes that were given, as by Consul's own programs: of a text `requests` would make Latin-1.
+    user, _, password = os.fsencode(auth.reveal()).partition(b":")
+    return HTTPBasicAuth(user, password)
 
 
 def _cause(exc: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 import threading
@@ -243,6 +244,12 @@ def test_every_request_is_counted_by_its_outcome(fake: FakeConsul) -> None:
 def test_basic_authentication_is_sent(fake: FakeConsul, connect: Connect) -> None:
     connect(consul_settings(http_addr=fake.http_addr, auth="user:word")).services()
     assert fake.requests[0][2]["Authorization"] == "Basic dXNlcjp3b3Jk"
+
+
+def test_a_password_is_sent_in_utf_8_as_by_consul_s_own_programs(fake: FakeConsul, connect: Connect) -> None:
+    given = "\u00fcser:w\u20acrd"
+    connect(consul_settings(http_addr=fake.http_addr, auth=given)).services()
+    assert base64.b64decode(fake.requests[0][2]["Authorization"].removeprefix("Basic ")).decode() == given
 
 
 def test_the_environment_s_proxies_are_not_used(
