@@ -40,7 +40,8 @@ def find_haproxy(flag: str | None = None, search_path: str | None = None) -> Fou
     if flag:
         named = shutil.which(flag, path=search_path)
         if named is None:
-            found = "a file that may not be executed" if Path(flag).is_file() else "none"
+            # Not Path's, which raises where it may not look, and at names that no file can have.
+            found = "a file that may not be executed" if os.path.isfile(flag) else "none"  # noqa: PTH113
             raise SettingError(f"expected --haproxy to name a program, found {found} at {flag}")
         return Found(str(Path(named).absolute()), "--haproxy")
     on_path = shutil.which("haproxy", path=search_path)

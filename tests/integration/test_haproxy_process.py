@@ -412,6 +412,16 @@ def test_the_flag_wins_over_the_path_and_the_package_comes_last(
         find_haproxy("/nonexistent/haproxy")
 
 
+def test_a_program_that_may_not_be_looked_for_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def barred(path: object, *_: object, **__: object) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", barred)  # as to another user than root below /root; root may look everywhere
+    for named in ("/root/haproxy", "x" * 300):
+        with pytest.raises(SettingError, match="expected --haproxy to name a program, found none at"):
+            find_haproxy(named, search_path="/nonexistent")
+
+
 def test_a_program_is_replaced_when_another_one_can_do_something_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
