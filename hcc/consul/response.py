@@ -103,7 +103,7 @@ def result_of(
     if body.strip():
         try:
             data = parse(body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise ConsulAnswerError(path, "JSON", f"{body[:40]!r} ({exc})") from exc
     return Result(
         data=data,

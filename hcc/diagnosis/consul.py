@@ -35,11 +35,11 @@ class Known:
 def check_agent(client: ConsulClient, selection: Selection, known: Known) -> Iterator[Finding]:
     """Whether the agent answers, is new enough, has Connect, and knows the proxy; `known` learns of it."""
     try:
-        services = client.services().data
+        services = fields(client.services().data, "").values
     except ConsulError as exc:
         yield failed("agent", str(exc), _remedy(exc))
         return
-    yield ok("agent", f"answers, {len(services or {})} services that this token sees")
+    yield ok("agent", f"answers, {len(services)} services that this token sees")
     yield _version(client)
     try:
         yield ok("Connect", f"on, trust domain {roots(client.roots().data).trust_domain}")

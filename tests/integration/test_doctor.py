@@ -40,6 +40,7 @@ from tests import binaries
 from tests.builders import endpoint, leaf, roots, upstream
 from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
+from tests.fake_consul import FakeConsul, Fault
 from tests.pki import Authority, service_uri
 from tests.ports import free_ports
 from tests.status_builders import status
@@ -162,6 +163,17 @@ def test_an_agent_that_is_not_there_is_told_and_the_rest_is_still_looked_at(base
     by_title = {section.title: section.findings for section in sections}
     assert [one.level for title, one in _firsts(by_title) if title.startswith("Consul")] == [Level.FAILED]
     assert any(one.subject == "state directory" for one in by_title["Machine"])
+
+
+@pytest.mark.parametrize("said", [None, 7, [], "x"])
+def test_an_agent_that_answers_with_something_else_is_told(base: Path, said: object) -> None:
+    # As whoever answers every request of a machine that has not logged in yet; None is an empty list of fields.
+    with FakeConsul() as fake:
+        fake.fail("/v1/", Fault("body", body=said), times=20)
+        found = tuple(examine(settings(base), consul_settings(http_addr=fake.http_addr), lambda _: NOBODY))
+
+    agent = next(one for section in found for one in section.findings if one.subject == "agent")
+    assert (agent.level, "expected an object" in agent.text) == (Level.FAILED, True)
 
 
 def _firsts(sections: dict[str, tuple[Finding, ...]]) -> list[tuple[str, Finding]]:

@@ -27,7 +27,7 @@ def test_missing_and_odd_headers_are_nothing() -> None:
         assert result_of("/v1/x", {"X-Consul-Index": odd}, b"").index == 0
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"a":', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"<html>", b'{"a":', b"\xff\xfe", b"[" * 200_000])
 def test_what_is_not_json_is_an_answer_error(body: bytes) -> None:
     with pytest.raises(ConsulAnswerError, match="/v1/x: expected JSON"):
         result_of("/v1/x", {}, body)
