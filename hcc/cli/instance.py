@@ -118,5 +118,5 @@ def _file(flag: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, 
 
     try:
         return name, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise SettingError(f"{name}: expected TOML, found {exc}") from exc

@@ -124,6 +124,8 @@ def _parsed(setting: Setting, text: str, source: str) -> object:
 def _text(value: object, source: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and "\0" in value:
+        raise SettingError(f"{source}: expected a text as a flag could be, found one with a NUL")
     if isinstance(value, str | int | float):
         return str(value)
     found = "a table" if isinstance(value, dict) else f"a {type(value).__name__}"

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from hcc.cli.arguments import Command
 from hcc.cli.instance import add_instance, asked
+from hcc.errors import SettingError
 
 
 def _arguments(command: argparse.ArgumentParser) -> None:
@@ -16,6 +17,8 @@ def _arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _restart(options: argparse.Namespace) -> int:
+    if not options.name:
+        raise SettingError("expected the name of an actor, found nothing; `hcc actors` lists them")
     name = quote(options.name, safe="", errors="replace")
     row = cast("dict[str, object]", asked(options, "POST", f"/v1/actors/{name}/restart"))
     print(f"{row['name']} restarted, generation {row['generation']}")

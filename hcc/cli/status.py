@@ -30,8 +30,9 @@ class NotReadyError(HccError):
 
 
 def _status_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON, as /api/v1/status has it")
-    command.add_argument("--watch", action="store_true", help="show it anew every second, until Ctrl-C")
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="print JSON, as /api/v1/status has it")
+    either.add_argument("--watch", action="store_true", help="show it anew every second, until Ctrl-C")
     add_instance(command)
 
 

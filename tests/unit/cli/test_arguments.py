@@ -91,3 +91,21 @@ def test_no_command_names_the_commands_there_are() -> None:
 def test_an_unknown_command_is_answered_with_the_nearest(word: str, hint: str) -> None:
     with pytest.raises(SettingError, match=f"unknown command '{word}': {hint}"):
         parse(parser(COMMANDS), [word])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("restart", ""), "expected the name of an actor, found nothing"),
+        (("status", "--json", "--watch"), "argument --watch: not allowed with argument --json"),
+    ],
+)
+def test_what_would_do_something_else_than_was_meant_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        ran(*words)
+
+
+def ran(*words: str) -> object:
+    options = parse(parser(COMMANDS), words)
+    settle(options)
+    return options.run(options)

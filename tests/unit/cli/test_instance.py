@@ -45,6 +45,12 @@ def test_a_usual_file_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monk
         settled()
 
 
+def test_a_file_that_nests_too_deep_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hcc.toml").write_text(f"x = {'[' * 100_000}")
+    with pytest.raises(SettingError, match="expected TOML, found"):
+        settled("--config-file", str(tmp_path / "hcc.toml"))
+
+
 def test_state_is_the_systems_for_root_and_the_users_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     login = {"XDG_RUNTIME_DIR": "/run/user/7"}
     monkeypatch.setattr(os, "geteuid", lambda: 0)

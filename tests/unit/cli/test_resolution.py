@@ -138,6 +138,11 @@ def test_the_strongest_source_gives_the_token_alone(flags: Texts, environ: Texts
         ({}, {"zzz": 1}, "hcc.toml: unknown key 'zzz': expected one of proxy_id, "),
         ({}, {"consul": {"token": "x"}}, "hcc.toml: unknown key 'consul'"),
         ({}, {"token": ["s3cret"]}, "token in hcc.toml: expected a text, a number or true/false, found a list"),
+        (
+            {},
+            {"token_file": "/a\0b"},
+            "token_file in hcc.toml: expected a text as a flag could be, found one with a NUL",
+        ),
         ({"HCC_SIDECAR_FOR": "a", "HCC_PROXY_ID": "b"}, {}, "expected one of --proxy-id and --sidecar-for, found both"),
     ],
 )
