@@ -5,13 +5,11 @@ Source: GET /v1/discovery-chain/:service; reference/consul.md section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 from hcc.consul.errors import ConsulAnswerError
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_TIMEOUT_MS
 from hcc.consul.routes import leg_changes, match, route_changes
-from hcc.mesh.chain import Chain, LoadBalancer, Node, NodeType, Route, Split, Target
+from hcc.mesh.chain import Chain, ChainError, LoadBalancer, Node, NodeType, Route, Split, Target, check_chain
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 
 
@@ -32,8 +30,10 @@ def chain(data: object) -> Chain:
         nodes=nodes,
         targets=targets,
     )
-    _check_references(found)
-    _check_loops(found.start_node, {node.name: _next_nodes(node) for node in nodes}, ())
+    try:
+        check_chain(found)
+    except ChainError as exc:
+        raise ConsulAnswerError(exc.path, exc.expected, exc.found) from exc
     return found
 
 
@@ -96,35 +96,3 @@ def _target(name: str, target: Fields) -> Target:
         sni=target.text("SNI"),
         external=target.flag("External"),
     )
-
-
-def _check_references(found: Chain) -> None:
-    nodes = {node.name for node in found.nodes}
-    targets = {target.id for target in found.targets}
-    if found.start_node not in nodes:
-        raise ConsulAnswerError("Chain.StartNode", "one of the nodes", found.start_node)
-    for node in found.nodes:
-        path = f"Chain.Nodes[{node.name}]"
-        if node.type is NodeType.RESOLVER:
-            missing = next((target for target in (node.target, *node.failover) if target not in targets), None)
-            expected = "one of the targets"
-        else:
-            missing = next((name for name in _next_nodes(node) if name not in nodes), None)
-            expected = "one of the nodes"
-            if not _next_nodes(node):
-                raise ConsulAnswerError(path, f"a {node.type.value} with legs", "none")
-        if missing is not None:
-            raise ConsulAnswerError(path, expected, missing or "nothing")
-
-
-def _next_nodes(node: Node) -> tuple[str, ...]:
-    legs: Iterator[Route | Split] = iter(node.routes if node.type is NodeType.ROUTER else node.splits)
-    return () if node.type is NodeType.RESOLVER else tuple(leg.next_node for leg in legs)
-
-
-def _check_loops(name: str, legs: Mapping[str, tuple[str, ...]], seen: tuple[str, ...]) -> None:
-    # Consul flattens splitters, so a chain is three or four nodes deep.
-    if name in seen:
-        raise ConsulAnswerError("Chain.Nodes", "no loop", " -> ".join((*seen, name)))
-    for leg in set(legs[name]):
-        _check_loops(leg, legs, (*seen, name))

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hcc.errors import HccError
+from hcc.errors import HccError, SettingError
 from hcc.haproxy.desired import Options
+from hcc.mesh.chain import ChainError, check_chain
 from hcc.mesh.json_form import JsonFormError, from_json, to_json
 from hcc.mesh.snapshot import Snapshot
+from hcc.settings import parse_access_log
 from hcc.version import VERSION
 
 KIND = "hcc snapshot"
@@ -52,7 +54,8 @@ def read_review(data: object) -> Review:
     """The review in a file, as `json.loads` gives it.
 
     Raises:
-        ReviewError: it is another file, of another format, or of an hcc that knows other fields.
+        ReviewError: it is another file, of another format, or of an hcc that knows other fields; or its parts do not
+            fit together.
     """
     kind = data.get("kind") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or kind != KIND:
@@ -61,9 +64,15 @@ def read_review(data: object) -> Review:
     if data.get("format") != FORMAT:
         raise ReviewError(f"expected format {FORMAT} of `{KIND}`, found {data.get('format')!r}{_made_by(data)}")
     try:
-        return from_json(Review, data.get("review"))
-    except JsonFormError as exc:
+        review = from_json(Review, data.get("review"))
+        # What was written fits together; somebody may have edited it.
+        parse_access_log(review.options.process.access_log)
+        for state in review.snapshot.upstreams:
+            if state.chain is not None:
+                check_chain(state.chain)
+    except (JsonFormError, ChainError, SettingError) as exc:
         raise ReviewError(f"{exc}{_made_by(data)}") from exc
+    return review
 
 
 def _made_by(data: Mapping[Any, Any]) -> str:

@@ -6,10 +6,27 @@ the ways that requests take through it (`hcc.mesh.ways`) and turning these into 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from hcc.errors import HccError
 from hcc.mesh.routes import NO_CHANGES, NOT_READ, Changes, Match
+
+
+class ChainError(HccError):
+    """A chain cannot be walked.
+
+    Args:
+        path: where, such as `Chain.Nodes[resolver:db]`.
+        expected, found: for people.
+    """
+
+    def __init__(self, path: str, expected: str, found: str) -> None:
+        super().__init__(f"{path}: expected {expected}, found {found}")
+        self.path = path
+        self.expected = expected
+        self.found = found
 
 
 class NodeType(Enum):
@@ -122,7 +139,7 @@ class Chain:
     targets: tuple[Target, ...]
 
     def node(self, name: str) -> Node:
-        """The node of that name; KeyError when the chain has none (the decoder checks all references)."""
+        """The node of that name; KeyError when the chain has none (`check_chain` sees to all references)."""
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -158,3 +175,45 @@ def start_target(chain: Chain) -> Target:
 def targets_in_order(chain: Chain, resolver: Node) -> tuple[Target, ...]:
     """The target of a resolver and those to fail over to, in the order in which they are tried."""
     return tuple(chain.target(each) for each in dict.fromkeys((resolver.target, *resolver.failover)))
+
+
+def check_chain(chain: Chain) -> None:
+    """Nothing, when the chain can be walked: `node`, `target` and what walks by them do not fail then, and end.
+
+    Raises:
+        ChainError: a reference to nothing, or a loop.
+    """
+    _check_references(chain)
+    _check_loops(chain.start_node, {node.name: _next_nodes(node) for node in chain.nodes}, ())
+
+
+def _check_references(found: Chain) -> None:
+    nodes = {node.name for node in found.nodes}
+    targets = {target.id for target in found.targets}
+    if found.start_node not in nodes:
+        raise ChainError("Chain.StartNode", "one of the nodes", found.start_node)
+    for node in found.nodes:
+        path = f"Chain.Nodes[{node.name}]"
+        if node.type is NodeType.RESOLVER:
+            missing = next((target for target in (node.target, *node.failover) if target not in targets), None)
+            expected = "one of the targets"
+        else:
+            missing = next((name for name in _next_nodes(node) if name not in nodes), None)
+            expected = "one of the nodes"
+            if not _next_nodes(node):
+                raise ChainError(path, f"a {node.type.value} with legs", "none")
+        if missing is not None:
+            raise ChainError(path, expected, missing or "nothing")
+
+
+def _next_nodes(node: Node) -> tuple[str, ...]:
+    legs: Iterator[Route | Split] = iter(node.routes if node.type is NodeType.ROUTER else node.splits)
+    return () if node.type is NodeType.RESOLVER else tuple(leg.next_node for leg in legs)
+
+
+def _check_loops(name: str, legs: Mapping[str, tuple[str, ...]], seen: tuple[str, ...]) -> None:
+    # Consul flattens splitters, so a chain is three or four nodes deep.
+    if name in seen:
+        raise ChainError("Chain.Nodes", "no loop", " -> ".join((*seen, name)))
+    for leg in set(legs[name]):
+        _check_loops(leg, legs, (*seen, name))

@@ -65,3 +65,23 @@ def test_a_field_that_this_hcc_does_not_know_is_named() -> None:
     strange["review"]["snapshot"]["proxy"]["shoe_size"] = 44
     with pytest.raises(ReviewError, match="shoe_size"):
         read_review(strange)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("snapshot", "upstreams", 0, "chain", "start_node"), "resolver:other", "Chain.StartNode: expected one of the"),
+        (("snapshot", "upstreams", 0, "chain", "targets"), [], "expected one of the targets, found web.default"),
+        (("options", "process", "access_log"), "syslog", "expected off, stdout, the path of a syslog socket"),
+    ],
+)
+def test_what_was_edited_and_does_not_fit_together_is_refused(
+    where: tuple[str | int, ...], value: object, said: str
+) -> None:
+    edited = written()
+    place = edited["review"]
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] = value
+    with pytest.raises(ReviewError, match=said):
+        read_review(edited)
