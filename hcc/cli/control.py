@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hcc.app.state_directory import CONTROL_SOCKET, directory_name
 from hcc.errors import HccError, SettingError
+from hcc.haproxy.layout import Layout
 
 TIMEOUT_S = 30.0
 # Who a sidecar is it says at once, unless it hangs.
@@ -93,8 +94,14 @@ def _control_sockets(base: Path) -> tuple[dict[str, Path], list[str]]:
     level = [base]
     for _ in range(2):
         level = [inner for directory in level for inner in _directories(directory, barred)]
-        found |= {one.name: one / CONTROL_SOCKET for one in level if os.path.exists(one / CONTROL_SOCKET)}  # noqa: PTH110
+        found |= {one.name: one / CONTROL_SOCKET for one in level if _is_of_a_sidecar(one)}
     return dict(sorted(found.items())), barred
+
+
+def _is_of_a_sidecar(directory: Path) -> bool:
+    """Whether an hcc runs there, or has left its HAProxy behind: one that was told to leave took its socket along."""
+    marks = (directory / CONTROL_SOCKET, Layout(str(directory)).pid_file)
+    return any(os.path.exists(mark) for mark in marks)  # noqa: PTH110 (Path's raises where it may not look)
 
 
 def _directories(parent: Path, barred: list[str]) -> list[Path]:

@@ -213,9 +213,13 @@ def test_a_sidecar_that_cannot_do_what_it_is_asked_is_of_another_hcc(base: Path)
         server.close()
 
 
-def test_doctor_warns_of_an_hcc_that_ended_without_a_drain(base: Path) -> None:
-    with well(base, "web-sidecar-proxy", "web"):
+@pytest.mark.parametrize("told_to_leave", [False, True])
+def test_doctor_warns_of_an_hcc_that_ended_without_a_drain(base: Path, told_to_leave: bool) -> None:
+    with well(base, "web-sidecar-proxy", "web") as path:
         pass
+    if told_to_leave:
+        path.with_name("haproxy.pid").touch()
+        path.unlink()
     (finding,) = check_sidecar(running(options(base), "web-sidecar-proxy"))
     assert (finding.level, finding.text.partition("found ")[2]) == (
         Level.WARNING,
