@@ -17,6 +17,7 @@ from hcc.mesh.intentions import Policy, Verdict, decide, verdict_of
 from hcc.mesh.request import Request
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.settings import Enforcement
+from hcc.spoe.caller import LONG_NAME, MAX_SOURCE_BYTES
 
 BY_REQUEST = "by request"
 """The verdict on a connection whose requests are decided one by one."""
@@ -129,6 +130,8 @@ def _caller(policy: Policy, datacenter: str, source: str, known: Iterable[str]) 
 
 
 def _verdict(policy: Policy, caller: ServiceIdentity, request: Request | None) -> Verdict:
+    if len(caller.source()) > MAX_SOURCE_BYTES:
+        return Verdict(False, LONG_NAME)
     return verdict_of(policy, caller) if request is None else decide(policy, caller, request)
 
 

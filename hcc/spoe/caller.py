@@ -24,6 +24,7 @@ RULES = b"rules"
 # Scope of all variables: `txn.<prefix>.allowed`, so that each http request has its own answer.
 SCOPE = Scope.TRANSACTION
 MAX_SOURCE_BYTES = 150
+LONG_NAME = f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes"
 
 _NOTIFY_FIN = b"\x03\x00\x00\x00\x01"
 _MESSAGE_HEAD = b"\x06caller\x01\x03der\x09"

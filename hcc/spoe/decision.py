@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hcc.mesh.caller import caller_text
 from hcc.mesh.identity import IdentityError, parse_service_uri
 from hcc.mesh.intentions import Policy, verdict_of
-from hcc.spoe.caller import MAX_SOURCE_BYTES
+from hcc.spoe.caller import LONG_NAME, MAX_SOURCE_BYTES
 from hcc.spoe.der import Certificate, CertificateError, parse_certificate
 
 MAX_REASON_CHARACTERS = 300
@@ -77,7 +77,7 @@ def judge(certificate: Certificate, policy: Policy | None) -> Decision:
         return Decision(False, "", str(exc)[:MAX_REASON_CHARACTERS])
     name = caller.source()
     if len(name) > MAX_SOURCE_BYTES:
-        return Decision(False, "", f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes")
+        return Decision(False, "", LONG_NAME)
     if policy is None:
         return Decision(False, "", f"no policy has come yet; the caller is {uris[0]!r}"[:MAX_REASON_CHARACTERS])
     verdict = verdict_of(policy, caller)

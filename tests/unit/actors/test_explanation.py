@@ -46,6 +46,15 @@ def test_a_connection_is_explained_by_the_intention_or_the_default() -> None:
     assert asked("other", replace(POLICY, default_allow=None)).default == "unknown"
 
 
+def test_a_caller_whose_name_is_too_long_is_denied_as_by_workers() -> None:
+    told = [asked("n" * 151), asked("n" * 151, path="/")]
+
+    assert {(one.verdict, one.reason) for one in told} == {
+        ("deny", "expected a name of the caller of at most 150 bytes")
+    }
+    assert asked("n" * 140).verdict == "allow"
+
+
 def test_a_caller_may_be_named_as_the_status_shows_it_unless_a_service_has_that_name() -> None:
     def source(name: str, *known: str) -> str:
         found = explained(POLICY, "dc1", parse_question({"source": [name]}), Enforcement.ENFORCE, known)
