@@ -11,6 +11,11 @@ from datetime import UTC, datetime
 _OURS = "hcc."
 
 
+def one_line(text: str) -> str:
+    """The text with all that could forge a line, or move a terminal's cursor, as Python escapes it."""
+    return text if text.isprintable() else "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
+
+
 class _Formatter(logging.Formatter):
     """What both formats share: the area, and exceptions on the line itself.
 
@@ -22,12 +27,12 @@ class _Formatter(logging.Formatter):
         return record.name.removeprefix(_OURS)
 
     def text(self, record: logging.LogRecord) -> str:
-        """The message on one line; newlines in it are escaped, so that no input can forge a second line."""
+        """The message on one line, as much of it is what others say: names in Consul, answers, files."""
         message = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             message = f"{message}: {type(error).__name__}: {error}{_place(error)}"
-        return message.replace("\n", "\\n").replace("\r", "\\r")
+        return one_line(message)
 
     def trace(self, record: logging.LogRecord) -> str:
         """The traceback, empty when there is none or it is not wanted."""

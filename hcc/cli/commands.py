@@ -108,7 +108,9 @@ def _say(program: str, error: HccError) -> None:
     if logging.getLogger().handlers:
         logging.getLogger(__name__).critical("%s", error)
     else:
-        print(f"{program}: {error}", file=sys.stderr)
+        from hcc.log import one_line
+
+        print(f"{program}: {one_line(str(error))}", file=sys.stderr)
 
 
 def _drop_output() -> None:

@@ -60,13 +60,14 @@ def _config(options: argparse.Namespace) -> int:
     from hcc.app.offline import checked_offline, made_offline
     from hcc.haproxy.binary import find_haproxy, probe
     from hcc.haproxy.capabilities import capabilities_of
+    from hcc.log import one_line
 
     found = find_haproxy(options.haproxy)
     build = probe(found.binary)
     rendered = checked_offline(review, found.binary, capabilities_of(build))
     print(rendered.config, end="")
     for problem in made_offline(review).problems:
-        print(f"hcc: {problem}", file=sys.stderr)
+        print(f"hcc: {one_line(str(problem))}", file=sys.stderr)
     print(f"hcc: {build.label()} takes it", file=sys.stderr)
     return 0
 

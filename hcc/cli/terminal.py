@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hcc.log import one_line
+
 # Wide enough that nothing is cut where no window limits a line.
 _NO_LIMIT = 10_000
 
@@ -85,7 +87,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 def styled(text: str, style: str = "") -> Text:
     """A text of somebody else's, in which nothing can move the cursor or forge a line."""
-    return Text("".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text), style=style)
+    return Text(one_line(text), style=style)
 
 
 def _longest_word(text: Text | str) -> int:

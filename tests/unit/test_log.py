@@ -50,6 +50,18 @@ def test_text_is_one_line_an_event_and_no_input_makes_two(monkeypatch: pytest.Mo
     assert said.startswith("denied: a\\nb: KeyError: 'x\\ny' (test_log.py:")
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_that_others_say_moves_the_cursor_of_who_reads_it(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    set_up_logging("info", form)
+    logging.getLogger("hcc.app").warning("service %s", "w\x1b[31m\x9b2J\u202eb\u00fc")
+
+    said = stream.getvalue().rstrip("\n")
+    assert said.isprintable()
+    assert "w\\x1b[31m\\x9b2J\\u202eb\u00fc" in (json.loads(said)["message"] if form == "json" else said)
+
+
 def test_json_has_the_same_in_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = logged(monkeypatch, "json").splitlines()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import IO
 import pytest
 
 from hcc.cli import commands
+from hcc.errors import SettingError
 
 WITHOUT_STREAMS = 'exec "$@" <&- >&- 2>&-'
 PROGRAM = """
@@ -84,6 +86,19 @@ def test_what_the_machine_lacks_is_one_line(
     assert commands.main(["run"]) == 1
 
     assert [(one.levelname, one.message) for one in caplog.records] == [("CRITICAL", told)]
+
+
+def test_a_reason_is_one_line_whatever_it_quotes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise SettingError("found x\n\x1b[2Jy")
+
+    monkeypatch.setattr(commands, "_command", fail)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    assert commands.main(["run"]) == 2
+    assert capsys.readouterr().err == "hcc: found x\\n\\x1b[2Jy\n"
 
 
 def test_a_bug_shows_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
