@@ -51,6 +51,7 @@ from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worke
 from hcc.app.control import Choice, Driven, choose_control, driven
 from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.app.head_start import HeadStart
+from hcc.app.maintenance import BEGIN_TIMEOUT_S, Maintenance
 from hcc.app.peers_file import PeersFile, register_of
 from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
@@ -61,7 +62,6 @@ from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
-from hcc.consul.errors import ConsulError
 from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import WatchKey
 from hcc.consul.sockets import tls_context
@@ -110,7 +110,6 @@ MAX_CONNECTIONS = 10_000
 WATCHDOG_ASK_S = 5.0
 # The state directory is looked for this often.
 KEEP_S = 2.0
-MAINTENANCE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -218,8 +217,7 @@ class Sidecar:
         self._directory = directory
         self._directory_problem = LastingProblem(_log)
         self._program = parts.program
-        self._agent = agent
-        self._chosen = chosen
+        self._maintenance = Maintenance(agent.make_client, chosen.proxy_id)
         self._manager = manager = watchers.manager
         self._metrics = watchers.metrics
         self._at_rest = threading.Event()
@@ -401,7 +399,7 @@ class Sidecar:
         self._pool.start()
         self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
         if self._settings.drain_maintenance:
-            _in_background(lambda: self._in_maintenance(on=False))
+            self._maintenance.end(signals.stop)
         end = End.GAVE_UP
         try:
             self._wait(signals)
@@ -486,7 +484,7 @@ class Sidecar:
     def _longest_end_s(self, end: End) -> float:
         settings = self._settings
         drain_s = settings.drain_delay_s + settings.drain_timeout_s + DRAIN_SLACK_S
-        drain_s += MAINTENANCE_TIMEOUT_S + REST_TIMEOUT_S
+        drain_s += BEGIN_TIMEOUT_S + REST_TIMEOUT_S
         return STOP_TIMEOUT_S + POOL_CLOSE_S + (drain_s if end is End.DRAINED else 0.0)
 
     def _drain(self, signals: Signals) -> None:
@@ -496,7 +494,7 @@ class Sidecar:
         self._draining.announced = True
         self.tree().tell(ADMIN, Drain())
         if settings.drain_maintenance:
-            _in_background(lambda: self._in_maintenance(on=True)).join(MAINTENANCE_TIMEOUT_S)
+            self._maintenance.begin()
         signals.hurry.wait(settings.drain_delay_s)
         self._draining.frozen = True
         # All others go on, however long what is open may take: who is denied is cut, and endpoints come and go.
@@ -506,15 +504,6 @@ class Sidecar:
         self._draining.begin(timeout_s)
         self.tree().tell(PROCESS_SUPERVISOR, Drain())
         _wait_for(self._drained, signals, timeout_s + DRAIN_SLACK_S)
-
-    def _in_maintenance(self, *, on: bool) -> None:
-        client = self._agent.make_client()
-        try:
-            client.maintenance(self._chosen.proxy_id, on=on, reason="drained by hcc")
-        except ConsulError as exc:
-            _log.warning("maintenance mode: %s", exc)
-        finally:
-            client.close()
 
     def _end_haproxy(self) -> None:
         """Make sure: after a hurried stop, or when ProcessSupervisor could not do it."""
@@ -542,13 +531,6 @@ def _wait_for(event: threading.Event, signals: Signals, timeout_s: float) -> Non
     deadline = time.monotonic() + timeout_s
     while not event.wait(POLL_S) and not signals.hurry.is_set() and time.monotonic() < deadline:
         pass
-
-
-def _in_background(call: Callable[[], None]) -> threading.Thread:
-    """Call Consul in a thread of its own: nobody waits for long for an agent that does not answer."""
-    thread = threading.Thread(target=call, name="maintenance", daemon=True)
-    thread.start()
-    return thread
 
 
 def _watcher_maker(agent: Agent) -> Callable[[WatchKey, Deliver], Watcher]:
