@@ -18,6 +18,7 @@ from hcc.diagnosis.finding import Finding, Section, failed, skipped
 from hcc.diagnosis.haproxy import check_haproxy
 from hcc.diagnosis.machine import (
     Listener,
+    check_access_log,
     check_file_descriptors,
     check_port,
     check_state_directory,
@@ -87,6 +88,8 @@ def _machine(
             yield check_port(listener, directory, pid)
     yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS)
     yield from check_state_directory(Path(settings.state_dir), directory, pid)
+    if settings.access_log.startswith("/"):
+        yield check_access_log(settings.access_log)
 
 
 def listeners(registration: Registration, settings: RunSettings) -> tuple[Listener, ...]:

@@ -57,6 +57,17 @@ def check_port(listener: Listener, directory: Path | None, sidecar_pid: int) -> 
     return failed(subject, problem.strerror or str(problem), "choose another address")
 
 
+def check_access_log(path: str) -> Finding:
+    """Whether somebody takes HAProxy's lines at that socket; where nobody does, HAProxy drops them without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as exc:
+            remedy = "HAProxy drops its lines meanwhile: start the syslog there, or name another one with --access-log"
+            return warning("access log", f"{path}: {exc.strerror or exc}", remedy)
+    return ok("access log", f"{path} takes lines")
+
+
 def _taken(subject: str, port: int, directory: Path | None, sidecar_pid: int) -> Finding:
     owners = tuple(sorted(set(_owners(port))))
     if any(_is_ours(pid, directory, sidecar_pid) for pid in owners):

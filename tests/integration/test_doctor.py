@@ -24,6 +24,7 @@ from hcc.diagnosis.doctor import examine
 from hcc.diagnosis.finding import Finding, Level, Section, any_failed
 from hcc.diagnosis.machine import (
     Listener,
+    check_access_log,
     check_file_descriptors,
     check_port,
     check_state_directory,
@@ -347,6 +348,22 @@ def test_a_state_directory_that_run_refuses_is_told_before_it_is_made(
     assert "of our own, found it is of the user with the ID" in theirs.text
     # Root may look at the sidecar of another user.
     assert next(check_state_directory(base, base / "web", os.getpid())).level is Level.OK
+
+
+def test_an_access_log_that_nobody_takes_is_told(agent: DevAgent, base: Path) -> None:
+    path = base / "log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(path))
+        assert check_access_log(str(path)).level is Level.OK
+    for gone, said in ((path, "Connection refused"), (base / "none", "No such file"), (base / ("x" * 200), "too long")):
+        finding = check_access_log(str(gone))
+        assert (finding.level, said in finding.text) == (Level.WARNING, True)
+
+    sections = examine(
+        settings(base, access_log=str(path)), consul_settings(http_addr=agent.http_addr), lambda _: NOBODY
+    )
+
+    assert "access log" in {finding.subject for section in sections for finding in section.findings}
 
 
 def test_the_owner_of_a_control_socket_is_the_process_that_listens(base: Path) -> None:
