@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
 
 KEEP_ALIVE_MS = 3_600_000
@@ -20,6 +21,16 @@ def frontend_mode(mode: Mode) -> Iterator[str]:
 def client_timeout(milliseconds: int) -> Iterator[str]:
     """How long a frontend's client may be silent."""
     yield f"  timeout client {words.milliseconds(milliseconds)}"
+
+
+def no_h2(capabilities: Capabilities) -> Iterator[str]:
+    """What keeps HAProxy from speaking HTTP/2 with whoever begins so.
+
+    One connection may have many requests then, which a caller, one that is denied as well, can give up as fast as it
+    makes them: that keeps HAProxy from all else.
+    """
+    if capabilities.has(Feature.DISABLE_H2_UPGRADE):
+        yield "  option disable-h2-upgrade"
 
 
 def kept_alive() -> Iterator[str]:

@@ -15,6 +15,7 @@ from hcc.haproxy.render_lines import (
     client_timeout,
     frontend_mode,
     kept_alive,
+    no_h2,
     timeout_lines,
 )
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
@@ -62,10 +63,8 @@ def public_listener(
     yield from frontend_mode(public.mode)
     yield f"  bind {bind_address(public.bind)} {bind_tls(public, paths[CERTIFICATE_LIST])}"
     yield from client_timeout(public.client_timeout_ms)
-    if public.mode is Mode.HTTP and H2 not in public.tls.alpn and capabilities.has(Feature.DISABLE_H2_UPGRADE):
-        # HAProxy would speak it with whoever begins so. One connection may have many requests then, which a caller, a
-        # denied one as well, can give up as fast as it makes them: that keeps HAProxy from all else.
-        yield "  option disable-h2-upgrade"
+    if public.mode is Mode.HTTP and H2 not in public.tls.alpn:
+        yield from no_h2(capabilities)
     if public.max_connections:
         yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(public.max_connections)} }}"
     asked_by_request = authorisation if public.authorised and public.mode is Mode.HTTP else None

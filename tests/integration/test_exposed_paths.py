@@ -89,6 +89,13 @@ def test_no_clear_text_http2_tunnel_begins_there(exposing: Exposing) -> None:
     assert "h2c" not in text
 
 
+def test_no_http2_is_spoken_where_no_application_speaks_it(exposing: Exposing) -> None:
+    with socket.create_connection(("127.0.0.1", exposing.port), timeout=DEADLINE_S) as client:
+        # RFC 9113 section 3.4, and a SETTINGS frame without settings.
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+        assert client.recv(100).startswith(b"HTTP/1.1 40")
+
+
 class Http2App(Server):
     """Answers each request with 200 and an end."""
 
