@@ -142,10 +142,14 @@ class ConsulClient:
             said += answer
         return Result(said)
 
-    def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False) -> Result:
-        """The compiled discovery chain, from any server, or from the agent's cache, which follows a server."""
+    def chain(self, key: ChainWatch, index: int = 0, *, cached: bool = False, asked_in: str = "") -> Result:
+        """The compiled discovery chain, from any server, or from the agent's cache, which follows a server.
+
+        `asked_in` is the datacenter whose servers answer, by what the token may there; empty for the agent's own.
+        """
         source = "cached" if cached else "stale"
-        params = [(source, ""), ("compile-dc", key.datacenter), *self._tenancy(key.namespace, key.partition)]
+        params = [(source, ""), ("dc", asked_in), ("compile-dc", key.datacenter)]
+        params += self._tenancy(key.namespace, key.partition)
         override = _chain_override(key)
         path = f"/v1/discovery-chain/{_segment(key.service)}"
         return self._blocking(path, params, index, body=override if len(override) else None)

@@ -104,8 +104,9 @@ def fetch(
         raise ConsulPermissionError(f"{msg}give it service:read and node:read", 403)
     asked = _service_behind(key, result) if not value else None
     if asked is not None:
-        # Consul 1.8.7 and 1.14.4 do not mark what ACLs emptied (tried), but refuse this to the same token.
-        client.chain(asked)
+        # Consul 1.8.7 and 1.14.4 do not mark what ACLs emptied (tried), but refuse this to the same token. What it may
+        # is up to the datacenter that was asked.
+        client.chain(asked, asked_in=asked.datacenter)
     return _fetched(key, value, result, position)
 
 
@@ -139,10 +140,10 @@ def _ask(  # noqa: C901, PLR0911 - one return for each kind of key
 def _service_behind(key: WatchKey, result: Result) -> ChainWatch | None:
     """The chain of the service that instances were asked for; None where it was something else."""
     if isinstance(key, EndpointsWatch):
-        return ChainWatch(key.service, namespace=key.namespace, partition=key.partition)
+        return ChainWatch(key.service, key.datacenter, key.namespace, key.partition)
     # What a prepared query finds is of the service that it names.
     service = fields(result.data, "").text("Service") if isinstance(key, QueryWatch) else ""
-    return ChainWatch(service) if service else None
+    return ChainWatch(service, key.datacenter) if service and isinstance(key, QueryWatch) else None
 
 
 def _value(key: WatchKey, result: Result) -> Answer:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
+from tests.consul_agent import acls
 from tests.e2e.agents import ConsulAgent, server_config
 from tests.e2e.certificates import change_ca, mesh_certificate, served_certificate
 from tests.e2e.clients import fresh_requests, http_get, is_refused, kept_requests, tcp_ask, tcp_requests
@@ -17,7 +21,7 @@ from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import joined_pair
 from tests.e2e.versions import on_2_8
-from tests.e2e.waiting import wait_until
+from tests.e2e.waiting import stays, wait_until
 
 pytestmark = pytest.mark.e2e
 WEB_PORT, DB_PORT = 9671, 9672
@@ -52,15 +56,25 @@ class Federation:
 @pytest.fixture(scope="module", params=["", "1.8"])
 def federated(site: Site, request: pytest.FixtureRequest) -> Iterator[Site]:
     """The agents of both datacenters, each a server, in place of a server's and a client's."""
-    line = str(request.param)
+    with _federated(site, str(request.param)) as made:
+        yield made
+
+
+@contextmanager
+def _federated(site: Site, line: str, token: str = "") -> Iterator[Site]:
+    """Both agents; with a token under ACLs that deny by default, and it is the management token."""
     directory = site.directory / f"wan-{site.number()}"
     directory.mkdir()
     with joined_pair(("p", "s")) as (one, two), ExitStack() as stack:
-        whole = {"primary_datacenter": "dc1"}
+        whole: dict[str, Any] = {"primary_datacenter": "dc1"}
+        if token:
+            whole |= acls(line, token)
+            whole["acl"]["enable_token_replication"] = True
+            whole["acl"]["tokens"]["replication"] = token
         joining = {"datacenter": "dc2", "retry_join_wan": [one.address], "retry_interval_wan": "300ms"}
         agents = [
-            ConsulAgent(one, directory / "dc1", server_config("p", one.address) | whole, line=line),
-            ConsulAgent(two, directory / "dc2", server_config("s", two.address) | whole | joining, line=line),
+            ConsulAgent(one, directory / "dc1", server_config("p", one.address) | whole, token, line),
+            ConsulAgent(two, directory / "dc2", server_config("s", two.address) | whole | joining, token, line),
         ]
         for agent in agents:
             stack.callback(agent.process.forget)
@@ -136,6 +150,53 @@ def test_a_new_ca_of_the_primary_datacenter_costs_no_request_to_the_secondary(
             load.go_on(50)
     for load in loads:
         load.assert_clean()
+
+
+@pytest.mark.parametrize("consul_line", ["1.8", "1.14", "1.20"], indirect=True)
+@on_2_8
+@pytest.mark.timeout(240)
+def test_a_token_that_may_see_nothing_in_another_datacenter_takes_no_instance_there_away(
+    site: Site, haproxy: str, consul_line: str
+) -> None:
+    management = str(uuid.uuid4())
+    with _federated(site, consul_line, management) as guarded, ExitStack() as stack:
+        mesh = Mesh(guarded, haproxy)
+        stack.callback(mesh.close)
+        mesh.intend("caller", "db", "allow")
+        usual, limited = _token(guarded, "caller"), _token(guarded, "caller", "dc1")
+        files = [guarded.directory / f"{name}.token" for name in ("db", "caller")]
+        for file, (_, secret) in zip(files, (_token(guarded, "db"), usual), strict=True):
+            file.touch(mode=0o600)
+            file.write_text(secret)
+        db = mesh.add(Service("db", host="b"), "--token-file", str(files[0]))
+        calls = (upstream("db", DB_PORT, Datacenter="dc2"),)
+        caller = mesh.add(Service("caller", upstreams=calls), "--token-file", str(files[1]))
+        place = caller.namespace
+        wait_until("db in dc2", lambda: tcp_ask(place, DB_PORT) == "db", JOINED_S)
+        files[1].write_text(limited[1])
+        caller.sidecar.hang_up()
+        wait_until("the token to be read", lambda: "the token changed" in caller.sidecar.log_text())
+        # The question that waits was asked with it, and ends, on Consul 1.8 at the next change.
+        guarded.server.delete(f"/v1/acl/token/{usual[0]}")
+        states = itertools.cycle(("warning", "passing"))
+
+        def refused() -> bool:
+            db.set_health(next(states))
+            return "give it service:read" in caller.sidecar.log_text()
+
+        wait_until("the refusal in the log", refused, JOINED_S, pause_s=0.5)
+        stays("db serving", lambda: tcp_ask(place, DB_PORT) == "db", 2.0)
+        assert "give it service:read" in caller.sidecar.command("status").stdout
+
+
+def _token(federated: Site, service: str, *datacenters: str) -> tuple[str, str]:
+    """Accessor and secret of a new token with the service's identity, in these datacenters or in all; both know it."""
+    identity = {"ServiceName": service, "Datacenters": list(datacenters)}
+    made = federated.server.put("/v1/acl/token", {"ServiceIdentities": [identity]})
+    secret = str(made["SecretID"])
+    known = "/v1/acl/token/self"
+    wait_until("the token in dc2", lambda: federated.client.ask("GET", known, token=secret).status == 200, JOINED_S)
+    return str(made["AccessorID"]), secret
 
 
 def _issuer(federation: Federation, directory: Path) -> bytes:

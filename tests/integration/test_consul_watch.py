@@ -564,6 +564,17 @@ def test_an_empty_list_without_a_mark_is_believed_only_if_the_token_may_read(fak
     assert observed.instances() == ()
 
 
+@pytest.mark.parametrize("key", [EndpointsWatch("db", "dc2", wan=True), QueryWatch("find-db", "dc2", "dc1", 20)])
+def test_what_the_token_may_is_asked_of_the_datacenter_that_found_nothing(
+    fake: FakeConsul, watch: Watch, key: WatchKey
+) -> None:
+    fake.create_query("find-db", "db")
+    fake.take_rights()
+    assert "service:read" in str(watch(key).failure(ConsulPermissionError).error)
+    (asked,) = {path for _, path, _ in fake.requests if "discovery-chain" in path}
+    assert "dc=dc2" in asked.partition("?")[2].split("&")
+
+
 def test_nor_is_a_query_that_finds_nothing_believed_otherwise(fake: FakeConsul, watch: Watch) -> None:
     fake.create_query("find-db", "db")
     observed = watch(QueryWatch("find-db", "", "dc1", 20))
