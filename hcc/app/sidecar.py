@@ -57,6 +57,7 @@ from hcc.app.selection import Chosen, choose_proxy
 from hcc.app.service_manager import EXTEND_S, ServiceManager
 from hcc.app.signals import Signals
 from hcc.app.state_directory import LockedError, StateDirectory
+from hcc.consul.agent_tls import AgentTls
 from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
@@ -64,7 +65,6 @@ from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.held_chains import HeldChains
 from hcc.consul.keys import WatchKey
-from hcc.consul.sockets import tls_context
 from hcc.consul.stats_service import StatsService, stats_definition
 from hcc.consul.watch import Watcher
 from hcc.errors import HccError, SettingError
@@ -513,12 +513,12 @@ class Sidecar:
 
 
 def consul_agent(consul: ConsulSettings, metrics: Metrics) -> Agent:
-    """The agent of these settings; its clients share one TLS context, which takes long to make.
+    """The agent of these settings; its clients share one TLS context, as one takes long to make.
 
     Raises:
         SettingError: the token file or a certificate file cannot be used.
     """
-    tls, tokens = tls_context(consul), TokenSource(consul)
+    tls, tokens = AgentTls(consul), TokenSource(consul)
 
     def count(outcome: str) -> None:
         metrics.consul_requests.labels(outcome).inc()

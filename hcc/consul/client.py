@@ -8,18 +8,17 @@ registration of a service. Answers come back as parsed JSON; `hcc.consul.decode`
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from consul import base
 
+from hcc.consul.agent_tls import AgentTls
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.errors import ConsulAnswerError, ConsulUnavailableError
 from hcc.consul.exchange import Exchange
 from hcc.consul.keys import ChainWatch, EndpointsWatch
 from hcc.consul.response import Result, result_of, status_error
-from hcc.consul.sockets import tls_context
 from hcc.mesh.secret import Secret
 
 # For what does not block: Consul may wait for a leader (7 s), or for a certificate to be signed.
@@ -46,7 +45,7 @@ class ConsulClient:
     Args:
         token: asked before every request, so that it may change.
         wait_s: how long Consul may hold a blocking query.
-        tls: a context of `tls_context`, to share one among clients; made when not given.
+        tls: to share one among clients; made when not given.
         count: told the outcome of every request: the status of the answer, `none` when there was none.
     """
 
@@ -56,13 +55,13 @@ class ConsulClient:
         token: Callable[[], Secret | None] | None = None,
         *,
         wait_s: float = DEFAULT_WAIT_S,
-        tls: ssl.SSLContext | None = None,
+        tls: AgentTls | None = None,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._wait_s = wait_s
         self._namespace = (("ns", settings.namespace), ("partition", settings.partition))
         fixed = settings.token
-        self._exchange = Exchange(settings, tls or tls_context(settings), token or (lambda: fixed))
+        self._exchange = Exchange(settings, tls or AgentTls(settings), token or (lambda: fixed))
         self._http = _Http(self._exchange, count)
         self._agent = _Groups(self._http).agent
 

@@ -24,14 +24,14 @@ class Exchange:
 
     Args:
         settings: address and basic authentication.
-        tls: None for plain HTTP.
+        tls: asked before every new connection; gives None for plain HTTP.
         token: asked before every request.
     """
 
     def __init__(
         self,
         settings: ConsulSettings,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext | None],
         token: Callable[[], Secret | None],
     ) -> None:
         self._base_url = settings.address.base_url()

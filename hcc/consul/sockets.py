@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -88,11 +88,13 @@ class _Plain(HTTPConnection):
 
 
 class _Encrypted(HTTPSConnection):
-    """As `_Plain`, with TLS."""
+    """As `_Plain`, with TLS by the certificates of now."""
 
     switch: ClassVar[Switch]
+    tls: ClassVar[staticmethod[[], ssl.SSLContext | None]]
 
     def connect(self) -> None:
+        self.ssl_context = self.tls()
         super().connect()
         # Where nobody verifies that is said once, by tls_context, and not as a warning for each request.
         self.is_verified = True
@@ -108,7 +110,9 @@ class _Encrypted(HTTPSConnection):
 class AgentAdapter(HTTPAdapter):
     """Sends every request of a session to one agent, whatever host its URL names."""
 
-    def __init__(self, address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, server_name: str) -> None:
+    def __init__(
+        self, address: AgentAddress, switch: Switch, tls: Callable[[], ssl.SSLContext | None], server_name: str
+    ) -> None:
         super().__init__()
         self._pool = _pool(address, switch, tls, server_name)
 
@@ -133,7 +137,7 @@ class AgentAdapter(HTTPAdapter):
 
 
 def tls_context(settings: ConsulSettings) -> ssl.SSLContext | None:
-    """What the agent's certificate is checked with; None for plain HTTP. May be shared by all clients.
+    """What the agent's certificate is checked with, and ours; None for plain HTTP. May be shared by all clients.
 
     Raises:
         SettingError: a certificate or key file that cannot be used.
@@ -194,8 +198,11 @@ def _readable(what: str, files: str) -> Iterator[None]:
         raise SettingError(f"TLS to Consul: expected {what}, found {exc.strerror}: {files}") from exc
 
 
-def _pool(address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, server_name: str) -> HTTPConnectionPool:
-    if tls is None:
+def _pool(
+    address: AgentAddress, switch: Switch, tls: Callable[[], ssl.SSLContext | None], server_name: str
+) -> HTTPConnectionPool:
+    context = tls()
+    if context is None:
         plain = HTTPConnectionPool(address.host, address.port, maxsize=_POOL_SIZE)
         plain.ConnectionCls = type("Plain", (_Plain,), {"switch": switch, "socket_path": address.socket})
         return plain
@@ -203,12 +210,12 @@ def _pool(address: AgentAddress, switch: Switch, tls: ssl.SSLContext | None, ser
         address.host,
         address.port,
         maxsize=_POOL_SIZE,
-        ssl_context=tls,
-        cert_reqs="CERT_REQUIRED" if tls.verify_mode is ssl.CERT_REQUIRED else "CERT_NONE",
+        ssl_context=context,
+        cert_reqs="CERT_REQUIRED" if context.verify_mode is ssl.CERT_REQUIRED else "CERT_NONE",
         server_hostname=server_name or None,
         assert_hostname=server_name or None,
     )
-    pool.ConnectionCls = type("Encrypted", (_Encrypted,), {"switch": switch})
+    pool.ConnectionCls = type("Encrypted", (_Encrypted,), {"switch": switch, "tls": staticmethod(tls)})
     return pool
 
 

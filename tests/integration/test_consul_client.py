@@ -218,6 +218,29 @@ def test_a_certificate_file_that_is_none_is_a_setting_error(tls: Tls) -> None:
         ConsulClient(consul_settings(**tls.choices))
 
 
+def test_certificate_files_that_were_replaced_are_used_by_the_next_connection(
+    tls: Tls, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    renewed = {path: path.read_bytes() for path in (tls.ca, tls.certificate, tls.key)}
+    other = trustme.CA()
+    expired = other.issue_cert("client")
+    other.cert_pem.write_to_path(str(tls.ca))
+    expired.cert_chain_pems[0].write_to_path(str(tls.certificate))
+    expired.private_key_pem.write_to_path(str(tls.key))
+    client = connect(consul_settings(**tls.choices))
+    with pytest.raises(ConsulUnavailableError, match="certificate verify failed"):
+        client.services()
+    tls.ca.write_bytes(renewed[tls.ca])
+    with pytest.raises(ConsulUnavailableError):
+        client.services()
+    tls.certificate.write_bytes(renewed[tls.certificate])
+    with pytest.raises(ConsulUnavailableError):
+        client.services()
+    assert "the certificates of before stay: TLS to Consul: expected a certificate and its key" in caplog.text
+    tls.key.write_bytes(renewed[tls.key])
+    assert client.services().data == {}
+
+
 def test_every_request_asks_for_the_token_anew(fake: FakeConsul, connect: Connect) -> None:
     tokens = iter([None, Secret("one"), Secret("two")])
     client = connect(consul_settings(http_addr=fake.http_addr), lambda: next(tokens))

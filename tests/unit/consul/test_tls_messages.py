@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from hcc.consul.agent_tls import AgentTls
 from hcc.consul.client import ConsulClient
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulUnavailableError
@@ -145,7 +146,7 @@ def test_a_port_that_speaks_plain_http_is_told_as_such() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         _answering(server, b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         settings = consul_settings(http_addr=f"https://127.0.0.1:{server.getsockname()[1]}")
-        client = ConsulClient(settings, lambda: None, tls=tls_context(settings))
+        client = ConsulClient(settings, lambda: None, tls=AgentTls(settings))
         with pytest.raises(ConsulUnavailableError, match="found no TLS there: that port speaks plain HTTP"):
             client.services()
         client.close()
