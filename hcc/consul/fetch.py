@@ -73,11 +73,17 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One good answer; `poll_s`: the next question cannot block, so ask it no sooner."""
+    """One good answer.
+
+    Args:
+        poll_s: the next question cannot block, so ask it no sooner.
+        cut_off_s: the agent has it from its cache, and lost its servers so long ago (whole seconds); None: from them.
+    """
 
     value: Answer
     position: Position
     poll_s: float = 0.0
+    cut_off_s: int | None = None
 
 
 def fetch(
@@ -172,9 +178,12 @@ def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -
             return Fetched(value, Position(hash=result.hash), 0.0 if result.hash else POLL_S)
         case _:
             read_so_far = result.data if isinstance(result.data, Reading) else Reading()
+            # Of a leaf the agent says how old it is.
+            cut_off_s = None if isinstance(key, LeafWatch) else result.cut_off_s
             if result.index is None:
-                return Fetched(value, Position(reading=read_so_far), POLL_S)
-            return Fetched(value, Position(next_index(position.index, result.index), reading=read_so_far))
+                return Fetched(value, Position(reading=read_so_far), POLL_S, cut_off_s)
+            position = Position(next_index(position.index, result.index), reading=read_so_far)
+            return Fetched(value, position, cut_off_s=cut_off_s)
 
 
 def _fetch_intentions(

@@ -29,7 +29,7 @@ _FIRST_RETRY_SPREAD_S = 0.2
 _MAX_DOUBLINGS = 10
 # What does not exist may be registered any moment, and asking costs the agent little.
 MAX_NOT_FOUND_RETRY_S = 5.0
-# An agent that is not there costs nothing to ask, and when it is back, all should know soon.
+# An agent that is not there, or has no servers, costs little to ask, and when it is back, all should know soon.
 MAX_UNAVAILABLE_RETRY_S = 10.0
 # Watches that failed while Consul was away are spread over this time when it answers one of them.
 HURRY_S = 0.5

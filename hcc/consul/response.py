@@ -30,6 +30,8 @@ class Result:
         hash: for the next hash-based blocking query; empty when Consul gave none.
         filtered_by_acls: entries are missing because the token may not see them.
         default_policy: `allow`, `deny`, or empty before Consul 1.9.
+        cut_off_s: of an answer from the agent's cache: whole seconds since the agent lost its servers, or, of a leaf,
+            since it came; None of any other.
     """
 
     data: Any
@@ -37,6 +39,7 @@ class Result:
     hash: str = ""
     filtered_by_acls: bool = False
     default_policy: str = ""
+    cut_off_s: int | None = None
 
 
 def status_error(code: int, request: str, text: str, headers: Mapping[str, str]) -> ConsulStatusError:
@@ -111,6 +114,7 @@ def result_of(
         hash=headers.get("X-Consul-ContentHash", ""),
         filtered_by_acls=headers.get("X-Consul-Results-Filtered-By-ACLs", "") == "true",
         default_policy=headers.get("X-Consul-Default-ACL-Policy", ""),
+        cut_off_s=_number(headers.get("Age")) if headers.get("X-Cache") == "HIT" else None,
     )
 
 

@@ -77,6 +77,7 @@ class WatchFailed:
 
 
 WatchEvent = WatchValue | WatchFailed
+_CUT_OFF = "expected an answer of Consul's servers, found that the agent has lost them and repeats what it knows"
 
 
 class Watcher:
@@ -131,6 +132,7 @@ class Watcher:
         self._began_at = clock()
         # Since when it fails, and why; replaced as one, since other threads read it.
         self._failing: tuple[float, str] | None = None
+        self._error: HccError | None = None
         # The last question failed, and not because of what it asked.
         self._away = False
 
@@ -183,6 +185,8 @@ class Watcher:
             client = self._connected()
             asked_at = self._clock()
             fetched = self._fetched(client)
+            if (error := self._why_nothing_new(fetched)) is not None:
+                return self._failed(error)
             return self._arrived(fetched, self._clock() - asked_at)
         except InterruptedPollError:
             return 0.0
@@ -203,7 +207,21 @@ class Watcher:
             finally:
                 self._hang_up()
         # Spread, so that those who began together do not go on asking together.
-        return Fetched(found.value, Position(), self._chains.poll_s * (0.5 + self._jitter()))
+        return Fetched(found.value, Position(), self._chains.poll_s * (0.5 + self._jitter()), found.cut_off_s)
+
+    def _why_nothing_new(self, fetched: Fetched) -> HccError | None:
+        """Why what the agent repeats from its cache tells nothing of Consul; None where it does, or says otherwise.
+
+        An agent that lost its servers fails the question that waits for news, and answers the next one from its cache.
+        """
+        if fetched.cut_off_s is None or fetched.value != self._answer:
+            return None
+        failing = self._failing
+        # In its first second the agent says 0 all the same.
+        has_just_failed = failing is not None and self._clock() - failing[0] < 1.0
+        if not fetched.cut_off_s and not has_just_failed:
+            return None
+        return ConsulUnavailableError(_CUT_OFF) if failing is None else self._error
 
     def _connected(self) -> ConsulClient:
         if self._client is None:
@@ -263,6 +281,7 @@ class Watcher:
         since = self._failing[0] if self._failing else now
         with self._telling:
             self._failing = (since, str(error))
+        self._error = error if isinstance(error, HccError) else None
         self._away = _is_outage(error)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
         self._position = Position()
@@ -300,7 +319,7 @@ def _longest_retry_s(error: Exception) -> float:
     match error:
         case ConsulNotFoundError():
             return MAX_NOT_FOUND_RETRY_S
-        case ConsulUnavailableError():
+        case ConsulUnavailableError() | ConsulStatusError(code=HTTPStatus.INTERNAL_SERVER_ERROR):
             return MAX_UNAVAILABLE_RETRY_S
         case _:
             return MAX_RETRY_S

@@ -476,6 +476,49 @@ def test_a_fault_is_told_and_so_is_the_recovery_though_nothing_changed(
     assert [path for _, path, _ in fake.requests if "ca/roots" in path][2] == "/v1/agent/connect/ca/roots"
 
 
+def from_cache(age_s: int) -> Fault:
+    """What the agent knows, told from its cache, that long after it lost its servers."""
+    return Fault("headers", headers=(("X-Cache", "HIT"), ("Age", str(age_s))))
+
+
+def test_an_agent_that_repeats_what_it_knows_is_no_recovery(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(RootsWatch())
+    observed.value(Roots)
+    until("a blocking question", lambda: fake.count("ca/roots?index=") == 1)
+    for fault in (Fault("status", text="No known Consul servers"), from_cache(0), from_cache(7)):
+        fake.fail("ca/roots", fault)
+    assert len({str(observed.failure(ConsulStatusError).error) for _ in range(3)}) == 1
+    assert observed.recovery().recovered
+
+
+def test_what_is_news_is_told_though_it_is_from_the_cache(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(RootsWatch())
+    first = observed.value(Roots)
+    until("a blocking question", lambda: fake.count("ca/roots?index=") == 1)
+    fake.fail("ca/roots", Fault("status"))
+    fake.fail("ca/roots", from_cache(7))
+    fake.rotate_roots()
+    observed.failure(ConsulStatusError)
+    assert observed.value(Roots) != first
+
+
+def test_a_chain_that_is_asked_of_the_cache_fails_while_the_agent_has_lost_its_servers(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    observed = watch(ChainWatch("web"), chains=HeldChains(places=0, poll_s=0.05))
+    observed.value(Chain)
+    fake.fail("chain/web", from_cache(7))
+    assert "the agent has lost them" in str(observed.failure(ConsulUnavailableError).error)
+    assert observed.recovery().recovered
+
+
+def test_one_that_no_server_answers_is_asked_again_within_ten_seconds(fake: FakeConsul, watch: Watch) -> None:
+    chances = iter((0.0,) * 8)
+    fake.fail("ca/roots", Fault("status", code=500), times=9)
+    observed = watch(RootsWatch(), jitter=lambda: next(chances, 0.99))
+    assert 5 < [observed.failure(ConsulStatusError) for _ in range(9)][-1].retry_s <= 10
+
+
 def test_a_row_of_failures_keeps_its_beginning(fake: FakeConsul, watch: Watch) -> None:
     fake.fail("ca/roots", Fault("status"), times=3)
     observed = watch(RootsWatch())
@@ -622,7 +665,7 @@ def test_a_watch_that_was_refused_again_and_again_begins_anew_with_a_new_token(f
     assert observed.value(Leaf).serial == "01"
 
 
-@pytest.mark.parametrize(("fault", "asked"), [(FORBIDDEN, 6), (Fault("status", code=500), 0)])
+@pytest.mark.parametrize(("fault", "asked"), [(FORBIDDEN, 6), (Fault("status", code=429), 0)])
 def test_a_watch_without_a_new_token_or_a_refusal_goes_on_with_its_pauses(
     fake: FakeConsul, watch: Watch, fault: Fault, asked: int
 ) -> None:
