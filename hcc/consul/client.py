@@ -58,7 +58,7 @@ class ConsulClient:
         tls: AgentTls | None = None,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._wait_s = wait_s
+        self.wait_s = wait_s
         self._namespace = (("ns", settings.namespace), ("partition", settings.partition))
         fixed = settings.token
         self._exchange = Exchange(settings, tls or AgentTls(settings), token or (lambda: fixed))
@@ -205,7 +205,7 @@ class ConsulClient:
         body: Mapping[str, object] | None = None,
         parse: Callable[[bytes], object] = json.loads,
     ) -> Result:
-        self._http.timeout = _read_timeout_s(self._wait_s) if blocks else ANSWER_TIMEOUT_S
+        self._http.timeout = _read_timeout_s(self.wait_s) if blocks else ANSWER_TIMEOUT_S
         self._http.parse = parse
         try:
             if body is None:
@@ -233,7 +233,7 @@ class ConsulClient:
         return [(name, value) for name, value in targets.items() if value and (value, own[name]) != needless]
 
     def _wait(self) -> str:
-        return f"{round(self._wait_s * 1000)}ms"
+        return f"{round(self.wait_s * 1000)}ms"
 
 
 class _Http(base.HTTPClient):  # type: ignore[misc] # python-consul2 has no types

@@ -187,7 +187,8 @@ class Watcher:
             fetched = self._fetched(client)
             if (error := self._why_nothing_new(fetched)) is not None:
                 return self._failed(error)
-            return self._arrived(fetched, self._clock() - asked_at)
+            held_s = self._clock() - asked_at
+            return self._arrived(fetched if held_s >= client.wait_s else self._in_this_history(fetched), held_s)
         except InterruptedPollError:
             return 0.0
         except HccError as exc:
@@ -222,6 +223,14 @@ class Watcher:
         if not fetched.cut_off_s and not has_just_failed:
             return None
         return ConsulUnavailableError(_CUT_OFF) if failing is None else self._error
+
+    def _in_this_history(self, fetched: Fetched) -> Fetched:
+        """What came before the wait was over, without an index that nothing may ever exceed again.
+
+        Servers that get an older snapshot end all questions at once with what they knew; they then count from less.
+        """
+        ended = fetched.position.index == self._position.index
+        return replace(fetched, position=replace(fetched.position, index=0)) if ended else fetched
 
     def _connected(self) -> ConsulClient:
         if self._client is None:

@@ -427,6 +427,17 @@ def test_an_index_that_goes_back_is_dropped(fake: FakeConsul, watch: Watch) -> N
     assert ["index" in path for path in targets] == [False, True, False, True]
 
 
+def test_a_question_that_ends_early_without_news_is_not_asked_again_from_there(fake: FakeConsul, watch: Watch) -> None:
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    until("a question that waits", lambda: fake.count("intentions/match?by=destination&name=web&index=") == 1)
+    # As servers that get an older snapshot end it; from then on their indexes are smaller.
+    fake.fail("intentions/match", Fault("headers"))
+    until("one without an index", lambda: fake.count("intentions/match") >= 3)
+    asked = [path for _, path, _ in fake.requests if "intentions/match" in path]
+    assert ["index=" in path for path in asked[:3]] == [False, True, False]
+
+
 def test_index_zero_never_makes_a_loop_of_questions(fake: FakeConsul, watch: Watch) -> None:
     fake.fail("ca/roots", Fault("headers", headers=(("X-Consul-Index", "0"),)))
     watch(RootsWatch()).value(Roots)
