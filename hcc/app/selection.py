@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import (
+    ConsulCutOffError,
     ConsulError,
     ConsulPermissionError,
     ConsulStatusError,
@@ -133,5 +134,6 @@ def _may_pass(error: HccError, services: object) -> bool:
     if isinstance(error, ConsulPermissionError):
         return False
     if isinstance(error, ConsulStatusError):
-        return error.code == _TOO_MANY_REQUESTS or error.code >= _SERVER_ERROR
+        is_cut_off = isinstance(error, ConsulCutOffError)
+        return is_cut_off or error.code == _TOO_MANY_REQUESTS or error.code >= _SERVER_ERROR
     return True

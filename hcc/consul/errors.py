@@ -30,6 +30,10 @@ class ConsulPermissionError(ConsulStatusError):
     """The token lacks a right (403), or an answer was filtered by it; the message names the right."""
 
 
+class ConsulCutOffError(ConsulStatusError):
+    """Refused (403), but only as the agent cannot ask its servers about the token: waiting helps, no token does."""
+
+
 class ConsulNotFoundError(ConsulStatusError):
     """The thing asked for does not exist (404)."""
 

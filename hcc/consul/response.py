@@ -10,6 +10,7 @@ from typing import Any
 
 from hcc.consul.errors import (
     ConsulAnswerError,
+    ConsulCutOffError,
     ConsulNotFoundError,
     ConsulPermissionError,
     ConsulStatusError,
@@ -18,6 +19,8 @@ from hcc.consul.errors import (
 _FORBIDDEN = 403
 _NOT_FOUND = 404
 _MAX_ERROR_CHARACTERS = 200
+# Who Consul 1.11 and newer take the owner of any token for while no server can be asked; older ones do not say.
+_UNKNOWN_TOKEN = "AccessorID 'primary-dc-down'"  # noqa: S105 - of nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ def status_error(code: int, request: str, text: str, headers: Mapping[str, str])
         headers: of the answer.
     """
     said = " ".join(text.split())[:_MAX_ERROR_CHARACTERS]
+    if code == _FORBIDDEN and _UNKNOWN_TOKEN in said:
+        why = "the agent has lost Consul's servers and cannot look the token up"
+        return ConsulCutOffError(f"{request}: expected an answer, found 403 {said!r}; {why}", code)
     if code == _FORBIDDEN:
         return ConsulPermissionError(
             f"{request}: expected a token that may do this, found 403 {said!r}; {_remedy(request, said)}",

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from hcc.consul.answers import Answer, Registration
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import (
+    ConsulCutOffError,
     ConsulNotFoundError,
     ConsulPermissionError,
     ConsulStatusError,
@@ -319,7 +320,7 @@ class Watcher:
 
 def _is_outage(error: Exception) -> bool:
     """Whether it says nothing about the question: any other would have failed as well."""
-    return isinstance(error, ConsulUnavailableError) or (
+    return isinstance(error, ConsulUnavailableError | ConsulCutOffError) or (
         isinstance(error, ConsulStatusError) and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
     )
 
@@ -328,7 +329,7 @@ def _longest_retry_s(error: Exception) -> float:
     match error:
         case ConsulNotFoundError():
             return MAX_NOT_FOUND_RETRY_S
-        case ConsulUnavailableError() | ConsulStatusError(code=HTTPStatus.INTERNAL_SERVER_ERROR):
+        case ConsulUnavailableError() | ConsulCutOffError() | ConsulStatusError(code=HTTPStatus.INTERNAL_SERVER_ERROR):
             return MAX_UNAVAILABLE_RETRY_S
         case _:
             return MAX_RETRY_S

@@ -487,6 +487,11 @@ def test_a_fault_is_told_and_so_is_the_recovery_though_nothing_changed(
     assert [path for _, path, _ in fake.requests if "ca/roots" in path][2] == "/v1/agent/connect/ca/roots"
 
 
+NOT_LOOKED_UP = Fault(
+    "status", code=403, text="token with AccessorID 'primary-dc-down' lacks permission 'service:read'"
+)
+
+
 def from_cache(age_s: int) -> Fault:
     """What the agent knows, told from its cache, that long after it lost its servers."""
     return Fault("headers", headers=(("X-Cache", "HIT"), ("Age", str(age_s))))
@@ -556,7 +561,12 @@ def test_a_watch_says_how_it_does(fake: FakeConsul, watch: Watch) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "hurries"),
-    [(Fault("close"), True), (Fault("status", code=500), True), (Fault("status", code=403), False)],
+    [
+        (Fault("close"), True),
+        (Fault("status", code=500), True),
+        (Fault("status", code=403), False),
+        (NOT_LOOKED_UP, True),
+    ],
 )
 def test_a_watch_that_failed_while_consul_was_away_asks_soon_when_told(
     fake: FakeConsul, watch: Watch, fault: Fault, hurries: bool

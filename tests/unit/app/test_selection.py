@@ -7,7 +7,13 @@ import pytest
 from hcc.app import selection
 from hcc.app.selection import Chosen, choose_proxy, chosen
 from hcc.consul.client import ConsulClient
-from hcc.consul.errors import AmbiguousProxyError, ConsulUnavailableError, InterruptedPollError, NoProxyError
+from hcc.consul.errors import (
+    AmbiguousProxyError,
+    ConsulCutOffError,
+    ConsulUnavailableError,
+    InterruptedPollError,
+    NoProxyError,
+)
 from hcc.consul.response import Result
 from hcc.settings import Selection
 
@@ -81,11 +87,11 @@ def test_an_agent_that_lists_nothing_is_asked_again(
 ) -> None:
     monkeypatch.setattr(selection, "FIRST_RETRY_S", 0.0)
 
-    found = choose({}, ConsulUnavailableError("nobody there"), {}, {}, SERVICES)
+    found = choose({}, ConsulUnavailableError("nobody there"), {}, {}, ConsulCutOffError("no servers", 403), SERVICES)
 
     assert found is not None
     assert found.proxy_id == "web1-proxy"
-    assert [record.getMessage().count("asking until there is an answer") for record in caplog.records] == [1, 1, 1]
+    assert [record.getMessage().count("asking until there is an answer") for record in caplog.records] == [1] * 4
 
 
 def test_an_agent_that_lists_nothing_may_be_gone_on_without() -> None:

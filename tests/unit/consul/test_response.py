@@ -4,6 +4,7 @@ import pytest
 
 from hcc.consul.errors import (
     ConsulAnswerError,
+    ConsulCutOffError,
     ConsulNotFoundError,
     ConsulPermissionError,
     ConsulStatusError,
@@ -37,6 +38,13 @@ def test_a_refusal_names_the_missing_right() -> None:
     error = status_error(403, "GET /v1/agent/connect/ca/leaf/web", "Permission denied: token lacks", {})
     assert isinstance(error, ConsulPermissionError)
     assert "service:write" in str(error)
+
+
+def test_a_refusal_of_an_agent_that_cannot_ask_about_the_token_is_no_matter_of_rights() -> None:
+    said = "Permission denied: token with AccessorID 'primary-dc-down' lacks permission 'service:read' on \"web\""
+    error = status_error(403, "GET /v1/agent/service/web", said, {})
+    assert type(error) is ConsulCutOffError
+    assert ("lost Consul's servers" in str(error), "give it" in str(error)) == (True, False)
 
 
 def test_an_unknown_token_is_said_to_be_one() -> None:
