@@ -7,6 +7,7 @@ Each question has a thread of its own (`hcc.consul.watch`); which questions ther
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,8 @@ PROVIDERS_WITHIN_S = 1.0
 KEEP_WITHIN_S = 5.0
 KEEP_POLICY_WITHIN_S = 0.5
 KEEP_SHARE = 0.1
+# An agent names the server that it could not reach: with each try another one, and the port of its own side.
+_NUMBERS = re.compile(r"[0-9a-f.:]*[0-9][0-9a-f.:]*")
 
 
 @dataclass(slots=True)
@@ -256,7 +259,7 @@ class ConsulWatcher(Actor):
     def _note_failure(self, key: WatchKey, event: WatchFailed) -> None:
         self._metrics.watch_failures.labels(type(key).__name__).inc()
         reason = str(event.error)
-        if self._failing.get(key) != reason:
+        if _NUMBERS.sub("", self._failing.get(key, "")) != _NUMBERS.sub("", reason):
             _log.warning("%s: %s; the last good answer stays, asking again", key.label(), reason)
         self._failing[key] = reason
         self._report()

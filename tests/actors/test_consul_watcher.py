@@ -25,7 +25,7 @@ from hcc.consul.answers import Answer, IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
-from hcc.consul.errors import ConsulUnavailableError
+from hcc.consul.errors import ConsulStatusError, ConsulUnavailableError
 from hcc.consul.keys import (
     IntentionsWatch,
     LeafWatch,
@@ -255,6 +255,21 @@ def test_a_failing_watch_is_told_once_and_so_is_its_recovery(
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if "no answer" in line]) == 1
     assert len([line for line in said if "answers again" in line]) == 1
+
+
+def test_a_watch_that_fails_at_one_server_after_the_other_is_told_once(
+    scene: WatcherScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.answer_all()
+    with caplog.at_level(logging.INFO, logger="hcc.actors.consul_watcher"):
+        for server in ("10.0.0.1:8300", "10.0.0.12:8300", "fd00::c:8300"):
+            refused = f"found 500 'dial tcp 10.0.0.7:0->{server}: connect: connection refused'"
+            scene.watchers.fail(LEAF, ConsulStatusError(refused, 500))
+        scene.watchers.fail(LEAF, ConsulStatusError("found 500 'No cluster leader'", 500))
+        eventually(lambda: "No cluster leader" in caplog.text, "the other reason")
+
+    said = [record.getMessage() for record in caplog.records if "the last good answer stays" in record.getMessage()]
+    assert ["connection refused" in line for line in said] == [True, False]
 
 
 def test_when_consul_answers_one_watch_again_the_others_that_fail_ask_soon(scene: WatcherScene) -> None:
