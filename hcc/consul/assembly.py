@@ -94,6 +94,8 @@ def updated(state: State, key: WatchKey, value: Answer) -> State:
     # The new one goes last, so that of two stand-ins the younger is found.
     known.pop(key, None)
     known[key] = value
+    if isinstance(value, Registration):
+        known |= _application_of_before(state, value.proxy, known)
     keep = _wanted(state.proxy_id, known)
     values = tuple((old, answer) for old, answer in known.items() if old in keep or stands_in(old, keep, known))
     new, old = (_policy_of(state.proxy_id, each) for each in (dict(values), state.known()))
@@ -248,6 +250,15 @@ def _completed(registration: Registration, known: Known) -> Proxy:
 def _with_local_port(proxy: Proxy, known: Known) -> Proxy:
     value = known.get(ServiceWatch(proxy.service_id)) if _needs_application(proxy) else None
     return replace(proxy, local_port=value.port) if isinstance(value, Application) else proxy
+
+
+def _application_of_before(state: State, proxy: Proxy, known: Known) -> Known:
+    """The application at the port that the registration of before had, where the new one leaves that to its service."""
+    key, before = ServiceWatch(proxy.service_id), registration_of(state.known(), state.proxy_id)
+    if before is None or before.proxy.service_id != proxy.service_id or not _needs_application(proxy) or key in known:
+        return {}
+    port = before.proxy.local_port
+    return {key: Application(proxy.service_id, proxy.service, "", port)} if port else {}
 
 
 def _with_protocol(registration: Registration, proxy: Proxy, known: Known) -> Proxy:

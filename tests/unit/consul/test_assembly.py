@@ -268,6 +268,21 @@ def test_a_stand_alone_proxy_learns_the_port_from_its_service() -> None:
     assert whole(state).proxy.local_port == 8181
 
 
+def test_a_proxy_that_comes_to_stand_alone_keeps_its_port_until_its_service_tells() -> None:
+    state = after((PROXY, registered(proxy=builders.proxy(local_port=8080))))
+    state = after((PROXY, registered(proxy=builders.proxy(local_port=0))), state=state)
+    assert ServiceWatch("server") in wanted(state)
+    assert whole(state).proxy.local_port == 8080
+    state = after((ServiceWatch("server"), Application("server", "server", "", 8181)), state=state)
+    assert whole(state).proxy.local_port == 8181
+
+
+def test_one_of_another_service_has_no_port_before_that_one_tells() -> None:
+    state = after((PROXY, registered(proxy=builders.proxy(local_port=8080))))
+    other = replace(builders.proxy(local_port=0), service_id="other")
+    assert whole(after((PROXY, registered(proxy=other)), state=state)).proxy.local_port == 0
+
+
 def test_a_proxy_with_port_or_socket_or_without_service_needs_no_service_watch() -> None:
     for proxy in (
         builders.proxy(),
