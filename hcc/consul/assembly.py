@@ -94,8 +94,10 @@ def updated(state: State, key: WatchKey, value: Answer) -> State:
     # The new one goes last, so that of two stand-ins the younger is found.
     known.pop(key, None)
     known[key] = value
-    if isinstance(value, Registration):
-        known |= _application_of_before(state, value.proxy, known)
+    before = registration_of(state.known(), state.proxy_id)
+    if isinstance(value, Registration) and before is not None:
+        known[key] = _with_protocol_of_before(value, before)
+        known |= _application_of_before(value.proxy, before.proxy, known)
     keep = _wanted(state.proxy_id, known)
     values = tuple((old, answer) for old, answer in known.items() if old in keep or stands_in(old, keep, known))
     new, old = (_policy_of(state.proxy_id, each) for each in (dict(values), state.known()))
@@ -175,8 +177,8 @@ def _follow_ups(registration: Registration, known: Known) -> Iterator[WatchKey]:
     yield LeafWatch(proxy.service)
     if _needs_application(proxy):
         yield ServiceWatch(proxy.service_id)
-    if not registration.datacenter:
-        # The one question that tells our datacenter and that a service's own token may ask.
+    if not registration.datacenter or _is_in_doubt(registration):
+        # The one question that tells our datacenter and protocol, and that a service's own token may ask.
         yield ChainWatch(proxy.service)
     if roots is not None and datacenter:
         yield IntentionsWatch(proxy.service, roots.trust_domain, datacenter)
@@ -252,13 +254,27 @@ def _with_local_port(proxy: Proxy, known: Known) -> Proxy:
     return replace(proxy, local_port=value.port) if isinstance(value, Application) else proxy
 
 
-def _application_of_before(state: State, proxy: Proxy, known: Known) -> Known:
+def _application_of_before(proxy: Proxy, before: Proxy, known: Known) -> Known:
     """The application at the port that the registration of before had, where the new one leaves that to its service."""
-    key, before = ServiceWatch(proxy.service_id), registration_of(state.known(), state.proxy_id)
-    if before is None or before.proxy.service_id != proxy.service_id or not _needs_application(proxy) or key in known:
+    key = ServiceWatch(proxy.service_id)
+    if before.service_id != proxy.service_id or not before.local_port or not _needs_application(proxy) or key in known:
         return {}
-    port = before.proxy.local_port
-    return {key: Application(proxy.service_id, proxy.service, "", port)} if port else {}
+    return {key: Application(proxy.service_id, proxy.service, "", before.local_port)}
+
+
+def _with_protocol_of_before(registration: Registration, before: Registration) -> Registration:
+    """The registration, with the protocol of the one before where it names none any more.
+
+    An agent that lost its data says so until its servers have told it the service-defaults. Our chain knows better.
+    """
+    if registration.names_protocol or registration.proxy.service != before.proxy.service:
+        return registration
+    return replace(registration, proxy=replace(registration.proxy, protocol=before.proxy.protocol))
+
+
+def _is_in_doubt(registration: Registration) -> bool:
+    """Whether its protocol is that of the registration before."""
+    return not registration.names_protocol and registration.proxy.protocol is not Protocol.TCP
 
 
 def _with_protocol(registration: Registration, proxy: Proxy, known: Known) -> Proxy:

@@ -259,6 +259,22 @@ def test_an_identity_that_consul_gives_goes_before_ours() -> None:
     assert whole(state).upstreams[0].targets[0].endpoints[0].identity == theirs.identity
 
 
+def test_a_registration_that_names_no_protocol_any_more_keeps_it_until_our_chain_says_otherwise() -> None:
+    state = after((PROXY, registered(proxy=builders.proxy(protocol=Protocol.HTTP))))
+    assert ChainWatch("server") not in wanted(state)
+    unmerged = replace(registered(proxy=builders.proxy(protocol=Protocol.TCP)), names_protocol=False)
+    # Twice, as other things of it may change meanwhile.
+    state = after((PROXY, unmerged), (PROXY, replace(unmerged, datacenter="dc1")), state=state)
+    assert whole(state).proxy.protocol is Protocol.HTTP
+    assert ChainWatch("server") in wanted(state)
+    for named in ("http", "tcp"):
+        state = after((ChainWatch("server"), builders.chain("server", protocol=named)), state=state)
+        assert whole(state).proxy.protocol.value == named
+    state = after((PROXY, registered(proxy=builders.proxy(protocol=Protocol.GRPC))), state=state)
+    assert whole(state).proxy.protocol is Protocol.GRPC
+    assert ChainWatch("server") not in wanted(state)
+
+
 def test_a_stand_alone_proxy_learns_the_port_from_its_service() -> None:
     proxy = builders.proxy(local_port=0)
     state = after((PROXY, registered(proxy=proxy)))
