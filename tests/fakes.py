@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
 from hcc.consul.answers import Answer
-from hcc.consul.errors import ConsulStatusError, ConsulUnavailableError
+from hcc.consul.errors import ConsulPermissionError, ConsulStatusError, ConsulUnavailableError
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
 from hcc.consul.watch_state import WatchState
@@ -252,8 +252,9 @@ class FakeWatcher:
     def stop(self) -> None:
         self.running = False
 
-    def hurry(self) -> None:
-        self.hurried = self.hurried or _is_outage(self._failing)
+    def hurry(self, *, allowed: bool = False) -> None:
+        refused = isinstance(self._failing, ConsulPermissionError)
+        self.hurried = self.hurried or _is_outage(self._failing) or (allowed and refused)
 
     def state(self) -> WatchState:
         if self._failing is None:

@@ -35,6 +35,7 @@ from hcc.consul.abilities import Lack
 from hcc.consul.answers import IntentionList
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.credentials import TokenSource
+from hcc.consul.errors import ConsulPermissionError
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
@@ -130,7 +131,7 @@ class ConsulWatcher(Actor):
         self._tokens = tokens
         self._metrics = metrics
         self._watchers: dict[WatchKey, Watcher] = {}
-        self._failing: dict[WatchKey, str] = {}
+        self._failing: dict[WatchKey, Exception] = {}
         self._told: Snapshot | None = None
         if ledger.kept is None:
             ledger.kept = ledger.state
@@ -259,18 +260,22 @@ class ConsulWatcher(Actor):
     def _note_failure(self, key: WatchKey, event: WatchFailed) -> None:
         self._metrics.watch_failures.labels(type(key).__name__).inc()
         reason = str(event.error)
-        if _NUMBERS.sub("", self._failing.get(key, "")) != _NUMBERS.sub("", reason):
+        if key not in self._failing or _NUMBERS.sub("", str(self._failing[key])) != _NUMBERS.sub("", reason):
             _log.warning("%s: %s; the last good answer stays, asking again", key.label(), reason)
-        self._failing[key] = reason
+        self._failing[key] = event.error
         self._report()
 
     def _note_success(self, key: WatchKey) -> None:
         self._metrics.watch_answers.labels(type(key).__name__).inc()
-        if self._failing.pop(key, None) is not None:
+        failed = self._failing.pop(key, None)
+        if failed is not None:
             _log.info("%s: Consul answers again", key.label())
-            for other in self._failing:
-                self._watchers[other].hurry()
+            self._hurry(allowed=isinstance(failed, ConsulPermissionError))
             self._report()
+
+    def _hurry(self, *, allowed: bool) -> None:
+        for key in self._failing:
+            self._watchers[key].hurry(allowed=allowed)
 
     def _say_lacks(self, lacks: frozenset[Lack]) -> None:
         """One line for each missing ability, once as long as it is missing."""
@@ -339,7 +344,7 @@ class ConsulWatcher(Actor):
             self.tell(hearer, PolicyChanged(policy))
 
     def _report(self) -> None:
-        failing = tuple(f"{key.label()}: {reason}" for key, reason in self._failing.items())
+        failing = tuple(f"{key.label()}: {error}" for key, error in self._failing.items())
         stale = _labels(self._ledger.unconfirmed) if self._told is not None else ()
         self._metrics.stale_answers.set(len(stale))
         self.tell(ADMIN, FactsReported(ConsulFacts(self._told is not None, failing, stale)))
@@ -351,6 +356,8 @@ class ConsulWatcher(Actor):
             _log.error("the old token stays: %s", exc)
             return
         _log.info("token file read again, %s", "the token changed" if changed else "the same token")
+        if changed:
+            self._hurry(allowed=True)
 
     @staticmethod
     def _warn_of_registration(new: Snapshot, old: Snapshot | None) -> None:

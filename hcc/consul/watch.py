@@ -136,6 +136,8 @@ class Watcher:
         self._error: HccError | None = None
         # The last question failed, and not because of what it asked.
         self._away = False
+        # The last question failed for want of a right.
+        self._refused = False
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -150,9 +152,13 @@ class Watcher:
                 self._client.interrupt()
         self._names.stop()
 
-    def hurry(self) -> None:
-        """Ask soon, if Consul was away: it answered somebody else. What it refused is not asked sooner."""
-        if self._away:
+    def hurry(self, *, allowed: bool = False) -> None:
+        """Ask soon, if Consul was away: it answered somebody else. What it refused is not asked sooner.
+
+        Args:
+            allowed: there is another token, or somebody else was refused until now; ask soon if this was, too.
+        """
+        if self._away or (allowed and self._refused):
             self._woken.set()
 
     def state(self) -> WatchState:
@@ -292,10 +298,10 @@ class Watcher:
         with self._telling:
             self._failing = (since, str(error))
         self._error = error if isinstance(error, HccError) else None
-        self._away = _is_outage(error)
+        self._away, self._refused = _is_outage(error), isinstance(error, ConsulPermissionError)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
         self._position = Position()
-        if isinstance(error, ConsulPermissionError) and self._has_new_token():
+        if self._refused and self._has_new_token():
             self._pace = Pace()
         self._pace, retry_s = after_failure(
             self._pace,

@@ -25,7 +25,7 @@ from hcc.consul.answers import Answer, IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
-from hcc.consul.errors import ConsulStatusError, ConsulUnavailableError
+from hcc.consul.errors import ConsulPermissionError, ConsulStatusError, ConsulUnavailableError
 from hcc.consul.keys import (
     IntentionsWatch,
     LeafWatch,
@@ -283,6 +283,26 @@ def test_when_consul_answers_one_watch_again_the_others_that_fail_ask_soon(scene
         return {watcher.key for watcher in scene.watchers.made if watcher.hurried}
 
     eventually(lambda: hurried() == {ROOTS}, "the other one asks")
+
+
+def test_with_a_right_or_a_token_that_came_all_that_were_refused_ask_soon(scene: WatcherScene, tmp_path: Path) -> None:
+    def hurried() -> set[WatchKey]:
+        return {watcher.key for watcher in scene.watchers.made if watcher.hurried}
+
+    scene.answer_all()
+    for key, error in (
+        (LEAF, ConsulPermissionError("no right", 403)),
+        (ROOTS, ConsulStatusError("slow down", 429)),
+        (INTENTIONS, ConsulPermissionError("no right", 403)),
+    ):
+        scene.watchers.fail(key, error)
+    scene.watchers.say(LEAF, leaf())
+    eventually(lambda: hurried() == {INTENTIONS}, "the other one that was refused asks")
+
+    scene.watchers.fail(PROXY, ConsulPermissionError("no right", 403))
+    (tmp_path / "token").write_text("second")
+    scene.tell(ReloadToken())
+    eventually(lambda: hurried() == {INTENTIONS, PROXY}, "all that were refused ask with the new token")
 
 
 def test_the_token_file_is_read_again_and_a_bad_one_leaves_the_old_token(

@@ -560,16 +560,18 @@ def test_a_watch_says_how_it_does(fake: FakeConsul, watch: Watch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "hurries"),
+    ("fault", "allowed", "hurries"),
     [
-        (Fault("close"), True),
-        (Fault("status", code=500), True),
-        (Fault("status", code=403), False),
-        (NOT_LOOKED_UP, True),
+        (Fault("close"), False, True),
+        (Fault("status", code=500), False, True),
+        (Fault("status", code=403), False, False),
+        (Fault("status", code=403), True, True),
+        (Fault("status", code=429), True, False),
+        (NOT_LOOKED_UP, False, True),
     ],
 )
 def test_a_watch_that_failed_while_consul_was_away_asks_soon_when_told(
-    fake: FakeConsul, watch: Watch, fault: Fault, hurries: bool
+    fake: FakeConsul, watch: Watch, fault: Fault, allowed: bool, hurries: bool
 ) -> None:
     chances = iter((0.0, 0.0, 0.0, 0.0, 0.0, 0.9))
     fake.fail("ca/roots", fault, times=6)
@@ -579,7 +581,7 @@ def test_a_watch_that_failed_while_consul_was_away_asks_soon_when_told(
     time.sleep(0.05)
 
     begin = time.monotonic()
-    observed.watcher.hurry()
+    observed.watcher.hurry(allowed=allowed)
 
     if hurries:
         observed.recovery()
