@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -165,38 +164,32 @@ def test_a_token_that_may_see_nothing_in_another_datacenter_takes_no_instance_th
         mesh.intend("caller", "db", "allow")
         usual, limited = _token(guarded, "caller"), _token(guarded, "caller", "dc1")
         files = [guarded.directory / f"{name}.token" for name in ("db", "caller")]
-        for file, (_, secret) in zip(files, (_token(guarded, "db"), usual), strict=True):
+        for file, secret in zip(files, (_token(guarded, "db"), usual), strict=True):
             file.touch(mode=0o600)
             file.write_text(secret)
-        db = mesh.add(Service("db", host="b"), "--token-file", str(files[0]))
+        mesh.add(Service("db", host="b"), "--token-file", str(files[0]))
         calls = (upstream("db", DB_PORT, Datacenter="dc2"),)
         caller = mesh.add(Service("caller", upstreams=calls), "--token-file", str(files[1]))
         place = caller.namespace
         wait_until("db in dc2", lambda: tcp_ask(place, DB_PORT) == "db", JOINED_S)
-        files[1].write_text(limited[1])
+        files[1].write_text(limited)
         caller.sidecar.hang_up()
         wait_until("the token to be read", lambda: "the token changed" in caller.sidecar.log_text())
-        # The question that waits was asked with it, and ends, on Consul 1.8 at the next change.
-        guarded.server.delete(f"/v1/acl/token/{usual[0]}")
-        states = itertools.cycle(("warning", "passing"))
-
-        def refused() -> bool:
-            db.set_health(next(states))
-            return "give it service:read" in caller.sidecar.log_text()
-
-        wait_until("the refusal in the log", refused, JOINED_S, pause_s=0.5)
+        # All is asked anew: 1.14 and 1.20 can hold a question for all of its wait when the token loses its rights.
+        caller.sidecar.restart("ConsulWatcher")
+        wait_until("the refusal in the log", lambda: "give it service:read" in caller.sidecar.log_text(), JOINED_S)
         stays("db serving", lambda: tcp_ask(place, DB_PORT) == "db", 2.0)
         assert "give it service:read" in caller.sidecar.command("status").stdout
 
 
-def _token(federated: Site, service: str, *datacenters: str) -> tuple[str, str]:
-    """Accessor and secret of a new token with the service's identity, in these datacenters or in all; both know it."""
+def _token(federated: Site, service: str, *datacenters: str) -> str:
+    """The secret of a new token with the service's identity, in these datacenters or in all; both know it."""
     identity = {"ServiceName": service, "Datacenters": list(datacenters)}
     made = federated.server.put("/v1/acl/token", {"ServiceIdentities": [identity]})
     secret = str(made["SecretID"])
     known = "/v1/acl/token/self"
     wait_until("the token in dc2", lambda: federated.client.ask("GET", known, token=secret).status == 200, JOINED_S)
-    return str(made["AccessorID"]), secret
+    return secret
 
 
 def _issuer(federation: Federation, directory: Path) -> bytes:
