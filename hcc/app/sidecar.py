@@ -423,6 +423,7 @@ class Sidecar:
             self._process.kill()
             self._pool.close(POOL_CLOSE_S)
         # The SPOE workers see our end and decide on by the last policy, until the next hcc relieves them.
+        self._pool.leave()
         self._process.release()
         if self._gave_up is not None:
             left = "HAProxy is ended" if self._replaced else "HAProxy goes on without hcc"

@@ -89,6 +89,11 @@ class Channel:
             received += self._reader.receive_data(data)
         return received
 
+    def leave(self) -> None:
+        """Say nothing any more, and leave the socket open: the other end sees the end of our process, not before."""
+        self.ended = True
+        self._sock.detach()
+
     def close(self) -> None:
         """Close the socket; the other end sees the end of the stream."""
         self.ended = True

@@ -128,6 +128,16 @@ class WorkerPool:
             self._no_pollers.wait_for(lambda: not self._pollers, _KILL_TIMEOUT_S)
             self._dismantle()
 
+    def leave(self) -> None:
+        """Let the workers go on until others relieve them, when this process ends; it must end next.
+
+        They take the end of their channels for that of the process. The interpreter closes what nobody holds any more
+        and then goes on for as long as it takes to end, which on a busy machine was seconds.
+        """
+        with self._lock:
+            for slot in self._slots:
+                slot.leave()
+
     # ---- use
 
     def set_policy(self, policy: Policy) -> None:

@@ -176,6 +176,13 @@ class WorkerSlot:
         self.phase, self.pid, self._pidfd = WorkerPhase.EXITED, 0, -1
         self._policy_version = self._ready = None
 
+    def leave(self) -> None:
+        """Let the process go on by itself once ours has ended."""
+        if self._channel is not None:
+            self._readiness.unwatch(self._channel.fileno())
+            self._channel.leave()
+            self._channel = None
+
     def close(self) -> None:
         """Give everything back; no process may be left."""
         self._end_channel()

@@ -201,6 +201,45 @@ def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPo
     events_until(pool, lambda seen: any(isinstance(one, WorkerReady) and one.index == 0 for one in seen))
 
 
+# An interpreter that ends on a busy machine: what nobody holds any more is closed long before the process is gone.
+_LEAVES = """
+import gc, sys, time
+from hcc.mesh.intentions import Policy
+from hcc.spoe.events import PolicyApplied
+from hcc.spoe.pool import WorkerPool
+
+pool, applied = WorkerPool(tuple(sys.argv[1:])), 0
+pool.start()
+pool.set_policy(Policy("server", "td", (), False, 1))
+while applied < 2:
+    applied += sum(isinstance(event, PolicyApplied) for event in pool.poll(5))
+print(*(state.pid for state in pool.workers()))
+pool.leave()
+del pool
+gc.collect()
+time.sleep(2.5)
+"""
+
+
+def test_workers_of_a_main_process_that_leaves_go_on_however_long_its_end_takes(paths: tuple[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVES, *paths], stdout=subprocess.PIPE, text=True, timeout=30, check=True, cwd=ROOT
+    )
+    pids = [int(pid) for pid in done.stdout.split()]
+    try:
+        assert len(pids) == 2
+        assert all(map(alive, pids))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(paths[0])
+            client.sendall(hello())
+            assert client.recv(4)
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_a_socket_that_somebody_removed_is_bound_anew_with_another_worker_and_the_policy(
     pool: WorkerPool, paths: tuple[str, str]
 ) -> None:
