@@ -316,7 +316,7 @@ class ConfigReconciler(Actor):
         self._waited = True
         self.cancel("soon")
         snapshot = self._basis.snapshot
-        if snapshot is None or not self._basis.decides:
+        if snapshot is None or not self._basis.decides or self._draining.ending:
             return
         # Without news whatever is to be done was not asked for.
         news, self._news = self._news, False

@@ -15,12 +15,14 @@ class Draining:
         frozen: HAProxy is changed at run time alone: a new worker would listen again.
         deadline_s: when open connections are cut, by `time.monotonic`; None: HAProxy is not to end yet.
         public_is_closed: its public listener was, by ProcessSupervisor.
+        ending: HAProxy was told to end, and takes no change of its servers any more.
     """
 
     announced: bool = False
     frozen: bool = False
     deadline_s: float | None = None
     public_is_closed: bool = False
+    ending: bool = False
 
     def begin(self, timeout_s: float) -> None:
         """HAProxy is to end; open connections have that long."""

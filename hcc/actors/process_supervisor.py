@@ -404,7 +404,7 @@ class ProcessSupervisor(Actor):
             _log.info("the public listener is closed")
             self._stop_when_served()
         else:
-            self._process.stop_gracefully()
+            self._end_gracefully()
 
     def _stop_when_served(self) -> None:
         if self._process.close_public():
@@ -412,7 +412,11 @@ class ProcessSupervisor(Actor):
         if self._process.requests_in_flight():
             self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
         else:
-            self._process.stop_gracefully()
+            self._end_gracefully()
+
+    def _end_gracefully(self) -> None:
+        self._draining.ending = True
+        self._process.stop_gracefully()
 
     def _force(self, *, kill: bool) -> None:
         if not self._process.pid:

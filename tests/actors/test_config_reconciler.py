@@ -697,6 +697,22 @@ def test_servers_come_and_go_while_draining(scene: ReconcilerScene, monkeypatch:
     assert len(scene.control.plans) == 2
 
 
+def test_nothing_is_asked_of_a_haproxy_that_was_told_to_end(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    scene.drain()
+    scene.draining.ending = True
+    # What it says, of each server.
+    scene.control.unwilling = "it answered: Proxy is disabled."
+    scene.tell(SnapshotChanged(with_endpoints(TWO, version=2)))
+    scene.tell(Publish())
+    heard = len(scene.all_of(ADMIN, FactsReported))
+    eventually(lambda: len(scene.all_of(ADMIN, FactsReported)) > heard, "all of that was heard")
+    # Longer than changes are gathered.
+    threading.Event().wait(2 * pace.WINDOW_S)
+    assert scene.reported().failure == ""
+    assert scene.reported().snapshot_version == 1
+
+
 def test_nothing_else_changes_while_draining(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.drain()

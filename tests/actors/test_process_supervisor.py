@@ -348,9 +348,11 @@ def test_upstreams_stay_open_until_the_callers_are_served() -> None:
         there.tell(Publish())
         eventually(lambda: len(there.heard[CONFIG_RECONCILER]) == 2, "the answer to Publish")
         assert there.process.said == ["close public"]
+        assert not there.draining.ending
         there.process.in_flight = 0
 
         eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+        assert there.draining.ending
 
 
 def test_callers_that_are_not_served_in_time_are_cut() -> None:
