@@ -18,7 +18,10 @@ from hcc.consul.errors import (
 
 _FORBIDDEN = 403
 _NOT_FOUND = 404
+_TOO_MANY_REQUESTS = 429
 _MAX_ERROR_CHARACTERS = 200
+# So the agent says to whoever comes when its connections from one address are all in use.
+_CROWDED = "too many concurrent connections"
 # Who Consul 1.11 and newer take the owner of any token for while no server can be asked; older ones do not say.
 _UNKNOWN_TOKEN = "AccessorID 'primary-dc-down'"  # noqa: S105 - of nobody
 
@@ -64,6 +67,8 @@ def status_error(code: int, request: str, text: str, headers: Mapping[str, str])
             code,
         )
     message = f"{request}: expected status 200, found {code} {said!r}"
+    if code == _TOO_MANY_REQUESTS and _CROWDED in said:
+        message += "; raise limits.http_max_conns_per_client of the agent, which all sidecars of this machine share"
     if code == _NOT_FOUND:
         return ConsulNotFoundError(message, code)
     return ConsulStatusError(message, code, _number(headers.get("Retry-After")))

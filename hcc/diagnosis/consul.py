@@ -20,6 +20,7 @@ from hcc.settings import RunSettings, Selection
 
 _BAD_REQUEST = 400
 _UNAUTHORIZED = 401
+_TOO_MANY_REQUESTS = 429
 _OLDEST = (1, 8)
 _WARN_AT = 0.9
 
@@ -176,6 +177,8 @@ def _remedy(error: HccError) -> str:
         return "use a token with a service identity for the service (--token-file)"
     if isinstance(error, ConsulTlsError):
         return "correct --http-addr, --ca-file, --client-cert or --tls-server-name; `hcc settings` shows what they are"
+    if isinstance(error, ConsulStatusError) and error.code == _TOO_MANY_REQUESTS:
+        return "raise the agent's limits; docs/sizing.md says what a sidecar needs of them"
     if isinstance(error, ConsulStatusError):
         # That port takes TLS alone: so Go's HTTP server answers who speaks plain HTTP to it.
         spoke_plain = error.code == _BAD_REQUEST and "HTTPS server" in str(error)

@@ -109,6 +109,18 @@ def levels(findings: dict[str, Finding]) -> set[Level]:
     return {finding.level for finding in findings.values()}
 
 
+def test_an_agent_whose_connections_are_all_in_use_is_told_as_such(base: Path) -> None:
+    most = 5
+    with DevAgent(f"limits {{ http_max_conns_per_client = {most} }}") as crowded, contextlib.ExitStack() as others:
+        host, _, port = crowded.http_addr.rpartition(":")
+        for _ in range(most):
+            others.enter_context(socket.create_connection((host, int(port))))
+        finding = found(crowded, "", base)["agent"]
+    assert finding.level is Level.FAILED
+    assert "raise limits.http_max_conns_per_client" in finding.text
+    assert "docs/sizing.md" in finding.remedy
+
+
 def test_a_service_identity_is_all_that_a_sidecar_needs(agent: DevAgent, base: Path) -> None:
     token = token_with(agent, {"ServiceIdentities": [{"ServiceName": "web"}]})
 

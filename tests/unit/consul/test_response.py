@@ -63,5 +63,11 @@ def test_not_found_and_other_statuses_are_told_apart() -> None:
     assert "slow down" in str(error)
 
 
+def test_an_agent_without_a_connection_left_is_said_to_need_more() -> None:
+    said = "Your IP is issuing too many concurrent connections, please rate limit your calls\n"
+    assert "raise limits.http_max_conns_per_client" in str(status_error(429, "GET /v1/agent/services", said, {}))
+    assert "raise" not in str(status_error(429, "GET /v1/x", "rate limit exceeded", {}))
+
+
 def test_a_long_error_text_is_cut() -> None:
     assert len(str(status_error(500, "GET /v1/x", "x" * 10_000, {}))) < 300
