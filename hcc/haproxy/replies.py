@@ -267,25 +267,31 @@ def parse_ticket_keys(text: str) -> str:
     return TicketKeys("", tuple(Secret(key) for key in keys)).digest if keys else ""
 
 
-_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)
+_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?.*?(\S+)\s*$", re.MULTILINE)
 # Before 2.5 there is one more column, a process's number; of an old worker it is `[was: 1]`.
-_NUMBERED_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(?:\d+|\[was: \d+\])\s+(\d+)()", re.MULTILINE)
+_NUMBERED_PROC = re.compile(r"^(\d+)\s+(master|worker)\s+(?:\d+|\[was: \d+\])\s+(\d+)().*?(\S+)\s*$", re.MULTILINE)
 
 
 def parse_processes(text: str) -> Processes:
     """The answer to the master's `show proc`."""
     current, _, old = text.partition("# old workers")
     row = _NUMBERED_PROC if "<relative PID>" in text else _PROC
-    workers = (*_workers(row, current, current=True), *_workers(row, old, current=False))
-    for pid, kind, reloads, failed in row.findall(current):
+    listed = row.findall(current)
+    for pid, kind, reloads, failed, version in listed:
         if kind == "master":
+            workers = (*_workers(listed, version), *_workers(row.findall(old)))
             return Processes(int(pid), int(reloads), int(failed or 0), workers)
     raise _unexpected("show proc", text)
 
 
-def _workers(row: re.Pattern[str], text: str, *, current: bool) -> tuple[Worker, ...]:
-    rows = row.findall(text)
-    return tuple(Worker(int(pid), int(reloads), current) for pid, kind, reloads, _ in rows if kind == "worker")
+def _workers(rows: list[tuple[str, ...]], version: str = "") -> tuple[Worker, ...]:
+    """The workers among these; the current one, if there is one, is of the master's `version`.
+
+    A master that was upgraded in place takes an old worker of another version for a current one as well (2.2 to 2.6).
+    """
+    workers = [row for row in rows if row[1] == "worker"]
+    newest = next((row for row in workers if row[4] == version), workers[0] if workers and version else None)
+    return tuple(Worker(int(row[0]), int(row[2]), row is newest) for row in workers)
 
 
 def parse_reload(text: str) -> ReloadAnswer:

@@ -125,6 +125,23 @@ def test_before_2_5_processes_have_one_more_column() -> None:
     assert (found.current, found.serving) == (0, 12419)
 
 
+UPGRADED = """#<PID>          <type>          <reloads>       <uptime>        <version>
+22943           master          0 [failed: 0]   0d00h00m10s     2.6.12-1+deb12u3
+# workers
+23164           worker          0               0d00h00m05s     2.6.12-1+deb12u3
+22946           worker          0               0d00h00m10s     2.2.9-2+deb11u6
+# programs
+"""
+SWAPPED = "\n".join(UPGRADED.splitlines()[line] for line in (0, 1, 2, 4, 3, 5))
+
+
+@pytest.mark.parametrize("text", [UPGRADED, SWAPPED])
+def test_a_worker_of_another_version_than_its_master_is_of_before(text: str) -> None:
+    found = parse_processes(text)
+    assert found.current == 23164
+    assert [worker.pid for worker in found.workers if not worker.current] == [22946]
+
+
 def test_processes_are_told_apart() -> None:
     found = parse_processes(PROC)
     assert (found.master, found.reloads, found.failed, found.current) == (16938, 2, 1, 17317)
