@@ -13,7 +13,7 @@ from pathlib import Path
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map, refill_map, swap_map
+from hcc.haproxy.map_commands import COMMAND_BYTES, NoTransactionError, change_map, read_map, refill_map, swap_map
 from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError, parse_servers
@@ -107,7 +107,8 @@ class CallerMaps:
         Whether there is one with that map.
         """
         if self._transactions:
-            return self._swap(self._rules, wanted)
+            with contextlib.suppress(NoTransactionError):
+                return self._swap(self._rules, wanted)
         return refill_map(self._runtime, self._rules, wanted, self._payload_bytes)
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
@@ -115,8 +116,7 @@ class CallerMaps:
 
         Whether there is a current one with that map; else nothing is done.
         """
-        at_once = self._transactions and len(change) > 1
-        if not (self._swap(self._verdicts, wanted) if at_once else self._change(self._verdicts, change)):
+        if not self._verdicts_changed(change, wanted):
             return False
         for send in self._master.stopping_workers():
             # Whom it does not know it does not find, and one that is gone decides nothing any more.
@@ -126,6 +126,13 @@ class CallerMaps:
                 for key in change.removed:
                     send(f"del map {self._verdicts} {key}")
         return True
+
+    def _verdicts_changed(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
+        """Whether they are, in the current worker."""
+        if self._transactions and len(change) > 1:
+            with contextlib.suppress(NoTransactionError):
+                return self._swap(self._verdicts, wanted)
+        return self._change(self._verdicts, change)
 
     def lines(self) -> frozenset[str]:
         """The callers that have a server line of their own in the current worker; nobody when none runs."""

@@ -12,6 +12,11 @@ from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
 COMMAND_BYTES = 256
 _VERSION_CREATED = "New version created:"
 _NOT_LOADED = "Unknown map identifier"
+_UNKNOWN_COMMAND = "Unknown command"
+
+
+class NoTransactionError(ControlError):
+    """The worker cannot exchange a map: it is of an older version than its program by now. Nothing was done."""
 
 
 class _NotLoadedError(ControlError):
@@ -48,6 +53,8 @@ def swap_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], paylo
     try:
         answer = runtime.send(f"prepare map {path}")
         _, marker, version = answer.partition(_VERSION_CREATED)
+        if _UNKNOWN_COMMAND in answer:
+            raise NoTransactionError("expected HAProxy to prepare a map, found one that cannot")
         if not marker or not version.strip().isdigit():
             _silent(answer.strip() or "nothing", "prepare a map")
         at = f"@{version.strip()} {path}"

@@ -11,7 +11,7 @@ import pytest
 
 from hcc.haproxy import runtime
 from hcc.haproxy.caller_maps import CallerMaps
-from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.capabilities import Feature, Version, capabilities
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text
 from hcc.haproxy.map_commands import read_map
@@ -259,6 +259,18 @@ def test_rules_are_replaced_whatever_stands_in_them(real: Subject, patterns: tup
     for wanted in (entries[0] | entries[1], entries[1], {}, entries[0], other):
         assert real.maps.replace_rules(wanted)
         assert list((real.maps.rules() or {}).items()) == list(wanted.items())
+
+
+@pytest.mark.parametrize("real", ["2.2"], indirect=True)
+def test_a_haproxy_older_than_its_program_takes_changes_all_the_same(real: Subject) -> None:
+    real.serve()
+    # Upgraded in place while hcc was away: until it is reloaded the one of before runs, and callers are denied.
+    maps = CallerMaps(real.stage.layout, capabilities(Version(2, 6)))
+    both = {"a": "allow", "b": "allow"}
+    assert maps.change_verdicts(map_change({}, both), both)
+    denied = {"a": "deny", "b": "deny"}
+    assert maps.change_verdicts(map_change(both, denied), denied)
+    assert maps.verdicts() == denied
 
 
 def test_a_refusal_of_haproxy_is_an_error(real: Subject) -> None:
