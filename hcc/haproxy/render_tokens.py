@@ -24,8 +24,6 @@ TOKENS = "hcc-tokens"
 # The agent's answer: the demand that is fulfilled, and the headers to be taken away, a comma on either side of each.
 GIVEN, STRIP = "txn.hcc.token", "txn.hcc.strip"
 _BY_TOKEN = f"{{ var({SAID}) -m beg {TOKEN_PREFIX} }}"
-_COUNT = {PlaceKind.HEADER: "req.fhdr_cnt", PlaceKind.COOKIE: "req.cook_cnt"}
-_VALUE = {PlaceKind.HEADER: "req.fhdr", PlaceKind.COOKIE: "req.cook"}
 
 
 def token_places(policy: Policy) -> tuple[TokenPlace, ...]:
@@ -66,12 +64,13 @@ def token_backend(authorisation: Authorisation) -> Iterator[str]:
 
 
 def _asked_name(place: TokenPlace) -> str:
-    # Of a query all is told.
-    return "" if place.kind is PlaceKind.QUERY else place.name
+    # Of a query and of cookies all is told.
+    return place.name if place.kind is PlaceKind.HEADER else ""
 
 
 def _arguments(place: TokenPlace) -> str:
     if place.kind is PlaceKind.QUERY:
         return f"{place.argument}=query"
-    name = words.header(place.name)
-    return f"{place.argument}={_VALUE[place.kind]}({name}) {place.counted}={_COUNT[place.kind]}({name})"
+    # Not `req.cook`: where a cookie ends, readers do not agree.
+    name = words.header(place.line)
+    return f"{place.argument}=req.fhdr({name}) {place.counted}=req.fhdr_cnt({name})"

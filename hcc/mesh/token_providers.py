@@ -36,14 +36,19 @@ class TokenPlace:
     forward: bool = True
 
     @property
+    def line(self) -> str:
+        """The header that it is in; empty where it is in none."""
+        return {PlaceKind.HEADER: self.name, PlaceKind.COOKIE: "cookie"}.get(self.kind, "")
+
+    @property
     def argument(self) -> str:
-        """The word by which HAProxy tells what is there; of queries it tells all."""
-        return self.kind.value if self.kind is PlaceKind.QUERY else f"{self.kind.value}.{self.name}"
+        """The word by which HAProxy tells what is there; of queries and cookies it tells all."""
+        return f"header.{self.line}" if self.line else self.kind.value
 
     @property
     def counted(self) -> str:
-        """The word by which it tells how often."""
-        return f"{self.kind.value}s.{self.name}"
+        """The word by which it tells how many lines of that header there are."""
+        return f"headers.{self.line}"
 
 
 # Where an entry names no places (RFC 6750 sections 2.1 and 2.3).

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -41,6 +42,8 @@ MAX_TOKEN_CHARACTERS = 8 * 1024
 # What was found good is not checked again for this long, nor after it has expired.
 REMEMBER_S = 300.0
 MAX_REMEMBERED = 4_096
+# RFC 7515 section 7.1; the signature may be missing.
+_TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 # What may be wrong with claims whose signature is right, and how it is told.
 _WRONG: tuple[tuple[type[PyJWTError], str], ...] = (
     (ExpiredSignatureError, "has expired"),
@@ -211,20 +214,45 @@ def _expiry_s(claims: Mapping[str, Any], now_s: float) -> float:
 
 def _found(place: TokenPlace, sent: Mapping[str, str | int]) -> str:
     """The token at that place, empty if there is none; one that another reader might not find is an error."""
+    value = str(sent.get(place.argument, ""))
     if place.kind is PlaceKind.QUERY:
-        return _in_query(place.name, str(sent.get(place.argument, "")))
-    count, value = sent.get(place.counted, 0), str(sent.get(place.argument, ""))
+        return _in_query(place.name, value)
+    count = sent.get(place.counted, 0)
     if not count:
         return ""
     if count != 1:
-        raise TokenError(f"the {place.kind.value} {place.name} is there more than once")
-    return value.removeprefix(place.prefix).strip(" \t") if value.startswith(place.prefix) else ""
+        raise TokenError(f"the header {place.line} is there more than once")
+    return _in_cookies(place.name, value) if place.kind is PlaceKind.COOKIE else _in_header(place, value)
+
+
+def _in_header(place: TokenPlace, value: str) -> str:
+    if value.startswith(place.prefix):
+        return value.removeprefix(place.prefix).strip(" \t")
+    words, prefix = value.casefold().split(), " ".join(place.prefix.casefold().split())
+    # The name of a scheme is read in either case (RFC 9110 section 11.1), and some look at nothing but the last word.
+    if words and ((prefix and " ".join(words).startswith(prefix)) or _TOKEN.fullmatch(words[-1])):
+        raise TokenError(f"the header {place.line} has what may be a token, and not after {place.prefix!r}")
+    return ""
 
 
 def _in_query(name: str, query: str) -> str:
-    values = [value for key, value in parse_qsl(query, keep_blank_values=True) if key == name]
-    if len(values) > 1:
-        raise TokenError(f"the query parameter {name} is there more than once")
+    values = _parameters(name, query)
+    # Some take a semicolon for an ampersand, as HTML 4.01 had it.
+    if len(values) > 1 or values != _parameters(name, query.replace(";", "&")):
+        raise TokenError(f"the query parameter {name} is there more than once, or not for every reader")
+    return values[0] if values else ""
+
+
+def _parameters(name: str, query: str) -> list[str]:
+    return [value for key, value in parse_qsl(query, keep_blank_values=True) if key == name]
+
+
+def _in_cookies(name: str, line: str) -> str:
+    pairs = (pair.partition("=") for pair in line.split(";"))
+    values = [value.strip() for key, _, value in pairs if key.strip() == name]
+    # Some end a cookie at a comma, or do not end it in between quotes.
+    if len(values) > 1 or len(values) != len(re.findall(rf"(?:^|[;,\s\"]){re.escape(name)}\s*=", line)):
+        raise TokenError(f"the cookie {name} is there more than once, or not for every reader")
     return values[0] if values else ""
 
 

@@ -218,7 +218,10 @@ def test_of_several_providers_one_is_enough_but_each_demand_needs_its_own() -> N
         ({"query": "access_token={}", "header.authorization": "Bearer {}", "headers.authorization": 1}, True),
         ({"query": "access_token=x.y.z", "header.authorization": "Bearer {}", "headers.authorization": 1}, False),
         ({"query": "access_token={}", "header.authorization": "Bearer {}", "headers.authorization": 2}, False),
-        ({"query": "", "cookie.access_token": "{}", "cookies.access_token": 1}, False),
+        ({"query": "a;access_token=x&access_token={}"}, False),
+        ({"query": "a;access_token={}"}, False),
+        ({"query": "a;b&access_token={}"}, True),
+        ({"query": "", "header.cookie": "access_token={}", "headers.cookie": 1}, False),
         ({}, False),
     ],
 )
@@ -235,10 +238,46 @@ def test_a_token_is_looked_for_where_the_entry_says_and_nowhere_else() -> None:
     asking = Asking(entry(ES256, Locations=places))
     token = ES256.token()
     assert asking.sent({"header.x-token": token, "headers.x-token": 1}) == Outcome(True, strip=("x-token",))
-    assert asking.sent({"cookie.jwt": token, "cookies.jwt": 1}) == Outcome(True)
+    assert asking.sent({"header.cookie": f"jwt={token}", "headers.cookie": 1}) == Outcome(True)
     assert asking.sent({"query": f"t={token}"}) == Outcome(True)
-    assert not asking.sent({"cookie.jwt": token, "cookies.jwt": 2}).good
+    assert not asking.sent({"header.cookie": f"jwt={token}", "headers.cookie": 2}).good
     assert not asking.bearer(token).good
+
+
+@pytest.mark.parametrize(
+    ("cookies", "good"),
+    [
+        ("a=b; jwt={}; c=d", True),
+        ("xjwt=x; a=jwt=x; jwt ={} ;b", True),
+        ("xjwt={}; JWT={}", False),
+        ("jwt=; jwt={}", False),
+        ('a="; jwt=x; b="; jwt={}', False),
+        ("a=1,jwt=x; jwt={}", False),
+        ("a=1 jwt=x; jwt={}", False),
+        ("a=1,jwt={}", False),
+    ],
+)
+def test_a_cookie_that_not_every_reader_finds_is_refused(cookies: str, good: bool) -> None:
+    asking = Asking(entry(ES256, Locations=[{"Cookie": {"Name": "jwt"}}]))
+    line = cookies.replace("{}", ES256.token())
+    assert asking.sent({"header.cookie": line, "headers.cookie": 1}).good is good
+
+
+@pytest.mark.parametrize(
+    ("authorization", "good"),
+    [
+        ("", True),
+        ("Basic dTpw", True),
+        ("bearer x", False),
+        ("Bearer\tx", False),
+        (" \x0bBearer x", False),
+        ("x.y.z", False),
+        ("Token x.y.", False),
+    ],
+)
+def test_a_good_token_does_not_pass_another_one_through(authorization: str, good: bool) -> None:
+    sent = {"header.authorization": authorization, "query": f"access_token={ES256.token()}"}
+    assert Asking(entry(ES256)).sent({**sent, "headers.authorization": 1}).good is good
 
 
 def test_a_good_token_is_not_checked_again_before_it_expires_or_the_policy_changes(
