@@ -550,6 +550,7 @@ class FakeMaps:
 
     remembers = True
     has_lines = True
+    before_rules = ""
 
     def __init__(self, *, running: bool = True) -> None:
         self.running = running

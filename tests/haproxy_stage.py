@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hcc.haproxy.binary import probe
 from hcc.haproxy.caller_maps import CallerMaps
-from hcc.haproxy.capabilities import capabilities
+from hcc.haproxy.capabilities import capabilities_of
 from hcc.haproxy.control import Applied, Control
 from hcc.haproxy.desired import Certificates, Options
 from hcc.haproxy.desired import desired as desired_of
@@ -127,7 +127,7 @@ class Stage:
         self.authority = Authority()
         self.authorities = [self.authority]
         self.leaf = self.authority.leaf(service_uri("server"))
-        self.capabilities = capabilities(probe(binary).version)
+        self.capabilities = capabilities_of(probe(binary))
         CallerMaps(self.layout, self.capabilities).prepare(running=False)
         LeafMap(self.layout, self.capabilities).prepare(running=False)
         self.control: SocketControl = DirectControl(binary, self.layout, self.capabilities)

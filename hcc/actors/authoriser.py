@@ -445,7 +445,8 @@ class Authoriser(Actor):
         coming = rule_headers(policy)
         self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
         kept = [self._sets[name] for name in sorted(set(held.values())) if name in self._sets]
-        return rule_entries([*kept, *sets], self._sight.headers) | rule_entries(sets, coming)
+        before = self._maps.before_rules
+        return rule_entries([*kept, *sets], self._sight.headers, before) | rule_entries(sets, coming, before)
 
     def _tell_left_out(self, names: tuple[str, ...]) -> None:
         if names and names != self._left_out:

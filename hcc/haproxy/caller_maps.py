@@ -17,6 +17,7 @@ from hcc.haproxy.map_commands import COMMAND_BYTES, NoTransactionError, change_m
 from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError, parse_servers
+from hcc.haproxy.request_rules import bound
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
 from hcc.haproxy.session_commands import end_sessions
 
@@ -41,6 +42,8 @@ class CallerMaps:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self._transactions = capabilities.has(Feature.MAP_TRANSACTION)
         self.remembers = capabilities.has(Feature.SHA2)
+        # What stands before each of its rules.
+        self.before_rules = bound(capabilities)
         # Whether callers have server lines of their own.
         self.has_lines = capabilities.has(Feature.DYNAMIC_SERVERS)
         self._runtime = RuntimeSocket(

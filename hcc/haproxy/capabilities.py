@@ -51,6 +51,7 @@ class Feature(Enum):
     DISABLE_H2_UPGRADE = auto()
     NORMALIZE_URI = auto()
     LOOKAHEAD = auto()
+    MATCH_LIMIT = auto()
     SET_TIMEOUT = auto()
     SERVER_CERT_UPDATE = auto()
     CA_UPDATE = auto()
@@ -86,6 +87,8 @@ SINCE: dict[Feature, Version] = {
     Feature.SET_TIMEOUT: Version(2, 4),
     # Regular expressions of PCRE: with every version, but not with every build.
     Feature.LOOKAHEAD: Version(2, 0),
+    # `(*LIMIT_MATCH=..)` before an expression: PCRE has it since 8.33, PCRE2 always (pcrepattern(3)).
+    Feature.MATCH_LIMIT: Version(2, 0),
     Feature.SERVER_CERT_UPDATE: Version(2, 4),  # `commit ssl cert` reaches servers too; section 4.1
     # `set ssl ca-file` is there since 2.5, but in 2.6.12 a `commit ssl cert` after it reaches nobody, and the next
     # `commit ssl ca-file` crashes the worker (tried; both are right in 2.8.25): before 2.8 CAs come by a reload.
@@ -171,6 +174,7 @@ class Build:
         text: the version as HAProxy prints it, distribution suffix included.
         features: options built in (`OPENSSL`, `PROMEX`), services and filters left out.
         filters: names of the filters built in (`SPOE`).
+        pcre: version of the PCRE that it runs on, None with PCRE2 and without either.
     """
 
     version: Version
@@ -178,6 +182,7 @@ class Build:
     openssl: str
     features: frozenset[str]
     filters: frozenset[str]
+    pcre: Version | None = None
 
     def label(self) -> str:
         """One phrase for a log line: `HAProxy 2.6.12-1 (OpenSSL 3.0.19 27 Jan 2026)`."""
@@ -188,7 +193,9 @@ def capabilities_of(build: Build) -> Capabilities:
     """What a HAProxy of that version and build can do."""
     # `STATIC_PCRE2` alone, too: HAProxy is made with it then, and yet says `-PCRE2`.
     perl = any("PCRE" in feature for feature in build.features)
-    return Capabilities(build.version, frozenset() if perl else frozenset((Feature.LOOKAHEAD,)))
+    limits = perl and (build.pcre is None or build.pcre >= _PCRE_WITH_LIMIT)
+    lacks = ((Feature.LOOKAHEAD, not perl), (Feature.MATCH_LIMIT, not limits))
+    return Capabilities(build.version, frozenset(feature for feature, lacking in lacks if lacking))
 
 
 _NUMBERS = re.compile(r"(\d+)\.(\d+)(?:[.-]dev\d+|\.(\d+))?")
@@ -196,6 +203,8 @@ _VERSION = re.compile(rf"^HA-?Proxy version {_NUMBERS.pattern}(\S*)", re.MULTILI
 _FEATURES = re.compile(r"^Feature list\s*:\s*(.*)$", re.MULTILINE)
 _OPTIONS = re.compile(r"^\s*OPTIONS\s*=\s*(.*)$", re.MULTILINE)
 _RUNNING_SSL = re.compile(r"^Running on (?:OpenSSL|SSL library|AWS-LC) version\s*:\s*(.*)$", re.MULTILINE)
+_PCRE = re.compile(r"^Running on PCRE version\s*:\s*(\d+)\.(\d+)", re.MULTILINE)
+_PCRE_WITH_LIMIT = Version(8, 33)
 _FILTER = re.compile(r"^\s*\[\s*(\w+)\] \w+", re.MULTILINE)
 
 
@@ -210,12 +219,14 @@ def parse_build(text: str) -> Build:
         first = text.strip().partition("\n")[0][:80]
         raise BuildTextError(f"expected the output of `haproxy -vv`, found {first!r}")
     ssl = _RUNNING_SSL.search(text)
+    pcre = _PCRE.search(text)
     return Build(
         version=_version(match),
         text=match[0].split()[2],
         openssl=ssl[1].strip() if ssl else "",
         features=_features(text),
         filters=frozenset(name for name in _FILTER.findall(text)),
+        pcre=Version(int(pcre[1]), int(pcre[2])) if pcre else None,
     )
 
 

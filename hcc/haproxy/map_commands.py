@@ -80,7 +80,8 @@ def refill_map(runtime: RuntimeSocket, path: str, wanted: Mapping[str, str], pay
         new = tuple(item for item in wanted.items() if item[0] not in there)
         for payload in payloads(new, payload_bytes):
             _silent(runtime.send_payload(f"add map {path}", payload), "add to a map")
-        old = [reference for reference, entry in found.items() if entry.partition(" ")[0] not in wanted]
+        # The last first: without a rule, what stood after it would say what it must not.
+        old = [reference for reference, entry in reversed(found.items()) if entry.partition(" ")[0] not in wanted]
         commands = [f"del map {path} {reference}" for reference in old]
         commands += [
             f"set map {path} {reference} {wanted[key]}"

@@ -32,8 +32,11 @@ _HEADER_KINDS = {
 }
 
 
-def way_lines(listener: UpstreamListener) -> Iterator[str]:
-    """The lines of an upstream's listener that find out the way of each request."""
+def way_lines(listener: UpstreamListener, before: str) -> Iterator[str]:
+    """The lines of an upstream's listener that find out the way of each request.
+
+    Before each regular expression stands `before`, as `hcc.haproxy.request_rules.bound` has it.
+    """
     ways = listener.ways
     if any(way.below < SHARES for way in ways):
         yield f"  http-request set-var({_DRAW}) rand({SHARES})"
@@ -46,7 +49,7 @@ def way_lines(listener: UpstreamListener) -> Iterator[str]:
         yield from _joined_header(name, variable)
     conditions: dict[Match, tuple[str, ...]] = {}
     for number, match in enumerate(matches, start=1):
-        named = tuple(_conditions(match, f"hcc_m{number}", variables))
+        named = tuple(_conditions(match, f"hcc_m{number}", variables, before))
         yield from (f"  acl {name.removeprefix('!')} {what}" for name, what in named)
         conditions[match] = tuple(name for name, _ in named)
     for number, way in enumerate(ways, start=1):
@@ -126,7 +129,7 @@ def _joined_header(name: str, variable: str) -> Iterator[str]:
         yield f"  http-request set-var({variable}) var({variable}),concat(,{_COMMA}),concat(,{_LINE}) {there}"
 
 
-def _conditions(match: Match, name: str, variables: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _conditions(match: Match, name: str, variables: dict[str, str], before: str) -> Iterator[tuple[str, str]]:
     """Each condition of a match by a name of its own, with `!` if it must not be fulfilled, and its words.
 
     Named, as a line has at most 64 words, and as one in braces would end at a value that is a brace.
@@ -134,21 +137,23 @@ def _conditions(match: Match, name: str, variables: dict[str, str]) -> Iterator[
     if match.methods:
         yield f"{name}_method", f"method {' '.join(words.word(method) for method in match.methods)}"
     if match.path is not None and match.path != PathRule(PathMatch.PREFIX, "/"):
-        yield f"{name}_path", f"path {_path_pattern(match.path, ignore_case=match.ignore_case)}"
+        yield f"{name}_path", f"path {_path_pattern(match.path, before, ignore_case=match.ignore_case)}"
     for number, header in enumerate(match.headers):
-        yield from _header_conditions(header, f"{name}_header{number}", variables)
+        yield from _header_conditions(header, f"{name}_header{number}", variables, before)
     for number, one in enumerate(match.query):
-        yield f"{name}_query{number}", f"query -m reg -- {words.quoted(_parameter(one))}"
+        yield f"{name}_query{number}", f"query -m reg -- {words.quoted(before + _parameter(one))}"
 
 
-def _path_pattern(rule: PathRule, *, ignore_case: bool) -> str:
+def _path_pattern(rule: PathRule, before: str, *, ignore_case: bool) -> str:
     if rule.kind is PathMatch.REGEX:
-        return f"-m reg -- {_whole(rule.value)}"
+        return f"-m reg -- {_whole(rule.value, before)}"
     kind = "str" if rule.kind is PathMatch.EXACT else "beg"
     return f"{'-i ' if ignore_case else ''}-m {kind} -- {words.quoted(rule.value)}"
 
 
-def _header_conditions(rule: HeaderRule, name: str, variables: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _header_conditions(
+    rule: HeaderRule, name: str, variables: dict[str, str], before: str
+) -> Iterator[tuple[str, str]]:
     there = f"req.fhdr({words.header(rule.name)}) -m found"
     mark = "!" if rule.invert else ""
     if rule.kind is HeaderMatch.PRESENT:
@@ -157,13 +162,13 @@ def _header_conditions(rule: HeaderRule, name: str, variables: dict[str, str]) -
     if rule.invert:
         # One that is not there fulfils nothing.
         yield f"{name}_there", there
-    pattern = _whole(rule.value) if rule.kind is HeaderMatch.REGEX else words.quoted(rule.value)
+    pattern = _whole(rule.value, before) if rule.kind is HeaderMatch.REGEX else words.quoted(rule.value)
     case = "-i " if rule.ignore_case else ""
     yield f"{mark}{name}", f"var({variables[rule.name]}) {case}-m {_HEADER_KINDS[rule.kind]} -- {pattern}"
 
 
-def _whole(pattern: str) -> str:
-    return words.quoted(rf"\A{expression(pattern)}\z")
+def _whole(pattern: str, before: str) -> str:
+    return words.quoted(rf"{before}\A{expression(pattern)}\z")
 
 
 def _parameter(rule: QueryRule) -> str:

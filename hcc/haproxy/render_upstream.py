@@ -24,6 +24,7 @@ from hcc.haproxy.render_routes import (
     way_lines,
 )
 from hcc.haproxy.render_tls import server_tls
+from hcc.haproxy.request_rules import bound
 from hcc.mesh.remembered import remembered
 
 # What may be asked twice although nobody knows whether it was heard: safe methods (RFC 9110 section 9.2.1).
@@ -51,7 +52,7 @@ def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, lo
         # A connection that nothing was asked on is closed without a 408: that would pass for the answer to what is.
         yield "  option http-ignore-probes"
     yield from log
-    yield from way_lines(listener)
+    yield from way_lines(listener, bound(capabilities))
     if listener.max_connections:
         lines, connections = open_connections(listener.backends)
         yield from lines

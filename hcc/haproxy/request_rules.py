@@ -16,6 +16,9 @@ expression matches the whole text and spells out every LF in it, so nothing in i
 When PCRE gives up (a group repeated over a long path takes more memory than it has), HAProxy takes that for no match
 and looks at the next entry: a long path would get by a rule that denies. So an entry that says more than such a rule
 before it says once more that that one does not match. Where PCRE gives up there as well no entry matches, which denies.
+
+How much PCRE tries before it gives up is bounded by us: its own bound lets some expressions take a tenth of a second of
+HAProxy's at a path that is made for it, and tens of those rules are more than HAProxy's watchdog waits for.
 Source: HAProxy configuration.txt section 7.1.3 and the map converters; pcre2pattern(3).
 """
 
@@ -27,6 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
+from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.patterns import compiled_bytes, unnamed
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
@@ -36,10 +40,17 @@ from hcc.mesh.rules import ALLOW, DENY, Rule, RuleSet, looked_at
 # Of one entry: less than the smallest buffer of a HAProxy takes (`Capabilities.payload_bytes`).
 MAX_ENTRY_BYTES = 12_000
 MAX_COMPILED_BYTES = 60_000
+# What PCRE may try of one expression: 2 ms or so. Its own bound is 10,000,000.
+_BOUND = "(*LIMIT_MATCH=200000)"
 _DIGEST_CHARACTERS = 8
 _ANY_LINE = r"[^\n]*\n"
 _PLAIN = re.compile(r"[A-Za-z0-9_/]")
 _FLAGS = re.compile(r"\(\?([is]{1,2})\)")
+
+
+def bound(capabilities: Capabilities) -> str:
+    """What stands before an expression for HAProxy, where its PCRE can be told how much to try."""
+    return _BOUND if capabilities.has(Feature.MATCH_LIMIT) else ""
 
 
 def rule_headers(policy: Policy | None) -> tuple[LookedAt, ...]:
@@ -59,18 +70,19 @@ def sees(rules: RuleSet, headers: tuple[LookedAt, ...]) -> bool:
     return all(looks.get(header.name, 0) >= header.look for header in looked_at((rules,)))
 
 
-def rule_entries(sets: Iterable[RuleSet], headers: tuple[LookedAt, ...]) -> dict[str, str]:
+def rule_entries(sets: Iterable[RuleSet], headers: tuple[LookedAt, ...], before: str = "") -> dict[str, str]:
     """The map: expression and verdict, in the order in which they are to be looked at.
 
     Args:
         sets: those that may govern.
         headers: those that HAProxy puts into the text, in that order; a set that looks at others, or more closely, or
             that it would not take, is left out, which denies.
+        before: of every expression, as `bound` has it.
     """
     entries: dict[str, str] = {}
     for each in sets:
         if sees(each, headers) and is_small(each, headers):
-            entries |= _entries(each, headers)
+            entries |= {f"{before}{key}": says for key, says in _entries(each, headers).items()}
     return entries
 
 

@@ -18,7 +18,7 @@ from string import ascii_lowercase, ascii_uppercase
 import pytest
 
 from hcc.haproxy.binary import probe
-from hcc.haproxy.capabilities import Capabilities, Feature, capabilities
+from hcc.haproxy.capabilities import Capabilities, Feature, capabilities, capabilities_of
 from hcc.haproxy.model import Mode, TcpBind, UpstreamListener, WayChanges, WayTo
 from hcc.haproxy.render_routes import (
     MOST_LINES,
@@ -29,6 +29,7 @@ from hcc.haproxy.render_routes import (
     senders,
     way_lines,
 )
+from hcc.haproxy.request_rules import bound
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
 from hcc.mesh.routes import EVERY_REQUEST, Changes, HeaderChanges, Match, QueryMatch, QueryRule, Rewrite
 from hcc.mesh.ways import MOST_CONDITIONS, MOST_METHODS, SHARES
@@ -193,7 +194,7 @@ def running(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         text = CONFIGURATION.format(
             fd=listening.fileno(),
-            ways="\n".join(way_lines(upstream)),
+            ways="\n".join(way_lines(upstream, bound(capabilities_of(probe(binaries.haproxy(branch)))))),
             more=more,
             senders="\n".join(senders(upstream)),
             backends="\n".join(
@@ -287,6 +288,18 @@ def test_each_condition_alone_is_looked_at_as_envoy_does(branch: str, tmp_path: 
                     assert got["x-way"] == [f"way{number if expected else 0}"], (match, method, target, headers)
                     seen[expected] += 1
     assert min(seen.values()) > 400
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_expressions_that_try_for_ever_keep_haproxy_from_nothing(branch: str, tmp_path: Path) -> None:
+    if not bound(capabilities_of(probe(binaries.haproxy(branch)))):
+        pytest.skip("its PCRE is too old")
+    paths = (PathRule(PathMatch.REGEX, f"/(a|aa|[a-z]+)+(x|{number})") for number in range(120))
+    upstream = listener(*((Match(path), SHARES) for path in paths), (Match(PathRule(PathMatch.PREFIX, "/a")), SHARES))
+    with running(branch, upstream, answers(upstream), tmp_path) as sock:
+        # The watchdog kills HAProxy after two seconds.
+        assert ask(sock, "GET", f"/{'a' * 200}!", (("Host", "h"),))[1]["x-way"] == ["way121"]
+        assert ask(sock, "GET", "/aa7", (("Host", "h"),))[1]["x-way"] == ["way8"]
 
 
 @pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)

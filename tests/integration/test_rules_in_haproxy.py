@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from hcc.haproxy.binary import probe
-from hcc.haproxy.capabilities import capabilities
+from hcc.haproxy.capabilities import capabilities_of
 from hcc.haproxy.map_text import map_file
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
-from hcc.haproxy.request_rules import is_small, rule_entries
+from hcc.haproxy.request_rules import bound, is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, Verdict, decide, rule_sets, verdict_of
 from hcc.mesh.patterns import compiled_bytes
@@ -141,9 +141,9 @@ frontend public
 @contextmanager
 def running(branch: str, sets: Sequence[RuleSet], directory: Path) -> Iterator[int]:
     headers = looked_at(sets)
-    (directory / "rules.map").write_text(map_file(rule_entries(sets, headers)))
+    able = capabilities_of(probe(binaries.haproxy(branch)))
+    (directory / "rules.map").write_text(map_file(rule_entries(sets, headers, bound(able))))
     asked = Authorisation("agents", ("/s",), Mode.HTTP, "/i", "/v", str(directory / "rules.map"), headers)
-    able = capabilities(probe(binaries.haproxy(branch)).version)
     rules = "\n".join(rule_lines(asked, "txn.verdict", able))
     experimental = "expose-experimental-directives" if needs_experimental(asked, able) else ""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -313,6 +313,30 @@ def test_a_long_list_of_what_is_allowed_is_taken_and_costs_a_slow_denial_once(br
         # At each of 150 entries it would take as long: HAProxy's watchdog would kill it.
         assert status(port, Request("GET", "/" + "a" * 60 + "!", (HOST,)), rules.name) == 403
         assert status(port, Request("GET", "/api/v1/tenants/a-b/users/7/orders0/3", (HOST,)), rules.name) == 200
+
+
+# A path that each of these rules looks at for long, and that it does not speak of.
+SLOW = tuple(PathRule(PathMatch.REGEX, f"/api/.*/a.*/b.*/c.*/{number}[0-9]") for number in range(120))
+SLOW_PATH = "/api" + "/a/b/c" * 1_000
+
+
+def bounds(branch: str) -> bool:
+    """Whether this HAProxy's PCRE can be told how much to try."""
+    return bool(bound(capabilities_of(probe(binaries.haproxy(branch)))))
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_a_path_that_is_made_for_it_keeps_haproxy_from_nothing(branch: str, tmp_path: Path) -> None:
+    if not bounds(branch):
+        pytest.skip("its PCRE is too old")
+    intention = Intention("web", Action.PERMISSIONS, 9, tuple(Permission(True, path=path) for path in SLOW))
+    rules = verdict_of(Policy("db", "td", (intention,), False, http=True), CALLER).rules
+    assert rules is not None
+    with running(branch, [rules], tmp_path) as port:
+        assert status(port, Request("GET", "/api/x/a/b/c/1197", (HOST,)), rules.name) == 200
+        # The watchdog kills HAProxy after two seconds.
+        assert status(port, Request("GET", SLOW_PATH, (HOST,)), rules.name) == 403
+        assert status(port, Request("GET", "/api/x/a/b/c/1197", (HOST,)), rules.name) == 200
 
 
 def refusing(*permissions: Permission) -> tuple[Policy, RuleSet]:

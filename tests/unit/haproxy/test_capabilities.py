@@ -157,3 +157,11 @@ def test_a_build_without_pcre_cannot_look_at_rules() -> None:
     for features, able in (*((each, True) for each in able_ones), (("OPENSSL",), False)):
         build = Build(Version(3, 2, 0), "3.2.0", "OpenSSL", frozenset(features), frozenset(("SPOE",)))
         assert capabilities_of(build).has(Feature.LOOKAHEAD) is able
+        assert capabilities_of(build).has(Feature.MATCH_LIMIT) is able
+
+
+@pytest.mark.parametrize(("branch", "able"), [("2.6", True), ("2.8", False)])
+def test_an_old_pcre_cannot_be_told_how_much_to_try(branch: str, able: bool) -> None:
+    found = capabilities_of(checked_build(captured(branch)))
+    assert found.has(Feature.MATCH_LIMIT) is able
+    assert found.has(Feature.LOOKAHEAD)
