@@ -25,8 +25,14 @@ _VALUES = {
 HEADER = frozenset(("Name", "Present", *_VALUES, "Invert", "IgnoreCase"))
 # What a header's name may be in a request, without the four characters that mean something in HAProxy's configuration.
 HEADER_NAME = re.compile(r"[a-z0-9!&*+.^_`|~-]{1,128}")
+_WRITABLE = re.compile(r"[^\x00\ud800-\udfff]*")
 _AUTHORITY = ":authority"
 HOST = "host"
+
+
+def is_writable(text: str) -> bool:
+    """Whether it can be written into a configuration at all."""
+    return _WRITABLE.fullmatch(text) is not None
 
 
 def path_rule(http: Fields) -> PathRule | None:

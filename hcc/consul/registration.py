@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hcc.consul.answers import ChainOverride, Registration
+from hcc.consul.conditions import is_writable
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_PORT, MAX_TIMEOUT_MS, Options, is_host, is_ip
 from hcc.mesh.snapshot import ExposedPath, Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
@@ -108,6 +109,8 @@ def _wrong_exposed(path: str, port: int, local_port: int, protocol: str) -> str:
     """What was expected and found of an exposed path that cannot be served; empty for one that can."""
     if not path.startswith("/"):
         return f"a Path that begins with /, found {path!r}"
+    if not is_writable(path):
+        return f"a Path that a request can have, found {path!r}"
     for name, found in (("ListenerPort", port), ("LocalPathPort", local_port)):
         if not 1 <= found <= MAX_PORT:
             return f"a {name} from 1 to {MAX_PORT}, found {found}"

@@ -18,6 +18,7 @@ from hcc.consul.conditions import (
     field_faults,
     header_faults,
     header_rule,
+    is_writable,
     path_faults,
     path_rule,
     pattern_faults,
@@ -40,8 +41,8 @@ _MODIFIERS = frozenset(("Add", "Set", "Remove"))
 _DESTINATION = frozenset((*_WHERE, "PrefixRewrite", "RequestTimeout", "RequestHeaders", "ResponseHeaders"))
 _SPLIT = frozenset((*_WHERE, "Weight", "RequestHeaders", "ResponseHeaders"))
 _METHOD = re.compile(r"[A-Z-]{1,40}")
-# What can be written down at all.
-_WRITABLE = re.compile(r"[^\x00\ud800-\udfff]*")
+# A condition on the query is one expression with the name three times, and PCRE makes at most 65,535 bytes of it.
+_MOST_QUERY_BYTES = 2_048
 # Neither a query nor a fragment, and nothing that has to be escaped.
 _REWRITE = re.compile(r"/[!-\"$->@-~]*")
 # Envoy would put something in the place of what stands between signs of percent.
@@ -134,12 +135,18 @@ def _query_rule(item: Fields) -> QueryRule:
 def _query_faults(one: QueryRule) -> tuple[str, ...]:
     if not one.name:
         return ("no condition on a parameter of the query",)
-    patterns = pattern_faults(one.value) if one.kind is QueryMatch.REGEX else ()
-    return (*patterns, *_text_faults("a query", one.name, one.value))
+    faults = _text_faults("a query", one.name, one.value)
+    if faults:
+        return faults
+    pattern = one.value if one.kind is QueryMatch.REGEX else ""
+    literal = one.name if pattern else f"{one.name}{one.value}"
+    if len(literal.encode()) > _MOST_QUERY_BYTES:
+        faults = (f"a parameter of the query with more than {_MOST_QUERY_BYTES} bytes",)
+    return (*pattern_faults(pattern), *faults)
 
 
 def _text_faults(what: str, *texts: str) -> tuple[str, ...]:
-    if all(_WRITABLE.fullmatch(text) for text in texts):
+    if all(is_writable(text) for text in texts):
         return ()
     return (f"a character that {what} cannot have",)
 

@@ -164,6 +164,7 @@ def test_exposed_paths_are_read(protocol: str, h2: bool) -> None:
     ("wrong", "said"),
     [
         ({"Path": "health"}, "Expose.Paths health: expected a Path that begins with /, found 'health'; left out"),
+        ({"Path": "/\0"}, "Expose.Paths /\0: expected a Path that a request can have, found '/\\x00'; left out"),
         ({"ListenerPort": 0}, "Expose.Paths /health: expected a ListenerPort from 1 to 65535, found 0; left out"),
         ({"LocalPathPort": 70000}, "Expose.Paths /health: expected a LocalPathPort from 1 to 65535, found 70000; left"),
         ({"Protocol": "tcp"}, "Expose.Paths /health: expected a Protocol http or http2, found 'tcp'; left out"),
