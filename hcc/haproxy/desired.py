@@ -181,12 +181,13 @@ def desired(
     taken = _taken_first(snapshot.proxy)
     parts = _upstreams(snapshot, options, certificates, admitted, silent, taken, problems)
     exposed = tuple(_exposed(snapshot.proxy, taken, problems))
+    process = _process(options, len(parts) + len(exposed))
     wanted = Desired(
-        options=_process(options, len(parts) + len(exposed)),
+        options=process,
         public=public,
-        app=_app(snapshot.proxy, callers) if public else None,
+        app=_bounded(_app(snapshot.proxy, callers), process) if public else None,
         upstreams=tuple(part.listener for part in parts),
-        exposed=exposed,
+        exposed=tuple(_bounded_exposed(one, process) for one in exposed),
         backends=tuple(_unless_awaited(backend, probing=probing) for part in parts for backend in part.backends),
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
@@ -194,6 +195,18 @@ def desired(
         ticket_keys=_ticket_keys(options, certificates) if public else None,
     )
     return Result(wanted, tuple(problems))
+
+
+def _bounded(app: AppBackend, process: GlobalOptions) -> AppBackend:
+    """The application, of whose connections no caller gets so many that HAProxy has no file descriptor for others.
+
+    Each request of an HTTP/2 connection takes one of its own to the application; HAProxy counts on one for each.
+    """
+    return replace(app, most_connections=process.max_connections // 2) if app.h2 else app
+
+
+def _bounded_exposed(listener: ExposedListener, process: GlobalOptions) -> ExposedListener:
+    return replace(listener, paths=tuple(replace(one, app=_bounded(one.app, process)) for one in listener.paths))
 
 
 def _process(options: Options, listeners: int) -> GlobalOptions:

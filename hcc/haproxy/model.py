@@ -252,6 +252,7 @@ class AppBackend:
         h2: whether the application is spoken to in cleartext HTTP/2.
         callers: names of the services that have a server line of their own, sorted: by it their sessions are
             counted and cut. They come and go at run time.
+        most_connections: how many each of its lines may have, beyond which requests wait; 0 for any number.
     """
 
     name: str
@@ -262,6 +263,7 @@ class AppBackend:
     socket: str = ""
     h2: bool = False
     callers: tuple[str, ...] = ()
+    most_connections: int = 0
 
     @property
     def is_placed(self) -> bool:

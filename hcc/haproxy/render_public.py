@@ -264,7 +264,8 @@ def _keep_headers(names: Iterable[str]) -> Iterator[str]:
 
 
 def _app_protocol(app: AppBackend) -> str:
-    return " proto h2" if app.h2 else ""
+    most = f" maxconn {words.number(app.most_connections)}" if app.most_connections else ""
+    return f"{' proto h2' if app.h2 else ''}{most}"
 
 
 def _app_address(app: AppBackend) -> str:

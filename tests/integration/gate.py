@@ -61,15 +61,17 @@ LINES = ("db:dc1", "web:dc1")
 class Gate:
     """The listener; `ask` comes in with a certificate and tells what happened."""
 
-    def __init__(self, made: Stage, protocol: Protocol, pool: WorkerPool, appname_header: str) -> None:
+    def __init__(
+        self, made: Stage, protocol: Protocol, pool: WorkerPool, appname_header: str, app_port: int = 0
+    ) -> None:
         self.stage = made
         self.pool = pool
         self.maps = CallerMaps(made.layout, made.capabilities)
         self.port = free_port()
         self.metrics = Metrics()
         self._http = protocol.is_http
-        app = made.app(http=self._http)
-        self._proxy = proxy(protocol=protocol, bind_port=self.port, local_port=app.port, appname_header=appname_header)
+        local = app_port or made.app(http=self._http).port
+        self._proxy = proxy(protocol=protocol, bind_port=self.port, local_port=local, appname_header=appname_header)
         self._version = 0
         self.policy = Policy("server", TRUST_DOMAIN, (), default_allow=None, http=self._http)
         made.authorities.append(MESH)  # type: ignore[arg-type]  # what is asked of one it has
@@ -190,14 +192,15 @@ def gate(
     identities: Mapping[str, str] = MappingProxyType({}),
     *,
     appname_header: str = "",
+    app_port: int = 0,
 ) -> Iterator[Gate]:
-    """A gate that lets nobody in yet, and remembers these certificates from before."""
+    """A gate that lets nobody in yet, and remembers these certificates from before; to an application of its own."""
     with stage(branch) as made:
         CallerMaps(made.layout, made.capabilities).store_identities(identities)
         pool = WorkerPool((made.layout.agent_socket(1), made.layout.agent_socket(2)))
         pool.start()
         try:
-            opened = Gate(made, protocol, pool, appname_header)
+            opened = Gate(made, protocol, pool, appname_header, app_port)
             try:
                 opened.open()
                 yield opened

@@ -19,6 +19,10 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
+from h2.exceptions import ProtocolError
 
 from hcc.actors.backoff import BackOff
 from hcc.actors.messages import SPOE_POOL, PolicyChanged
@@ -37,6 +41,7 @@ from tests.forgeries import ALLOWED as SERVICE
 from tests.forgeries import MESH, forged_leaves
 from tests.haproxy_stage import wait_until
 from tests.integration.gate import ALLOWED, CUT, CUT_SINCE_3_0, DENIED, Callers, Gate, gate
+from tests.integration.test_both_sides import Http2End, Http2Server
 from tests.spoe_certificates import TRUST_DOMAIN, Leaf, service_uri, uri_names
 
 pytestmark = pytest.mark.integration
@@ -400,3 +405,38 @@ def test_the_verdicts_on_ten_thousand_certificates_are_right_and_their_memory_is
         taken = opened.memory_kb() - before
         sys.stderr.write(f"HAProxy {branch}: {MANY} certificates took {taken} kB\n")
         assert taken < MEMORY_KB
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_requests_that_a_caller_leaves_open_leave_haproxy_descriptors_for_others(branch: str) -> None:
+    app = Patient("slow")
+    app.resets, app.poured = [], 0
+    with contextlib.closing(app), gate(branch, Protocol.HTTP2, app_port=app.port) as opened:
+        opened.decide_by(WEB, Intention("db", Action.ALLOW, 9))
+        with contextlib.ExitStack() as held:
+            # HAProxy takes 500 connections here, and counts on two descriptors for each. Some go in on the common line.
+            for _ in range(2):
+                end = held.enter_context(http2_end(opened, SERVICE))
+                for _ in range(900):
+                    end.ask("/silent")
+            opened.stage.process.look(10.0)
+            assert len(os.listdir(f"/proc/{opened.stage.worker()}/fd")) < 800  # noqa: PTH208 (only how many)
+            other = held.enter_context(http2_end(opened, "db"))
+            other.wait(ResponseReceived, other.ask())
+
+
+class Patient(Http2Server):
+    """One that is not astonished when HAProxy ends."""
+
+    def talk(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ProtocolError):
+            super().talk(connection)
+
+
+@contextlib.contextmanager
+def http2_end(opened: Gate, service: str) -> Iterator[Http2End]:
+    """A client that speaks HTTP/2 with the certificate of that service."""
+    context = opened.context(MESH.leaf(*uri_names(service_uri(service)), key=KEY))
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", opened.port), timeout=10) as plain, context.wrap_socket(plain) as tls:
+        yield Http2End(tls, H2Connection(H2Configuration(client_side=True)))
