@@ -290,10 +290,10 @@ def test_each_condition_alone_is_looked_at_as_envoy_does(branch: str, tmp_path: 
     assert min(seen.values()) > 400
 
 
-@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+# But for 2.8, whose build of the Python package has a PCRE that cannot be told how much to try (README, Limits).
+@pytest.mark.parametrize("branch", sorted({*binaries.HAPROXY_BRANCHES} - {"2.8"}))
 def test_expressions_that_try_for_ever_keep_haproxy_from_nothing(branch: str, tmp_path: Path) -> None:
-    if not bound(capabilities_of(probe(binaries.haproxy(branch)))):
-        pytest.skip("its PCRE is too old")
+    assert bound(capabilities_of(probe(binaries.haproxy(branch))))
     paths = (PathRule(PathMatch.REGEX, f"/(a|aa|[a-z]+)+(x|{number})") for number in range(120))
     upstream = listener(*((Match(path), SHARES) for path in paths), (Match(PathRule(PathMatch.PREFIX, "/a")), SHARES))
     with running(branch, upstream, answers(upstream), tmp_path) as sock:

@@ -325,10 +325,10 @@ def bounds(branch: str) -> bool:
     return bool(bound(capabilities_of(probe(binaries.haproxy(branch)))))
 
 
-@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+# But for 2.8, whose build of the Python package has a PCRE that cannot be told how much to try (README, Limits).
+@pytest.mark.parametrize("branch", sorted({*binaries.HAPROXY_BRANCHES} - {"2.8"}))
 def test_a_path_that_is_made_for_it_keeps_haproxy_from_nothing(branch: str, tmp_path: Path) -> None:
-    if not bounds(branch):
-        pytest.skip("its PCRE is too old")
+    assert bounds(branch)
     intention = Intention("web", Action.PERMISSIONS, 9, tuple(Permission(True, path=path) for path in SLOW))
     rules = verdict_of(Policy("db", "td", (intention,), False, http=True), CALLER).rules
     assert rules is not None
