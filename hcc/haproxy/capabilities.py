@@ -47,6 +47,7 @@ class Feature(Enum):
     SERVER_CERTIFICATE = auto()
     HTTP_RETURN = auto()
     SHUT_IS_LISTED = auto()
+    KEEPALIVE_TIMES = auto()
     MAP_TRANSACTION = auto()
     DISABLE_H2_UPGRADE = auto()
     NORMALIZE_URI = auto()
@@ -79,6 +80,8 @@ SINCE: dict[Feature, Version] = {
     # A frontend that was shut is gone from `show stat` in 2.2.9, and `STOP` in 2.6.12 and newer, where one that is
     # paused is `PAUSED` (tried). In between that is a guess: a paused one taken for shut is repaired, too.
     Feature.SHUT_IS_LISTED: Version(2, 3),
+    # `clitcpka-idle` and its like: 2.6.12 has them (tried), 2.2.9 has not; made for 2.3 by the project's history.
+    Feature.KEEPALIVE_TIMES: Version(2, 3),
     Feature.MAP_TRANSACTION: Version(2, 4),  # `prepare map`, `add map @N`, `commit map @N`; sections 4.1 and 4.4
     # `option disable-h2-upgrade`: 2.2.9 has it (tried), of what is older, and of 2.3, not all may have it.
     Feature.DISABLE_H2_UPGRADE: Version(2, 2, 9),

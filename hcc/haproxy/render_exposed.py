@@ -15,6 +15,7 @@ from hcc.haproxy.render_lines import (
     kept_alive,
     no_h2,
     timeout_lines,
+    watched,
 )
 from hcc.haproxy.render_public import NO_TUNNEL, app_server, no_h2c_tunnel
 
@@ -28,6 +29,7 @@ def exposed_listener(listener: ExposedListener, capabilities: Capabilities, log:
     yield from frontend_mode(Mode.HTTP)
     yield f"  bind {bind_address(listener.bind)}"
     yield from client_timeout(listener.client_timeout_ms)
+    yield from watched("cli", capabilities)
     if not any(app.h2 for app in listener.apps):
         yield from no_h2(capabilities)
     yield from kept_alive()

@@ -9,6 +9,9 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
 
 KEEP_ALIVE_MS = 3_600_000
+# Connections that nothing goes over: asked about well before a firewall that forgets idle ones after a minute does so,
+# and given up after two and a half, so that they outlive what sessions with data outlive, a network that fails a while.
+_ASK_IDLE_S, _ASK_AGAIN_S, _ASK_TIMES = 30, 15, 8
 
 
 def frontend_mode(mode: Mode) -> Iterator[str]:
@@ -39,6 +42,19 @@ def kept_alive() -> Iterator[str]:
     Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
     """
     yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
+
+
+def watched(side: str, capabilities: Capabilities) -> Iterator[str]:
+    """What has the kernel ask whether the far end of an idle connection is there, of the side `cli` or `srv`.
+
+    One that lost its power or its network ends nothing, and a firewall that forgets a connection tells nobody. The
+    kernel's own times, two hours, are longer than any connection of ours may be idle.
+    """
+    if capabilities.has(Feature.KEEPALIVE_TIMES):
+        yield f"  option {side}tcpka"
+        yield f"  {side}tcpka-idle {words.number(_ASK_IDLE_S)}s"
+        yield f"  {side}tcpka-intvl {words.number(_ASK_AGAIN_S)}s"
+        yield f"  {side}tcpka-cnt {words.number(_ASK_TIMES)}"
 
 
 def backend_mode(mode: Mode) -> Iterator[str]:

@@ -17,6 +17,7 @@ from hcc.haproxy.render_lines import (
     kept_alive,
     no_h2,
     timeout_lines,
+    watched,
 )
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
 from hcc.haproxy.render_spoe import (
@@ -63,6 +64,7 @@ def public_listener(
     yield from frontend_mode(public.mode)
     yield f"  bind {bind_address(public.bind)} {bind_tls(public, paths[CERTIFICATE_LIST])}"
     yield from client_timeout(public.client_timeout_ms)
+    yield from watched("cli", capabilities)
     if public.mode is Mode.HTTP and H2 not in public.tls.alpn:
         yield from no_h2(capabilities)
     if public.max_connections:

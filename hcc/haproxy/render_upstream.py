@@ -14,6 +14,7 @@ from hcc.haproxy.render_lines import (
     frontend_mode,
     kept_alive,
     timeout_lines,
+    watched,
 )
 from hcc.haproxy.render_routes import (
     answer_changes,
@@ -84,6 +85,7 @@ def upstream_backend(backend: Backend, capabilities: Capabilities) -> Iterator[s
         shared = backend.tls is not None and H2 in backend.tls.alpn and not capabilities.has(Feature.STREAMS_TO_SERVERS)
         yield from _pooled(shared=shared)
     yield from timeout_lines(backend.timeouts)
+    yield from watched("srv", capabilities)
     yield from answer_timeouts(backend.changes, capabilities)
     changes = tuple(answer_changes(backend.changes))
     if backend.check and capabilities.has(Feature.SERVER_CERTIFICATE):

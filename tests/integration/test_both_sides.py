@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 from h2.config import H2Configuration
@@ -338,3 +339,26 @@ def test_an_application_keeps_a_connection_to_an_upstream_for_longer_than_an_ans
             assert until(kept, b"\r\n\r\n").split()[1] == b"200"
             with pytest.raises(TimeoutError):
                 _until_silent(kept)
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.HTTP])
+def test_both_ends_of_an_idle_connection_between_sidecars_ask_whether_the_other_is_there(
+    newer: Stage, protocol: Protocol
+) -> None:
+    app = newer.app(http=protocol is Protocol.HTTP)
+    sides = both(newer, protocol, app.port)
+    with sides.call() as client:
+        client.sendall(GET)
+        until(client, b"\n")
+        wait_until(lambda: _timers(sides.public) == [KEEPALIVE] * 2, "the kernel to be told for both ends")
+
+
+# The kind of timer that the kernel shows of a connection. Source: Linux, Documentation/networking/proc_net_tcp.rst.
+KEEPALIVE, ESTABLISHED = "02", "01"
+
+
+def _timers(port: int) -> list[str]:
+    """Those of all ends of connections to that port of this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = [row for row in rows if row[3] == ESTABLISHED and f":{port:04X}" in row[1] + row[2]]
+    return [row[5].partition(":")[0] for row in ends]
