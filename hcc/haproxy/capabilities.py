@@ -58,6 +58,7 @@ class Feature(Enum):
     CA_UPDATE = auto()
     DYNAMIC_SERVERS = auto()
     ERROR_LOG_FORMAT = auto()
+    IDLE_CLOSE_ON_RESPONSE = auto()
     NO_EXPOSE_FD = auto()
     RELOAD_ANSWER = auto()
     STREAMS_TO_SERVERS = auto()
@@ -98,6 +99,9 @@ SINCE: dict[Feature, Version] = {
     Feature.CA_UPDATE: Version(2, 8),
     Feature.DYNAMIC_SERVERS: Version(2, 6),  # `add server` without experimental-mode; section 4.1
     Feature.ERROR_LOG_FORMAT: Version(2, 5),  # keyword `error-log-format`, sample `fc_err_str`; section 9
+    # `option idle-close-on-response` (2.6.12 has it). Before 2.4 HAProxy did so by itself (manual of 3.0); the first
+    # releases of 2.4 do neither.
+    Feature.IDLE_CLOSE_ON_RESPONSE: Version(2, 5),
     Feature.NO_EXPOSE_FD: Version(2, 6),  # the master passes listeners by itself; section 4.5
     Feature.RELOAD_ANSWER: Version(2, 7),  # the master's `reload` answers Success=0|1; section 4.5
     # 2.2.9 and 2.6.12 pass `Upgrade: h2c` on, and then whatever the tunnel holds; 2.8.25 to 3.4.7 do not (tried).

@@ -87,12 +87,24 @@ def public_listener(
         if public.mode is Mode.HTTP:
             yield NO_TUNNEL
     if public.mode is Mode.HTTP:
-        yield from kept_alive()
+        yield from _kept_by_callers(authorisation, capabilities)
         if public.forward_for:
             yield "  option forwardfor"
     if public.authorised and authorisation and refuses_by_rules(authorisation, capabilities):
         yield f"  use_backend {REFUSALS} if {refused(authorisation, VERDICT)}"
     yield f"  default_backend {words.name(public.backend)}"
+
+
+def _kept_by_callers(asked: Authorisation | None, capabilities: Capabilities) -> Iterator[str]:
+    """How connections end that callers keep: a worker that stops says so with its next answer.
+
+    Were one closed while it is idle here, a request may be on its way, and lost if it may not be repeated. It is closed
+    where rules look at headers or tokens: a worker that stopped as they are to look at others would refuse everything.
+    """
+    yield from kept_alive()
+    looks = asked is not None and (asked.headers or asked.token_places)
+    if capabilities.has(Feature.IDLE_CLOSE_ON_RESPONSE) and not looks:
+        yield "  option idle-close-on-response"
 
 
 def is_unguarded(config: str) -> bool:

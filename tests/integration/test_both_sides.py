@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -362,3 +364,31 @@ def _timers(port: int) -> list[str]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     ends = [row for row in rows if row[3] == ESTABLISHED and f":{port:04X}" in row[1] + row[2]]
     return [row[5].partition(":")[0] for row in ends]
+
+
+def test_a_connection_that_a_caller_keeps_outlives_a_reload_by_one_answer(made: Stage) -> None:
+    sides = both(made, Protocol.HTTP, made.app(http=True).port)
+    context = made.context(ssl.PROTOCOL_TLS_CLIENT, made.authority.leaf(service_uri("caller")))
+    with context.wrap_socket(_connected(sides.public)) as caller:
+        assert b" 200 " in _asked(caller, "GET")
+        public = sides.rendered.desired.public
+        assert public is not None
+        other = replace(public, client_timeout_ms=public.client_timeout_ms + 1)
+        before = made.worker()
+        made.converge(render(replace(sides.rendered.desired, public=other), made.capabilities))
+        assert made.worker() != before
+        # This one could have been on its way when the worker was told to stop, and may not be repeated.
+        time.sleep(0.5)
+        answer = _asked(caller, "POST")
+        assert b" 200 " in answer
+        assert b"connection: close" in answer.lower()
+
+
+def _asked(caller: socket.socket, method: str) -> bytes:
+    """The head of the answer; its body is read, too."""
+    caller.sendall(f"{method} / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n".encode())
+    head = until(caller, b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+    while length > 0 and (data := caller.recv(length)):
+        length -= len(data)
+    return head
