@@ -18,6 +18,10 @@ from tests.e2e.namespaces import Namespace
 from tests.e2e.sidecar import HCC, Sidecar, hcc_run
 from tests.e2e.waiting import wait_until
 
+# An agent whose first try to tell the servers fails tries again only after some 15 s. An alias check that missed the
+# health of its service looks again only after a minute.
+_CATALOGUE_S = 90.0
+
 
 @dataclass
 class Site:
@@ -115,19 +119,32 @@ class Member:
 
     def wait_healthy(self, seen_by: ConsulAgent) -> None:
         """Return when the catalogue, as this agent sees it, has the sidecar passing."""
-        wanted = f"{self.service.service_id}-sidecar-proxy"
-        path = f"/v1/health/connect/{quote(self.service.name)}"
 
         def healthy() -> bool:
-            found = {entry["Service"]["ID"]: entry["Checks"] for entry in seen_by.get(path)}
-            assert wanted in found, f"registered are {sorted(found)}"
-            bad = [(check["Name"], check["Output"]) for check in found[wanted] if check["Status"] != "passing"]
+            bad = [(check["Name"], check["Output"]) for check in self._checks(seen_by) if check["Status"] != "passing"]
             assert not bad, bad
             return True
 
-        # An agent whose first try to tell the servers fails tries again only after some 15 s. An alias check that
-        # missed the health of its service looks again only after a minute.
-        wait_until(f"{wanted} to be healthy in Consul", healthy, 90.0)
+        wait_until(f"{self._proxy_id} to be healthy in Consul", healthy, _CATALOGUE_S)
+
+    def wait_unhealthy(self, seen_by: ConsulAgent) -> None:
+        """Return when the catalogue, as this agent sees it, has a check of the sidecar critical."""
+
+        def unhealthy() -> bool:
+            return "critical" in {check["Status"] for check in self._checks(seen_by)}
+
+        wait_until(f"{self._proxy_id} to be critical in Consul", unhealthy, _CATALOGUE_S)
+
+    def _checks(self, seen_by: ConsulAgent) -> list[dict[str, str]]:
+        entries = seen_by.get(f"/v1/health/connect/{quote(self.service.name)}")
+        found = {entry["Service"]["ID"]: entry["Checks"] for entry in entries}
+        assert self._proxy_id in found, f"registered are {sorted(found)}"
+        checks: list[dict[str, str]] = found[self._proxy_id]
+        return checks
+
+    @property
+    def _proxy_id(self) -> str:
+        return f"{self.service.service_id}-sidecar-proxy"
 
     def remove(self) -> None:
         """Take sidecar, application and registration away."""

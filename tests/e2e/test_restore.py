@@ -54,6 +54,7 @@ def test_a_denial_that_an_older_snapshot_brings_back_counts_at_once_and_so_do_la
         agent.set_intention("caller", "web", "allow")
         wait_until("an answer again", lambda: http_get(caller.namespace, WEB_PORT).status == 200)
         web.set_health("critical")
+        web.wait_unhealthy(agent)
         wait_until("nobody to answer", lambda: http_get(caller.namespace, WEB_PORT).status == 503)
     finally:
         mesh.close()
