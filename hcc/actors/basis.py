@@ -83,6 +83,10 @@ class Basis:
         """Those of them that do not answer."""
         return self.admission.silent if self.probes and self.admission else ()
 
+    def sees_as(self, other: Basis) -> bool:
+        """Whether it is known of the same endpoints who they are, and of all of them here as there."""
+        return (self.admitted, self.silent, self.probing) == (other.admitted, other.silent, other.probing)
+
     def wanted(self, snapshot: Snapshot, callers: tuple[str, ...]) -> Result:
         """What HAProxy should do, with these `callers`."""
         return desired(

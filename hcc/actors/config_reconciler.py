@@ -256,12 +256,12 @@ class ConfigReconciler(Actor):
             self._writer.finish()
 
     def _admit(self, admission: Admission) -> None:
-        before, self._basis = self._basis.admission, replace(self._basis, admission=admission)
+        before, self._basis = self._basis, replace(self._basis, admission=admission)
         snapshot = self._basis.snapshot
         if snapshot is None or admission.version > snapshot.version:
             # The snapshot that it is about comes next.
             return
-        if self._gathering or before is None or admission != replace(before, version=admission.version):
+        if self._gathering or not self._basis.sees_as(before):
             # Who may serve now waits for others of its kind, not for the change that named it.
             applied = snapshot.version == self._reconciled_version
             self._news = True

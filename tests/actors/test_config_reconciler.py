@@ -1219,6 +1219,21 @@ def test_while_nobody_knows_who_the_new_endpoints_are_the_old_ones_serve(probing
     eventually(lambda: running(probing) == {"10.0.0.2": True}, "one for the other")
 
 
+def test_the_last_endpoint_that_turns_critical_is_out_however_late_the_probes_are_heard_of(
+    probing: ReconcilerScene,
+) -> None:
+    probing.tell(admitting(ONE, version=1))
+    probing.run(with_endpoints(ONE, version=1))
+
+    probing.tell(SnapshotChanged(with_endpoints(replace(ONE, health=Health.CRITICAL))))
+    eventually(lambda: probing.reported().snapshot_version == 2, "the snapshot is applied as far as can be")
+
+    # They have nothing to say but that they know of it.
+    probing.tell(admitting(ONE))
+    eventually(lambda: running(probing) == {"10.0.0.1": False}, "it is out")
+    assert probing.kinds() == [SetServerState]
+
+
 def test_very_many_new_endpoints_come_by_a_reload(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hcc.haproxy.plan.MOST_ADDED", 2)
     scene.run(with_endpoints(ONE, version=1))
