@@ -41,6 +41,7 @@ from hcc.haproxy.process import LOST, Exit, LaunchError, Look, NotReadyError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_public import is_unguarded
 from hcc.haproxy.render_spoe import agent_name
+from hcc.haproxy.replies import Activity
 from hcc.mesh.caller import key_name
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Outcome, Peer
@@ -322,6 +323,8 @@ class FakeProcess:
         self.trimmed = 0
         self.logs_to_file = False
         self.in_flight = 0
+        # Requests that are over.
+        self.asked = 0
         self.in_flight_asked = 0
         self.failing = failing
         self.ends_at_once = False
@@ -392,6 +395,9 @@ class FakeProcess:
     def requests_in_flight(self) -> int:
         self.in_flight_asked += 1
         return self.in_flight if self._alive() else 0
+
+    def activity(self) -> Activity | None:
+        return Activity(self.in_flight, self.asked + self.in_flight) if self.answering and self._alive() else None
 
     def answers(self, timeout_s: float) -> bool:
         return self.answering and self._alive()

@@ -1,9 +1,11 @@
-"""What stays of a drain when an actor is started anew in the middle of it."""
+"""What stays of a drain when an actor is started anew in the middle of it; and when nothing is to be waited for."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+
+from hcc.haproxy.replies import Activity
 
 
 @dataclass(slots=True)
@@ -27,3 +29,21 @@ class Draining:
     def begin(self, timeout_s: float) -> None:
         """HAProxy is to end; open connections have that long."""
         self.deadline_s = time.monotonic() + timeout_s
+
+
+class Quiet:
+    """For how long nothing was asked of HAProxy. Pure; times are of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: Activity | None = None
+        self._since_s = 0.0
+
+    def lasts_s(self, activity: Activity | None, now_s: float) -> float:
+        """Since when it did nothing, if it did nothing in between; 0 where that is not known.
+
+        What was asked and answered between two looks is in the totals alone.
+        """
+        if activity is None or activity.now or activity != self._seen:
+            self._since_s = now_s
+        self._seen = activity
+        return now_s - self._since_s

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from hcc.actors.actor import Actor
 from hcc.actors.backoff import STABLE_S, BackOff
-from hcc.actors.draining import Draining
+from hcc.actors.draining import Draining, Quiet
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -48,6 +48,9 @@ KILL_AFTER_S = 2.0
 # So long ConfigReconciler may look at what HAProxy is started with again; it may be busy, or be restarted.
 ANSWER_S = 3.0
 IN_FLIGHT_CHECK_S = 0.1
+# In a drain, connections that nothing was asked on for so long are cut: callers close them only much later.
+QUIET_S = 2.0
+QUIET_CHECK_S = 0.25
 # HAProxy and the Data Plane API are asked this often.
 PROBE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
@@ -128,6 +131,11 @@ class _CheckInFlight:
 
 
 @dataclass(frozen=True, slots=True)
+class _CheckQuiet:
+    """To itself: HAProxy ends as soon as all is closed; see whether anything is still asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Force:
     """To itself: the time for open connections is over. `kill` when even that was asked for before."""
 
@@ -165,6 +173,7 @@ class ProcessSupervisor(Actor):
         self._dataplane_back_off = BackOff()
         self._dataplane_answered = False
         self._dataplane_misses = 0
+        self._quiet = Quiet()
         # Readable when this actor ends; who watches a process for it ends then, too.
         self._leaving = -1
 
@@ -202,12 +211,8 @@ class ProcessSupervisor(Actor):
                 self._about_dataplane(message)
             case Publish():
                 self._publish()
-            case Drain() if self._draining.deadline_s is not None:
-                self._drain(self._draining.deadline_s)
-            case _CheckInFlight():
-                self._stop_when_served()
-            case _Force(kill):
-                self._force(kill=kill)
+            case Drain() | _CheckInFlight() | _CheckQuiet() | _Force():
+                self._about_drain(message)
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
         """HAProxy goes on, and the successor or the next hcc adopts it."""
@@ -391,6 +396,17 @@ class ProcessSupervisor(Actor):
         _log.error("the Data Plane API: %s; starting it again in %.2f s", reason, delay)
         self.after(delay, _StartDataplane(), key="start-dataplane")
 
+    def _about_drain(self, message: object) -> None:
+        match message:
+            case Drain() if self._draining.deadline_s is not None:
+                self._drain(self._draining.deadline_s)
+            case _CheckInFlight():
+                self._stop_when_served()
+            case _CheckQuiet():
+                self._cut_when_quiet()
+            case _Force(kill):
+                self._force(kill=kill)
+
     def _drain(self, deadline_s: float) -> None:
         self.cancel("start")
         if not self._process.pid:
@@ -417,6 +433,17 @@ class ProcessSupervisor(Actor):
     def _end_gracefully(self) -> None:
         self._draining.ending = True
         self._process.stop_gracefully()
+        self._quiet = Quiet()
+        self.after(QUIET_CHECK_S, _CheckQuiet(), key="quiet")
+
+    def _cut_when_quiet(self) -> None:
+        if not self._process.pid:
+            return
+        if self._quiet.lasts_s(self._process.activity(), time.monotonic()) < QUIET_S:
+            self.after(QUIET_CHECK_S, _CheckQuiet(), key="quiet")
+            return
+        _log.info("nothing was asked for %g s, closing the connections that callers keep", QUIET_S)
+        self._process.terminate()
 
     def _force(self, *, kill: bool) -> None:
         if not self._process.pid:

@@ -22,8 +22,8 @@ from pathlib import Path
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.names import APP, PUBLIC
-from hcc.haproxy.replies import Info, Message, ReplyError, alerts, parse_current_sessions
+from hcc.haproxy.names import AGENTS, APP, PUBLIC, TOKEN_AGENT
+from hcc.haproxy.replies import Activity, Info, Message, ReplyError, alerts, parse_activity
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError, SilentError
 
 # The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
@@ -212,9 +212,23 @@ class HAProxyProcess:
     def requests_in_flight(self) -> int:
         """Requests that callers wait for (connections, for tcp); 0 when HAProxy does not say."""
         try:
-            return parse_current_sessions(self._runtime.send(f"show stat {APP} 2 -1"))
+            return parse_activity(self._runtime.send(f"show stat {APP} 2 -1")).get(APP, Activity()).now
         except (RuntimeSocketError, ReplyError):
             return 0
+
+    def activity(self) -> Activity | None:
+        """What all workers do for callers and applications, also when they stop; None when HAProxy does not say."""
+        master = MasterSocket(self._layout.master_socket, ANSWER_TIMEOUT_S)
+        try:
+            found = [
+                parse_activity(master.of_worker(worker.pid, "show stat -1 2 -1"))
+                for worker in master.processes().workers
+            ]
+        except (RuntimeSocketError, ReplyError):
+            return None
+        asked_by_haproxy = (AGENTS, TOKEN_AGENT)
+        counted = (one for each in found for name, one in each.items() if name not in asked_by_haproxy)
+        return sum(counted, start=Activity())
 
     def stop_gracefully(self) -> None:
         """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it)."""

@@ -93,17 +93,35 @@ class Message:
         return f"line {self.line}: {self.text}" if self.line else self.text
 
 
-def parse_current_sessions(text: str) -> int:
-    """Sessions now, waiting ones included, of the one line in an answer to `show stat`; 0 without a line."""
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    if not lines:
-        return 0
-    try:
-        # Source: management.txt 9.1, the fields qcur and scur.
-        waiting, current = lines[0].split(",")[2::2][:2]
-        return int(waiting or 0) + int(current)
-    except ValueError as exc:
-        raise ReplyError(f"expected a line of statistics, found {lines[0][:80]!r}") from exc
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Of backends: requests for http, connections for tcp.
+
+    Args:
+        now: in progress, or waiting.
+        total: since the worker started.
+    """
+
+    now: int = 0
+    total: int = 0
+
+    def __add__(self, other: Activity) -> Activity:
+        return Activity(self.now + other.now, self.total + other.total)
+
+
+def parse_activity(text: str) -> dict[str, Activity]:
+    """By name, of the backends in an answer to `show stat`."""
+    found = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        try:
+            # Source: management.txt 9.1, the fields pxname, qcur, scur and stot.
+            name, _, waiting, _, current, _, _, total, *_ = line.split(",")
+            found[name] = Activity(int(waiting or 0) + int(current), int(total))
+        except ValueError as exc:
+            raise ReplyError(f"expected a line of statistics, found {line[:80]!r}") from exc
+    return found
 
 
 _RATE_LIMITS = {"ConnRateLimit": "connections", "SessRateLimit": "sessions", "SslRateLimit": "ssl-sessions"}

@@ -295,7 +295,7 @@ def test_a_public_listener_that_a_late_reload_opened_again_is_closed_again() -> 
 
         eventually(lambda: there.process.said == ["close public"] * 2, "it is closed again")
         there.process.in_flight = 0
-        eventually(lambda: there.process.said[-1] == "stop gracefully", "a graceful stop")
+        eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
 
 
 def test_a_restarted_actor_leaves_no_thread_behind() -> None:
@@ -326,6 +326,45 @@ def test_draining_lets_connections_finish_and_tells_when_they_have() -> None:
         stopped = HAProxyFacts(False, 0, "2.6.12")
         eventually(lambda: there.facts(ADMIN, HAProxyFacts) == stopped, "the end is reported")
         assert there.process.launched == 1
+
+
+def test_connections_that_nothing_is_asked_on_are_cut_when_it_was_quiet_for_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_CHECK_S", 0.01)
+    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_S", 0.3)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.drain(60.0)
+        eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
+
+        there.process.in_flight = 1
+        threading.Event().wait(0.6)
+        assert "terminate" not in there.process.said, "a request is in progress"
+        there.process.in_flight = 0
+        for _ in range(6):
+            there.process.asked += 1
+            threading.Event().wait(0.1)
+            assert "terminate" not in there.process.said, "requests come and are answered in between"
+
+        eventually(lambda: there.process.said[2:3] == ["terminate"], "an end")
+        assert there.drained.wait(5.0)
+
+
+def test_one_that_does_not_say_what_it_does_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_CHECK_S", 0.01)
+    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_S", 0.05)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.answering = False
+        there.drain(60.0)
+        eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
+
+        threading.Event().wait(0.5)
+
+        assert there.process.said[-1] == "stop gracefully"
 
 
 def test_after_the_deadline_open_connections_are_cut() -> None:

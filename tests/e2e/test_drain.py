@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.certificates import answer, handshake, mesh_certificate
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, read_line, tcp_ask, tcp_requests
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
@@ -25,6 +26,7 @@ from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 SHOP_PORT, TILL_PORT, STOCK_PORT, KIOSK_PORT = 9501, 9502, 9503, 9506
+GET = b"GET %b HTTP/1.1\r\nHost: kiosk\r\n\r\n"
 
 
 @dataclass
@@ -113,6 +115,29 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     assert len(relayed) == len(calls)
     wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
+
+
+def test_a_drain_waits_for_answers_and_not_for_connections_that_callers_merely_keep(
+    site: Site, haproxy: str, tmp_path: Path
+) -> None:
+    with closing(Mesh(site, haproxy)) as mesh, ExitStack() as stack:
+        (kiosk,) = mesh.join(Service("kiosk", "http"), flags=("--drain-timeout", "60s"))
+        certificate, roots = mesh_certificate(site.client, "guest", tmp_path), site.client.root_pems()
+        place = (site.client.namespace, kiosk.namespace.address, kiosk.public_port)
+        kept, slow = (stack.enter_context(handshake(*place, roots, certificate)) for _ in range(2))
+        assert b"kiosk" in answer(kept, GET % b"/who")
+        slow.settimeout(20)
+        answers: list[bytes] = []
+        asking = threading.Thread(target=lambda: answers.append(answer(slow, GET % b"/slow/4")))
+        asking.start()
+        time.sleep(0.5)  # It is in the application.
+        began_s = time.monotonic()
+
+        assert kiosk.sidecar.stop(50) == 0
+
+        assert time.monotonic() - began_s < 30
+        asking.join()
+        assert b"kiosk" in answers[0]
 
 
 def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -> None:

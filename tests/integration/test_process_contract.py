@@ -20,6 +20,7 @@ from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.dataplane_program import find_dataplane
 from hcc.haproxy.files import remove, write_private
 from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, Look, NotReadyError
+from hcc.haproxy.replies import Activity
 from tests.binaries import dataplaneapi
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage
@@ -73,6 +74,7 @@ class FakeSubject:
         self.process.in_flight = 1
         yield
         self.process.in_flight = 0
+        self.process.asked += 1
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -349,6 +351,20 @@ def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_a
     assert not process.close_public()
     wait_until(lambda: not process.requests_in_flight(), "the caller is served")
     assert process.reap() is None
+
+
+def test_what_is_done_for_callers_is_seen_while_it_stops_too(subject: Subject) -> None:
+    process = subject.process
+    assert process.activity() is None
+    launched(subject)
+    with subject.call():
+        pass
+    wait_until(lambda: process.activity() == Activity(0, 1), "one call that is over")
+
+    with subject.call():
+        assert process.activity() == Activity(1, 2)
+        process.stop_gracefully()
+        assert process.activity() == Activity(1, 2)
 
 
 def test_who_has_no_public_listener_cannot_close_it(subject: Subject) -> None:

@@ -4,13 +4,14 @@ import pytest
 
 from hcc.haproxy.model import Server, TicketKeys
 from hcc.haproxy.replies import (
+    Activity,
     Message,
     ReplyError,
     alerts,
+    parse_activity,
     parse_backends,
     parse_ca_file,
     parse_certificate,
-    parse_current_sessions,
     parse_info,
     parse_processes,
     parse_reload,
@@ -197,21 +198,25 @@ STAT_COLUMNS = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,\n"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"{STAT_COLUMNS}app,BACKEND,0,0,3,3,1000,7,\n\n", 3),
-        (f"{STAT_COLUMNS}app,BACKEND,2,2,3,3,1000,7,\n\n", 5),
-        (f"{STAT_COLUMNS}app,BACKEND,,,0,3,1000,7,\n\n", 0),
-        (f"{STAT_COLUMNS}\n", 0),
-        ("", 0),
+        (f"{STAT_COLUMNS}app,BACKEND,0,0,3,3,1000,7,\n\n", {"app": Activity(3, 7)}),
+        (f"{STAT_COLUMNS}app,BACKEND,2,2,3,3,1000,7,\n\n", {"app": Activity(5, 7)}),
+        (f"{STAT_COLUMNS}app,BACKEND,,,0,3,1000,7,\n\n", {"app": Activity(0, 7)}),
+        (
+            f"{STAT_COLUMNS}app,BACKEND,0,0,1,3,1000,7,\nup:web:9191:to,BACKEND,0,0,0,3,1000,9,\n\n",
+            {"app": Activity(1, 7), "up:web:9191:to": Activity(0, 9)},
+        ),
+        (f"{STAT_COLUMNS}\n", {}),
+        ("", {}),
     ],
 )
-def test_sessions_of_one_proxy_are_counted(text: str, expected: int) -> None:
-    assert parse_current_sessions(text) == expected
+def test_what_backends_do_is_counted(text: str, expected: dict[str, Activity]) -> None:
+    assert parse_activity(text) == expected
 
 
-@pytest.mark.parametrize("text", ["nonsense\n", "a,b,c,d,e,f\n"])
+@pytest.mark.parametrize("text", ["nonsense\n", "a,b,c,d,e,f\n", "a,b,c,d,e,f,g,h\n"])
 def test_what_is_no_line_of_statistics_is_an_error(text: str) -> None:
     with pytest.raises(ReplyError, match="statistics"):
-        parse_current_sessions(text)
+        parse_activity(text)
 
 
 def test_ticket_keys_are_known_by_a_digest() -> None:
