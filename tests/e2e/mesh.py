@@ -99,14 +99,21 @@ class Member:
         self.agent.register(registration(self.service, self.agent, self.app_port, self.public_port))
 
     def come_back(self) -> None:
-        """Register it again, which was deregistered a moment ago.
+        """Register it again, which was deregistered a moment ago; returns when its agent says that it is healthy.
 
         Consul's alias check, by which the sidecar is as healthy as the application, was then seen to stay critical on
         a busy machine, until the application's own check changed.
         """
         self.register()
-        for status in ("warning", "passing"):
-            self.set_health(status)
+
+        def healthy() -> bool:
+            if not self._unhealthy(self.agent):
+                return True
+            for status in ("warning", "passing"):
+                self.set_health(status)
+            return False
+
+        wait_until(f"{self._proxy_id} to be healthy again", healthy, _CATALOGUE_S, pause_s=0.3)
 
     def set_health(self, status: str) -> None:
         """passing, warning or critical."""
@@ -121,7 +128,7 @@ class Member:
         """Return when the catalogue, as this agent sees it, has the sidecar passing."""
 
         def healthy() -> bool:
-            bad = [(check["Name"], check["Output"]) for check in self._checks(seen_by) if check["Status"] != "passing"]
+            bad = self._unhealthy(seen_by)
             assert not bad, bad
             return True
 
@@ -134,6 +141,9 @@ class Member:
             return "critical" in {check["Status"] for check in self._checks(seen_by)}
 
         wait_until(f"{self._proxy_id} to be critical in Consul", unhealthy, _CATALOGUE_S)
+
+    def _unhealthy(self, seen_by: ConsulAgent) -> list[tuple[str, str]]:
+        return [(check["Name"], check["Output"]) for check in self._checks(seen_by) if check["Status"] != "passing"]
 
     def _checks(self, seen_by: ConsulAgent) -> list[dict[str, str]]:
         entries = seen_by.get(f"/v1/health/connect/{quote(self.service.name)}")
