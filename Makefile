@@ -20,11 +20,12 @@ test: ## the whole suite with real binaries (PYTEST_ARGS="-k name" narrows it)
 	@deploy/bootstrap --tests
 	@$(MAKE) --no-print-directory lint
 	@programs=$$(deploy/bootstrap --tests --print-env 2>/dev/null) && set -a && eval "$$programs" \
-	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	  && exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-matrix: ## every end-to-end test on every HAProxy, the example's cases on each with each control and Consul (45 min)
 	@programs=$$(deploy/bootstrap --tests --print-env) && set -a && eval "$$programs" \
-	  && E2E_HAPROXY=$${E2E_HAPROXY:-all} exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/e2e
+	  && E2E_HAPROXY=$${E2E_HAPROXY:-all} exec $(BIN)/python -m pytest -n $(WORKERS) \
+	    --dist loadfile --no-loadscope-reorder tests/e2e
 
 lint: ## ruff, mypy and the layers (set up by make test or deploy/bootstrap --tests)
 	$(BIN)/ruff check .

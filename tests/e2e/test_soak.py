@@ -1,6 +1,6 @@
 """Churn, rotations, restarts and kills together, under load, for a while: nothing is lost and nothing grows.
 
-`make soak MIN=10` runs it for ten minutes, every run of the suite for two.
+`make soak MIN=10` runs it for ten minutes, every run of the suite for one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.e2e.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(0)]
 WEB_PORT, DB_PORT, SPARE_PORT = 9701, 9702, 9703
-SHORT_S = 120.0
+SHORT_S = 60.0
 ROTATION_S = 90.0
 SETTLE_S = 30.0
 # What caches and allocators may take beyond the first round; a leak of a round is repeated by every round.
