@@ -129,7 +129,7 @@ def _all_spoe_killed(scene: Scene) -> None:
     )
 
 
-@fault(GROUP, "SIGSTOP of one SPOE worker", "what it is asked is refused until hcc replaces it", Lost.GAP)
+@fault(GROUP, "SIGSTOP of one SPOE worker", "no request lost: another one is asked after 0.5 s; it is replaced")
 def _spoe_stopped(scene: Scene) -> None:
     sidecar = scene.web.sidecar
     before = sidecar.spoe_workers()
