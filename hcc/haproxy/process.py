@@ -217,18 +217,23 @@ class HAProxyProcess:
             return 0
 
     def activity(self) -> Activity | None:
-        """What all workers do for callers and applications, also when they stop; None when HAProxy does not say."""
+        """What all workers do for callers and applications, also when they stop; None when HAProxy does not say.
+
+        Some versions list no backend any more as soon as they stop (2.2 does so).
+        """
         master = MasterSocket(self._layout.master_socket, ANSWER_TIMEOUT_S)
+        asked_by_haproxy = (AGENTS, TOKEN_AGENT)
+        total = Activity()
         try:
-            found = [
-                parse_activity(master.of_worker(worker.pid, "show stat -1 2 -1"))
-                for worker in master.processes().workers
-            ]
+            for worker in master.processes().workers:
+                listed = parse_activity(master.of_worker(worker.pid, "show stat -1 2 -1"))
+                counted = [one for name, one in listed.items() if name not in asked_by_haproxy]
+                if not counted:
+                    return None
+                total = sum(counted, start=total)
         except (RuntimeSocketError, ReplyError):
             return None
-        asked_by_haproxy = (AGENTS, TOKEN_AGENT)
-        counted = (one for each in found for name, one in each.items() if name not in asked_by_haproxy)
-        return sum(counted, start=Activity())
+        return total
 
     def stop_gracefully(self) -> None:
         """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it)."""

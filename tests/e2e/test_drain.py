@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.capabilities import Feature
 from tests.e2e.certificates import answer, handshake, mesh_certificate
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, read_line, tcp_ask, tcp_requests
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import is_running
 from tests.e2e.sidecar import Sidecar
-from tests.e2e.versions import on_2_8
+from tests.e2e.versions import can, on_2_8
 from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -118,10 +119,12 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
 
 
 def test_a_drain_waits_for_answers_and_not_for_connections_that_callers_merely_keep(
-    site: Site, haproxy: str, tmp_path: Path
+    site: Site, haproxy: str, haproxy_version: str, tmp_path: Path
 ) -> None:
+    # One that is too old does not say that they are idle, and has all of the time.
+    within = "60s" if can(haproxy_version, Feature.IDLE_CLOSE_ON_RESPONSE) else "8s"
     with closing(Mesh(site, haproxy)) as mesh, ExitStack() as stack:
-        (kiosk,) = mesh.join(Service("kiosk", "http"), flags=("--drain-timeout", "60s"))
+        (kiosk,) = mesh.join(Service("kiosk", "http"), flags=("--drain-timeout", within))
         certificate, roots = mesh_certificate(site.client, "guest", tmp_path), site.client.root_pems()
         place = (site.client.namespace, kiosk.namespace.address, kiosk.public_port)
         kept, slow = (stack.enter_context(handshake(*place, roots, certificate)) for _ in range(2))
@@ -138,6 +141,23 @@ def test_a_drain_waits_for_answers_and_not_for_connections_that_callers_merely_k
         assert time.monotonic() - began_s < 30
         asking.join()
         assert b"kiosk" in answers[0]
+
+
+def test_an_open_tcp_connection_has_all_of_the_time_though_nothing_is_said_on_it(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        guest = Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),))
+        _, caller = mesh.join(Service("kiosk"), guest, flags=("--drain-timeout", "60s"))
+        ended: list[int] = []
+        stopping = threading.Thread(target=lambda: ended.append(caller.sidecar.stop(50)))
+        with caller.namespace.connect("127.0.0.1", KIOSK_PORT) as held:
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+            stopping.start()
+            time.sleep(5)  # Kept connections of http would have been cut by then.
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+        stopping.join()
+        assert ended == [0]
 
 
 def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -> None:

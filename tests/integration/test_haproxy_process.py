@@ -20,6 +20,7 @@ from hcc.haproxy import binary
 from hcc.haproxy.binary import Program, find_haproxy, probe
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
+from hcc.haproxy.replies import Activity
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
@@ -298,6 +299,19 @@ def test_a_graceful_stop_lets_connections_finish_and_takes_no_new_ones(there: St
     wait_until(there.process.reap, "HAProxy ends with its last connection")
     assert not exists(there.layout.master_socket)
     assert not exists(there.layout.stats_socket)
+
+
+def test_a_worker_that_stops_says_all_that_it_still_does_or_nothing(there: Stage) -> None:
+    port = serve(there)
+    wait_until(lambda: there.process.activity() == Activity(0, 1), "the first connection to be over")
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        assert there.process.activity() == Activity(1, 2)
+        there.process.stop_gracefully()
+        wait_until(lambda: _refuses(port), "the listener closes")
+        # 2.2 lists no backend any more. The listener may have taken one more connection meanwhile.
+        said = there.process.activity()
+        assert said is None or said.now >= 1
 
 
 def _refuses(port: int) -> bool:
