@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # What takes longest begins first. pytest-xdist hands files out in this order (Makefile: not by their number of tests);
-# a file of one test that takes two minutes would otherwise be the last, with the other workers idle.
+# a file of one long test would otherwise be the last, with the other workers idle.
 BEGIN = ("tests/e2e/test_soak.py", "tests/e2e/", "tests/integration/", "tests/")
 
 # On a machine that others use, too, any example may take long: by itself that says nothing.

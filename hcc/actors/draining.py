@@ -39,7 +39,7 @@ class Quiet:
         self._since_s = 0.0
 
     def lasts_s(self, activity: Activity | None, now_s: float) -> float:
-        """Since when it did nothing, if it did nothing in between; 0 where that is not known.
+        """For how many seconds it has done nothing, by what it says now; 0 where it does something or does not say.
 
         What was asked and answered between two looks is in the totals alone.
         """
