@@ -21,12 +21,11 @@ from hcc.haproxy.render_lines import (
 )
 from hcc.haproxy.render_rules import as_sent, refused, rule_lines
 from hcc.haproxy.render_spoe import (
-    AGAIN,
     ALLOWED,
+    ASKING,
     CALLER,
     CERTIFICATE_DIGEST,
     DIGEST,
-    ENGINE,
     IDENTITY,
     NAME,
     RULES,
@@ -75,7 +74,7 @@ def public_listener(
     # The handshake demands a certificate already; should it ever not, this still does.
     yield "  tcp-request content reject unless { ssl_c_used }"
     if public.authorised and authorisation:
-        engines = (ENGINE, AGAIN, TOKENS) if asks_for_tokens(authorisation, capabilities) else (ENGINE, AGAIN)
+        engines = (*ASKING, TOKENS) if asks_for_tokens(authorisation, capabilities) else ASKING
         yield from (f"  filter spoe engine {engine} config {words.path(paths[SPOE])}" for engine in engines)
         if public.mode is Mode.HTTP:
             yield from _authorise_requests(authorisation, capabilities, log)

@@ -19,10 +19,17 @@ SPOE = "spoe"
 ENGINE = "hcc"
 # Asks another worker what the first could not answer: it was killed, hangs, or makes place for its successor.
 AGAIN = "hcc-again"
+# Asks once more where that one's connection broke: it was to a worker that has died since, or dies now.
+LAST = "hcc-last"
+ASKING = (ENGINE, AGAIN, LAST)
 ALLOWED = f"txn.{ENGINE}.allowed"
 CALLER = f"txn.{ENGINE}.caller"
 RULES = f"txn.{ENGINE}.rules"
 ERROR = f"txn.{ENGINE}.error"
+ERROR_AGAIN = f"txn.{ENGINE}.error_again"
+_ERRORS = {ENGINE: ERROR, AGAIN: ERROR_AGAIN}
+# The code of a connection that broke (256 and SPOE.txt's status 1); who gave up waiting has waited enough.
+BROKEN = 257
 # Ours: the digest of the caller's certificate, what the agent or the map of identities says of it (`NAME|URI|SOURCE`),
 # the first two parts of that, and the verdict, found by the URI: a connection can be older than the trust domain.
 DIGEST = "sess.hcc_digest"
@@ -48,9 +55,11 @@ def spoe_file(authorisation: Authorisation, capabilities: Capabilities) -> Itera
         yield "spoe-message refused"
         yield f"  args {_WHOSE}"
         yield f"  event on-backend-http-request if {refused(authorisation, VERDICT)}"
-    # Idle connections end soon, so that it asks on a new one: an old one may be of the worker that is gone.
-    yield from spoe_agent(AGAIN, authorisation, "100ms", "caller", authorisation.backend)
-    yield from _question(authorisation, capabilities, f" if {{ var({ERROR}) -m found }}")
+    # Idle connections end soon, so that they ask on new ones: an old one may be of the worker that is gone. Not sooner,
+    # as until 3.0 this bounds the wait for an answer, too.
+    for engine, when in ((AGAIN, f"var({ERROR}) -m found"), (LAST, f"var({ERROR_AGAIN}) -m int {BROKEN}")):
+        yield from spoe_agent(engine, authorisation, "100ms", "caller", authorisation.backend)
+        yield from _question(authorisation, capabilities, f" if {{ {when} }}")
     if asks_for_tokens(authorisation, capabilities):
         yield from spoe_agent(TOKENS, authorisation, "5m", "token", TOKEN_AGENT)
         yield from token_question(authorisation.token_places, _WHOSE)
@@ -105,8 +114,8 @@ def spoe_agent(engine: str, authorisation: Authorisation, idle: str, messages: s
     yield "spoe-agent agent"
     yield f"  messages {messages}"
     yield f"  option var-prefix {ENGINE}"
-    if engine == ENGINE:
-        yield f"  option set-on-error {ERROR.rpartition('.')[2]}"
+    if engine in _ERRORS:
+        yield f"  option set-on-error {_ERRORS[engine].rpartition('.')[2]}"
     yield f"  timeout hello {processing}"
     yield f"  timeout processing {processing}"
     yield f"  timeout idle {idle}"
