@@ -133,10 +133,13 @@ def asking(branch: str, protocol: Protocol, *fates: str) -> Iterator[Asking]:
                 agent.close()
 
 
+@pytest.mark.parametrize("first", [BREAK, IGNORE])
 @pytest.mark.parametrize("protocol", ["tcp", "http"])
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
-def test_whose_connection_to_a_worker_breaks_twice_is_asked_about_a_third_time(branch: str, protocol: str) -> None:
-    with asking(branch, Protocol(protocol), BREAK, BREAK, ANSWER) as asked, ThreadPoolExecutor(4) as callers:
+def test_whose_second_question_ends_with_its_connection_is_asked_about_a_third_time(
+    branch: str, protocol: str, first: str
+) -> None:
+    with asking(branch, Protocol(protocol), first, BREAK, ANSWER) as asked, ThreadPoolExecutor(4) as callers:
         answers = list(callers.map(lambda _: asked.call(), range(12)))
     assert Counter(answers).keys() == {LET_IN[protocol]}
 
