@@ -1,6 +1,6 @@
 """Consul's side of the world: its HTTP API in, `hcc.mesh` values out.
 
-Pure: address, answers, assembly, chains, conditions, decode, entries, environment, errors, fields, instances, keys,
-known, options, pacing, policy, registration, response, routes, selection. Input and output: client, credentials,
-exchange, fetch, held_chains, names, sockets, watch.
+`watch` asks and asks again, `fetch` has the questions, `client` sends them, `decode` and its kin read the answers,
+and `assembly` puts them together. The pure modules, which do no input or output, are named in a contract of
+`pyproject.toml`.
 """

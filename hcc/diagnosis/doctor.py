@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hcc.app.sidecar import MAX_CONNECTIONS
+from hcc.app.composition import MAX_CONNECTIONS
 from hcc.app.state_directory import CONTROL_SOCKET, LOCK, directory_name
 from hcc.consul.answers import Registration
 from hcc.consul.client import ConsulClient
