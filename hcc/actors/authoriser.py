@@ -10,13 +10,14 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hcc.actors.actor import Actor
 from hcc.actors.backoff import Retries
 from hcc.actors.callers import Labels
 from hcc.actors.lifecycle import StopReason
+from hcc.actors.line_wait import LineWait
 from hcc.actors.messages import (
     ADMIN,
     CONFIG_RECONCILER,
@@ -35,9 +36,10 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import CallerFacts
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.control import ControlError
+from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
-from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
+from hcc.haproxy.sight import Sight, sight_for
 from hcc.log import LastingProblem
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
@@ -51,18 +53,10 @@ STORE_S = 2.0
 EXPIRY_S = 60.0
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
-# HAProxy is told of the certificates of a caller that is new when its server line is there: a call that it let in by
-# itself before that could not be told from anybody else's. The first look is after this, further ones after twice as
-# long each, up to a limit; a line that does not come is waited for no longer than that.
-LINE_LOOK_S, MAX_LINE_LOOK_S = 0.05, 0.5
-LINE_WITHIN_S = 5.0
 # New certificates of callers that HAProxy knows are told to it together.
 GATHER_S = 0.05
 # A call that was let in just before its caller was denied may not have been there to be cut.
 CUT_AGAIN_S = 0.5
-# Rules that look at what HAProxy does not look at yet wait for its reload, for so long; then they deny. A worker that
-# stops after that reload goes by the verdicts before for a moment: requests are on their way to it.
-HOLD_S, HOLD_STOPPING_S = 5.0, 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -135,9 +129,7 @@ class Authoriser(Actor):
         self._all_are_strangers = False
         # Keys of callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
-        # Names of callers that have no line yet, and until when it is waited for.
-        self._without_line: dict[str, float] = {}
-        self._look_s = LINE_LOOK_S
+        self._without_line = LineWait()
         self._gathering = False
         # Until when new callers are only noted.
         self._rest_until_s = 0.0
@@ -148,13 +140,7 @@ class Authoriser(Actor):
         self._rules: dict[str, str] = {}
         # Sets of rules that HAProxy would not take.
         self._left_out: tuple[str, ...] = ()
-        # What the worker that runs looks at.
-        self._sight = Sight()
-        # Names of rule sets that wait for a worker which looks at more; and whether callers are spared them meanwhile.
-        self._unseen: frozenset[str] = frozenset()
-        self._holds = False
-        # Those spared, by key, with their verdicts; without one who is so no more, but stopping workers were not told.
-        self._held: dict[str, str | None] = {}
+        self._hold = Hold()
         # Rule sets of the policy, and those that verdicts in HAProxy name.
         self._sets: dict[str, RuleSet] = {}
         self._stored = True
@@ -225,7 +211,7 @@ class Authoriser(Actor):
             case _Remember():
                 self._remember()
             case _EndHold():
-                self._holds = False
+                self._hold.end()
                 self._decide()
             case _CutAgain(version):
                 # Under another policy whom nobody knows may be whom that lets in.
@@ -274,7 +260,7 @@ class Authoriser(Actor):
 
     def _is_behind(self) -> bool:
         """Whether there is something to be done that was asked for: after a failure, or with callers just met."""
-        return bool(self._retries.failing or self._met or self._without_line)
+        return bool(self._retries.failing or self._met or self._without_line.names)
 
     def _remember(self) -> None:
         """Bring the maps to what the book says, and rest as long if that took long.
@@ -301,7 +287,7 @@ class Authoriser(Actor):
         if any((self._verdicts or {}).get(key) == DENY for key in met):
             self._must_cut = True
             self._try(self._cut)
-        news = self._book.take_news(but=self._without_line)
+        news = self._book.take_news(but=self._without_line.names)
         change = MapChange(
             added=tuple((digest, text) for digest, text in news.items() if text is not None),
             removed=tuple(digest for digest, text in news.items() if text is None),
@@ -316,32 +302,28 @@ class Authoriser(Actor):
         # Where nobody is cut, it matters to nobody whose a session is.
         if not self._cuts or not self._maps.has_lines:
             return
-        if callers and not self._without_line:
-            self._look_s = LINE_LOOK_S
-            self.after(self._look_s, _LookForLines(), key="lines")
-        until_s = time.monotonic() + LINE_WITHIN_S
-        self._without_line = dict.fromkeys(callers, until_s) | self._without_line
+        self._look_for_lines_in(self._without_line.begin(callers, time.monotonic()))
 
     def _look_for_lines(self) -> None:
         try:
             found = self._maps.lines()
         except ControlError:
             found = frozenset()
-        now_s = time.monotonic()
-        before = self._without_line
-        self._without_line = {name: end_s for name, end_s in before.items() if name not in found and now_s < end_s}
-        if self._without_line:
-            self._look_s = min(2 * self._look_s, MAX_LINE_LOOK_S)
-            self.after(self._look_s, _LookForLines(), key="lines")
-        if len(self._without_line) < len(before):
+        before = len(self._without_line.names)
+        self._look_for_lines_in(self._without_line.looked(found, time.monotonic()))
+        if len(self._without_line.names) < before:
             self._remember_within(0.0)
+
+    def _look_for_lines_in(self, delay_s: float | None) -> None:
+        if delay_s is not None:
+            self.after(delay_s, _LookForLines(), key="lines")
 
     def _wanted_identities(self, found: Mapping[str, str]) -> dict[str, str]:
         """Those that HAProxy is to have; those of a caller that has no line yet only if it has them already."""
         wanted = self._book.identities()
-        if not self._without_line:
+        if not self._without_line.names:
             return wanted
-        told = self._book.identities(but=self._without_line)
+        told = self._book.identities(but=self._without_line.names)
         return {digest: text for digest, text in wanted.items() if digest in told or digest in found}
 
     # ---- policy
@@ -351,7 +333,7 @@ class Authoriser(Actor):
         named = set((self._verdicts or {}).values())
         before_sets = {name: each for name, each in self._sets.items() if name in named}
         self._sets = before_sets | {each.name: each for each in rule_sets(policy)}
-        self._see(self._sight)
+        self._see(self._hold.sight)
         # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
         self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
@@ -360,20 +342,9 @@ class Authoriser(Actor):
 
     def _see(self, sight: Sight) -> None:
         """Note what the worker that runs looks at, and which rules have to wait for one that looks at more."""
-        self._sight = sight
-        before, self._unseen = self._unseen, unseen_sets(self._policy, sight) if self._haproxy_is_up else frozenset()
-        if self._unseen and not before:
-            self._holds = True
-            self.after(HOLD_S, _EndHold(), key="hold")
-        elif before and not self._unseen:
-            self.after(HOLD_STOPPING_S, _EndHold(), key="hold")
-
-    def _held_back(self, found: Mapping[str, str], policy: Policy) -> dict[str, str]:
-        """Verdicts that stay for now. A worker that starts has the new ones, from its file, and may not see more."""
-        if not self._holds:
-            return {}
-        before = {key: verdict for key, verdict in self._held.items() if verdict is not None}
-        return held_verdicts(self._book.verdicts(policy), {**found, **before}, self._unseen)
+        end_s = self._hold.see(self._policy, sight, runs=self._haproxy_is_up)
+        if end_s is not None:
+            self.after(end_s, _EndHold(), key="hold")
 
     def _decide(self) -> None:
         if self._policy is None:
@@ -388,37 +359,25 @@ class Authoriser(Actor):
         self._report()
 
     def _tell_haproxy(self, found: dict[str, str], policy: Policy) -> None:
-        held = self._held_back(found, policy)
-        wanted, rules = self._book.verdicts(policy) | held, self._wanted_rules(policy, held)
+        decided = self._book.verdicts(policy)
+        held = self._hold.held(decided, found)
+        wanted, rules = decided | held, self._wanted_rules(policy, held)
         self._must_cut |= self._denies_some(found)
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
-        change = self._verdict_change(found, wanted)
+        change = self._hold.change(found, wanted)
         if change and not self._try(lambda: self._change_verdicts(change, wanted)):
             # Some of it may have been done.
             self._verdicts = None
             return
         self._verdicts = wanted
-        self._note_held(held)
+        self._hold.note(held)
         self._tell_who_calls()
         if self._must_cut:
             self._try(self._cut)
         if added and self._rules != rules:
             self._try(lambda: self._replace_rules(rules))
-
-    def _verdict_change(self, found: Mapping[str, str], wanted: Mapping[str, str]) -> MapChange:
-        """What is to be told: also what the current worker knows, of callers of whom stopping ones may not."""
-        change = map_change(found, wanted)
-        if self._holds:
-            return change
-        told = {key for key, _ in change.changed}
-        again = tuple((key, wanted[key]) for key in self._held if key not in told and key in wanted and key in found)
-        return replace(change, changed=change.changed + again)
-
-    def _note_held(self, held: Mapping[str, str]) -> None:
-        """When all of it was told."""
-        self._held = {**dict.fromkeys(self._held), **held} if self._holds else {}
 
     def _change_verdicts(self, change: MapChange, wanted: dict[str, str]) -> None:
         if not self._maps.change_verdicts(change, wanted):
@@ -446,7 +405,7 @@ class Authoriser(Actor):
         self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
         kept = [self._sets[name] for name in sorted(set(held.values())) if name in self._sets]
         before = self._maps.before_rules
-        return rule_entries([*kept, *sets], self._sight.headers, before) | rule_entries(sets, coming, before)
+        return rule_entries([*kept, *sets], self._hold.sight.headers, before) | rule_entries(sets, coming, before)
 
     def _tell_left_out(self, names: tuple[str, ...]) -> None:
         if names and names != self._left_out:
@@ -517,9 +476,10 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if policy is None or verdicts is None or identities is None:
             return ()
-        held = self._held_back(verdicts, policy)
+        decided = self._book.verdicts(policy)
+        held = self._hold.held(decided, verdicts)
         changes = {
-            "verdicts": map_change(verdicts, self._book.verdicts(policy) | held),
+            "verdicts": map_change(verdicts, decided | held),
             "identities": map_change(identities, self._wanted_identities(identities)),
             "rules": map_change(rules or {}, self._wanted_rules(policy, held)),
         }
@@ -543,18 +503,19 @@ class Authoriser(Actor):
             self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy, {})
             return ()
         repaired: list[str] = []
-        held = self._held_back(verdicts, policy)
+        decided = self._book.verdicts(policy)
+        held = self._hold.held(decided, verdicts)
         refused = self._repair_rules(rules, self._wanted_rules(policy, held), repaired)
-        self._book.take_news(but=self._without_line)
-        wanted_verdicts, wanted_identities = self._book.verdicts(policy) | held, self._wanted_identities(identities)
+        self._book.take_news(but=self._without_line.names)
+        wanted_verdicts, wanted_identities = decided | held, self._wanted_identities(identities)
         self._must_cut |= self._denies_some(verdicts)
-        change = self._verdict_change(verdicts, wanted_verdicts)
+        change = self._hold.change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
             self._verdicts = None
             self._maps.change_verdicts(change, wanted_verdicts)
         self._verdicts = wanted_verdicts
-        self._note_held(held)
+        self._hold.note(held)
         self._tell_who_calls()
         if self._must_cut:
             self._cut()

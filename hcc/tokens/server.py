@@ -40,7 +40,7 @@ _RECEIVE_BYTES = 65_536
 # Few connections at once, as it is one thread.
 _BACKLOG_PAUSE_S = 0.1
 # HAProxy may hear of a demand before we do, or before the library is there, and goes by one that is no more until its
-# verdicts say otherwise (`HOLD_S` of Authoriser at most). Less than it waits for an answer.
+# verdicts say otherwise (`hcc.haproxy.hold.HOLD_S` at most). Less than it waits for an answer.
 NEWER_WITHIN_S = 0.3
 EARLIER_S = 6.0
 MAX_VAIN = 100

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hcc.actors import authoriser
+from hcc.actors import authoriser, line_wait
 from hcc.actors.authoriser import Authoriser, _Resync
 from hcc.actors.messages import (
     ADMIN,
@@ -25,6 +25,7 @@ from hcc.actors.messages import (
     WorkerReplaced,
 )
 from hcc.actors.readiness import CallerFacts
+from hcc.haproxy import hold
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.sight import Sight, sight_for
@@ -113,7 +114,7 @@ def test_the_certificates_of_a_new_caller_wait_for_its_line_and_those_of_others_
 def test_callers_that_come_one_after_the_other_do_not_put_off_the_look_for_lines(
     scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authoriser, "LINE_LOOK_S", 0.3)
+    monkeypatch.setattr(line_wait, "LINE_LOOK_S", 0.3)
     scene.tell(PolicyChanged(policy()))
 
     for number in range(100):
@@ -128,7 +129,7 @@ def test_callers_that_come_one_after_the_other_do_not_put_off_the_look_for_lines
 def test_a_line_that_does_not_come_is_not_waited_for_without_end(
     scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authoriser, "LINE_WITHIN_S", 0.1)
+    monkeypatch.setattr(line_wait, "LINE_WITHIN_S", 0.1)
     scene.maps.with_line = set()
     scene.tell(PolicyChanged(policy()))
 
@@ -740,7 +741,7 @@ def web_verdict(entries: Mapping[str, str]) -> str:
 def test_until_haproxy_looks_at_another_header_a_caller_goes_on_by_the_rules_before(
     scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authoriser, "HOLD_STOPPING_S", 0.3)
+    monkeypatch.setattr(hold, "HOLD_STOPPING_S", 0.3)
     scene.tell(PolicyChanged(by_role(2)))
 
     eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the new rules are on disk")
@@ -779,7 +780,7 @@ def test_a_worker_that_was_made_for_an_older_policy_goes_by_the_rules_before_too
 def test_rules_that_haproxy_is_not_reloaded_for_deny_after_a_while(
     scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authoriser, "HOLD_S", 0.3)
+    monkeypatch.setattr(hold, "HOLD_S", 0.3)
     scene.tell(PolicyChanged(by_role(2)))
     eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the policy")
     assert web_verdict(scene.maps.loaded["verdicts"]) == before_reload

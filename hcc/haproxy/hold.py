@@ -1,0 +1,70 @@
+"""Verdicts that stay for a moment, while HAProxy is reloaded for rules that look at more than it does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from hcc.haproxy.map_text import MapChange, map_change
+from hcc.haproxy.sight import Sight, held_verdicts, unseen_sets
+from hcc.mesh.intentions import Policy
+
+# Rules that look at what HAProxy does not look at yet wait for its reload, for so long; then they deny. A worker that
+# stops after that reload goes by the verdicts before for a moment: requests are on their way to it.
+HOLD_S, HOLD_STOPPING_S = 5.0, 1.0
+
+
+class Hold:
+    """Begins when rules are not seen, ends a moment after they are, or when it has lasted too long; for one thread.
+
+    Whom the running worker lets in is spared meanwhile. A worker that starts has the new verdicts, from its file.
+
+    Attributes:
+        sight: what the worker that runs looks at.
+    """
+
+    def __init__(self) -> None:
+        self.sight = Sight()
+        # Names of rule sets that wait for a worker which looks at more; and whether callers are spared them meanwhile.
+        self._unseen: frozenset[str] = frozenset()
+        self._lasts = False
+        # Those spared, by key, with their verdicts; without one who is so no more, but stopping workers were not told.
+        self._held: dict[str, str | None] = {}
+
+    def see(self, policy: Policy | None, sight: Sight, *, runs: bool) -> float | None:
+        """Note what the worker that runs looks at, if one does; in how many seconds to `end`, None: as said before."""
+        self.sight = sight
+        before, self._unseen = self._unseen, unseen_sets(policy, sight) if runs else frozenset()
+        if self._unseen and not before:
+            self._lasts = True
+            return HOLD_S
+        return HOLD_STOPPING_S if before and not self._unseen else None
+
+    def end(self) -> None:
+        """Spare nobody any more."""
+        self._lasts = False
+
+    def held(self, decided: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+        """Those verdicts, by the caller's key, that stay as they are.
+
+        Args:
+            decided: the policy's verdicts.
+            found: those of the worker that runs.
+        """
+        if not self._lasts:
+            return {}
+        before = {key: verdict for key, verdict in self._held.items() if verdict is not None}
+        return held_verdicts(decided, {**found, **before}, self._unseen)
+
+    def change(self, found: Mapping[str, str], wanted: Mapping[str, str]) -> MapChange:
+        """What is to be told: also what the current worker knows, of callers of whom stopping ones may not."""
+        change = map_change(found, wanted)
+        if self._lasts:
+            return change
+        told = {key for key, _ in change.changed}
+        again = tuple((key, wanted[key]) for key in self._held if key not in told and key in wanted and key in found)
+        return replace(change, changed=change.changed + again)
+
+    def note(self, held: Mapping[str, str]) -> None:
+        """All of a `change` was told, with these in it."""
+        self._held = {**dict.fromkeys(self._held), **held} if self._lasts else {}
