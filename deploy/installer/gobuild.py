@@ -1,7 +1,8 @@
 """Programs built from pinned source through Go's client, once.
 
 Each folder of `deploy/tools` is a Go module of its own that pins one program and everything below it with checksums.
-The binary is kept in the cache under a key of what it was built from: Go's own caches are twenty times its size.
+The binary is kept in the cache under a key of what it was built from: Go's own caches are twenty times its size. By
+which Go is not part of that: one that was upgraded or removed since would only make a program missing that is there.
 """
 
 import os
@@ -43,23 +44,22 @@ def built(source: Source) -> Path:
     """The program, built if need be.
 
     Raises:
-        InstallError: there is no Go that can, or the build fails.
+        InstallError: it is not there, and there is no Go that can build it, or the build fails.
     """
-    go, go_says = _go(source)
     module = DEPLOY / "tools" / source.tool
     tags = (source.tags,) if source.tags else ()
-    key = digest((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), go_says, *tags)
+    key = digest((module / "go.mod").read_bytes(), (module / "go.sum").read_bytes(), *tags)
     home = cache() / source.name / key
     binary = home / source.name
     if not binary.exists():
         with locked(home, source.tool):
             if not binary.exists():
-                _build(go, source, module, binary)
+                _build(_go(source), source, module, binary)
     say(source.tool, f"{binary} (built from source)")
     return binary
 
 
-def _go(source: Source) -> tuple[Path, str]:
+def _go(source: Source) -> Path:
     go = on_path("go")
     if go is None:
         raise InstallError(f"{source.tool}: no go on PATH to build it with; install {source.otherwise}")
@@ -70,7 +70,7 @@ def _go(source: Source) -> tuple[Path, str]:
             f"{source.tool}: building it takes Go >= {dotted(source.oldest_go)}, found: {text or go}; "
             f"install {source.otherwise}"
         )
-    return go, text
+    return go
 
 
 def _build(go: Path, source: Source, module: Path, binary: Path) -> None:
