@@ -10,7 +10,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
@@ -19,9 +19,10 @@ from hcc.consul.errors import ConsulPermissionError, ConsulStatusError, ConsulUn
 from hcc.consul.keys import WatchKey
 from hcc.consul.watch import WatchEvent, WatchFailed, WatchValue
 from hcc.consul.watch_state import WatchState
+from hcc.haproxy.caller_maps import DeniedSessions
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
-from hcc.haproxy.map_text import MapChange
+from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, Listening, Server
 from hcc.haproxy.names import APP
 from hcc.haproxy.outcome import outcome
@@ -567,12 +568,16 @@ class FakeMaps:
         self.refusing_rules = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
-        # Verdicts of a worker that stops: it hears of changes alone.
+        # Verdicts and sessions of a worker that stops, and how often it will not answer yet.
         self.stopping: dict[str, str] = {}
+        self.stopping_sessions: list[tuple[str, str]] = []
+        self.stopping_hangs = 0
         self.done: list[str] = []
         self.failed: list[str] = []
         # Line of the application's backend, and where the caller calls from; `app` is the common line.
         self.sessions: list[tuple[str, str]] = []
+        # How many times more they cannot be cut.
+        self.failing_cuts = 0
 
     def stored_identities(self) -> dict[str, str]:
         return dict(self.stored["identities"])
@@ -616,9 +621,6 @@ class FakeMaps:
             return False
         self._change("verdicts", change)
         assert self.loaded["verdicts"] == dict(wanted)
-        for name in change.removed:
-            self.stopping.pop(name, None)
-        self.stopping |= dict((*change.added, *change.changed))
         return True
 
     def listening(self) -> bool:
@@ -630,15 +632,29 @@ class FakeMaps:
             return frozenset(map(key_name, verdicts))
         return frozenset(self.with_line or ())
 
-    def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
-        if self.silent:
+    def cut(self, sessions: DeniedSessions) -> tuple[str | None, ...]:
+        if self.silent or self.failing_cuts:
+            self.failing_cuts -= not self.silent
             raise ControlError("the runtime socket does not answer")
         self.done.append("cut")
         if not self.running:
             return ()
-        owners = {session: owner(session[1]) if session[0] == APP else session[0] for session in self.sessions}
-        self.sessions = [session for session in self.sessions if not denied(owners[session])]
-        return tuple(caller for session, caller in owners.items() if session not in self.sessions)
+        self.sessions, cut = _without(self.sessions, sessions)
+        return cut
+
+    def tell_stopping(
+        self, wanted: Mapping[str, str], left: Collection[str], sessions: DeniedSessions | None
+    ) -> tuple[tuple[str | None, ...], ControlError | None]:
+        if self.stopping_hangs:
+            self.stopping_hangs -= 1
+            return (), ControlError("worker 7 does not answer")
+        change = map_change(self.stopping, wanted)
+        self.stopping |= {key: value for key, value in change.changed if key not in left}
+        self.stopping = {key: value for key, value in self.stopping.items() if key in wanted or key in left}
+        cut: tuple[str | None, ...] = ()
+        if sessions is not None:
+            self.stopping_sessions, cut = _without(self.stopping_sessions, sessions)
+        return cut, None
 
     def _read(self, name: str) -> dict[str, str] | None:
         if self.silent:
@@ -662,6 +678,15 @@ class FakeMaps:
         self.loaded[name].update(dict(change.added) | dict(change.changed))
         for key in change.removed:
             self.loaded[name].pop(key, None)
+
+
+def _without(
+    found: list[tuple[str, str]], sessions: DeniedSessions
+) -> tuple[list[tuple[str, str]], tuple[str | None, ...]]:
+    """Sessions that stay, and whose the others were."""
+    owners = [sessions.owner(peer) if line == APP else line for line, peer in found]
+    stay = [session for session, owner in zip(found, owners, strict=True) if not sessions.denied(owner)]
+    return stay, tuple(owner for owner in owners if sessions.denied(owner))
 
 
 class FakeLeaves:

@@ -34,7 +34,7 @@ from hcc.actors.messages import (
     WorkerReplaced,
 )
 from hcc.actors.readiness import CallerFacts
-from hcc.haproxy.caller_maps import CallerMaps
+from hcc.haproxy.caller_maps import CallerMaps, DeniedSessions
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
@@ -57,6 +57,10 @@ MAX_RETRY_S = 10.0
 GATHER_S = 0.05
 # A call that was let in just before its caller was denied may not have been there to be cut.
 CUT_AGAIN_S = 0.5
+# Until the master tells again of workers that stop.
+AFTER_RELOAD_S = 0.5
+# A worker that stops and did not answer may go on at any moment.
+MAX_STOPPING_RETRY_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -95,18 +99,36 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while others were being cut, by the policy of that version, or what was not reached.
+    """To itself: cut what came in while others were being cut.
 
     Args:
-        version: of the policy by which whom nobody knows is cut, too; None: nobody is.
+        version: of the policy by which whom nobody knows is cut, too.
     """
 
-    version: int | None = None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _TellStopping:
+    """To itself: have workers that stop after a reload go by the verdicts, and end sessions of callers denied there."""
 
 
 @dataclass(frozen=True, slots=True)
 class _EndHold:
     """To itself: wait no longer for HAProxy to look at what rules look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """What is to be cut in workers that stop, beyond callers that are known to be denied.
+
+    Args:
+        version: of the policy by which whom nobody knows is; None: nobody is.
+        strangers: whether all are, as they began under another trust domain.
+    """
+
+    version: int | None = None
+    strangers: bool = False
 
 
 class Authoriser(Actor):
@@ -127,6 +149,10 @@ class Authoriser(Actor):
         self._must_cut = False
         # Whether all that are open began under another trust domain.
         self._all_are_strangers = False
+        # What workers that stop have not all been told yet.
+        self._owed = _Owed()
+        self._stopping_retries = Retries()
+        self._stopping_problem = LastingProblem(_log)
         # Keys of callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
         self._without_line = LineWait()
@@ -184,10 +210,9 @@ class Authoriser(Actor):
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
                     self._put_back()
-                elif isinstance(message, WorkerReplaced) and self._maps.has_lines:
+                elif isinstance(message, WorkerReplaced):
                     # During a reload the master tells of no workers that stop: they may not have heard of a denial.
-                    # Without lines an address that somebody else has now would be taken for who had it before.
-                    self.after(CUT_AGAIN_S, _CutAgain(), key="cut-after-reload")
+                    self.after(AFTER_RELOAD_S, _TellStopping(), key="stopping-after-reload")
             case HAProxyDown():
                 self._haproxy_is_up = False
                 self._put_back()
@@ -203,9 +228,7 @@ class Authoriser(Actor):
             case _StorePolicy():
                 self._store_policy()
             case _Expire():
-                self.after(EXPIRY_S, _Expire(), key="expire")
-                if self._book.forget_expired(time.time()):
-                    self._remember()
+                self._expire()
             case _LookForLines():
                 self._look_for_lines()
             case _Remember():
@@ -213,10 +236,11 @@ class Authoriser(Actor):
             case _EndHold():
                 self._hold.end()
                 self._decide()
+                self._tell_stopping_soon()
             case _CutAgain(version):
-                # Under another policy whom nobody knows may be whom that lets in.
-                same = self._policy is not None and self._policy.version == version
-                self._try(lambda: self._cut(unknown_too=same))
+                self._cut_again(version)
+            case _TellStopping():
+                self._tell_stopping()
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
         """Leave on disk what is remembered."""
@@ -326,6 +350,11 @@ class Authoriser(Actor):
         told = self._book.identities(but=self._without_line.names)
         return {digest: text for digest, text in wanted.items() if digest in told or digest in found}
 
+    def _expire(self) -> None:
+        self.after(EXPIRY_S, _Expire(), key="expire")
+        if self._book.forget_expired(time.time()):
+            self._remember()
+
     # ---- policy
 
     def _take(self, policy: Policy) -> None:
@@ -366,11 +395,13 @@ class Authoriser(Actor):
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
-        change = self._hold.change(found, wanted)
+        change = map_change(found, wanted)
         if change and not self._try(lambda: self._change_verdicts(change, wanted)):
             # Some of it may have been done.
             self._verdicts = None
             return
+        if change.changed or change.removed:
+            self._tell_stopping_soon()
         self._verdicts = wanted
         self._hold.note(held)
         self._tell_who_calls()
@@ -417,13 +448,62 @@ class Authoriser(Actor):
         if not self._cuts or self._policy is None:
             return
         self._expect_none()
-        cut = self._maps.cut(
-            lambda caller: self._is_denied(caller) and (unknown_too or caller is not None), self._book.owner
-        )
-        self._all_are_strangers = False
+        cut = self._maps.cut(self._denied_sessions(strangers=self._all_are_strangers, unknown_too=unknown_too))
         if self._must_cut:
             self._must_cut = False
+            self._owed = _Owed(self._policy.version, self._owed.strangers or self._all_are_strangers)
             self.after(CUT_AGAIN_S, _CutAgain(self._policy.version), key="cut-again")
+            self._tell_stopping_soon()
+        self._all_are_strangers = False
+        self._note_cut(cut)
+
+    def _cut_again(self, version: int) -> None:
+        if not self._try(lambda: self._cut(unknown_too=self._is_by(version))):
+            self.after(RETRY_S, _CutAgain(version), key="cut-again")
+        self._owed = _Owed(version, self._owed.strangers)
+        self._tell_stopping_soon()
+
+    def _tell_stopping_soon(self) -> None:
+        """Not now: one of them that hangs must hold up nothing that is enforced elsewhere."""
+        self.after(0.0, _TellStopping(), key="stopping")
+
+    def _tell_stopping(self) -> None:
+        if self._policy is None or self._verdicts is None:
+            # What brings the current worker up to date comes back to this.
+            return
+        owed = self._owed
+        sessions = None
+        # Without lines an address that somebody else has now would be taken for who had it before: only while it is new
+        # that somebody is denied, all are cut.
+        if self._cuts and (self._maps.has_lines or owed.version is not None):
+            sessions = self._denied_sessions(strangers=owed.strangers, unknown_too=self._is_by(owed.version))
+        cut, failure = self._maps.tell_stopping(self._verdicts, self._hold.untold, sessions)
+        self._note_cut(cut)
+        # Where no HAProxy runs none stops.
+        if failure is None or not self._haproxy_is_up:
+            self._owed = _Owed()
+            self._stopping_retries.reset()
+            self._stopping_problem.over()
+            return
+        self._stopping_problem.say(
+            f"HAProxy's workers that stop may not know who is denied, and are told again: {failure}"
+        )
+        delay_s = self._stopping_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_STOPPING_RETRY_S)
+        self.after(delay_s, _TellStopping(), key="stopping")
+
+    def _is_by(self, version: int | None) -> bool:
+        """Whether that policy counts still: under another whom nobody knows may be whom that lets in."""
+        return self._policy is not None and self._policy.version == version
+
+    def _denied_sessions(self, *, strangers: bool, unknown_too: bool) -> DeniedSessions:
+        """Those of whom the policy denies; of whom nobody knows, and of anybody, only where that is said."""
+
+        def denied(caller: str | None) -> bool:
+            return unknown_too if caller is None else strangers or self._is_denied(caller)
+
+        return DeniedSessions(denied, self._book.owner)
+
+    def _note_cut(self, cut: tuple[str | None, ...]) -> None:
         if cut:
             self._metrics.sessions_cut.inc(len(cut))
             names = sorted({caller or "unknown" for caller in cut})
@@ -433,8 +513,8 @@ class Authoriser(Actor):
         """Whether it denies callers that HAProxy lets in by these."""
         return any(verdict != DENY and self._is_denied_by_key(key) for key, verdict in verdicts.items())
 
-    def _is_denied(self, name: str | None) -> bool:
-        if self._policy is None or name is None:
+    def _is_denied(self, name: str) -> bool:
+        if self._policy is None:
             return True
         return self._denies(self._policy, named_caller(name, self._policy.trust_domain))
 
@@ -467,6 +547,7 @@ class Authoriser(Actor):
         if self._policy is None:
             return
         self._try(lambda: self._repaired(drift=drift))
+        self._tell_stopping_soon()
         self._store_policy()
         self._report()
 
@@ -509,7 +590,7 @@ class Authoriser(Actor):
         self._book.take_news(but=self._without_line.names)
         wanted_verdicts, wanted_identities = decided | held, self._wanted_identities(identities)
         self._must_cut |= self._denies_some(verdicts)
-        change = self._hold.change(verdicts, wanted_verdicts)
+        change = map_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
             self._verdicts = None

@@ -1,28 +1,45 @@
 """The maps by which one HAProxy decides who may come in, on disk and in its memory; and the cutting of sessions.
 
-A worker that stops after a reload still has maps and sessions of its own; it is told what matters, too.
+A worker that stops after a reload still has maps and sessions of its own; it is told what matters, too, after the one
+that serves.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_commands import COMMAND_BYTES, NoTransactionError, change_map, read_map, refill_map, swap_map
-from hcc.haproxy.map_text import MapChange, map_file, parse_map_file, parse_sessions
+from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError, parse_servers
 from hcc.haproxy.request_rules import bound
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
-from hcc.haproxy.session_commands import end_sessions
+from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
+from hcc.haproxy.session_commands import end_each, end_sessions
+from hcc.haproxy.stopping import Send, StoppingWorkers
 
 # A verdict must not wait for a HAProxy that hangs.
 TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedSessions:
+    """Sessions of callers that are denied.
+
+    Args:
+        denied: whether that caller is, by its name; None is one that nobody knows.
+        owner: whose a session on the common line is, by where it calls from; None: nobody knows.
+    """
+
+    denied: Callable[[str | None], bool]
+    owner: Callable[[str], str | None]
 
 
 class CallerMaps:
@@ -49,7 +66,7 @@ class CallerMaps:
         self._runtime = RuntimeSocket(
             layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, master=layout.master_socket
         )
-        self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
+        self._stopping = StoppingWorkers(layout.master_socket)
 
     # ---- on disk
 
@@ -115,23 +132,10 @@ class CallerMaps:
         return refill_map(self._runtime, self._rules, wanted, self._payload_bytes)
 
     def change_verdicts(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
-        """Make `wanted` the verdicts of every worker: at once, where HAProxy can, when more than one changes.
+        """Make `wanted` the verdicts of the current worker: at once, where HAProxy can, when more than one changes.
 
-        Whether there is a current one with that map; else nothing is done.
+        Whether there is one with that map.
         """
-        if not self._verdicts_changed(change, wanted):
-            return False
-        for send in self._master.stopping_workers():
-            # Whom it does not know it does not find, and one that is gone decides nothing any more.
-            with contextlib.suppress(RuntimeSocketError):
-                for key, value in (*change.added, *change.changed):
-                    send(f"set map {self._verdicts} {key} {value}")
-                for key in change.removed:
-                    send(f"del map {self._verdicts} {key}")
-        return True
-
-    def _verdicts_changed(self, change: MapChange, wanted: Mapping[str, str]) -> bool:
-        """Whether they are, in the current worker."""
         if self._transactions and len(change) > 1:
             with contextlib.suppress(NoTransactionError):
                 return self._swap(self._verdicts, wanted)
@@ -146,21 +150,41 @@ class CallerMaps:
             return frozenset()
         return frozenset(server.name for server in found.get(APP, ())) - {APP}
 
-    def cut(self, denied: Callable[[str | None], bool], owner: Callable[[str], str | None]) -> tuple[str | None, ...]:
-        """End the sessions of callers that are denied; whose each was.
+    def cut(self, sessions: DeniedSessions) -> tuple[str | None, ...]:
+        """End these in the current worker; whose each was."""
+        try:
+            return tuple(_cut(self._runtime.send, sessions))
+        except NotListeningError:
+            # Where none runs it has no sessions.
+            return ()
+
+    def tell_stopping(
+        self, wanted: Mapping[str, str], left: Collection[str], sessions: DeniedSessions | None
+    ) -> tuple[tuple[str | None, ...], ControlError | None]:
+        """Have workers that stop go by these verdicts, as far as they know the callers: of others they ask.
 
         Args:
-            denied: whether that caller is, by its name; None is one that nobody knows.
-            owner: whose a session on the common line is, by where it calls from.
+            wanted: as of `change_verdicts`.
+            left: keys of callers whose verdicts stay as they are there.
+            sessions: to be ended; None: none are.
+
+        Returns:
+            Whose sessions were ended, and why not all was done, None if it was.
         """
         cut: list[str | None] = []
-        # Where none runs it has no sessions.
-        with contextlib.suppress(NotListeningError):
-            cut += _cut(self._runtime.send, denied, owner)
-        for send in self._master.stopping_workers():
-            with contextlib.suppress(RuntimeSocketError):
-                cut += _cut(send, denied, owner)
-        return tuple(cut)
+
+        def tell(send: Send) -> None:
+            found = read_map(send, self._verdicts) or {}
+            change = map_change(found, wanted)
+            commands = [f"set map {self._verdicts} {key} {value}" for key, value in change.changed if key not in left]
+            commands += [f"del map {self._verdicts} {key}" for key in change.removed if key not in left]
+            if commands:
+                send(*commands)
+            if sessions is not None:
+                cut.extend(_cut(send, sessions))
+
+        failure = self._stopping.each(tell)
+        return tuple(cut), failure
 
     def _change(self, path: str, change: MapChange) -> bool:
         return change_map(self._runtime, path, change, self._payload_bytes)
@@ -177,17 +201,14 @@ def _write(path: str, text: str) -> None:
         write_private(path, text)
 
 
-def _cut(
-    send: Callable[[str], str], denied: Callable[[str | None], bool], owner: Callable[[str], str | None]
-) -> list[str | None]:
+def _cut(send: Send, sessions: DeniedSessions) -> list[str | None]:
+    denied, owner = sessions.denied, sessions.owner
     found = [one for one in parse_sessions(send("show sess")) if one.backend == APP]
     on_lines = [one.server for one in found if one.server != APP]
     leaving = {caller for caller in set(on_lines) if denied(caller)}
     for caller in sorted(leaving):
         end_sessions(send, APP, caller, found)
     cut: list[str | None] = [caller for caller in on_lines if caller in leaving]
-    for one in found:
-        if one.server == APP and denied(owner(one.peer)):
-            send(f"shutdown session {one.id}")
-            cut.append(owner(one.peer))
-    return cut
+    on_common = [one for one in found if one.server == APP and denied(owner(one.peer))]
+    end_each(send, on_common)
+    return cut + [owner(one.peer) for one in on_common]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 
-from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.sight import Sight, held_verdicts, unseen_sets
 from hcc.mesh.intentions import Policy
 
@@ -28,7 +26,7 @@ class Hold:
         # Names of rule sets that wait for a worker which looks at more; and whether callers are spared them meanwhile.
         self._unseen: frozenset[str] = frozenset()
         self._lasts = False
-        # Those spared, by key, with their verdicts; without one who is so no more, but stopping workers were not told.
+        # Those spared, by key, with their verdicts; without one who is so no more, but for workers that stop.
         self._held: dict[str, str | None] = {}
 
     def see(self, policy: Policy | None, sight: Sight, *, runs: bool) -> float | None:
@@ -56,15 +54,11 @@ class Hold:
         before = {key: verdict for key, verdict in self._held.items() if verdict is not None}
         return held_verdicts(decided, {**found, **before}, self._unseen)
 
-    def change(self, found: Mapping[str, str], wanted: Mapping[str, str]) -> MapChange:
-        """What is to be told: also what the current worker knows, of callers of whom stopping ones may not."""
-        change = map_change(found, wanted)
-        if self._lasts:
-            return change
-        told = {key for key, _ in change.changed}
-        again = tuple((key, wanted[key]) for key in self._held if key not in told and key in wanted and key in found)
-        return replace(change, changed=change.changed + again)
-
     def note(self, held: Mapping[str, str]) -> None:
-        """All of a `change` was told, with these in it."""
+        """HAProxy has the verdicts, with these among them."""
         self._held = {**dict.fromkeys(self._held), **held} if self._lasts else {}
+
+    @property
+    def untold(self) -> Collection[str]:
+        """Keys of callers whose verdicts workers that stop are not told yet."""
+        return self._held.keys() if self._lasts else ()

@@ -18,8 +18,9 @@ from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map
 from hcc.haproxy.map_text import MapChange, map_file, parse_sessions
 from hcc.haproxy.replies import ReplyError, parse_servers
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import NotListeningError, RuntimeSocket
 from hcc.haproxy.session_commands import end_sessions
+from hcc.haproxy.stopping import Send, StoppingWorkers
 
 TIMEOUT_S = 5.0
 
@@ -39,7 +40,7 @@ class LeafMap:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self.looks = capabilities.has(Feature.SERVER_CERTIFICATE)
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, layout.master_socket)
-        self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
+        self._stopping = StoppingWorkers(layout.master_socket)
 
     def prepare(self, *, running: bool) -> None:
         """Have the file: HAProxy does not start without it."""
@@ -70,13 +71,11 @@ class LeafMap:
         """
         with contextlib.suppress(NotListeningError, ReplyError):
             _take_out(self._runtime.send, address, port, is_meant)
-        for send in self._master.stopping_workers():
-            # One that hangs passes nothing on.
-            with contextlib.suppress(RuntimeSocketError, ReplyError):
-                _take_out(send, address, port, is_meant)
+        # One that hangs passes nothing on.
+        self._stopping.each(lambda send: _take_out(send, address, port, is_meant))
 
 
-def _take_out(send: Callable[[str], str], address: str, port: int, is_meant: Callable[[str], bool]) -> None:
+def _take_out(send: Send, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
     for backend, servers in parse_servers(send("show servers state")):
         for server in servers:
             if (server.address, server.port) == (address, port) and is_meant(backend):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 from hcc.haproxy.capabilities import SMALL_PAYLOAD_BYTES
@@ -90,7 +89,7 @@ class RuntimeSocket:
             PayloadError: one of them is too long.
             RuntimeSocketError: no answer.
         """
-        return "".join(self._exchange(part) for part in _parts(commands))
+        return "".join(self._exchange(part) for part in _parts(commands, f"{CURRENT_WORKER} "))
 
     def send_payload(self, command: str, payload: str) -> str:
         """The answer to a command with a payload such as PEM; blank lines, which would end it, are left out.
@@ -159,8 +158,8 @@ def _is_whole(answer: str) -> bool:
     return answer.endswith("\n") and (not answer.strip("\n") or answer.endswith("\n\n"))
 
 
-def _parts(commands: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """The commands in order, as many together as may be joined."""
+def _parts(commands: Iterable[str], prefix: str) -> Iterator[tuple[str, ...]]:
+    """The commands in order, as many together as may be joined, though each may have to be given that prefix."""
     part: list[str] = []
     size = 0
     for command in commands:
@@ -168,8 +167,7 @@ def _parts(commands: Iterable[str]) -> Iterator[tuple[str, ...]]:
             yield tuple(part)
             part, size = [], 0
         part.append(command)
-        # Room for `; @1 `.
-        size += len(command) + 5
+        size += len(f"; {prefix}{command}")
     if part:
         yield tuple(part)
 
@@ -185,24 +183,25 @@ class MasterSocket:
         """The master's answer to one command; `over` is asked whether none is waited for any more."""
         return exchange(self._path, command.encode() + b"\n", self._timeout_s, over)
 
-    def of_worker(self, pid: int, command: str, over: Callable[[], bool] = lambda: False) -> str:
-        """The answer of one worker, also an old one; empty when it ends meanwhile.
+    def of_worker(self, pid: int, *commands: str, over: Callable[[], bool] = lambda: False) -> str:
+        """The joined answer of one worker, also an old one, to commands; empty when it ends meanwhile.
 
         The master of 3.2.26 now and then never answers when it passes a command on to one that just ends.
         """
-        return self.send(f"@!{pid} {command}", lambda: not lives(pid) or over())
+        return "".join(self._of_worker(pid, part, over) for part in _parts(commands, f"@!{pid} "))
+
+    def _of_worker(self, pid: int, commands: tuple[str, ...], over: Callable[[], bool]) -> str:
+        line = "; ".join(f"@!{pid} {command}" for command in commands)
+        answer = self.send(line, lambda: not lives(pid) or over())
+        if answer.startswith(NO_WORKER):
+            raise NotListeningError(f"the master has no worker {pid}")
+        if answer and commands[-1].startswith(LISTS) and not _is_whole(answer):
+            raise BrokenOffError(f"worker {pid} broke off its answer after {len(answer)} characters")
+        return answer
 
     def processes(self) -> Processes:
         """What `show proc` says."""
         return parse_processes(self.send("show proc"))
-
-    def stopping_workers(self) -> tuple[Callable[[str], str], ...]:
-        """As `of_worker`, of each worker that stops after a reload; none while the master starts anew, in a reload."""
-        try:
-            processes = self.processes()
-        except (RuntimeSocketError, ReplyError):
-            return ()
-        return tuple(partial(self.of_worker, worker.pid) for worker in processes.workers if not worker.current)
 
     def reload(self, seen: Callable[[], bool] = lambda: False) -> ReloadAnswer:
         """Start a reload; its outcome as HAProxy tells it, which it does from 2.7 on.

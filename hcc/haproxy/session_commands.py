@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from hcc.haproxy import words
 from hcc.haproxy.map_text import Session
+from hcc.haproxy.stopping import Send
 
 
-def end_sessions(send: Callable[[str], str], backend: str, server: str, known: Iterable[Session]) -> None:
+def end_sessions(send: Send, backend: str, server: str, known: Iterable[Session]) -> None:
     """End all sessions of a server in the worker that `send` sends to; `known` are the sessions that it has told.
 
     Raises:
@@ -16,6 +17,15 @@ def end_sessions(send: Callable[[str], str], backend: str, server: str, known: I
     """
     if send(f"shutdown sessions server {words.name(backend)}/{words.name(server)}").strip():
         # "Proxy is disabled.": so says a worker that stops after a reload, and ends none (2.6 to 3.4; tried).
-        for one in known:
-            if (one.backend, one.server) == (backend, server):
-                send(f"shutdown session {one.id}")
+        end_each(send, (one for one in known if (one.backend, one.server) == (backend, server)))
+
+
+def end_each(send: Send, sessions: Iterable[Session]) -> None:
+    """End these sessions, of whatever server, as soon after they were told as may be: their names are used again.
+
+    Raises:
+        ControlError: it takes no commands.
+    """
+    commands = [f"shutdown session {one.id}" for one in sessions]
+    if commands:
+        send(*commands)

@@ -80,7 +80,7 @@ class TakeOver:
 
     def _stopping(self, worker: int, deadline: float) -> bool:
         try:
-            said = self._master.of_worker(worker, "show info", lambda: time.monotonic() >= deadline)
+            said = self._master.of_worker(worker, "show info", over=lambda: time.monotonic() >= deadline)
             return parse_info(said).stopping
         except (RuntimeSocketError, ReplyError):
             # The master starts anew during a reload and knows nothing for a moment.

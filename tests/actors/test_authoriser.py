@@ -295,11 +295,75 @@ def test_who_was_denied_while_haproxy_reloaded_is_cut_when_that_is_over_and_nobo
     scene.tell(PolicyChanged(policy(web=Action.DENY)))
     eventually(lambda: scene.maps.done == ["store verdicts"], "the policy")
     # In a worker that stops, of which the master did not tell.
-    scene.maps.sessions = [("web:dc1", "10.0.0.1:4711"), ("db:dc1", "10.0.0.2:4711"), ("app", "10.0.0.3:4711")]
+    scene.maps.stopping = {service_uri("web"): "allow", service_uri("db"): "allow"}
+    there = [("web:dc1", "10.0.0.1:4711"), ("db:dc1", "10.0.0.2:4711"), ("app", "10.0.0.3:4711")]
+    scene.maps.stopping_sessions = there
 
     scene.tell(WorkerReplaced())
 
-    eventually(lambda: [line for line, _ in scene.maps.sessions] == ["db:dc1", "app"], "who is denied is cut")
+    eventually(lambda: [line for line, _ in scene.maps.stopping_sessions] == ["db:dc1", "app"], "who is denied is cut")
+    assert service_uri("web") not in scene.maps.stopping
+
+
+def test_a_worker_that_stops_and_does_not_answer_is_told_of_a_denial_when_it_does(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.01)
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    scene.verdicts(web="allow", db="allow")
+    scene.maps.stopping = dict(scene.maps.loaded["verdicts"])
+    scene.maps.stopping_sessions = [("web:dc1", "10.0.0.1:1"), ("app", "10.9.9.9:1"), ("db:dc1", "10.0.0.2:1")]
+    scene.tell(HAProxyUp(1))
+    scene.maps.stopping_hangs = 5
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    eventually(lambda: not scene.maps.stopping_hangs, "it answers at last")
+    eventually(lambda: scene.maps.stopping[service_uri("web")] == "deny", "the denial")
+    # With whom nobody knows, as in the worker that serves.
+    eventually(lambda: scene.maps.stopping_sessions == [("db:dc1", "10.0.0.2:1")], "the cut")
+    assert scene.maps.loaded["verdicts"][service_uri("web")] == "deny"
+
+
+def test_whom_nobody_knows_is_not_cut_in_a_worker_that_stops_by_a_later_policy(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.01)
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.maps.stopping_sessions = [("app", "10.9.9.9:1"), ("web:dc1", "10.0.0.1:1")]
+    scene.tell(HAProxyUp(1))
+    scene.maps.stopping_hangs = 1_000_000
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    scene.verdicts(web="deny")
+    eventually(lambda: scene.maps.stopping_hangs < 999_998, "tries")
+    scene.tell(PolicyChanged(policy(3, web=Action.ALLOW)))
+    scene.verdicts(web="allow")
+
+    scene.maps.stopping = {service_uri("web"): "deny"}
+    scene.maps.stopping_hangs = 0
+
+    eventually(lambda: scene.maps.stopping == {service_uri("web"): "allow"}, "the last verdict")
+    assert len(scene.maps.stopping_sessions) == 2
+
+
+def test_a_second_look_for_sessions_that_fails_is_made_again(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.01)
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+    scene.verdicts(web="allow")
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    eventually(lambda: "cut" in scene.maps.done, "the first look")
+
+    scene.maps.sessions = [("web:dc1", "10.0.0.1:4712"), ("app", "10.9.9.9:1")]
+    scene.maps.failing_cuts = 2
+
+    eventually(lambda: not scene.maps.failing_cuts, "two looks that fail")
+    eventually(lambda: not scene.maps.sessions, "the cut")
 
 
 def test_a_caller_allowed_again_is_not_cut(scene: AuthoriserScene) -> None:
@@ -749,6 +813,7 @@ def test_until_haproxy_looks_at_another_header_a_caller_goes_on_by_the_rules_bef
     assert before_reload in "".join(scene.maps.loaded["rules"])
     # As a HAProxy that is reloaded does.
     coming = web_verdict(scene.maps.stored["verdicts"])
+    scene.maps.stopping = dict(scene.maps.loaded["verdicts"])
     scene.maps.loaded = {name: dict(entries) for name, entries in scene.maps.stored.items()}
     assert coming in "".join(scene.maps.loaded["rules"])
     scene.tell(WorkerReplaced())

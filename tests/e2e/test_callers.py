@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,8 @@ import pytest
 from cryptography import x509
 
 from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.control import ControlError
+from hcc.haproxy.runtime import MasterSocket
 from hcc.mesh.caller import key_name
 from tests.e2e.certificates import answer, handshake, mesh_certificate
 from tests.e2e.clients import http2_client, http_get, is_refused, read_line, tcp_ask
@@ -33,6 +35,7 @@ pytestmark = pytest.mark.e2e
 
 KNOWN = "caller:dc1"
 HEADER = "x-forwarded-client-cert"
+GET = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"
 
 
 @contextmanager
@@ -197,6 +200,36 @@ def test_a_tcp_session_that_a_stopping_worker_serves_is_cut_when_its_caller_is_d
                 for session in sessions:
                     assert session.recv(100) == b"", "still open"
     wait_until("tcp to be allowed", lambda: tcp_ask(standing.client, DB_PORT) == "db")
+
+
+def test_a_connection_kept_to_a_stopping_worker_is_denied_though_the_master_hung_at_the_denial(
+    standing: Standing, stranger: Path
+) -> None:
+    member, roots = standing.web, standing.site.client.root_pems()
+    sidecar, name = member.sidecar, _service(stranger)
+    master_socket = MasterSocket(f"{sidecar.state_dir}/master.sock")
+
+    def denied(ask: Callable[[str], str]) -> bool:
+        try:
+            found = (line.split()[1:] for line in ask(_show("verdicts", sidecar)).splitlines() if line.strip())
+        except ControlError:
+            # The master was just starting anew.
+            return False
+        return any((key_name(key), verdict) == (f"{name}:dc1", "deny") for key, verdict in found)
+
+    with handshake(standing.client, member.namespace.address, member.public_port, roots, stranger) as kept:
+        assert b" 200 " in answer(kept, GET)
+        wait_until("it to be remembered", lambda: remembers(sidecar, f"{name}:dc1"))
+        worker, (master,) = sidecar.worker_pid(), sidecar.haproxy_masters()
+        with reconfigured(standing, member), contextlib.ExitStack() as hung:
+            os.kill(master, signal.SIGSTOP)
+            hung.callback(os.kill, master, signal.SIGCONT)
+            with intention(standing, name, "web", "deny"):
+                wait_until("the worker that serves to deny", lambda: denied(sidecar.runtime))
+                hung.close()
+                ask = partial(master_socket.of_worker, worker)
+                wait_until("the one that stops to deny", lambda: denied(ask))
+                assert b" 403 " in answer(kept, GET)
 
 
 def test_the_first_session_of_a_caller_is_cut_too(standing: Standing, stranger: Path, haproxy_version: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -18,7 +20,7 @@ from hcc.haproxy.map_commands import read_map
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.plan import AddCaller, DeleteServer, WriteConfig
 from hcc.haproxy.render import Rendered
-from hcc.haproxy.runtime import RuntimeSocket, exchange
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, exchange
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from tests.binaries import HAPROXY_BRANCHES
@@ -161,7 +163,7 @@ def test_verdicts_change_all_at_once_where_haproxy_can(real: Subject, monkeypatc
         real.maps.change_verdicts(map_change(before, wanted), wanted)
 
     assert real.maps.verdicts() == wanted
-    assert len(seen) > 3
+    assert len(seen) >= 3
     assert all(len(verdicts) == 1 for verdicts in seen if verdicts), "some had changed, and some had not"
 
 
@@ -222,29 +224,85 @@ def test_of_two_entries_the_one_counts_that_haproxy_goes_by_and_both_are_put_rig
     assert [word for word in shown if word in ("allow", "deny")] == ["deny", "deny"]
 
 
-def test_verdicts_change_in_a_worker_that_stops_too(real: Subject) -> None:
+BEFORE = {"a:dc1": "allow", "b:dc1": "allow", "c:dc1": "allow"}
+WANTED = {"a:dc1": "deny", "c:dc1": "deny", "d:dc1": "allow"}
+
+
+@contextmanager
+def two_stopping(real: Subject) -> Iterator[tuple[CallerMaps, int, int]]:
+    """The maps, and the process ids of two workers that stop, with the verdicts BEFORE."""
     maps = real.maps
     assert isinstance(maps, CallerMaps)
     real.serve()
-    before = {"a:dc1": "allow", "b:dc1": "allow"}
-    maps.change_verdicts(map_change({}, before), before)
-    old = real.stage.worker()
-    # Whoever is connected keeps it.
-    with socket.create_connection(("127.0.0.1", real.port)):
-        wait_until(lambda: " 1" in maps._runtime.send("show info").partition("CurrConns:")[2][:3], "the connection")
-        here = snapshot(proxy_=proxy(bind_port=real.port, read_timeout_ms=7_000))
-        maps.store_verdicts(before)
-        real.stage.converge(real.stage.rendered(here, intentions=Enforcement.ENFORCE))
-        assert real.stage.worker() != old
-        wanted = {"a:dc1": "deny", "c:dc1": "allow"}
+    maps.change_verdicts(map_change({}, BEFORE), BEFORE)
+    maps.store_verdicts(BEFORE)
+    old: list[int] = []
+    with ExitStack() as connections:
+        for timeout_ms in (7_000, 8_000):
+            # Whoever is connected keeps it.
+            connections.enter_context(socket.create_connection(("127.0.0.1", real.port)))
+            wait_until(lambda: " 1" in maps._runtime.send("show info").partition("CurrConns:")[2][:3], "the connection")
+            old.append(real.stage.worker())
+            here = snapshot(proxy_=proxy(bind_port=real.port, read_timeout_ms=timeout_ms))
+            real.stage.converge(real.stage.rendered(here, intentions=Enforcement.ENFORCE))
+        assert len({*old, real.stage.worker()}) == 3
+        yield maps, old[0], old[1]
 
-        assert maps.change_verdicts(map_change(before, wanted), wanted)
 
-        assert maps.verdicts() == wanted
-        # What it does not have it asks about.
-        (stopping,) = maps._master.stopping_workers()
-        left = read_map(stopping, real.stage.layout.verdicts)
-        assert left == {"a:dc1": "deny"}
+def verdicts_of(real: Subject, worker: int) -> dict[str, str] | None:
+    master = MasterSocket(real.stage.layout.master_socket)
+    return read_map(lambda command: master.of_worker(worker, command), real.stage.layout.verdicts)
+
+
+def test_workers_that_stop_go_by_new_verdicts_too_as_far_as_they_know_the_callers(real: Subject) -> None:
+    with two_stopping(real) as (maps, *old):
+        assert maps.tell_stopping(BEFORE, (), None) == ((), None)
+        assert [verdicts_of(real, worker) for worker in old] == [BEFORE, BEFORE]
+
+        assert maps.tell_stopping(WANTED, {"c:dc1"}, None) == ((), None)
+
+        # What they do not have they ask about.
+        assert [verdicts_of(real, worker) for worker in old] == [{"a:dc1": "deny", "c:dc1": "allow"}] * 2
+        assert maps.tell_stopping(WANTED, (), None) == ((), None)
+        assert [verdicts_of(real, worker) for worker in old] == [{"a:dc1": "deny", "c:dc1": "deny"}] * 2
+        assert maps.verdicts() == BEFORE
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_worker_that_stops_and_hangs_is_told_of_and_keeps_no_other_waiting(real: Subject, first: bool) -> None:
+    with two_stopping(real) as (maps, *old):
+        hung, other = old if first else reversed(old)
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            _, failure = maps.tell_stopping(WANTED, (), None)
+            assert f"worker {hung}: HAProxy does not answer" in str(failure)
+            assert f"worker {other}" not in str(failure)
+            assert (verdicts_of(real, other) or {})["a:dc1"] == "deny"
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        assert maps.tell_stopping(WANTED, (), None) == ((), None)
+        assert (verdicts_of(real, hung) or {})["a:dc1"] == "deny"
+
+
+def test_while_the_master_hangs_it_is_said_that_workers_that_stop_were_not_told(real: Subject) -> None:
+    with two_stopping(real) as (maps, *old):
+        master = MasterSocket(real.stage.layout.master_socket).processes().master
+        os.kill(master, signal.SIGSTOP)
+        try:
+            _, failure = maps.tell_stopping(WANTED, (), None)
+            assert "which workers stop is not known" in str(failure)
+        finally:
+            os.kill(master, signal.SIGCONT)
+        assert maps.tell_stopping(WANTED, (), None) == ((), None)
+        assert [(verdicts_of(real, worker) or {})["a:dc1"] for worker in old] == ["deny", "deny"]
+
+
+def test_where_nobody_is_asked_which_workers_stop_that_is_said(real: Subject) -> None:
+    real.serve()
+    real.stop()
+    assert isinstance(real.maps, CallerMaps)
+    _, failure = real.maps.tell_stopping(WANTED, (), None)
+    assert "nobody listens" in str(failure)
 
 
 @pytest.mark.parametrize("patterns", [("/a;b[0-9]+", r"/c\d+\w \x41"), ("/c#'\"\\$HOME", "/d"), ("/e", "/f;g\\;h")])
