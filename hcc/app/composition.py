@@ -87,6 +87,9 @@ CORES_PER_THREAD = 2
 MAX_CONNECTIONS = 10_000
 # A check, a reload and many runtime commands may take long with thousands of servers.
 RECONCILER_HEARTBEAT_S = 300.0
+# Several questions to a HAProxy that is slow, each bounded (`caller_maps.TIMEOUT_S`, `leaf_map.TIMEOUT_S`): a successor
+# would begin with the same.
+MAPS_HEARTBEAT_S = 30.0
 SUPERVISOR_HEARTBEAT_S = 15.0
 
 
@@ -236,7 +239,7 @@ class Composition:
             "resync_s": self._settings.resync_s,
             "cuts": self._enforced,
         }
-        return ChildSpec(AUTHORISER, Authoriser, arguments)
+        return ChildSpec(AUTHORISER, Authoriser, arguments, heartbeat_s=MAPS_HEARTBEAT_S)
 
     def _verifier(self) -> ChildSpec:
         verify = self._settings.verify_upstream
@@ -253,7 +256,7 @@ class Composition:
             "metrics": self._metrics,
             "resync_s": self._settings.resync_s,
         }
-        return ChildSpec(VERIFIER, Verifier, arguments)
+        return ChildSpec(VERIFIER, Verifier, arguments, heartbeat_s=MAPS_HEARTBEAT_S)
 
     def _config_reconciler(self) -> ChildSpec:
         arguments = {
