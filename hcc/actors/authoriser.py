@@ -143,8 +143,9 @@ class Authoriser(Actor):
         self._book = CallerBook()
         self._labels = Labels()
         self._policy: Policy | None = None
-        # As ProcessSupervisor told.
+        # As ProcessSupervisor told, which says it again to whoever asks.
         self._haproxy_is_up = False
+        self._master = 0
         # Whether there may be sessions of callers that were let in before and are denied now.
         self._must_cut = False
         # Whether all that are open began under another trust domain.
@@ -203,9 +204,7 @@ class Authoriser(Actor):
                 self._remember_soon()
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
-                    self._haproxy_is_up = True
-                    told = message.sight if isinstance(message, WorkerReplaced) else None
-                    self._see(told or sight_for(self._policy))
+                    self._note_worker(message)
                 self._arm_resync()
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
@@ -368,6 +367,15 @@ class Authoriser(Actor):
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
         denied_anew = before is not None and may_deny_anew(before, policy)
         self._must_cut |= self._all_are_strangers or denied_anew
+
+    def _note_worker(self, news: HAProxyUp | WorkerReplaced) -> None:
+        before, self._master = self._master, news.pid if isinstance(news, HAProxyUp) else self._master
+        known = self._haproxy_is_up and self._master == before
+        self._haproxy_is_up = True
+        if isinstance(news, WorkerReplaced):
+            self._see(news.sight or sight_for(self._policy))
+        elif not known:
+            self._see(sight_for(self._policy))
 
     def _see(self, sight: Sight) -> None:
         """Note what the worker that runs looks at, and which rules have to wait for one that looks at more."""

@@ -824,6 +824,22 @@ def test_until_haproxy_looks_at_another_header_a_caller_goes_on_by_the_rules_bef
     eventually(lambda: web_verdict(scene.maps.stopping) == coming, "workers that stop are told, too")
 
 
+def test_that_haproxy_runs_is_no_news_to_callers_that_wait_for_its_reload(
+    scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_STOPPING_S", 0.05)
+    scene.tell(PolicyChanged(by_role(2)))
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the new rules are on disk")
+
+    # As ProcessSupervisor tells when another actor was restarted and asked.
+    scene.tell(HAProxyUp(1))
+
+    time.sleep(0.3)
+    assert web_verdict(scene.maps.loaded["verdicts"]) == before_reload
+    scene.tell(HAProxyUp(2))
+    eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) != before_reload, "another one looks at all")
+
+
 def test_a_worker_that_was_made_for_an_older_policy_goes_by_the_rules_before_too(
     scene: AuthoriserScene, before_reload: str
 ) -> None:
