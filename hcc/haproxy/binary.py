@@ -8,13 +8,17 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hcc.errors import SettingError
-from hcc.haproxy.capabilities import Build, BuildTextError, capabilities_of, checked_build
+from hcc.haproxy.capabilities import Build, BuildTextError, HAProxyBuildError, capabilities_of, checked_build
+from hcc.log import LastingProblem
 
 PROBE_TIMEOUT_S = 20.0
+# A new program that could not be asked is left alone for so many times as long as that took: it may have hung.
+PAUSE_FACTOR = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -128,21 +132,36 @@ class Program:
         self._binary = binary
         self._build = build
         self._seen = _signature(binary)
+        self._problem = LastingProblem(_log)
+        # One that could not be asked, and when it is asked again.
+        self._unasked: tuple[int, ...] | None = None
+        self._again_s = 0.0
 
     def replacement(self) -> Build | None:
         """What it is now, where that cannot do the same; asked only once the file is another one.
 
-        One that does not run, or cannot serve, is none: HAProxy itself says so when it is to be reloaded or started.
+        One that cannot serve is none: HAProxy itself says so when it is to be reloaded or started. One that does not
+        run is asked again: an upgrade may put the program there before a library of its, or no process be left.
         """
         signature = _signature(self._binary)
         if signature is None or signature == self._seen:
             return None
-        self._seen = signature
+        if signature == self._unasked and time.monotonic() < self._again_s:
+            return None
+        began_s = time.monotonic()
         try:
             build = probe(self._binary)
-        except SettingError as exc:
-            _log.error("HAProxy was replaced by what cannot be used; what runs goes on: %s", exc)
+        except HAProxyBuildError as exc:
+            self._seen = signature
+            self._problem.say(f"HAProxy was replaced by what cannot be used; what runs goes on: {exc}")
             return None
+        except SettingError as exc:
+            ended_s = time.monotonic()
+            self._unasked, self._again_s = signature, ended_s + PAUSE_FACTOR * (ended_s - began_s)
+            self._problem.say(f"HAProxy was replaced by what cannot be used yet; what runs goes on: {exc}")
+            return None
+        self._seen = signature
+        self._problem.over()
         if capabilities_of(self._build).can_the_same(capabilities_of(build)):
             _log.info("%s is %s now, for the next reload or start of HAProxy", self._binary, build.label())
             return None

@@ -18,6 +18,7 @@ import pytest
 from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import Program, find_haproxy, probe
+from hcc.haproxy.capabilities import Build
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
 from hcc.haproxy.replies import Activity
@@ -444,32 +445,107 @@ def test_a_program_that_may_not_be_looked_for_is_said_to_be_missing(monkeypatch:
             find_haproxy(named, search_path="/nonexistent")
 
 
+class Upgraded:
+    """A program that is replaced as a package manager does it, with what 2.8 says of itself."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "haproxy"
+        self._told = subprocess.run([BINARIES["2.8"](), "-vv"], capture_output=True, text=True, check=True).stdout
+        self.put(self.saying("2.8."))
+        self.program = Program(str(self.path), probe(str(self.path)))
+
+    def saying(self, version: str, before: str = "") -> str:
+        return f"#!/bin/sh\n{before}\ncat <<'.'\n{self._told.replace('version 2.8.', f'version {version}')}\n.\n"
+
+    def put(self, text: str) -> None:
+        other = self.path.with_name("other")
+        other.write_text(text)
+        other.chmod(0o755)
+        other.replace(self.path)
+
+
 def test_a_program_is_replaced_when_another_one_can_do_something_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    path = tmp_path / "haproxy"
-
-    def put(text: str) -> None:
-        other = tmp_path / "other"
-        other.write_text(text)
-        other.chmod(0o755)
-        other.replace(path)
-
-    told = subprocess.run([BINARIES["2.8"](), "-vv"], capture_output=True, text=True, check=True).stdout
-    put(f"#!/bin/sh\ncat <<'.'\n{told}\n.\n")
-    program = Program(str(path), probe(str(path)))
+    upgraded = Upgraded(tmp_path)
+    program = upgraded.program
     assert program.replacement() is None
-    put(f"#!/bin/sh\ncat <<'.'\n{told.replace('version 2.8.', 'version 2.8.9')}\n.\n")
+    upgraded.put(upgraded.saying("2.8.9"))
     assert program.replacement() is None
     assert "2.8.925" in caplog.text
-    put("#!/bin/sh\nexit 1\n")
+    upgraded.put("#!/bin/sh\nexit 1\n")
     for _ in range(2):
         assert program.replacement() is None
     assert caplog.text.count("cannot be used") == 1
-    path.unlink()
+    upgraded.path.unlink()
     assert program.replacement() is None
-    put(f"#!/bin/sh\ncat <<'.'\n{told.replace('version 2.8.', 'version 3.4.')}\n.\n")
+    upgraded.put(upgraded.saying("3.4."))
     replacement = program.replacement()
     assert replacement is not None
     assert replacement.version.branch == "3.4"
+
+
+def test_a_program_that_cannot_be_asked_yet_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(binary, "PAUSE_FACTOR", 0.0)
+    upgraded, library = Upgraded(tmp_path), tmp_path / "library"
+    upgraded.put(upgraded.saying("3.4.", f"[ -e {library} ] || exit 127"))
+    for _ in range(3):
+        assert upgraded.program.replacement() is None
+    assert caplog.text.count("cannot be used yet") == 1
+    library.touch()
+    replacement = upgraded.program.replacement()
+    assert replacement is not None
+    assert replacement.version.branch == "3.4"
+
+
+def test_a_program_for_which_no_file_is_left_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgraded = Upgraded(tmp_path)
+    upgraded.put(upgraded.saying("3.4."))
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(subprocess, "Popen", none_left)
+        assert upgraded.program.replacement() is None
+    assert "Too many open files" in caplog.text
+    wait_until(lambda: upgraded.program.replacement() is not None, "it is asked again")
+
+
+def test_a_program_that_says_that_it_cannot_serve_is_asked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgraded, asked = Upgraded(tmp_path), tmp_path / "asked"
+    upgraded.put(upgraded.saying("1.8.", f"echo >>{asked}"))
+    for _ in range(3):
+        assert upgraded.program.replacement() is None
+    assert asked.read_text() == "\n"
+    assert caplog.text.count("too old") == 1
+
+
+def test_a_program_that_hangs_does_not_hold_up_whoever_looks_at_it_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded = Upgraded(tmp_path)
+    asked: list[str] = []
+
+    def noted(path: str) -> Build:
+        asked.append(path)
+        return probe(path)
+
+    monkeypatch.setattr(binary, "probe", noted)
+    monkeypatch.setattr(binary, "PAUSE_FACTOR", 1000.0)
+    upgraded.put("#!/bin/sh\nexec sleep 60\n")
+    with monkeypatch.context() as soon:
+        soon.setattr(binary, "PROBE_TIMEOUT_S", 0.3)
+        for _ in range(3):
+            assert upgraded.program.replacement() is None
+    assert len(asked) == 1
+    # Another one is asked at once.
+    upgraded.put(upgraded.saying("3.4."))
+    assert upgraded.program.replacement() is not None
