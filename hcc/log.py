@@ -67,14 +67,15 @@ class JsonFormatter(_Formatter):
 class LastingProblem:
     """Something that goes wrong again and again: said once, until it is over or becomes another problem."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, level: int = logging.ERROR) -> None:
         self._log = log
+        self._level = level
         self._said = ""
 
     def say(self, problem: str) -> None:
-        """Log it as an error, unless that was the last thing said."""
+        """Log it, unless that was the last thing said."""
         if problem != self._said:
-            self._log.error("%s", problem)
+            self._log.log(self._level, "%s", problem)
         self._said = problem
 
     def over(self) -> None:

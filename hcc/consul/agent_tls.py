@@ -11,8 +11,13 @@ from pathlib import Path
 from hcc.consul.environment import ConsulSettings
 from hcc.consul.sockets import tls_context
 from hcc.errors import SettingError
+from hcc.log import LastingProblem
 
 log = logging.getLogger(__name__)
+
+# How each file looks: its path, and its inode, size and times.
+_Look = tuple[str, int, int, int, int]
+_Seen = tuple[_Look, ...]
 
 
 class AgentTls:
@@ -30,26 +35,38 @@ class AgentTls:
         # Before they are read, so that what is written meanwhile is seen the next time.
         self._seen = _seen(settings)
         self._context = tls_context(settings)
+        self._problem = LastingProblem(log, logging.WARNING)
 
     def __call__(self) -> ssl.SSLContext | None:
         """None for plain HTTP. Files that changed are read again; the last good ones stay where that fails."""
         with self._lock:
             seen = _seen(self._settings)
-            if seen != self._seen:
-                self._seen = seen
-                self._read_again()
+            if seen == self._seen:
+                self._problem.over()
+            else:
+                self._read_again(seen)
             return self._context
 
-    def _read_again(self) -> None:
+    def _read_again(self, seen: _Seen) -> None:
+        """Files that cannot be read are tried again: what they look like may not change when that is put right."""
         try:
             self._context = tls_context(self._settings)
         except SettingError as exc:
-            log.warning("the certificates of before stay: %s", exc)
-        else:
-            log.info("TLS to Consul: the certificate files changed and were read again")
+            self._problem.say(f"the certificates of before stay: {exc}")
+            if not _is_unread(exc):
+                self._seen = seen
+            return
+        self._seen = seen
+        self._problem.over()
+        log.info("TLS to Consul: the certificate files changed and were read again")
 
 
-def _seen(settings: ConsulSettings) -> tuple[tuple[str, int, int, int], ...]:
+def _is_unread(exc: SettingError) -> bool:
+    """Whether it is not what is in a file that was wrong, which another file alone can put right."""
+    return isinstance(exc.__cause__, OSError) and not isinstance(exc.__cause__, ssl.SSLError)
+
+
+def _seen(settings: ConsulSettings) -> _Seen:
     """What tells that a file was replaced or written."""
     if settings.address.scheme != "https":
         return ()
@@ -62,9 +79,10 @@ def _files(settings: ConsulSettings) -> Iterator[Path]:
         yield from sorted(Path(settings.ca_path).rglob("*"))
 
 
-def _looks(path: Path) -> tuple[str, int, int, int]:
+def _looks(path: Path) -> _Look:
     try:
         found = path.stat()
     except OSError:
-        return str(path), 0, 0, 0
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+        return str(path), 0, 0, 0, 0
+    # The second time tells of a copy that kept the first, and of other rights.
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -102,3 +102,8 @@ def test_a_lasting_problem_is_said_once_until_it_is_over_or_another(caplog: pyte
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("ERROR", text) for text in ("full", "gone", "full", "full")
     ]
+
+
+def test_a_lasting_problem_may_be_less_than_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    LastingProblem(logging.getLogger("hcc.x"), logging.WARNING).say("full")
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("WARNING", "full")]
