@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hcc.children import child_environment
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Build, BuildTextError, HAProxyBuildError, capabilities_of, checked_build
 from hcc.log import LastingProblem
@@ -77,6 +78,7 @@ class Probe:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 errors="replace",
+                env=child_environment(),
                 start_new_session=True,
             )
         except OSError as exc:

@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 
+from hcc.children import child_environment
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_program import Program, command_line, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import ENVIRONMENT, Exit, has_ended, record_pid, recorded_pid, trim_log, watched
+from hcc.haproxy.process import Exit, has_ended, record_pid, recorded_pid, trim_log, watched
 from hcc.mesh.secret import Secret
 
 STOP_TIMEOUT_S = 3.0
@@ -134,8 +135,7 @@ class DataplaneProcess:
                 stdout=log,
                 stderr=log,
                 cwd=layout.dataplane_directory,
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-                | {"PYTHONPATH": python_path()},
+                env=child_environment(PYTHONPATH=python_path()),
                 start_new_session=True,
                 umask=0o077,
             )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hcc
+from hcc.children import child_environment
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.dataplane_text import USER
@@ -150,7 +151,13 @@ _DIRECTORIES = ("maps-dir", "ssl-certs-dir", "general-storage-dir", "spoe-dir", 
 def _help(binary: str) -> str:
     try:
         done = subprocess.run(
-            [binary, "--help"], capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False, errors="replace"
+            [binary, "--help"],
+            capture_output=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+            text=True,
+            errors="replace",
+            env=child_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise SettingError(f"expected {binary} to be a HAProxy Data Plane API; it cannot be run: {exc}") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+from hcc.children import child_environment
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError, ControlError
 from hcc.haproxy.execution import SocketControl
@@ -92,6 +93,7 @@ def _judgement(binary: str, path: str) -> tuple[int, str]:
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
+            env=child_environment(),
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise ApplyError(f"cannot let HAProxy check the configuration: {exc}") from exc

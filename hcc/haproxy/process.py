@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hcc.children import child_environment
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
@@ -26,8 +27,6 @@ from hcc.haproxy.names import AGENTS, APP, PUBLIC, TOKEN_AGENT
 from hcc.haproxy.replies import Activity, Info, Message, ReplyError, alerts, parse_activity
 from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError, SilentError
 
-# The environment HAProxy gets: no token of ours, nothing that its configuration could expand by accident.
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "OPENSSL_CONF", "OPENSSL_MODULES")
 MAX_LOG_BYTES = 1024 * 1024
 POLL_S = 0.005
 ANSWER_TIMEOUT_S = 2.0
@@ -290,7 +289,7 @@ class HAProxyProcess:
                 stdout=None if self._shares_stdout else log,
                 stderr=log,
                 cwd=layout.directory,
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                env=child_environment(),
                 start_new_session=True,
             )
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hcc.children import child_environment
 from hcc.errors import HccError
 from hcc.spoe.zygote import PACKET_BYTES
 
-# All of the environment that workers get: they read what strangers send, and need no token.
-_ENVIRONMENT = ("PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 # Where this very package lives; workers need it and the standard library, nothing from site-packages.
 _ROOT = str(Path(__file__).resolve().parent.parent.parent)
 
@@ -80,7 +78,7 @@ class Spawner:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=_environment(),
+                env=child_environment(PYTHONPATH=_ROOT),
             )
         except OSError as exc:
             self._control.close()
@@ -143,11 +141,6 @@ class Spawner:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return {**kept, "PYTHONPATH": _ROOT}
 
 
 def _report(fields: dict[str, Any], descriptors: list[int]) -> Report:
