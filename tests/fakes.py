@@ -743,12 +743,15 @@ class FakeProber:
     `tests/integration/test_prober_contract.py` holds it against the real Prober.
     """
 
-    def __init__(self, deliver: Callable[[tuple[Probed, ...]], None]) -> None:
+    def __init__(self, deliver: Callable[[tuple[Probed, ...]], None], *, startable: bool = True) -> None:
         self.asked: list[Peer] = []
         self.running = False
         self._deliver = deliver
+        self._startable = startable
 
     def start(self) -> None:
+        if not self._startable:
+            raise OSError(errno.EAGAIN, "can't start new thread")
         self.running = True
 
     def stop(self) -> None:
@@ -770,17 +773,19 @@ class FakeProber:
 
 
 class FakeProbers:
-    """All probers that were made; as many as `failing` cannot be."""
+    """All probers that were made; as many as `failing` cannot be, and as many as `stillborn` cannot be started."""
 
     def __init__(self) -> None:
         self.made: list[FakeProber] = []
         self.failing = 0
+        self.stillborn = 0
 
     def make(self, deliver: Callable[[tuple[Probed, ...]], None]) -> FakeProber:
         if self.failing:
             self.failing -= 1
             raise OSError(errno.EMFILE, "Too many open files")
-        self.made.append(FakeProber(deliver))
+        self.made.append(FakeProber(deliver, startable=not self.stillborn))
+        self.stillborn = max(0, self.stillborn - 1)
         return self.made[-1]
 
     @property

@@ -341,12 +341,13 @@ class Verifier(Actor):
 
     def _start_probing(self) -> None:
         try:
-            self._prober = self._make_prober(self._deliver)
+            prober = self._make_prober(self._deliver)
+            prober.start()
         except OSError as exc:
             _log.error("endpoints cannot be probed; next try in %.0f s: %s", MAX_RETRY_S, exc)
             self.after(MAX_RETRY_S, _StartProbing(), key="start-probing")
             return
-        self._prober.start()
+        self._prober = prober
         self._probe()
 
     def _stop_probing(self) -> None:

@@ -62,14 +62,27 @@ class Prober:
         return self._thread.is_alive()
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin.
+
+        Raises:
+            OSError: no thread is left; another prober may find one later.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            self.stop()
+            raise OSError(errno.EAGAIN, str(exc)) from exc
 
     def stop(self) -> None:
         """Return when the thread has ended."""
         self._stopping = True
         self._ring()
-        self._thread.join(self._timeout_s)
+        if self.running:
+            self._thread.join(self._timeout_s)
         self._waker.close()
+        if self._thread.ident is None:
+            # Never started: there is no thread whose own it is.
+            self._bell.close()
 
     def ask(self, peers: Iterable[Peer], context: ssl.SSLContext) -> None:
         """Probe these, by this context. From any thread."""

@@ -72,11 +72,11 @@ def here(*endpoints: Endpoint, version: int = 1) -> Snapshot:
 class VerifierScene(Scene):
     """Verifier between probes that end as the test says and neighbours that listen."""
 
-    def __init__(self, directory: Path, mode: VerifyUpstream, *, failing: int = 0) -> None:
+    def __init__(self, directory: Path, mode: VerifyUpstream, *, failing: int = 0, stillborn: int = 0) -> None:
         self.directory = directory
         self.probers = FakeProbers()
         # Before the actor begins, which makes one at once.
-        self.probers.failing = failing
+        self.probers.failing, self.probers.stillborn = failing, stillborn
         self.leaves = FakeLeaves()
         self.kept: list[Kept] = []
         self.metrics = Metrics()
@@ -561,14 +561,15 @@ def test_without_probes_there_is_no_prober(scene: VerifierScene, mode: VerifyUps
     assert scene.heard[CONFIG_RECONCILER] == []
 
 
-def test_a_prober_that_cannot_be_made_is_tried_again_and_nobody_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lack", ["failing", "stillborn"])
+def test_a_prober_that_cannot_be_made_or_started_is_tried_again_and_nobody_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
     monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.05)
-    made = VerifierScene(tmp_path, VerifyUpstream.BOTH, failing=2)
+    made = VerifierScene(tmp_path, VerifyUpstream.BOTH, **{lack: 2})
     with playing(made):
         made.begin(ONE)
-        assert made.probers.failing == 0
+        assert made.probers.failing == made.probers.stillborn == 0
         assert [actor.restarts for actor in made.tree.actors(1.0) if actor.name == VERIFIER] == [0]
 
 

@@ -8,6 +8,7 @@ import queue
 import resource
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hcc.mesh.peer_book import NoAnswer, Outcome, Peer, Seen, Unverified
 from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.peers.prober import Probed, Prober
 from hcc.peers.tls import client_context
-from tests.fakes import FakeProbers
+from tests.fakes import FakeProber, FakeProbers
 from tests.haproxy_stage import DEADLINE_S, Server, wait_until
 from tests.pki import Authority, IssuedLeaf, service_uri
 from tests.ports import free_port
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.integration
 WEB, EVIL = service_uri("web"), service_uri("evil")
 # Longer than a test waits: the probe of somebody who is silent does not end.
 PROBE_S = 30.0
+AnyProber = FakeProber | Prober
 
 
 class Subject:
@@ -87,6 +89,14 @@ class FakeSubject(Subject):
         """Another prober, which nobody needs."""
         self.probers.make(self.heard.put)
 
+    def stillborn(self) -> AnyProber:
+        """Another, whose start has found no thread left and raised."""
+        self.probers.stillborn = 1
+        made = self.probers.make(self.heard.put)
+        with pytest.raises(OSError, match="can't start new thread"):
+            made.start()
+        return made
+
     def _peer(self, outcome: Outcome) -> Peer:
         address = f"10.0.0.{len(self._outcomes) + 1}"
         self._outcomes[address] = outcome
@@ -105,8 +115,7 @@ class RealSubject(Subject):
         self.prober = Prober(self._deliver, PROBE_S)
 
     def close(self) -> None:
-        if self.prober.running:
-            self.prober.stop()
+        self.prober.stop()
         for server in self._servers:
             server.close()
         self._silent.close()
@@ -145,6 +154,19 @@ class RealSubject(Subject):
     def make(self) -> None:
         Prober(self.heard.put)
 
+    def stillborn(self) -> AnyProber:
+        def refuse(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        before = descriptors()
+        made = Prober(self.heard.put)
+        with pytest.MonkeyPatch.context() as scarce:
+            scarce.setattr(threading, "_start_new_thread", refuse)
+            with pytest.raises(OSError, match="can't start new thread"):
+                made.start()
+        assert descriptors() == before
+        return made
+
     def _deliver(self, probed: tuple[Probed, ...]) -> None:
         if probed and self._broken:
             raise RuntimeError("a bug of ours")
@@ -155,6 +177,10 @@ class RealSubject(Subject):
         context.load_cert_chain(written(self._directory, f"{len(self._servers)}", leaf))
         self._servers.append(Server("endpoint", context))
         return Peer("127.0.0.1", self._servers[-1].port, WEB)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def written(directory: Path, name: str, leaf: IssuedLeaf) -> Path:
@@ -281,3 +307,13 @@ def test_one_that_finds_no_file_descriptor_left_cannot_be_made_and_later_can(sub
     assert raised.value.errno == errno.EMFILE
     subject.prober.start()
     assert probed(subject, subject.nobody())
+
+
+def test_one_that_finds_no_thread_left_says_so_and_does_not_mind_a_question_or_a_stop(subject: AnySubject) -> None:
+    stillborn = subject.stillborn()
+
+    stillborn.ask([subject.nobody()], subject.context)
+    stillborn.stop()
+
+    assert not stillborn.running
+    assert subject.heard.empty()
