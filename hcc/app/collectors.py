@@ -88,6 +88,8 @@ def worker_metrics(
     yield _sum("hcc_spoe_unreadable_certificates", "Denied as unreadable.", [one.errors for one in workers])
     yield _sum("hcc_spoe_connections", "Connections from HAProxy.", [one.connections_total for one in workers])
     yield _sum("hcc_spoe_bad_frames", "Connections ended for a bad frame.", [one.frames_bad for one in workers])
+    text = "Denials and callers that hcc did not hear of, as there were too many at once."
+    yield _sum("hcc_spoe_dropped_notices", text, [one.notices_dropped for one in workers])
     yield GaugeMetricFamily(
         "hcc_spoe_open_connections", "Open connections.", value=sum(one.connections_open for one in workers)
     )

@@ -65,7 +65,8 @@ class WorkerCounters:
         allowed: also callers whose requests are left to the rules in HAProxy.
         errors: of the denied, those whose certificate was missing or could not be read.
         frames_bad: connections ended for what HAProxy sent.
-        notices_dropped: denials not told to the main process, as it did not read them.
+        notices_dropped: denials and callers met that the main process was not told of: all denials beyond so many in
+            a second, and both while it does not read.
         cached: decisions remembered now.
         latency_sum_ns: from reading a batch of questions to sending its answers, summed over questions.
         latency_buckets: questions by that time, not summed up; bounds in BUCKET_BOUNDS_NS, the last has none.

@@ -1,7 +1,8 @@
-from hcc.app.collectors import pool_metrics, watch_metrics
+from hcc.app.collectors import pool_metrics, watch_metrics, worker_metrics
 from hcc.consul.keys import EndpointsWatch, LeafWatch, QueryWatch
 from hcc.consul.watch_state import WatchState
 from hcc.metrics import Metrics
+from hcc.spoe.counters import CounterMemory, CounterSlots, Slot
 from hcc.spoe.events import WorkerPhase, WorkerState
 
 
@@ -36,3 +37,14 @@ def test_workers_are_counted_by_phase_also_where_there_are_none() -> None:
 
     assert value("hcc_spoe_workers", {"phase": "ready"}) == 1.0
     assert value("hcc_spoe_workers", {"phase": "exited"}) == 0.0
+
+
+def test_what_workers_were_too_busy_to_tell_is_summed_over_them() -> None:
+    memory = CounterMemory(2)
+    for index, dropped in enumerate((2, 3)):
+        CounterSlots(memory.fd, index).add(Slot.NOTICES_DROPPED, dropped)
+    metrics = Metrics()
+    metrics.collect_from(lambda: worker_metrics(memory.read))
+
+    assert metrics.registry.get_sample_value("hcc_spoe_dropped_notices_total") == 5.0
+    memory.close()
