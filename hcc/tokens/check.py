@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,26 @@ class _Token:
     strip: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What was found good.
+
+    Args:
+        checked_s: when, by the wall clock. Where that was set back since, one of the tokens may not be valid yet.
+        expires_s: when the first of the tokens expires, by the wall clock.
+        until_s: when it is to be checked again, by the monotonic clock.
+    """
+
+    outcome: Outcome
+    checked_s: float
+    expires_s: float
+    until_s: float
+
+    def counts(self, now_s: float, monotonic_s: float) -> bool:
+        """Whether it may be taken for what a check would find now."""
+        return self.checked_s <= now_s < self.expires_s and monotonic_s < self.until_s
+
+
 class TokenChecker:
     """Checks by one policy; another policy takes another checker. Not safe to be used by two threads at once.
 
@@ -90,15 +111,23 @@ class TokenChecker:
         before: the policy before. What it demands counts for `earlier_s` more: HAProxy goes by it for as long, at most.
             Tokens are then checked by the providers of now; by those of before where the policy knows none, and so
             demands nothing itself.
+        clock: for durations; what tokens say of time is compared with the wall clock.
     """
 
-    def __init__(self, policy: Policy, before: Policy | None = None, earlier_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        before: Policy | None = None,
+        earlier_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._demands = demands_of(policy)
         self._earlier = demands_of(before) if before is not None else {}
-        self._earlier_until_s = time.time() + earlier_s
+        self._earlier_until_s = clock() + earlier_s
         knows = before if before is not None and policy.providers is None else policy
         self._known = knows.providers or TokenProviders()
-        self._remembered: dict[bytes, tuple[Outcome, float]] = {}
+        self._remembered: dict[bytes, _Remembered] = {}
         self._keys: dict[TokenKey, Any] = {}
         for provider in self._known.entries:
             for key in provider.checks.keys if provider.checks else ():
@@ -112,27 +141,28 @@ class TokenChecker:
             sent: what HAProxy found in the request, by `TokenPlace.argument` and `TokenPlace.counted`.
             now_s: seconds since the epoch; PyJWT reads the clock itself.
         """
-        wanted = self._wanted(demand, now_s)
+        wanted = self._wanted(demand)
         if wanted is None:
             return Outcome(False, "it needs a token that the intentions do not demand any more")
         digest = _digest(demand, sent)
-        outcome, until_s = self._remembered.get(digest, (Outcome(False), 0.0))
-        if outcome.good and now_s < until_s:
-            return outcome
+        known = self._remembered.get(digest)
+        if known is not None and known.counts(now_s, self._clock()):
+            return known.outcome
         try:
             tokens = [self._any_of(any_of, sent) for any_of in wanted.all_of]
         except TokenError as exc:
             return Outcome(False, str(exc))
         outcome = Outcome(True, strip=tuple(sorted({name for one in tokens for name in one.strip})))
-        self._remember(digest, outcome, min(_expiry_s(one.claims, now_s) for one in tokens))
+        expires_s = min(_expiry_s(one.claims) for one in tokens)
+        self._remember(digest, _Remembered(outcome, now_s, expires_s, self._clock() + REMEMBER_S))
         return outcome
 
     def knows(self, demand: str) -> bool:
         """Whether the policy, or the one before, has a demand of that name."""
         return demand in self._demands or demand in self._earlier
 
-    def _wanted(self, demand: str, now_s: float) -> TokenDemand | None:
-        earlier = self._earlier if now_s < self._earlier_until_s else {}
+    def _wanted(self, demand: str) -> TokenDemand | None:
+        earlier = self._earlier if self._clock() < self._earlier_until_s else {}
         return self._demands.get(demand) or earlier.get(demand)
 
     def _any_of(self, providers: tuple[JwtProvider, ...], sent: Mapping[str, str | int]) -> _Token:
@@ -193,9 +223,9 @@ class TokenChecker:
         except (PyJWTError, UnsupportedAlgorithm, ValueError) as exc:
             _log.warning("a key of jwt-provider %s cannot be used: %s", provider, type(exc).__name__)
 
-    def _remember(self, digest: bytes, outcome: Outcome, until_s: float) -> None:
+    def _remember(self, digest: bytes, found: _Remembered) -> None:
         self._remembered.pop(digest, None)
-        self._remembered[digest] = (outcome, until_s)
+        self._remembered[digest] = found
         if len(self._remembered) > MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
 
@@ -204,9 +234,9 @@ def _digest(demand: str, sent: Mapping[str, str | int]) -> bytes:
     return hashlib.sha256(json.dumps([demand, sorted(sent.items())]).encode()).digest()
 
 
-def _expiry_s(claims: Mapping[str, Any], now_s: float) -> float:
+def _expiry_s(claims: Mapping[str, Any]) -> float:
     # Read as it was to be compared with the clock; it may be too large for a float.
-    return min(int(claims.get("exp", now_s + REMEMBER_S)), now_s + REMEMBER_S)
+    return int(claims["exp"]) if "exp" in claims else math.inf
 
 
 # ---- where it is

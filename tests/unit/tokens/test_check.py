@@ -12,7 +12,7 @@ from jwt import PyJWK
 
 from hcc.mesh.intentions import Action, Intention, demands_of
 from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
-from hcc.tokens.check import MAX_REMEMBERED, MAX_TOKEN_CHARACTERS, REMEMBER_S, Outcome, TokenChecker
+from hcc.tokens.check import MAX_REMEMBERED, MAX_TOKEN_CHARACTERS, REMEMBER_S, Outcome, TokenChecker, _Remembered
 from tests.tokens import ISSUER, Signer, entry, known, policy, segment, signer
 
 OKTA = (JwtProvider("okta"),)
@@ -23,12 +23,23 @@ def now() -> int:
     return int(time.time())
 
 
+class Clock:
+    """A monotonic clock that goes on as a test says."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Asking:
     """A checker under a policy with one demand, and a way to ask it."""
 
     def __init__(self, *entries: dict[str, Any], jwt: tuple[JwtProvider, ...] = OKTA) -> None:
         asked = policy(Intention("web", Action.ALLOW, 9, jwt=jwt), known(*entries))
-        self.checker = TokenChecker(asked)
+        self.clock = Clock()
+        self.checker = TokenChecker(asked, clock=self.clock)
         (self.demand,) = demands_of(asked)
 
     def sent(self, sent: dict[str, str | int], now_s: float | None = None) -> Outcome:
@@ -307,7 +318,7 @@ def test_what_is_remembered_is_bounded() -> None:
     asking = Asking(entry(ES256, Locations=[{"QueryParam": {"Name": "t"}}]))
     token = ES256.token()
     for number in range(MAX_REMEMBERED + 10):
-        asking.checker._remember(f"{number}".encode(), Outcome(True), now())
+        asking.checker._remember(f"{number}".encode(), _Remembered(Outcome(True), 0.0, 0.0, 0.0))
     assert asking.sent({"query": f"t={token}"}).good
     assert len(asking.checker._remembered) == MAX_REMEMBERED
 
@@ -364,8 +375,45 @@ def test_a_token_that_lives_long_is_checked_again_after_a_while(monkeypatch: pyt
         raise ValueError
 
     monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    asking.clock.now_s = REMEMBER_S - 1
     assert asking.bearer(token, start + REMEMBER_S - 1).good
-    assert not asking.bearer(token, start + REMEMBER_S + 1).good
+    asking.clock.now_s = REMEMBER_S
+    # However the wall clock was set meanwhile.
+    for wall_s in (start + REMEMBER_S, start + 1, start):
+        assert not asking.bearer(token, wall_s).good
+
+
+def test_a_token_is_checked_again_where_the_clock_was_set_back_as_it_may_not_be_valid_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking, start = Asking(entry(ES256)), now()
+    token = ES256.token(nbf=start, exp=start + 86_400)
+    assert asking.bearer(token, start).good
+
+    def check(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    assert asking.bearer(token, start).good
+    assert not asking.bearer(token, start - 1).good
+
+
+@pytest.mark.parametrize("exp", [None, 10**400], ids=["none", "far"])
+def test_a_token_that_never_expires_is_remembered_as_long_as_any(
+    monkeypatch: pytest.MonkeyPatch, exp: int | None
+) -> None:
+    asking, start = Asking(entry(ES256)), now()
+    token = ES256.token(exp=exp)
+    assert asking.bearer(token, start).good
+
+    def check(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr("hcc.tokens.check._decoded", check)
+    asking.clock.now_s = REMEMBER_S - 1
+    assert asking.bearer(token, start + 86_400).good
+    asking.clock.now_s = REMEMBER_S
+    assert not asking.bearer(token, start).good
 
 
 ADMIN = Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta", ((("role",), "admin"),)),))
@@ -379,11 +427,17 @@ def test_what_was_demanded_before_counts_a_moment_longer() -> None:
     admin, user = bearer(ES256.token(role="admin")), bearer(ES256.token(role="user"))
     # None: who signs tokens is not asked for where no intention demands any.
     for after in (policy(PLAIN, before.providers or known()), replace(policy(NO_TOKEN, known()), providers=None)):
-        checker = TokenChecker(after, before, earlier_s=5.0)
+        clock = Clock()
+        checker = TokenChecker(after, before, 5.0, clock)
         assert checker.knows(demand)
         assert checker.check(demand, admin, now()).good
         assert not checker.check(demand, user, now()).good
-        assert not checker.check(demand, admin, now() + 6.0).good
+        clock.now_s = 4.9
+        assert checker.check(demand, admin, now() + 6.0).good
+        clock.now_s = 5.0
+        # However the wall clock was set meanwhile.
+        for wall_s in (now(), now() - 60, now() + 6):
+            assert not checker.check(demand, admin, wall_s).good
 
 
 def test_what_was_demanded_before_is_checked_by_the_keys_of_now() -> None:
