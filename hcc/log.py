@@ -1,14 +1,18 @@
-"""Where log lines go and what they look like: one line an event, to standard error."""
+"""Where log lines go and what they look like: one line an event, to standard error; bugs that nobody caught, too."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 
 _OURS = "hcc."
+
+_log = logging.getLogger("hcc")
 
 
 def one_line(text: str) -> str:
@@ -86,6 +90,9 @@ class LastingProblem:
 def set_up_logging(level: str, form: str = "auto") -> None:
     """Send every line of `level` (debug to critical) and above to standard error.
 
+    What ends a thread, or the process, unexpectedly is such a line from then on, unless somebody else tells of it:
+    Python's own way is a traceback of many lines, which whoever reads JSON cannot take.
+
     Args:
         level: the least one that is told.
         form: `text`, `json`, or `auto`: text on a terminal and JSON elsewhere.
@@ -98,11 +105,29 @@ def set_up_logging(level: str, form: str = "auto") -> None:
     # Third parties' own chatter is of no use to an operator below warnings.
     for name in ("urllib3", "requests", "pykka"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _tell_of_thread
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _tell_of_end
 
 
 def set_level(level: str) -> None:
     """Change the level of a running process; every thread follows at once."""
     logging.getLogger().setLevel(level.upper())
+
+
+def _tell_of_thread(end: threading.ExceptHookArgs) -> None:
+    # As Python's own, which takes SystemExit for an orderly end.
+    if end.exc_type is not SystemExit:
+        name = end.thread.name if end.thread is not None else "without a name"
+        _log.error("the thread %s failed", name, exc_info=end.exc_value)
+
+
+def _tell_of_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, Exception):
+        _log.critical("hcc failed", exc_info=error)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _moment(record: logging.LogRecord) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -21,8 +23,9 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def _root_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, hooks = root.handlers[:], root.level, (threading.excepthook, sys.excepthook)
     yield
+    threading.excepthook, sys.excepthook = hooks
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -107,3 +110,52 @@ def test_a_lasting_problem_is_said_once_until_it_is_over_or_another(caplog: pyte
 def test_a_lasting_problem_may_be_less_than_an_error(caplog: pytest.LogCaptureFixture) -> None:
     LastingProblem(logging.getLogger("hcc.x"), logging.WARNING).say("full")
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("WARNING", "full")]
+
+
+def told_by(failing: str, level: str = "info") -> list[dict[str, str]]:
+    """What a process logs that sets up its log, runs this, and ends with 1."""
+    head = f"import sys, threading\nfrom hcc.log import set_up_logging\nset_up_logging({level!r}, 'json')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + failing], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+IN_A_THREAD = """
+def fail(error):
+    raise error
+for error in (SystemExit(3), KeyError("x\\ny")):
+    thread = threading.Thread(target=fail, args=(error,), name="a\\nb")
+    thread.start()
+    thread.join()
+sys.exit(1)
+"""
+
+
+def test_what_ends_a_thread_is_one_line_of_the_log() -> None:
+    (line,) = told_by(IN_A_THREAD)
+    assert line.keys() == {"time", "level", "area", "message"}
+    assert (line["level"], line["area"]) == ("error", "hcc")
+    assert line["message"] == "the thread a\\nb failed: KeyError: 'x\\ny' (<string>:6)"
+
+
+def test_the_traceback_of_a_thread_is_for_debug_alone() -> None:
+    (line,) = told_by(IN_A_THREAD, "debug")
+    assert line["trace"].startswith("Traceback")
+
+
+def test_what_ends_the_process_is_one_line_of_the_log() -> None:
+    (line,) = told_by("raise ValueError('x')")
+    assert (line["level"], line["message"]) == ("critical", "hcc failed: ValueError: x (<string>:4)")
+
+
+def test_whoever_tells_of_failures_already_goes_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*_: object) -> None:
+        """Somewhere."""
+
+    monkeypatch.setattr(threading, "excepthook", told)
+    monkeypatch.setattr(sys, "excepthook", told)
+    set_up_logging("info")
+    assert threading.excepthook is told
+    assert sys.excepthook is told
