@@ -89,11 +89,11 @@ def agent_settings(options: argparse.Namespace) -> ConsulSettings:
 def _check_access_log(where: str) -> None:
     """Raises SettingError where a path is nothing that HAProxy could be told; it would never run."""
     if where.startswith("/"):
-        from hcc.haproxy.words import TokenError, path
+        from hcc.haproxy.words import WordError, path
 
         try:
             path(where)
-        except TokenError as exc:
+        except WordError as exc:
             raise SettingError(f"--access-log cannot stand in HAProxy's configuration: {exc}") from exc
 
 

@@ -268,7 +268,7 @@ def _client_cert_by(snapshot: Snapshot, options: Options, certificates: Certific
 def _header(name: str, problems: list[Problem]) -> str:
     try:
         return words.header(name) if name else ""
-    except words.TokenError as exc:
+    except words.WordError as exc:
         problems.append(Problem("public listener", f"appname_header is not set: {exc}"))
         return ""
 
@@ -280,7 +280,7 @@ def _public_complaint(proxy: Proxy, bind: TcpBind | None, private: str) -> str:
         return f"expected an IP address and a port to bind, found {proxy.bind_address!r} port {proxy.bind_port}"
     try:
         words.socket_path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
-    except words.TokenError as exc:
+    except words.WordError as exc:
         return f"the application's address cannot be used: {exc}"
     if _is_below(proxy.local_socket, private):
         # HAProxy's own sockets are there, on which whoever speaks may do anything.
@@ -366,7 +366,7 @@ def _claimed(
     label = upstream.key.label()
     try:
         bind = _upstream_bind(upstream)
-    except words.TokenError as exc:
+    except words.WordError as exc:
         problems.append(Problem(f"upstream {label}", f"cannot listen: {exc}"))
         return None
     owner = _owner(bind, taken)
@@ -423,7 +423,7 @@ def _exposed_complaint(proxy: Proxy, bind: TcpBind | None, taken: list[tuple[Bin
         return f"{owner} has {bind}"
     try:
         words.host(proxy.local_address)
-    except words.TokenError as exc:
+    except words.WordError as exc:
         return f"the application's address cannot be used: {exc}"
     return ""
 
@@ -446,7 +446,7 @@ def _upstream_bind(upstream: Upstream) -> Bind:
     bind = _tcp_bind(upstream.local_bind_address, upstream.local_bind_port)
     if bind is None:
         where = f"{upstream.local_bind_address!r} port {upstream.local_bind_port}"
-        raise words.TokenError(f"expected an IP address and a port, found {where}")
+        raise words.WordError(f"expected an IP address and a port, found {where}")
     return bind
 
 
@@ -624,6 +624,6 @@ def _timeouts(protocol: Protocol, connect_ms: int, read_timeout_ms: int) -> Time
 def _tcp_bind(address: str, port: int) -> TcpBind | None:
     try:
         words.address(address, port)
-    except words.TokenError:
+    except words.WordError:
         return None
     return TcpBind(str(ip_address(address)), port) if port else None

@@ -132,7 +132,7 @@ def layout(directory: str) -> Layout:
         raise SettingError(f"expected an absolute state directory, found {directory!r}")
     try:
         words.directory(directory)
-    except words.TokenError as exc:
+    except words.WordError as exc:
         raise SettingError(f"the state directory cannot stand in HAProxy's configuration: {exc}") from exc
     found = Layout(directory)
     check_socket_path(found.master_socket)

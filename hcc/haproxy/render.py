@@ -85,7 +85,7 @@ def render(desired: Desired, capabilities: Capabilities, running: ActualServers 
 
     Raises:
         DesiredError: the wanted configuration is inconsistent.
-        TokenError: a value cannot stand in HAProxy's configuration.
+        WordError: a value cannot stand in HAProxy's configuration.
     """
     desired.check()
     dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)

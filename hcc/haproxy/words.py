@@ -14,7 +14,7 @@ from hcc.errors import HccError
 from hcc.mesh.remembered import remembered
 
 
-class TokenError(HccError):
+class WordError(HccError):
     """A value cannot stand in HAProxy's configuration."""
 
 
@@ -63,14 +63,14 @@ def directory(text: str) -> str:
 def listening_path(text: str) -> str:
     """The path of a socket to listen on."""
     if "," in text:
-        raise TokenError(f"expected a path without a comma, at which another address begins, found {text!r}")
+        raise WordError(f"expected a path without a comma, at which another address begins, found {text!r}")
     return socket_path(text)
 
 
 def socket_path(text: str) -> str:
     """The path of a socket; before it listens, HAProxy binds a temporary name, and it has room for all alike."""
     if len(text.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
-        raise TokenError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
+        raise WordError(f"expected a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes, found {text!r}")
     return path(text)
 
 
@@ -98,7 +98,7 @@ def mode(text: str) -> str:
 def quoted(text: str) -> str:
     """Any text but an empty one, as one word of which HAProxy's parser of lines leaves just that text."""
     if not text or "\0" in text:
-        raise TokenError(f"expected a text without NUL, found {text!r}")
+        raise WordError(f"expected a text without NUL, found {text!r}")
     if _PLAIN.fullmatch(text):
         return text
     return "".join(_quoted_part(part) for part in _PARTS.findall(text))
@@ -112,7 +112,7 @@ def _quoted_part(part: str) -> str:
 def number(value: int, most: int = 2**31 - 1) -> str:
     """A number from 0 to `most`, in decimal."""
     if isinstance(value, bool) or not 0 <= value <= most:
-        raise TokenError(f"expected a number from 0 to {most}, found {value!r}")
+        raise WordError(f"expected a number from 0 to {most}, found {value!r}")
     return str(int(value))
 
 
@@ -133,9 +133,9 @@ def ip(host: str) -> str:
     try:
         parsed = ip_address(host)
     except ValueError as exc:
-        raise TokenError(f"expected an IP address, found {host!r}") from exc
+        raise WordError(f"expected an IP address, found {host!r}") from exc
     if "%" in host:
-        raise TokenError(f"expected an IP address without a zone, found {host!r}")
+        raise WordError(f"expected an IP address without a zone, found {host!r}")
     return f"[{parsed}]" if parsed.version == 6 else str(parsed)  # noqa: PLR2004 - IPv6
 
 
@@ -155,5 +155,5 @@ def host(text: str) -> str:
 
 def _checked(pattern: re.Pattern[str], text: str, expected: str) -> str:
     if not pattern.fullmatch(text):
-        raise TokenError(f"expected {expected}, found {text!r}")
+        raise WordError(f"expected {expected}, found {text!r}")
     return text

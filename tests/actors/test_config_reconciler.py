@@ -310,7 +310,7 @@ def test_a_word_of_consul_s_that_haproxy_cannot_be_told_leaves_what_runs_and_is_
     scene.run(with_endpoints(ONE, version=1))
 
     def refusing(*_: object, **__: object) -> NoReturn:
-        raise words.TokenError("expected a header name, found 'x role'")
+        raise words.WordError("expected a header name, found 'x role'")
 
     monkeypatch.setattr(basis, "desired", refusing)
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))

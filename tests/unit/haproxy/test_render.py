@@ -12,7 +12,7 @@ from hcc.haproxy.desired import desired
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.render_public import NO_TUNNEL
 from hcc.haproxy.render_upstream import name_list
-from hcc.haproxy.words import TokenError
+from hcc.haproxy.words import WordError
 from hcc.mesh.snapshot import Endpoint, Health, UpstreamKey
 from hcc.settings import Enforcement
 from tests.builders import (
@@ -246,7 +246,7 @@ def test_no_name_from_consul_can_add_a_line_or_a_word(name: str, datacenter: str
 )
 def test_a_path_that_would_need_quoting_is_refused(path: str) -> None:
     wanted = desired(snapshot(proxy_=proxy()), options(), certificates(leaf_name=path)).desired
-    with pytest.raises(TokenError, match="expected an absolute path"):
+    with pytest.raises(WordError, match="expected an absolute path"):
         render(wanted, V2_6)
 
 

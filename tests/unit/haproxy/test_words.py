@@ -17,7 +17,7 @@ HOSTILE = " \t\n\r\0\x0b\"'\\#$;{}<>%&|`"
 def test_nothing_that_ends_a_word_or_line_passes(check: object, text: str, mark: str, at: int) -> None:
     assert callable(check)
     for hostile in (text[:at] + mark + text[at:], "/" + text[:at] + mark + text[at:]):
-        with pytest.raises(words.TokenError):
+        with pytest.raises(words.WordError):
             check(hostile)
 
 
@@ -26,7 +26,7 @@ def test_nothing_that_ends_a_word_or_line_passes(check: object, text: str, mark:
 )
 def test_nothing_empty_passes(check: object) -> None:
     assert callable(check)
-    with pytest.raises(words.TokenError):
+    with pytest.raises(words.WordError):
         check("")
 
 
@@ -48,7 +48,7 @@ def test_any_text_can_be_a_word(text: str, word: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a\0b"])
 def test_but_none_that_is_empty_or_has_a_nul(text: str) -> None:
-    with pytest.raises(words.TokenError):
+    with pytest.raises(words.WordError):
         words.quoted(text)
 
 
@@ -66,7 +66,7 @@ def test_addresses_are_written_as_haproxy_reads_them() -> None:
     ("host", "port"), [("fe80::1%eth0", 1), ("web", 1), ("1.2.3", 1), ("", 1), ("::", 65536), ("::", -1)]
 )
 def test_what_is_no_address_is_refused(host: str, port: int) -> None:
-    with pytest.raises(words.TokenError):
+    with pytest.raises(words.WordError):
         words.address(host, port)
 
 
@@ -77,26 +77,26 @@ def test_host_names_pass(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1.2.3", "999.1.1.1", "a..b", "-a", "a b", "\u00e9"])
 def test_odd_host_names_are_refused(text: str) -> None:
-    with pytest.raises(words.TokenError):
+    with pytest.raises(words.WordError):
         words.host(text)
 
 
 def test_a_socket_path_has_a_limit() -> None:
     assert words.socket_path("/" + "a" * 96)
-    with pytest.raises(words.TokenError, match="at most 97 bytes"):
+    with pytest.raises(words.WordError, match="at most 97 bytes"):
         words.socket_path("/" + "a" * 97)
 
 
 @pytest.mark.parametrize("value", [-1, 2**31, True])
 def test_numbers_have_a_range(value: int) -> None:
-    with pytest.raises(words.TokenError):
+    with pytest.raises(words.WordError):
         words.number(value)
 
 
 def test_a_uri_is_what_haproxy_computes_of_it() -> None:
     assert words.uri("spiffe://d/ns/default/dc/dc1/svc/web%20$app") == "spiffe://d/ns/default/dc/dc1/svc/web%%20$app"
     for odd in ("a b", "a;b", 'a"b', "a#b", "a\\b", ""):
-        with pytest.raises(words.TokenError):
+        with pytest.raises(words.WordError):
             words.uri(odd)
 
 
@@ -104,5 +104,5 @@ def test_a_uri_to_compare_with_may_have_whatever_a_service_may_be_called() -> No
     identity = ServiceIdentity("d.consul", "a b,c;d$e&f#g'h\"i\\j(k)l*m", "dc1")
     assert words.pattern(identity.uri()) == identity.uri()
     for odd in ("a b", "a'b", 'a"b', "a#b", "a\\b", ""):
-        with pytest.raises(words.TokenError):
+        with pytest.raises(words.WordError):
             words.pattern(odd)
