@@ -78,7 +78,7 @@ class CredentialsReady:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """ConsulWatcher to SPOEPool and Authoriser."""
+    """ConsulWatcher to Authoriser, SPOEPool and TokenAgent."""
 
     policy: Policy
     coalesce_key: ClassVar[str] = "policy"

@@ -101,7 +101,7 @@ class CallerFacts:
     """What HAProxy remembers of its callers.
 
     Args:
-        verdicts: `allow` or `deny` by the caller's name, sorted.
+        verdicts: `allow`, `deny`, or the name of the rule set that decides each request, by the caller's name, sorted.
         remembered: how many certificates.
     """
 

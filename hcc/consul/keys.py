@@ -64,7 +64,7 @@ class IntentionsWatch:
 
 @dataclass(frozen=True, slots=True, order=True)
 class MeshWatch:
-    """What the mesh entry says of requests; answers `Normalization`."""
+    """What every sidecar of the mesh is to do alike; answers `MeshEntry`."""
 
     def label(self) -> str:
         return "mesh entry"

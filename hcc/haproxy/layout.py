@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def verdicts(self) -> str:
-        """HAProxy's map of verdicts, by the caller's name."""
+        """HAProxy's map of verdicts, by the URI of a caller (`caller_key`)."""
         return self._path("verdicts.map")
 
     @property

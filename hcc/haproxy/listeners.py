@@ -30,7 +30,7 @@ Listener = tuple[IPv4Address | IPv6Address, int, int]
 def taken_binds(binds: Iterable[Bind], owners: Iterable[int], private: str = "") -> tuple[Taken, ...]:
     """Those of `binds` that cannot be bound; what the processes `owners` listen on counts as free.
 
-    None when there are owners but it cannot be seen what they listen on: it may be all of it. Paths must not lead into
+    Empty when there are owners but it cannot be seen what they listen on: it may be all of it. Paths must not lead into
     the directory `private`, where our own files and sockets are.
     """
     processes = tuple(owners)
