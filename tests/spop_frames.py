@@ -76,14 +76,19 @@ def caller(der: bytes, stream_id: int = 0, frame_id: int = 1) -> bytes:
 
 
 def frames_of(data: bytes) -> list[Frame]:
-    """All frames in what an agent sent; it must end with one."""
+    """All frames in what one side sent; it must end with one."""
     frames = []
     while data:
         end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
-        assert end <= len(data), "the agent stopped inside a frame"
+        assert end <= len(data), "it ends inside a frame"
         frames.append(decode_frame(data[LENGTH_BYTES:end]))
         data = data[end:]
     return frames
+
+
+def hello_of(data: bytes) -> dict[bytes, Value]:
+    """What is in the hello that HAProxy begins a connection with."""
+    return dict(decode_entries(frames_of(data)[0].payload))
 
 
 def status_of(frame: Frame) -> int:

@@ -30,7 +30,7 @@ from hcc.spoe.frames import (
     encode_disconnect,
     frame_end,
 )
-from hcc.spoe.hello import Hello, agreed, encode_agent_hello
+from hcc.spoe.hello import agreed, encode_agent_hello
 from hcc.spoe.payloads import decode_entries, decode_messages
 from hcc.spoe.status import SpopError, Status, invalid
 from hcc.spoe.values import Kind
@@ -92,12 +92,6 @@ _LISTENING = (State.OPEN, State.GREETING)
 _OVER = (State.CLOSING, State.CLOSED)
 
 
-class Greeted(NamedTuple):
-    """The handshake is done."""
-
-    hello: Hello
-
-
 class Parted(NamedTuple):
     """The connection is over; `status` is HAProxy's if `by_peer`, else the one we send."""
 
@@ -106,7 +100,7 @@ class Parted(NamedTuple):
     by_peer: bool
 
 
-Event = Asked | Greeted | Parted
+Event = Asked | Parted
 
 
 class Connection:
@@ -224,7 +218,6 @@ class Connection:
         self._move(Input.HEALTH_CHECK if hello.health_check else Input.HELLO)
         self._limit = hello.max_frame_size
         self._out.append(encode_agent_hello(hello))
-        self._events.append(Greeted(hello))
 
     def _leave(self, frame: Frame) -> None:
         entries = dict(decode_entries(frame.payload))

@@ -30,12 +30,11 @@ class Hello:
 
     max_frame_size: int
     capabilities: bytes
-    engine_id: bytes
     health_check: bool
 
 
 def agreed(entries: Entries, own_max_frame_size: int = MAX_MAX_FRAME_SIZE) -> Hello:
-    """The outcome of a HAPROXY-HELLO with these entries; keys we do not know are skipped.
+    """The outcome of a HAPROXY-HELLO with these entries; keys that we do not use are skipped.
 
     Raises:
         SpopError: with the status code for what is missing, wrong or unsupported.
@@ -49,13 +48,7 @@ def agreed(entries: Entries, own_max_frame_size: int = MAX_MAX_FRAME_SIZE) -> He
     check = offered.get(b"healthcheck", Value(Kind.BOOL, False))
     if check.kind is not Kind.BOOL:
         raise invalid("expected a boolean for healthcheck")
-    engine_id = _text(offered, b"engine-id", Status.INVALID) if b"engine-id" in offered else b""
-    return Hello(
-        min(size, own_max_frame_size),
-        _CAPABILITY if _CAPABILITY in names else b"",
-        engine_id,
-        bool(check.data),
-    )
+    return Hello(min(size, own_max_frame_size), _CAPABILITY if _CAPABILITY in names else b"", bool(check.data))
 
 
 def encode_agent_hello(hello: Hello) -> bytes:

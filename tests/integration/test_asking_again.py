@@ -17,12 +17,14 @@ from hcc.mesh.intentions import Policy
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from hcc.spoe.caller import BRIEF_ACTIONS, Asked
-from hcc.spoe.connection import Connection, Greeted
+from hcc.spoe.connection import Connection
+from hcc.spoe.values import NULL
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import proxy, snapshot
 from tests.haproxy_stage import stage
 from tests.ports import free_port
 from tests.spoe_certificates import TRUST_DOMAIN, service_uri
+from tests.spop_frames import hello_of
 
 pytestmark = pytest.mark.integration
 LET_IN = {"tcp": b"app", "http": b"HTTP/1.1 200 OK"}
@@ -41,7 +43,7 @@ class Agent(socketserver.ThreadingUnixStreamServer):
 
     request_queue_size = 100
 
-    def __init__(self, path: str, fate: Callable[[bytes], str]) -> None:
+    def __init__(self, path: str, fate: Callable[[object], str]) -> None:
         super().__init__(path, _Session)
         self.fate = fate
         self.sessions: list[socket.socket] = []
@@ -66,14 +68,15 @@ class _Session(socketserver.BaseRequestHandler):
     server: Agent
 
     def handle(self) -> None:
-        connection, engine = Connection(), b""
+        connection, engine = Connection(), None
         with suppress(OSError):
             while data := self.request.recv(65_536):
+                if engine is None:
+                    # HAProxy's hello comes in one piece.
+                    engine = hello_of(data).get(b"engine-id", NULL).data
                 connection.receive_data(data)
                 for event in connection.events():
-                    if isinstance(event, Greeted):
-                        engine = event.hello.engine_id
-                    elif isinstance(event, Asked):
+                    if isinstance(event, Asked):
                         fate = self.server.fate(engine)
                         if fate == BREAK:
                             return
@@ -92,13 +95,13 @@ class Asking:
     """
 
     def __init__(self, port: int, context: ssl.SSLContext, fates: tuple[str, ...]) -> None:
-        self.engines: list[bytes] = []
+        self.engines: list[object] = []
         self._address = ("127.0.0.1", port)
         self._context = context
         self._fates = fates
         self._lock = threading.Lock()
 
-    def fate(self, engine: bytes) -> str:
+    def fate(self, engine: object) -> str:
         with self._lock:
             if engine not in self.engines:
                 self.engines.append(engine)
