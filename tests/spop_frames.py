@@ -6,16 +6,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from hcc.spoe.frames import FIN, LENGTH_BYTES, Frame, FrameType, decode_frame, encode_frame, encode_list_frame
-from hcc.spoe.payloads import (
-    Action,
-    Entries,
-    Message,
-    SetVar,
-    decode_actions,
-    decode_entries,
-    encode_messages,
-)
-from hcc.spoe.values import TRUE, Kind, Value
+from hcc.spoe.payloads import SET_VAR, Entries, Message, SetVar, decode_entries, encode_entries
+from hcc.spoe.values import TRUE, Kind, Value, decode_string, decode_value, encode_string
 
 CAPTURED = Path(__file__).parent / "protocol" / "captured"
 # What tests/protocol/capture.py recorded.
@@ -29,6 +21,24 @@ CHECKS = tuple(f"haproxy-{branch}-{mode}-check" for branch in BRANCHES for mode 
 
 def text(content: bytes) -> Value:
     return Value(Kind.STRING, content)
+
+
+def encode_messages(messages: tuple[Message, ...]) -> bytes:
+    """The payload of a NOTIFY; a message has at most 255 arguments."""
+    return b"".join(
+        encode_string(message.name) + bytes((len(message.args),)) + encode_entries(message.args) for message in messages
+    )
+
+
+def decode_actions(payload: bytes) -> tuple[SetVar, ...]:
+    """The actions of an ACK, in order; they set variables of scope txn."""
+    actions, pos = [], 0
+    while pos < len(payload):
+        assert payload.startswith(SET_VAR, pos)
+        name, pos = decode_string(payload, pos + len(SET_VAR))
+        value, pos = decode_value(payload, pos)
+        actions.append(SetVar(name, value))
+    return tuple(actions)
 
 
 def hello_entries(**changed: Value | None) -> Entries:
@@ -102,16 +112,10 @@ def status_of(frame: Frame) -> int:
 def variables(frame: Frame) -> dict[str, object]:
     """What an ACK sets, in scope txn."""
     assert frame.kind == FrameType.ACK
-    return {action.name.decode(): _set_value(action) for action in decode_actions(frame.payload)}
+    return {action.name.decode(): action.value.data for action in decode_actions(frame.payload)}
 
 
 def captured(name: str) -> list[bytes]:
     """The frames of one recording, in order."""
     lines = (CAPTURED / f"{name}.hex").read_text().splitlines()
     return [bytes.fromhex(line) for line in lines if not line.startswith("#")]
-
-
-def _set_value(action: Action) -> object:
-    assert isinstance(action, SetVar)
-    assert action.scope.name == "TRANSACTION"
-    return action.value.data

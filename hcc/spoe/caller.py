@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hcc.spoe.payloads import Entries, Message, Scope, SetVar, encode_actions, encode_entries
+from hcc.spoe.payloads import Entries, Message, SetVar, encode_actions, encode_entries
 from hcc.spoe.status import SpopError
 from hcc.spoe.values import FALSE, NULL, TRUE, Kind, Value
 from hcc.spoe.varint import CONTINUED, ONE_BYTE_BELOW, decode_varint, encode_varint
@@ -21,8 +21,6 @@ PEER = (b"src", b"src_port")
 ALLOWED = b"allowed"
 CALLER = b"caller"
 RULES = b"rules"
-# Scope of all variables: `txn.<prefix>.allowed`, so that each http request has its own answer.
-SCOPE = Scope.TRANSACTION
 MAX_SOURCE_BYTES = 150
 LONG_NAME = f"expected a name of the caller of at most {MAX_SOURCE_BYTES} bytes"
 
@@ -116,12 +114,12 @@ def question(ids: bytes, messages: tuple[Message, ...]) -> Asked:
 def answer_actions(allowed: bool, caller: str, rules: str = "") -> bytes:
     """The payload of the ACK: `allowed`, always and first; `caller` and `rules` unless they are empty."""
     named = ((CALLER, caller), (RULES, rules))
-    texts = (SetVar(SCOPE, name, Value(Kind.STRING, text.encode())) for name, text in named if text)
+    texts = (SetVar(name, Value(Kind.STRING, text.encode())) for name, text in named if text)
     return BRIEF_ACTIONS[allowed] + encode_actions(tuple(texts))
 
 
 # By verdict: the answer without the caller, for a frame that has no room for more.
-BRIEF_ACTIONS = tuple(encode_actions((SetVar(SCOPE, ALLOWED, verdict),)) for verdict in (FALSE, TRUE))
+BRIEF_ACTIONS = tuple(encode_actions((SetVar(ALLOWED, verdict),)) for verdict in (FALSE, TRUE))
 
 
 def _texts(message: Message) -> tuple[bytes, ...]:

@@ -20,9 +20,8 @@ MIN_FRAME_BYTES = 7
 MIN_MAX_FRAME_SIZE = 256
 MAX_MAX_FRAME_SIZE = 65_532
 LENGTH_BYTES = 4
-# Flags. FIN: the payload ends here. ABORT: forget the fragments sent so far.
+# The one flag of a whole frame: its payload ends here.
 FIN = 1
-ABORT = 2
 _LENGTH = Struct(">I")
 _HEAD_BYTES = 5
 # HAProxy up to 3.0 keeps no more of a disconnect's message.

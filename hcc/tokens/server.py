@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hcc.log import LastingProblem
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.metrics import Metrics
-from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, SCOPE, Asked
+from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, Asked
 from hcc.spoe.connection import Connection
 from hcc.spoe.listener import Listener, ListenerError
 from hcc.spoe.payloads import Entries, SetVar, encode_actions
@@ -246,7 +246,7 @@ def _sent(asked: Entries) -> dict[str, str | int]:
 
 
 def _actions(demand: str, outcome: Outcome) -> bytes:
-    actions = [SetVar(SCOPE, GIVEN, Value(Kind.STRING, demand.encode()))]
+    actions = [SetVar(GIVEN, Value(Kind.STRING, demand.encode()))]
     if outcome.strip:
-        actions.append(SetVar(SCOPE, STRIP, Value(Kind.STRING, f",{','.join(outcome.strip)},".encode())))
+        actions.append(SetVar(STRIP, Value(Kind.STRING, f",{','.join(outcome.strip)},".encode())))
     return encode_actions(tuple(actions))

@@ -16,7 +16,7 @@ from hcc.mesh.intentions import Action, Intention, demands_of
 from hcc.mesh.permissions import JwtProvider
 from hcc.metrics import Metrics
 from hcc.spoe.frames import LENGTH_BYTES, Frame, FrameType, decode_frame
-from hcc.spoe.payloads import Message, SetVar, decode_actions
+from hcc.spoe.payloads import Message
 from hcc.spoe.values import Kind, Value
 from hcc.tokens import server
 from hcc.tokens.server import LOOK_S, MAX_CONNECTIONS, MAX_TOLD, TokenServer
@@ -65,10 +65,9 @@ class HAProxy:
         self.sock.sendall(spop_frames.notify(message, stream_id=3))
         frame = self._receive()
         assert (frame.kind, frame.stream_id) == (FrameType.ACK, 3)
-        actions = (each for each in decode_actions(frame.payload) if isinstance(each, SetVar))
         return {
             each.name.decode(): each.value.data.decode() if isinstance(each.value.data, bytes) else each.value.data
-            for each in actions
+            for each in spop_frames.decode_actions(frame.payload)
         }
 
     def _receive(self) -> Frame:

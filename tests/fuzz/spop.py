@@ -15,9 +15,9 @@ with atheris.instrument_imports(include=["hcc.spoe", "hcc.mesh"]):
     from hcc.spoe.caller import Asked, answer_actions, matched, question
     from hcc.spoe.connection import Connection, Event
     from hcc.spoe.frames import LENGTH_BYTES, FrameType, decode_frame
-    from hcc.spoe.payloads import decode_actions, decode_messages
+    from hcc.spoe.payloads import decode_messages
     from hcc.spoe.varint import encode_varint
-from tests.spop_frames import frames_of, hello
+from tests.spop_frames import decode_actions, frames_of, hello
 
 
 def one_input(data: bytes) -> None:

@@ -10,7 +10,7 @@ from hcc.mesh.intentions import Policy
 from hcc.spoe.cache import DecisionCache
 from hcc.spoe.caller import Asked, answer_actions
 from hcc.spoe.connection import TRANSITIONS, Connection, Input, Parted, State
-from hcc.spoe.frames import ABORT, FIN, Frame, FrameType, decode_frame, encode_frame, encode_list_frame
+from hcc.spoe.frames import FIN, Frame, FrameType, decode_frame, encode_frame, encode_list_frame
 from hcc.spoe.payloads import Message, decode_entries
 from hcc.spoe.status import Status
 from hcc.spoe.values import NULL, TRUE, Kind, Value
@@ -31,6 +31,9 @@ from tests.spop_frames import (
     variables,
 )
 from tests.unit.spoe.test_payloads import MESSAGES
+
+# The flag that says: forget the fragments sent so far.
+ABORT = 2
 
 
 def delivered(stream: bytes, size: int) -> tuple[Connection, bytes, list[object]]:

@@ -9,9 +9,9 @@ from hcc.mesh.permissions import JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.rules import compiled_rules
 from hcc.spoe.cache import DecisionCache, answer_for
 from hcc.spoe.decision import MAX_REASON_CHARACTERS, decide
-from hcc.spoe.payloads import decode_actions
 from tests.forgeries import forgeries, genuine
 from tests.spoe_certificates import TRUST_DOMAIN, Authority, service_uri, uri_names
+from tests.spop_frames import decode_actions
 
 MESH = Authority()
 POLICY = Policy(
