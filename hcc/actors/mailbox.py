@@ -29,7 +29,6 @@ class Mailbox:
         self.owner = ""
         self.limit = DEFAULT_LIMIT
         self.dropped = 0
-        self.coalesced = 0
         self.current: Envelope[Any] | None = None
         """The envelope handed out last; read by the actor's own thread only."""
         self._closed = False
@@ -85,8 +84,6 @@ class Mailbox:
         if key is None:
             self._control.append(envelope)
             return None, full
-        if key in self._lane:
-            self.coalesced += 1
         self._lane[key] = envelope
         if len(self._lane) <= self.limit:
             return None, full

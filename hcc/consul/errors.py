@@ -58,15 +58,7 @@ class InterruptedPollError(ConsulError):
 
 
 class SelectionError(HccError):
-    """None or several of the registered proxies fit; the message names the candidates.
-
-    Args:
-        candidates: IDs of the proxies (or services, for a tag) that the operator may have meant, sorted.
-    """
-
-    def __init__(self, message: str, candidates: tuple[str, ...]) -> None:
-        super().__init__(message)
-        self.candidates = candidates
+    """None or several of the registered proxies fit; the message names the candidates."""
 
 
 class NoProxyError(SelectionError):

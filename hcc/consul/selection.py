@@ -26,7 +26,7 @@ def proxy_by_id(services: object, proxy_id: str) -> str:
     if proxy_id in ids:
         return proxy_id
     msg = f"expected a connect-proxy with the ID {proxy_id!r}, found {_listed(ids)}"
-    raise NoProxyError(msg, ids)
+    raise NoProxyError(msg)
 
 
 def proxy_for_service(services: object, service_id: str) -> str:
@@ -48,10 +48,10 @@ def proxy_for_service(services: object, service_id: str) -> str:
     if found:
         msg = f"expected one sidecar for the service ID {service_id!r}, found {_listed(found)}"
         msg += "; choose with --proxy-id"
-        raise AmbiguousProxyError(msg, found)
+        raise AmbiguousProxyError(msg)
     known = tuple(sorted({destination for _, destination in proxies}))
     msg = f"expected a sidecar proxy for the service ID {service_id!r}, found sidecars for {_listed(known)}"
-    raise NoProxyError(msg, known)
+    raise NoProxyError(msg)
 
 
 def proxy_for_tag(services: object, tag: str) -> str:
@@ -69,9 +69,9 @@ def proxy_for_tag(services: object, tag: str) -> str:
         return proxy_for_service(services, tagged[0])
     if tagged:
         msg = f"expected one service with the tag {tag!r}, found {_listed(tagged)}; choose with --sidecar-for"
-        raise AmbiguousProxyError(msg, tagged)
+        raise AmbiguousProxyError(msg)
     msg = f"expected a service with the tag {tag!r}, found none on this agent"
-    raise NoProxyError(msg, ())
+    raise NoProxyError(msg)
 
 
 def _services(services: object) -> tuple[tuple[str, Fields], ...]:

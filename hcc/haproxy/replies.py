@@ -51,7 +51,6 @@ class Worker:
 class Processes:
     """`show proc` of the master; `failed` counts failed reloads, where HAProxy tells (2.6 and newer)."""
 
-    master: int
     reloads: int
     failed: int
     workers: tuple[Worker, ...]
@@ -295,10 +294,10 @@ def parse_processes(text: str) -> Processes:
     current, _, old = text.partition("# old workers")
     row = _NUMBERED_PROC if "<relative PID>" in text else _PROC
     listed = row.findall(current)
-    for pid, kind, reloads, failed, version in listed:
+    for _, kind, reloads, failed, version in listed:
         if kind == "master":
             workers = (*_workers(listed, version), *_workers(row.findall(old)))
-            return Processes(int(pid), int(reloads), int(failed or 0), workers)
+            return Processes(int(reloads), int(failed or 0), workers)
     raise _unexpected("show proc", text)
 
 

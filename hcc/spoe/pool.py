@@ -221,11 +221,6 @@ class WorkerPool:
             return () if self._closed else self._counters.read()
 
     @property
-    def closed(self) -> bool:
-        """`close` was called: nothing will happen any more."""
-        return self._closed
-
-    @property
     def zygote_pid(self) -> int:
         """0 while there is no zygote."""
         with self._lock:

@@ -34,9 +34,8 @@ def test_another_case_is_found_when_it_is_the_only_one() -> None:
 
 
 def test_none_names_the_services_that_have_sidecars() -> None:
-    with pytest.raises(NoProxyError, match="'nobody', found sidecars for db, web") as caught:
+    with pytest.raises(NoProxyError, match="'nobody', found sidecars for db, web"):
         proxy_for_service(sidecar("p1", "web") | sidecar("p2", "db"), "nobody")
-    assert caught.value.candidates == ("db", "web")
 
 
 def test_none_on_an_empty_agent_says_so() -> None:
@@ -50,9 +49,8 @@ def test_a_proxy_without_destination_id_never_matches_nothing() -> None:
 
 
 def test_several_name_the_candidates_and_the_way_out() -> None:
-    with pytest.raises(AmbiguousProxyError, match="found p1, p2; choose with --proxy-id") as caught:
+    with pytest.raises(AmbiguousProxyError, match="found p1, p2; choose with --proxy-id"):
         proxy_for_service(sidecar("p2", "web") | sidecar("p1", "web"), "web")
-    assert caught.value.candidates == ("p1", "p2")
 
 
 def test_a_proxy_is_found_by_its_own_id_and_nothing_else_is() -> None:
