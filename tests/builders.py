@@ -218,11 +218,10 @@ def proxy(
     )
 
 
-def leaf(service: str = "server", *, cert_pem: str = PEM, key_pem: str = KEY_PEM, serial: str = "01") -> Leaf:
+def leaf(service: str = "server", *, cert_pem: str = PEM, key_pem: str = KEY_PEM) -> Leaf:
     return Leaf(
         service=service,
         uri=service_uri(service),
-        serial=serial,
         cert_pem=cert_pem,
         key_pem=Secret(key_pem),
         not_before="2026-11-22T00:00:00Z",
@@ -231,8 +230,8 @@ def leaf(service: str = "server", *, cert_pem: str = PEM, key_pem: str = KEY_PEM
 
 
 def roots(*pems: str) -> Roots:
-    certificates = tuple(Root(f"root-{n}", pem, active=n == 0) for n, pem in enumerate(pems or (PEM,)))
-    return Roots(TRUST_DOMAIN, certificates[0].id, certificates)
+    certificates = tuple(Root(f"root-{n}", pem) for n, pem in enumerate(pems or (PEM,)))
+    return Roots(TRUST_DOMAIN, certificates)
 
 
 def policy(

@@ -66,18 +66,11 @@ def _load_balancer(found: Fields) -> LoadBalancer | None:
 def _route(route: Fields) -> Route:
     definition = route.child("Definition")
     found = match(definition)
-    return Route(
-        route.required("NextNode"), route.json("Definition", "{}"), found, route_changes(definition, found.path)
-    )
+    return Route(route.required("NextNode"), found, route_changes(definition, found.path))
 
 
 def _split(split: Fields) -> Split:
-    return Split(
-        split.required("NextNode"),
-        split.decimal("Weight"),
-        split.json("Definition", "{}"),
-        leg_changes(split.child("Definition")),
-    )
+    return Split(split.required("NextNode"), split.decimal("Weight"), leg_changes(split.child("Definition")))
 
 
 def _target(name: str, target: Fields) -> Target:
@@ -93,6 +86,5 @@ def _target(name: str, target: Fields) -> Target:
         subset_filter=subset.text("Filter"),
         only_passing=subset.flag("OnlyPassing"),
         mesh_gateway=target.child("MeshGateway").text("Mode"),
-        sni=target.text("SNI"),
         external=target.flag("External"),
     )

@@ -81,7 +81,7 @@ def roots(data: object) -> Roots:
     found = tuple(_root(root) for root in body.children("Roots"))
     if not found:
         raise ConsulAnswerError("Roots", "at least one CA certificate", "none")
-    return Roots(body.required("TrustDomain"), body.required("ActiveRootID"), found)
+    return Roots(body.required("TrustDomain"), found)
 
 
 def leaf(data: object) -> Leaf:
@@ -90,7 +90,6 @@ def leaf(data: object) -> Leaf:
     return Leaf(
         service=body.required("Service"),
         uri=body.required("ServiceURI"),
-        serial=body.text("SerialNumber"),
         cert_pem=body.required("CertPEM"),
         key_pem=_private_key(body),
         not_before=body.text("ValidAfter"),
@@ -123,8 +122,7 @@ def probe(data: object) -> Probe:
 
 
 def _root(root: Fields) -> Root:
-    certificate, intermediates = root.required("RootCert"), root.texts("IntermediateCerts")
-    return Root(root.required("ID"), certificate, root.flag("Active"), intermediates)
+    return Root(root.required("ID"), root.required("RootCert"))
 
 
 def _private_key(body: Fields) -> Secret:

@@ -115,11 +115,6 @@ class Fields:
         outer = self.child(name)
         return tuple((key, fields(outer.values[key], f"{outer.path}[{key}]")) for key in sorted(outer.values))
 
-    def json(self, name: str, default: str = "") -> str:
-        """A field of any shape as canonical JSON; `default` when absent."""
-        value = self.values.get(name)
-        return default if value is None else canonical(value)
-
     def error(self, name: str, expected: str) -> ConsulAnswerError:
         """The error for a field that cannot be used."""
         return ConsulAnswerError(f"{self.path}.{name}".lstrip("."), expected, shown(self.values.get(name)))
@@ -149,14 +144,9 @@ def fields_list(value: object, path: str) -> tuple[Fields, ...]:
     return tuple(fields(item, f"{path}[{position}]") for position, item in enumerate(items(value, path)))
 
 
-def canonical(value: object) -> str:
-    """JSON that is the same for equal values: keys sorted, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def shown(value: object) -> str:
     """A value for an error message, cut short."""
-    text = "nothing" if value is None or value == "" else canonical(value)
+    text = "nothing" if value is None or value == "" else json.dumps(value, sort_keys=True, separators=(",", ":"))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}.."
 
 

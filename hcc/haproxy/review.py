@@ -19,7 +19,7 @@ from hcc.version import VERSION
 
 KIND = "hcc snapshot"
 # Grows when a file of before can no longer be read.
-FORMAT = 1
+FORMAT = 2
 
 
 class ReviewError(HccError):

@@ -77,8 +77,8 @@ def stored_credentials(leaf_pem: str, roots_pem: str, uri: str, now: datetime) -
     """
     # The key comes last.
     key_at = max(leaf_pem.rfind("-----BEGIN "), 0)
-    leaf = Leaf("", uri, "", leaf_pem[:key_at], Secret(leaf_pem[key_at:]), "", "")
-    return checked_credentials(leaf, Roots("", "", (Root("on disk", roots_pem, active=True),)), now)
+    leaf = Leaf("", uri, leaf_pem[:key_at], Secret(leaf_pem[key_at:]), "", "")
+    return checked_credentials(leaf, Roots("", (Root("on disk", roots_pem),)), now)
 
 
 def warning_time(credentials: Credentials) -> datetime:

@@ -39,10 +39,9 @@ class NodeType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One leg of a router. `definition` is Consul's JSON of match and destination as read, for people."""
+    """One leg of a router."""
 
     next_node: str
-    definition: str = "{}"
     match: Match = NOT_READ
     changes: Changes = NO_CHANGES
 
@@ -53,7 +52,6 @@ class Split:
 
     next_node: str
     weight: float
-    definition: str = "{}"
     changes: Changes = NO_CHANGES
 
 
@@ -120,7 +118,6 @@ class Target:
     subset_filter: str = ""
     only_passing: bool = False
     mesh_gateway: str = ""
-    sni: str = ""
     external: bool = False
 
 

@@ -149,7 +149,6 @@ class Leaf:
 
     service: str
     uri: str
-    serial: str
     cert_pem: str
     key_pem: Secret
     not_before: str
@@ -158,12 +157,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One CA certificate. Old roots stay listed with `active` false and stay trusted."""
+    """One CA certificate. Old roots stay listed for a while, and stay trusted."""
 
     id: str
     cert_pem: str
-    active: bool
-    intermediates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,6 @@ class Roots:
     """All CA certificates that Consul lists, in Consul's order."""
 
     trust_domain: str
-    active_id: str
     roots: tuple[Root, ...]
 
 

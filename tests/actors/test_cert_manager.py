@@ -31,11 +31,11 @@ from tests.actors.stage import eventually
 from tests.pki import TRUST_DOMAIN, Authority, IssuedLeaf, service_uri
 
 AUTHORITY = Authority()
-ROOTS = Roots(TRUST_DOMAIN, "1", (Root("1", AUTHORITY.pem, active=True),))
+ROOTS = Roots(TRUST_DOMAIN, (Root("1", AUTHORITY.pem),))
 
 
 def offered(issued: IssuedLeaf, roots: Roots = ROOTS) -> CredentialsOffered:
-    leaf = Leaf("web", service_uri("web"), "1", issued.cert_pem, Secret(issued.key_pem), "", "")
+    leaf = Leaf("web", service_uri("web"), issued.cert_pem, Secret(issued.key_pem), "", "")
     return CredentialsOffered(leaf, roots)
 
 
@@ -71,7 +71,7 @@ def test_new_roots_are_on_disk_before_the_leaf(scene: Scene, tmp_path: Path, mon
 
     monkeypatch.setattr(cert_manager, "write_private", noted)
     newer = Authority("Newer CA")
-    roots = Roots(TRUST_DOMAIN, "2", (*ROOTS.roots, Root("2", newer.pem, active=True)))
+    roots = Roots(TRUST_DOMAIN, (*ROOTS.roots, Root("2", newer.pem)))
 
     scene.tell(offered(newer.leaf(service_uri("web")), roots))
 
@@ -223,7 +223,7 @@ def test_new_roots_alone_are_news(scene: Scene) -> None:
     scene.expect(CONFIG_RECONCILER, CredentialsReady)
     other = Authority("Next CA")
 
-    more = replace(ROOTS, roots=(*ROOTS.roots, Root("2", other.pem, active=False)))
+    more = replace(ROOTS, roots=(*ROOTS.roots, Root("2", other.pem)))
     scene.tell(offered(issued, more))
 
     scene.expect(CONFIG_RECONCILER, CredentialsReady, lambda ready: other.fingerprint in ready.ca.fingerprints)

@@ -48,6 +48,7 @@ from tests.fakes import FakeWatchers
 
 PROXY = ProxyWatch("server-sidecar-proxy")
 LEAF, ROOTS = LeafWatch("server"), RootsWatch()
+NEWER_LEAF = leaf(cert_pem="newer")
 INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
 
 
@@ -109,12 +110,12 @@ def test_versions_only_grow_and_an_unchanged_answer_is_no_news(scene: WatcherSce
     told = len(scene.heard[CONFIG_RECONCILER])
 
     scene.watchers.say(LEAF, leaf())
-    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.watchers.say(LEAF, NEWER_LEAF)
 
     newest = scene.expect(
         CONFIG_RECONCILER,
         SnapshotChanged,
-        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+        lambda told: told.snapshot.leaf == NEWER_LEAF,
     )
     versions = [m.snapshot.version for m in scene.heard[CONFIG_RECONCILER] if isinstance(m, SnapshotChanged)]
     assert versions == sorted(set(versions))
@@ -146,11 +147,11 @@ def test_a_change_of_intentions_alone_is_told_first_to_who_enforces_it(
 
     scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
     scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
-    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.watchers.say(LEAF, NEWER_LEAF)
     newest = scene.expect(
         CONFIG_RECONCILER,
         SnapshotChanged,
-        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+        lambda told: told.snapshot.leaf == NEWER_LEAF,
     )
 
     # With what else changed, at once.
@@ -179,11 +180,11 @@ def test_a_policy_that_comes_to_demand_tokens_is_told_with_who_signs_them(scene:
     scene.watchers.say(INTENTIONS, DEMANDING)
     scene.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS, TokenProvidersWatch())
     # What else changes does not wait, and has the policy of before.
-    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.watchers.say(LEAF, NEWER_LEAF)
     scene.expect(
         CONFIG_RECONCILER,
         SnapshotChanged,
-        lambda told: told.snapshot.leaf is not None and told.snapshot.leaf.serial == "02",
+        lambda told: told.snapshot.leaf == NEWER_LEAF,
     )
 
     scene.watchers.say(TokenProvidersWatch(), TokenProviders())
@@ -387,8 +388,8 @@ def test_without_any_word_of_consul_the_earlier_answers_serve_after_a_while(rest
 def test_a_newer_answer_replaces_the_earlier_one(restored: WatcherScene) -> None:
     restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
     restored.expect(CONFIG_RECONCILER, SnapshotChanged)
-    restored.watchers.say(LEAF, leaf(serial="02"))
-    restored.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: (told.snapshot.leaf or leaf()).serial == "02")
+    restored.watchers.say(LEAF, NEWER_LEAF)
+    restored.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.leaf == NEWER_LEAF)
 
 
 def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(
@@ -397,10 +398,10 @@ def test_answers_are_kept_once_there_is_a_leaf_and_again_at_the_end(
     monkeypatch.setattr(consul_watcher, "KEEP_POLICY_WITHIN_S", 60.0)
     scene.answer_all()
     eventually(lambda: bool(scene.kept), "the answers are kept")
-    scene.watchers.say(LEAF, leaf(serial="02"))
-    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: (told.snapshot.leaf or leaf()).serial == "02")
+    scene.watchers.say(LEAF, NEWER_LEAF)
+    scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.leaf == NEWER_LEAF)
     scene.tree.stop(5)
-    assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
+    assert dict(scene.kept[-1].values)[LEAF] == NEWER_LEAF
     assert len(scene.kept) == 2
 
 
@@ -417,12 +418,12 @@ def test_a_policy_is_kept_soon_and_does_not_wait_for_what_is_to_be_kept_later(
     monkeypatch.setattr(consul_watcher, "KEEP_WITHIN_S", 60.0)
     scene.answer_all()
     eventually(lambda: bool(scene.kept) and INTENTIONS in dict(scene.kept[-1].values), "the first answers are kept")
-    scene.watchers.say(LEAF, leaf(serial="02"))
+    scene.watchers.say(LEAF, NEWER_LEAF)
 
     scene.watchers.say(key, value)
 
     eventually(lambda: dict(scene.kept[-1].values)[key] == value, "the policy is kept")
-    assert dict(scene.kept[-1].values)[LEAF] == leaf(serial="02")
+    assert dict(scene.kept[-1].values)[LEAF] == NEWER_LEAF
 
 
 DENIED = IntentionList((), default_allow=False)

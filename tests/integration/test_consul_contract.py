@@ -144,7 +144,7 @@ def test_roots_and_leaf_belong_to_one_trust_domain(client: ConsulClient) -> None
     found = roots(client.roots().data)
     certificate = leaf(client.leaf("web").data)
     assert certificate.uri == f"spiffe://{found.trust_domain}/ns/default/dc/dc1/svc/web"
-    assert [root.active for root in found.roots] == [True]
+    assert len(found.roots) == 1
 
 
 @pytest.mark.parametrize("name", ["a,b;c", "a b", "\u00fc", "a+b", "a'(b)*!", "a:b@c=d&e$f~g", "a%b", 'a"<b>[c]'])

@@ -147,11 +147,11 @@ def test_a_proxy_is_delivered_and_again_when_it_is_registered_anew(fake: FakeCon
 def test_roots_and_leaf_are_delivered_when_they_rotate(fake: FakeConsul, watch: Watch) -> None:
     roots, leaf = watch(RootsWatch()), watch(LeafWatch("web"))
     assert len(roots.value(Roots).roots) == 1
-    assert leaf.value(Leaf).serial == "01"
+    first = leaf.value(Leaf)
     fake.rotate_roots()
     fake.rotate_leaf("web")
-    assert [root.active for root in roots.value(Roots).roots] == [False, True]
-    assert leaf.value(Leaf).serial == "02"
+    assert [root.id for root in roots.value(Roots).roots] == ["root-1", "root-2"]
+    assert leaf.value(Leaf).cert_pem != first.cert_pem
 
 
 def test_a_consul_without_mesh_entries_has_the_default_and_any_other_error_is_one(
@@ -685,7 +685,7 @@ def test_a_watch_that_was_refused_again_and_again_begins_anew_with_a_new_token(f
     observed, retry_s = long_failing(fake, watch, FORBIDDEN, iter((False, False, False, False, False, True)))
     # Of a first failure.
     assert 0.2 < retry_s <= 0.25
-    assert observed.value(Leaf).serial == "01"
+    assert observed.value(Leaf).service == "web"
 
 
 @pytest.mark.parametrize(("fault", "asked"), [(FORBIDDEN, 6), (Fault("status", code=429), 0)])

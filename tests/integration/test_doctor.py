@@ -419,7 +419,7 @@ def test_a_file_of_the_same_name_in_a_container_is_nobodys_here(base: Path) -> N
 def test_the_clock_is_held_against_the_leaf(start: int, end: int, level: Level, said: str) -> None:
     dates = tuple(f"{NOW + timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}" for hours in (start, end))
 
-    finding = clock_against(Leaf("web", "spiffe://x", "1", "pem", Secret("key"), *dates), NOW)
+    finding = clock_against(Leaf("web", "spiffe://x", "pem", Secret("key"), *dates), NOW)
 
     assert finding.level is level
     assert said in finding.text

@@ -122,7 +122,7 @@ def _arguments(binary: str) -> tuple[object, ...]:
     [
         ("{", 2, "expected JSON as `hcc snapshot` writes it"),
         ("[]", 1, "expected a file that `hcc snapshot` wrote"),
-        ('{"kind": "hcc snapshot", "format": 2, "hcc": "9"}', 1, "expected format 1 of `hcc snapshot`, found 2"),
+        ('{"kind": "hcc snapshot", "format": 3, "hcc": "9"}', 1, "expected format 2 of `hcc snapshot`, found 3"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, code: int, said: str) -> None:

@@ -98,6 +98,17 @@ def test_a_damaged_file_is_not_served_from_and_the_start_goes_on(
     assert kept_choice(tmp_path, SELECTION) is None
 
 
+def test_answers_with_a_field_that_is_no_more_are_not_served_from_and_the_start_goes_on(
+    file: AnswersFile, tmp_path: Path
+) -> None:
+    kept = tmp_path / "server" / NAME
+    file.store(state())
+    kept.write_text(kept.read_text().replace('"trust_domain":', '"active_id":"1","trust_domain":', 1))
+    with pytest.raises(StaleAnswersError, match=r"of another hcc: .*unknown are .'active_id'."):
+        file.load(now())
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+
+
 def test_answers_about_another_instance_are_not_served_from(file: AnswersFile, tmp_path: Path) -> None:
     file.store(state())
     other = AnswersFile(tmp_path / "server", SELECTION, Chosen(CHOSEN.proxy_id, "another", "server"))

@@ -32,20 +32,19 @@ def match(**fields: Any) -> tuple[Intention, ...]:
 
 def test_roots_keep_their_order_and_the_old_ones() -> None:
     body = {
-        "ActiveRootID": "b",
         "TrustDomain": "td.consul",
         "Roots": [
-            {"ID": "a", "RootCert": "A", "Active": False, "IntermediateCerts": ["I"]},
-            {"ID": "b", "RootCert": "B", "Active": True, "IntermediateCerts": None},
+            {"ID": "a", "RootCert": "A", "Active": False},
+            {"ID": "b", "RootCert": "B", "Active": True},
         ],
     }
-    assert roots(body) == Roots("td.consul", "b", (Root("a", "A", False, ("I",)), Root("b", "B", True)))
+    assert roots(body) == Roots("td.consul", (Root("a", "A"), Root("b", "B")))
 
 
 @pytest.mark.parametrize("listed", [None, [], [{"ID": "a"}], [{"ID": "a", "RootCert": 1}]])
 def test_roots_without_a_certificate_are_an_error(listed: object) -> None:
     with pytest.raises(ConsulAnswerError):
-        roots({"ActiveRootID": "a", "TrustDomain": "td", "Roots": listed})
+        roots({"TrustDomain": "td", "Roots": listed})
 
 
 def test_a_leaf_hides_its_key() -> None:

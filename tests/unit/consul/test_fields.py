@@ -48,7 +48,7 @@ def test_any_text_is_a_duration_or_none(text: str) -> None:
 def test_absent_and_null_are_empty() -> None:
     empty = fields({"a": None}, "")
     assert (empty.text("a"), empty.number("a"), empty.flag("b"), empty.decimal("b")) == ("", 0, False, 0.0)
-    assert (empty.children("a"), empty.texts("b"), empty.entries("a"), empty.json("b", "{}")) == ((), (), (), "{}")
+    assert (empty.children("a"), empty.texts("b"), empty.entries("a")) == ((), (), ())
     assert empty.duration_ms("a") == 0
 
 

@@ -42,8 +42,8 @@ def test_no_key_is_written() -> None:
     ("change", "said"),
     [
         ({"kind": "something"}, "expected a file that `hcc snapshot` wrote"),
-        ({"format": 7}, "expected format 1 of `hcc snapshot`, found 7"),
-        ({"format": 2, "hcc": "9.0"}, "(written by hcc 9.0, this is "),
+        ({"format": 7}, "expected format 2 of `hcc snapshot`, found 7"),
+        ({"format": 1, "hcc": "9.0"}, "(written by hcc 9.0, this is "),
         ({"review": {}}, "missing are ['options', 'callers', 'snapshot'] of Review"),
         ({"review": None, "hcc": "9.0"}, "expected Review in value, found NoneType (written by hcc 9.0, this is "),
     ],

@@ -27,12 +27,12 @@ NAME = bytes((0x86, len(service_uri("web")))) + service_uri("web").encode()
 
 
 def leaf(issued: IssuedLeaf = ISSUED, uri: str = service_uri("web")) -> Leaf:
-    return Leaf("web", uri, "1", issued.cert_pem, Secret(issued.key_pem), "", "")
+    return Leaf("web", uri, issued.cert_pem, Secret(issued.key_pem), "", "")
 
 
 def roots(*authorities: Authority) -> Roots:
-    listed = tuple(Root(str(number), authority.pem, active=number == 0) for number, authority in enumerate(authorities))
-    return Roots(TRUST_DOMAIN, "0", listed)
+    listed = tuple(Root(str(number), authority.pem) for number, authority in enumerate(authorities))
+    return Roots(TRUST_DOMAIN, listed)
 
 
 def test_a_good_leaf_comes_out_with_key_and_fingerprints() -> None:
@@ -114,7 +114,7 @@ def test_a_leaf_that_cannot_be_read_is_refused(good: bytes, bad: bytes) -> None:
 def test_a_root_whose_name_cannot_be_read_is_trusted_all_the_same() -> None:
     authority = Authority("Society CA")
     pem = ssl.DER_cert_to_PEM_cert(authority.certificate_der.replace(b"Society", b"Soci\xe9t\xe9"))
-    both = Roots(TRUST_DOMAIN, "0", (Root("0", AUTHORITY.pem, active=True), Root("1", pem, active=False)))
+    both = Roots(TRUST_DOMAIN, (Root("0", AUTHORITY.pem), Root("1", pem)))
 
     credentials = checked_credentials(leaf(), both, datetime.now(UTC))
 
@@ -124,7 +124,7 @@ def test_a_root_whose_name_cannot_be_read_is_trusted_all_the_same() -> None:
 
 def test_no_roots_at_all_are_refused() -> None:
     with pytest.raises(CertificateError, match="at least one root"):
-        checked_credentials(leaf(), Roots(TRUST_DOMAIN, "", ()), datetime.now(UTC))
+        checked_credentials(leaf(), Roots(TRUST_DOMAIN, ()), datetime.now(UTC))
 
 
 def test_a_warning_is_due_when_nine_tenths_of_the_life_are_over() -> None:
