@@ -16,7 +16,7 @@ CLIENT_CERT_HEADER = "X-Forwarded-Client-Cert"
 SEPARATOR = "|"
 # Services whose texts are kept: each has as many certificates as instances, and a new one every few days.
 MAX_KEPT = 1024
-_service = lru_cache(MAX_KEPT)(parse_service_uri)
+known_service = lru_cache(MAX_KEPT)(parse_service_uri)
 
 
 def caller_name(identity: ServiceIdentity) -> str:
@@ -38,7 +38,7 @@ def keyed_caller(key: str, trust_domain: str) -> ServiceIdentity | None:
     Maps that an earlier hcc left have `caller_name` as key; that is one of this trust domain.
     """
     try:
-        return _service(key)
+        return known_service(key)
     except IdentityError:
         return named_caller(key, trust_domain)
 
@@ -46,7 +46,7 @@ def keyed_caller(key: str, trust_domain: str) -> ServiceIdentity | None:
 def key_name(key: str) -> str:
     """The `caller_name` of a service with that `caller_key`; of an earlier hcc it is the key itself."""
     try:
-        return caller_name(_service(key))
+        return caller_name(known_service(key))
     except IdentityError:
         return key
 
@@ -67,6 +67,11 @@ def named_caller(name: str, trust_domain: str) -> ServiceIdentity | None:
 def caller_text(identity: ServiceIdentity) -> str:
     """`NAME|URI|SOURCE`; none of them holds a blank or the separator, which URIs have percent-encoded."""
     return SEPARATOR.join((caller_name(identity), caller_key(identity), in_a_list(identity.source())))
+
+
+def told_source(text: str) -> str:
+    """The SOURCE in what should be a `caller_text`, for people; empty where it has none."""
+    return (*text.split(SEPARATOR), "", "")[2]
 
 
 def in_a_list(text: str) -> str:

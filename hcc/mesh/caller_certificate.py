@@ -6,13 +6,12 @@ What a worker tells is checked here once more: it reads what strangers send.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from hcc.mesh.caller import MAX_KEPT, Remembered
-from hcc.mesh.identity import IdentityError, parse_service_uri
+from hcc.mesh.caller import Remembered, known_service
+from hcc.mesh.identity import IdentityError
 
 # What the library says of a certificate that it cannot read, some of it only when that part is asked for.
 UNREADABLE = (
@@ -22,8 +21,6 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-
-_service = lru_cache(MAX_KEPT)(parse_service_uri)
 
 
 def certificate_digest(der: bytes) -> str:
@@ -39,6 +36,6 @@ def remembered_caller(der: bytes) -> Remembered | None:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         if len(uris) != 1:
             return None
-        return Remembered(_service(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
+        return Remembered(known_service(uris[0]), int(certificate.not_valid_after_utc.timestamp()))
     except (*UNREADABLE, x509.ExtensionNotFound, IdentityError):
         return None

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from hcc.errors import HccError
+from hcc.mesh.caller import told_source
 
 # To a worker: 100,000 intentions are about 20 MB. From one: it reads what strangers send, so it is trusted less.
 MAX_ORDER_BYTES = 64 * 1024 * 1024
@@ -60,8 +61,7 @@ def message(topic: Topic, **fields: str | int) -> ControlMessage:
 def refused_request(words: tuple[bytes, ...]) -> ControlMessage:
     """A denial by rules: of a caller (as HAProxy remembers it), a method and a path, cut to what a log line takes."""
     caller, method, path = (word.decode("ascii", "backslashreplace")[:MAX_WORD_CHARACTERS] for word in words)
-    source = (*caller.split("|"), "", "")[2]
-    return message(Topic.DENIED, source=source, reason=f"no permission allows {method} {path}")
+    return message(Topic.DENIED, source=told_source(caller), reason=f"no permission allows {method} {path}")
 
 
 def encode_control(sent: ControlMessage) -> bytes:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hcc.log import LastingProblem
+from hcc.mesh.caller import told_source
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.metrics import Metrics
 from hcc.spoe.caller import BRIEF_ACTIONS, REFUSED_ARGUMENTS, Asked
@@ -230,8 +231,7 @@ class TokenServer:
         if self._told_left:
             self._told_left -= 1
             caller, method, path = told
-            source = (*caller.split("|"), "", "")[2]
-            refused(source, f"the token for {method} {path} is refused: {reason}")
+            refused(told_source(caller), f"the token for {method} {path} is refused: {reason}")
 
 
 def _sent(asked: Entries) -> dict[str, str | int]:
