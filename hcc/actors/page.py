@@ -17,8 +17,8 @@ from itertools import pairwise
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from hcc.actors.picture import RENEWED_BY
 from hcc.actors.status import CertificateStatus, EndpointStatus, ServerState, Status, UpstreamStatus
+from hcc.mesh.snapshot import RENEWED_BY
 
 # More endpoints of one upstream than this are in the JSON only; those in trouble come first.
 MAX_ENDPOINTS = 100

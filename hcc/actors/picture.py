@@ -34,11 +34,8 @@ from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy, verdict_of
 from hcc.mesh.peer_book import peer_of
 from hcc.mesh.rules import ALLOW, DENY
-from hcc.mesh.snapshot import Endpoint, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
+from hcc.mesh.snapshot import RENEWED_BY, Endpoint, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
 from hcc.settings import Enforcement, VerifyUpstream
-
-# Of a leaf's life, when an unrenewed one is worth a warning; as `hcc.mesh.certificate.warning_time`.
-RENEWED_BY = 0.9
 
 # Said at the start and in the status.
 UNENFORCED = {

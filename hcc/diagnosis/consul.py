@@ -15,14 +15,13 @@ from hcc.consul.fields import fields
 from hcc.consul.keys import ProxyWatch
 from hcc.diagnosis.finding import Finding, failed, ok, skipped, warning
 from hcc.errors import HccError
-from hcc.mesh.snapshot import Leaf, UpstreamType
+from hcc.mesh.snapshot import RENEWED_BY, Leaf, UpstreamType
 from hcc.settings import RunSettings, Selection
 
 _BAD_REQUEST = 400
 _UNAUTHORIZED = 401
 _TOO_MANY_REQUESTS = 429
 _OLDEST = (1, 8)
-_WARN_AT = 0.9
 
 
 @dataclass
@@ -76,7 +75,7 @@ def clock_against(found: Leaf, now: datetime) -> Finding:
             "set this machine's clock (NTP); if it is right, look why Consul does not renew",
         )
     left = f"within the leaf's validity, {(end - now).total_seconds() / 3600:.1f} h left"
-    if now > start + (end - start) * _WARN_AT:
+    if now > start + (end - start) * RENEWED_BY:
         return warning("clock", left, "Consul should have renewed it: look at its servers' logs, and at the clocks")
     return ok("clock", left)
 

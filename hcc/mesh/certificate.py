@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hcc.errors import HccError
 from hcc.mesh.caller_certificate import UNREADABLE
 from hcc.mesh.secret import Secret
-from hcc.mesh.snapshot import Leaf, Root, Roots
+from hcc.mesh.snapshot import RENEWED_BY, Leaf, Root, Roots
 
 
 class CertificateError(HccError):
@@ -82,9 +82,9 @@ def stored_credentials(leaf_pem: str, roots_pem: str, uri: str, now: datetime) -
 
 
 def warning_time(credentials: Credentials) -> datetime:
-    """When an unrenewed leaf becomes worth a warning: nine tenths of its life. Consul renews by then."""
+    """When an unrenewed leaf becomes worth a warning."""
     life = credentials.not_after - credentials.not_before
-    return credentials.not_before + life * 0.9
+    return credentials.not_before + life * RENEWED_BY
 
 
 def _checked(leaf: Leaf, roots: Roots, now: datetime) -> Credentials:

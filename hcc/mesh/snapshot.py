@@ -143,6 +143,10 @@ class Proxy:
     warnings: tuple[str, ...] = ()
 
 
+# Of a leaf's life: Consul has a new one by then, and an old one is worth a warning.
+RENEWED_BY = 0.9
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """The service's certificate as Consul issued it: `cert_pem` is the leaf and any intermediates."""
