@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from hcc.consul.conditions import unknown_fields
 from hcc.consul.fields import Fields, fields_list
 from hcc.mesh.secret import Secret
 from hcc.mesh.token_providers import (
@@ -136,9 +137,7 @@ def _can_be_seen(place: TokenPlace) -> bool:
 
 
 def _unknown(item: Fields, known: frozenset[str]) -> list[str]:
-    # Consul leaves fields at their zero value out or in as it likes.
-    counting = (name for name in sorted(item.values) if item.values[name] not in (None, "", False, 0, [], {}))
-    return [f"{name} is not supported" for name in counting if name not in known]
+    return [f"{name} is not supported" for name in unknown_fields(item, known)]
 
 
 # ---- keys
