@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from hcc.errors import SettingError
 
+MAX_PORT = 65_535
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = re.compile(r"[0-9]{1,18}(?:\.[0-9]+)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -174,8 +175,8 @@ def parse_listen_address(text: str) -> ListenAddress:
         host = host[1:-1]
     elif ":" in host:
         separator = ""
-    if not separator or not port.isdecimal() or not 1 <= int(port) <= 65535:  # noqa: PLR2004 (TCP's own range)
-        msg = f"expected HOST:PORT with a port from 1 to 65535, found {text!r}"
+    if not separator or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
+        msg = f"expected HOST:PORT with a port from 1 to {MAX_PORT}, found {text!r}"
         raise SettingError(msg)
     return ListenAddress(host, int(port))
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcc.errors import SettingError
+from hcc.settings import MAX_PORT
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 # As a URL without a port, and as Consul's own programs do; 8500 is the default of the whole address only.
 _URL_PORTS = {"http": 80, "https": 443}
-_MAX_PORT = 65_535
 _FORMS = "host:port, http(s)://host[:port][/path] or unix:///path"
 
 
@@ -119,7 +119,7 @@ def _plain(host: str) -> bool:
 
 def _port(text: str, port: str, source: str) -> int:
     number = int(port) if port.isascii() and port.isdigit() else 0
-    if not 0 < number <= _MAX_PORT:
+    if not 0 < number <= MAX_PORT:
         raise _error(text, source, f"the port {port!r}")
     return number
 

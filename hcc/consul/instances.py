@@ -11,9 +11,9 @@ from hcc.consul.answers import Instance
 from hcc.consul.fields import Fields, fields, fields_list
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.snapshot import Health
+from hcc.settings import MAX_PORT
 
 _PROXY = "connect-proxy"
-_MAX_PORT = 65_535
 # Every field, so that equal instances and no others are neighbours.
 in_order = attrgetter(
     "address", "port", "service", "datacenter", "namespace", "partition", "identity", "weight", "health"
@@ -62,7 +62,7 @@ def instance(entry: Fields, wan: bool) -> Instance | None:
     """The instance of one entry, None when it is left out."""
     node, service = entry.required_child("Node"), entry.required_child("Service")
     address, port = _address(node, service, wan)
-    if not address or not 0 < port <= _MAX_PORT or not _speaks_connect(service):
+    if not address or not 0 < port <= MAX_PORT or not _speaks_connect(service):
         return None
     health = _health(entry)
     is_proxy = service.text("Kind") == _PROXY

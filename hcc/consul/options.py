@@ -14,10 +14,10 @@ from typing import TypeVar
 from hcc.consul.fields import go_duration_ms, shown
 from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import Protocol
+from hcc.settings import MAX_PORT
 
 _T = TypeVar("_T")
 
-MAX_PORT = 65_535
 # HAProxy's timers are 32 bits of milliseconds, compared as signed: 24 days.
 MAX_TIMEOUT_MS = 2_147_483_647
 # Of a header's name, without the four characters that mean something in HAProxy's configuration.

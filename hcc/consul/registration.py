@@ -11,8 +11,9 @@ from dataclasses import replace
 from hcc.consul.answers import ChainOverride, Registration
 from hcc.consul.conditions import is_writable
 from hcc.consul.fields import Fields, fields
-from hcc.consul.options import MAX_PORT, MAX_TIMEOUT_MS, Options, is_host, is_ip
+from hcc.consul.options import MAX_TIMEOUT_MS, Options, is_host, is_ip
 from hcc.mesh.snapshot import ExposedPath, Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
+from hcc.settings import MAX_PORT
 
 _LOCAL = "127.0.0.1"
 _ANY = "0.0.0.0"  # noqa: S104 - Consul's own default for a sidecar's public listener

@@ -12,6 +12,7 @@ from hcc.haproxy.names import server_name
 from hcc.mesh.peer_book import Peer, peer_of
 from hcc.mesh.remembered import remembered
 from hcc.mesh.snapshot import Endpoint
+from hcc.settings import MAX_PORT
 
 
 def servers(
@@ -86,9 +87,6 @@ def scaled(weight: int, heaviest: int) -> int:
     if heaviest > MAX_WEIGHT:
         weight = round(weight * MAX_WEIGHT / heaviest)
     return min(max(weight, 1), MAX_WEIGHT)
-
-
-MAX_PORT = 65535
 
 
 def _worth(endpoint: Endpoint, admitted: Container[Peer] | None) -> tuple[bool, int]:
