@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hcc.actors.address import AddressBook
-from hcc.actors.lifecycle import Control
+from hcc.actors.lifecycle import Urgent
 from hcc.actors.mailbox import DEFAULT_LIMIT
 from hcc.actors.timers import Timers
 
@@ -29,7 +29,7 @@ class Context:
     name: str
     generation: int
     services: Services = field(repr=False)
-    report: Callable[[Control], object] = field(repr=False)
+    report: Callable[[Urgent], object] = field(repr=False)
     """Takes the news to the supervisor."""
     mailbox_limit: int = DEFAULT_LIMIT
     gate: threading.Event | None = field(default=None, repr=False)

@@ -56,24 +56,24 @@ class ActorStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class Urgent:
     """A message that goes before all others and is never dropped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stop(Control):
+class Stop(Urgent):
     """To a child: end after the message in hand."""
 
     reason: StopReason
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat(Control):
+class Heartbeat(Urgent):
     """To a child: show that your mailbox loop turns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Alive(Control):
+class Alive(Urgent):
     """From a child: the answer to a Heartbeat."""
 
     name: str
@@ -81,7 +81,7 @@ class Alive(Control):
 
 
 @dataclass(frozen=True, slots=True)
-class Started(Control):
+class Started(Urgent):
     """From a child: `setup` is done."""
 
     name: str
@@ -89,7 +89,7 @@ class Started(Control):
 
 
 @dataclass(frozen=True, slots=True)
-class Exited(Control):
+class Exited(Urgent):
     """From a child's thread, as its last act."""
 
     name: str
@@ -99,7 +99,7 @@ class Exited(Control):
 
 
 @dataclass(frozen=True, slots=True)
-class Due(Control):
+class Due(Urgent):
     """From the timers: the time of this message has come."""
 
     message: object
@@ -132,7 +132,7 @@ class RestartDue:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartChild(Control):
+class RestartChild(Urgent):
     """From the operator: restart that child; the answer is its new generation, once its setup is done."""
 
     name: str
@@ -140,7 +140,7 @@ class RestartChild(Control):
 
 
 @dataclass(frozen=True, slots=True)
-class ListActors(Control):
+class ListActors(Urgent):
     """From the operator: the answer is a tuple of ActorStatus, parents before children."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pykka.messages import _ActorStop
 
-from hcc.actors.lifecycle import ActorDownError, ActorError, Control, MailboxFullError
+from hcc.actors.lifecycle import ActorDownError, ActorError, MailboxFullError, Urgent
 
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
@@ -93,7 +93,7 @@ class Mailbox:
 
 def _lane_key(envelope: "Envelope[Any]") -> object | None:
     """What identifies the message's place in the bounded lane; None for the control lane."""
-    if isinstance(envelope.message, (Control, _ActorStop)):
+    if isinstance(envelope.message, (Urgent, _ActorStop)):
         return None
     if envelope.reply_to is not None:
         return envelope

@@ -17,13 +17,13 @@ from hcc.actors.lifecycle import (
     ActorState,
     ActorStatus,
     ActorTimeoutError,
-    Control,
     Exited,
     ListActors,
     RestartChild,
     RootRestartError,
     Started,
     StopReason,
+    Urgent,
 )
 from hcc.actors.restart import Intensity
 from hcc.actors.supervisor import Supervisor
@@ -141,7 +141,7 @@ class Tree:
             self._book.enlist(spec.name, parent)
             self._enlist(spec.name, spec.group)
 
-    def _on_news(self, message: Control) -> None:
+    def _on_news(self, message: Urgent) -> None:
         match message:
             case Started(name, generation):
                 self._book.mark(name, generation, ActorState.RUNNING)

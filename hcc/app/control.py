@@ -8,7 +8,7 @@ from hcc.haproxy.capabilities import Build, Capabilities, capabilities_of
 from hcc.haproxy.control import Control
 from hcc.haproxy.dataplane import DataplaneControl
 from hcc.haproxy.dataplane_process import DataplaneProcess, end_left_over, own_password
-from hcc.haproxy.dataplane_program import Program, find_dataplane, reload_command, without_dropped
+from hcc.haproxy.dataplane_program import DataplaneProgram, find_dataplane, reload_command, without_dropped
 from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.process import HAProxyProcess
@@ -24,7 +24,7 @@ class Choice:
     """
 
     capabilities: Capabilities
-    program: Program | None
+    program: DataplaneProgram | None
     reason: str
 
 

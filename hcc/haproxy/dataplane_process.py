@@ -12,7 +12,7 @@ import subprocess
 
 from hcc.children import child_environment
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.dataplane_program import Program, command_line, python_path
+from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
@@ -34,7 +34,7 @@ def own_password(layout: Layout) -> Secret:
 class DataplaneProcess:
     """The Data Plane API of one layout; at most one at a time."""
 
-    def __init__(self, program: Program, haproxy: str, layout: Layout, password: Secret) -> None:
+    def __init__(self, program: DataplaneProgram, haproxy: str, layout: Layout, password: Secret) -> None:
         self._program = program
         self._haproxy = haproxy
         self._layout = layout

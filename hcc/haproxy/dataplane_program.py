@@ -38,7 +38,7 @@ _YAML = re.compile(r"^\s*-f[,=]", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class DataplaneProgram:
     """A Data Plane API program.
 
     Args:
@@ -59,7 +59,7 @@ class Program:
         return 2 if "f" in self.flags or "spoe-dir" in self.flags else 1
 
 
-def find_dataplane(flag: str = "") -> Program:
+def find_dataplane(flag: str = "") -> DataplaneProgram:
     """The program to use: the flag's, else that of DATAPLANEAPI_BIN, else the one on PATH.
 
     Raises:
@@ -71,7 +71,7 @@ def find_dataplane(flag: str = "") -> Program:
     if binary is None:
         raise SettingError(f"expected the Data Plane API at {name} (from {origin}), found no program there; "
                            "install it, name it with --dataplane, or use --control direct")  # fmt: skip
-    return Program(str(Path(binary).absolute()), origin, known_flags(_help(binary)))
+    return DataplaneProgram(str(Path(binary).absolute()), origin, known_flags(_help(binary)))
 
 
 def known_flags(text: str) -> frozenset[str]:
@@ -86,7 +86,7 @@ def known_flags(text: str) -> frozenset[str]:
     return flags
 
 
-def without_dropped(able: Capabilities, program: Program) -> Capabilities:
+def without_dropped(able: Capabilities, program: DataplaneProgram) -> Capabilities:
     """What can be used of HAProxy through that program.
 
     Raises:
@@ -120,7 +120,7 @@ def python_path() -> str:
     return str(Path(hcc.__file__).parent.parent)
 
 
-def command_line(program: Program, haproxy: str, layout: Layout) -> list[str]:
+def command_line(program: DataplaneProgram, haproxy: str, layout: Layout) -> list[str]:
     """The program with its flags, those that it knows."""
     own = layout.dataplane_directory
     values = {

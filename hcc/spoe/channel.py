@@ -73,7 +73,7 @@ class Channel:
         """Messages that have come; `ended` is set at the end of the stream.
 
         Raises:
-            ControlError: the other end sent nonsense.
+            ControlMessageError: the other end sent nonsense.
         """
         received: list[ControlMessage] = []
         for _ in range(_READS_AT_ONCE):

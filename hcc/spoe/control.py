@@ -19,7 +19,7 @@ _LENGTH_BYTES = 4
 MAX_WORD_CHARACTERS = 500
 
 
-class ControlError(HccError):
+class ControlMessageError(HccError):
     """The other end of a control socket sent what no hcc of this version sends."""
 
 
@@ -47,9 +47,9 @@ class ControlMessage(NamedTuple):
         try:
             fields = json.loads(self.body)
         except (ValueError, RecursionError) as exc:
-            raise ControlError(f"expected JSON in a message about {self.topic.name}") from exc
+            raise ControlMessageError(f"expected JSON in a message about {self.topic.name}") from exc
         if not isinstance(fields, dict):
-            raise ControlError(f"expected a JSON object in a message about {self.topic.name}")
+            raise ControlMessageError(f"expected a JSON object in a message about {self.topic.name}")
         return fields
 
 
@@ -91,7 +91,7 @@ class ControlReader:
         """The messages that these bytes complete.
 
         Raises:
-            ControlError: a message is empty, too long or about nothing we know.
+            ControlMessageError: a message is empty, too long or about nothing we know.
         """
         self._rest += data
         received: list[ControlMessage] = []
@@ -109,7 +109,7 @@ class ControlReader:
         length = int.from_bytes(self._rest[pos:start], "big")
         if not 1 <= length <= self._max_message_bytes:
             limit = self._max_message_bytes
-            raise ControlError(f"expected a control message of 1 to {limit} bytes, found {length}")
+            raise ControlMessageError(f"expected a control message of 1 to {limit} bytes, found {length}")
         return start + length if start + length <= len(self._rest) else 0
 
 
@@ -117,4 +117,4 @@ def _decoded(content: bytes) -> ControlMessage:
     try:
         return ControlMessage(Topic(content[0]), content[1:])
     except ValueError as exc:
-        raise ControlError(f"expected a known control message, found kind {content[0]}") from exc
+        raise ControlMessageError(f"expected a known control message, found kind {content[0]}") from exc

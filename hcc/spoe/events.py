@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from hcc.spoe.control import ControlError, ControlMessage, Topic
+from hcc.spoe.control import ControlMessage, ControlMessageError, Topic
 from hcc.spoe.payloads import decode_entries
 from hcc.spoe.status import SpopError
 
@@ -112,7 +112,7 @@ def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplie
     """The event that a worker's message tells.
 
     Raises:
-        ControlError: no worker of this version sends such a message.
+        ControlMessageError: no worker of this version sends such a message.
     """
     fields = news.fields()
     if news.topic is Topic.READY and isinstance(pid := fields.get("pid"), int):
@@ -124,7 +124,7 @@ def worker_event(index: int, news: ControlMessage) -> WorkerReady | PolicyApplie
         return Denied(index, *map(str, texts))
     if news.topic is Topic.MET:
         return _met(index, fields)
-    raise ControlError(f"expected news of a worker, found {news.topic.name} with {sorted(fields)}")
+    raise ControlMessageError(f"expected news of a worker, found {news.topic.name} with {sorted(fields)}")
 
 
 def _met(index: int, fields: dict[str, Any]) -> Met:
@@ -132,7 +132,7 @@ def _met(index: int, fields: dict[str, Any]) -> Met:
         der = binascii.a2b_base64(fields["der"], strict_mode=True)
         return Met(index, der, _peer_text(bytes.fromhex(fields["peer"])))
     except (KeyError, TypeError, ValueError, SpopError) as exc:
-        raise ControlError(f"expected a certificate and where it calls from, found {sorted(fields)}") from exc
+        raise ControlMessageError(f"expected a certificate and where it calls from, found {sorted(fields)}") from exc
 
 
 def _peer_text(peer: bytes) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from hcc.spoe.channel import Channel
-from hcc.spoe.control import MAX_NEWS_BYTES, ControlError, ControlMessage, Topic
+from hcc.spoe.control import MAX_NEWS_BYTES, ControlMessage, ControlMessageError, Topic
 from hcc.spoe.events import (
     PolicyApplied,
     PoolEvent,
@@ -139,7 +139,7 @@ class WorkerSlot:
         try:
             for news in channel.receive():
                 self._take(news)
-        except ControlError:
+        except ControlMessageError:
             self.kill()
             channel.ended = True
         channel.flush()

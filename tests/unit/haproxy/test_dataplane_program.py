@@ -9,7 +9,7 @@ import pytest
 
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Feature, Version, capabilities
-from hcc.haproxy.dataplane_program import Program, command_line, find_dataplane, known_flags, without_dropped
+from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, find_dataplane, known_flags, without_dropped
 from hcc.haproxy.layout import layout
 
 V1 = """
@@ -26,8 +26,8 @@ V2 = f"{V1}  -f=  Path to the YAML file\n  --spoe-dir=\n  --disable-inotify\n  -
 V3 = f"{V2}  --dataplane-storage-dir=\n"
 
 
-def program(text: str) -> Program:
-    return Program("/bin/dataplaneapi", "here", known_flags(text))
+def program(text: str) -> DataplaneProgram:
+    return DataplaneProgram("/bin/dataplaneapi", "here", known_flags(text))
 
 
 @pytest.mark.parametrize(("text", "generation"), [(V1, 1), (V2, 2), (V3, 3)])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.spoe.control import ControlError, ControlMessage, ControlReader, Topic, encode_control, message
+from hcc.spoe.control import ControlMessage, ControlMessageError, ControlReader, Topic, encode_control, message
 from hcc.spoe.events import Denied, PolicyApplied, WorkerReady, worker_event
 
 MESSAGES = st.lists(st.builds(ControlMessage, st.sampled_from(Topic), st.binary(max_size=50)), max_size=5)
@@ -22,7 +22,7 @@ def test_messages_come_back_however_the_stream_is_cut(messages: list[ControlMess
 
 @pytest.mark.parametrize("data", ["00000000", "00000065", "ffffffff", "0000000109", "0000000100"])
 def test_empty_oversize_and_unknown_messages_are_refused(data: str) -> None:
-    with pytest.raises(ControlError):
+    with pytest.raises(ControlMessageError):
         ControlReader(100).receive_data(bytes.fromhex(data))
 
 
@@ -47,5 +47,5 @@ def test_news_of_a_worker_become_events() -> None:
     ],
 )
 def test_news_that_no_worker_sends_are_refused(news: ControlMessage) -> None:
-    with pytest.raises(ControlError):
+    with pytest.raises(ControlMessageError):
         worker_event(0, news)
