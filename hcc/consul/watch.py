@@ -270,17 +270,24 @@ class Watcher:
         recovered, self._failing, self._away = self._failing is not None, None, False
         self._position = fetched.position
         self.last_answer_at = now
-        if fetched.poll_s:
-            self._pace, pause = replace(self._pace, failures=0), fetched.poll_s
-        elif value == self._value:
-            limit_s = MAX_INTENTIONS_PAUSE_S if isinstance(self.key, IntentionsWatch) else MAX_IDLE_PAUSE_S
-            self._pace, pause = after_wakeup(self._pace, held_s, limit_s)
-        else:
-            self._pace, pause = after_change(self._pace, now)
-        if value != self._value or recovered:
+        is_news = value != self._value
+        pause_s = self._pause_s(fetched.poll_s, held_s, now, is_news=is_news)
+        if is_news or recovered:
             self._value = value
             self._tell(WatchValue(value, fetched.position.index, now, recovered))
-        return pause
+        return pause_s
+
+    def _pause_s(self, poll_s: float, held_s: float, now: float, *, is_news: bool) -> float:
+        """The seconds to wait after an answer, by the pace so far."""
+        if poll_s:
+            self._pace = replace(self._pace, failures=0)
+            return poll_s
+        if is_news:
+            self._pace, pause_s = after_change(self._pace, now)
+        else:
+            limit_s = MAX_INTENTIONS_PAUSE_S if isinstance(self.key, IntentionsWatch) else MAX_IDLE_PAUSE_S
+            self._pace, pause_s = after_wakeup(self._pace, held_s, limit_s)
+        return pause_s
 
     def _renamed(self) -> None:
         """A host has another address than when the last answer was told; called in a thread of `Names`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Desired, PeerCheck, Server
+from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Desired, PeerCheck, Server, UpstreamListener
 from hcc.haproxy.slots import is_spare
 
 
@@ -52,32 +52,42 @@ def _braked(backend: Backend, running: tuple[Server, ...], check: PeerCheck | No
 def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], before: Desired) -> Desired:
     """The same, with requests sent where they were until it is known who serves in all the places they are new to."""
     here, there = ({one.name: one for one in desired.backends} for desired in (wanted, before))
-    awaited = {name for name, one in here.items() if not one.known and not any(each.enabled for each in one.servers)}
-    known = {listener.name: listener for listener in before.upstreams}
+    listening = {listener.name: listener for listener in before.upstreams}
+    serving = {name for name, servers in running.items() if any(server.enabled for server in servers)}
     upstreams = tuple(
         replace(now, backend=old.backend, ways=old.ways)
-        if (old := known.get(now.name)) is not None
-        and awaited.intersection(now.backends).difference(old.backends)
-        and (old.mode, here[now.backend].tls is None) == (now.mode, False)
-        and any(server.enabled for name in old.backends for server in running.get(name, ()))
+        if (old := listening.get(now.name)) is not None and _sends_on(now, old, here, serving)
         else now
         for now in wanted.upstreams
     )
+    held = [now for now, asked in zip(upstreams, wanted.upstreams, strict=True) if now is not asked]
     used = {name for listener in upstreams for name in listener.backends}
-    # What is changed about requests goes by the number of their way.
-    stay = {name for now in upstreams if now not in wanted.upstreams for name in now.backends}
+    used_by_held = {name for listener in held for name in listener.backends}
     heirs = {(now.name, here[name].resolver): here[name] for now in wanted.upstreams for name in now.backends}
-    gone = [
-        (there[name], heirs.get((now.name, there[name].resolver)))
-        for now in upstreams
-        for name in now.backends
-        if name not in here
-    ]
     backends = [
-        replace(one, changes=there[name].changes) if name in stay else one for name, one in here.items() if name in used
+        # What is changed about requests goes by the number of their way.
+        replace(one, changes=there[name].changes) if name in used_by_held else one
+        for name, one in here.items()
+        if name in used
     ]
-    backends += (_gone_on(old, heir, running.get(old.name, ())) for old, heir in gone)
+    backends += (
+        _gone_on(there[name], heirs.get((listener.name, there[name].resolver)), running.get(name, ()))
+        for listener in held
+        for name in listener.backends
+        if name not in here
+    )
     return replace(wanted, upstreams=upstreams, backends=tuple(backends))
+
+
+def _sends_on(now: UpstreamListener, old: UpstreamListener, here: Mapping[str, Backend], serving: set[str]) -> bool:
+    """Whether a listener that is wanted as `now` goes on sending requests as `old`.
+
+    `here` are the backends that are wanted; `serving` names those in which somebody serves.
+    """
+    new = [here[name] for name in now.backends if name not in old.backends]
+    leads_to_unknown = any(not one.known and not any(server.enabled for server in one.servers) for one in new)
+    can_go_on = old.mode == now.mode and here[now.backend].tls is not None
+    return leads_to_unknown and can_go_on and not serving.isdisjoint(old.backends)
 
 
 def _gone_on(old: Backend, heir: Backend | None, running: tuple[Server, ...]) -> Backend:

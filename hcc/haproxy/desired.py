@@ -459,36 +459,25 @@ def _upstream(
     admitted: Container[Peer] | None,
     silent: Sequence[Peer],
 ) -> _Part:
-    upstream, label = state.upstream, state.upstream.key.label()
-    protocol = protocol_of(state)
+    upstream, protocol = state.upstream, protocol_of(state)
     tls = _tls(certificates, _upstream_alpn(protocol), limits)
     legs = state.legs if found else state.legs[:1]
     changes = [_changes(found, leg, timed=not upstream.read_timeout_ms) for leg in legs]
     if len(legs) == 1 and not changes[0]:
         # All the same whichever way a request takes.
         found = ()
-    names = {leg.resolver.name if leg.resolver else "": backend_name(upstream, leg.name) for leg in legs}
     backends = tuple(
-        Backend(
-            name=backend_name(upstream, leg.name),
-            label=label,
-            mode=_mode(protocol),
-            tls=tls,
-            timeouts=_timeouts(
-                protocol, _connect_ms(upstream, leg), upstream.read_timeout_ms or _request_ms(leg, protocol)
-            ),
-            draws=_draws(leg),
+        replace(
+            _backend(upstream, leg, protocol, tls),
             servers=_servers(leg, admitted, silent) if tls else (),
-            # Where another one may serve for it, that is no reason to let what runs go on serving.
-            known=all(target.known for target in leg.targets[:1]),
             changes=changed,
-            resolver=leg.resolver.name if leg.resolver else "",
         )
         for leg, changed in zip(legs, changes, strict=True)
     )
+    names = {backend.resolver: backend.name for backend in backends}
     listener = UpstreamListener(
         name=upstream_name(upstream),
-        label=label,
+        label=upstream.key.label(),
         bind=bind,
         mode=_mode(protocol),
         backend=backends[0].name,
@@ -497,6 +486,22 @@ def _upstream(
         ways=tuple(WayTo(way.match, way.below, names[way.resolver]) for way in found),
     )
     return _Part(listener, backends)
+
+
+def _backend(upstream: Upstream, leg: Leg, protocol: Protocol, tls: Tls | None) -> Backend:
+    """The backend of a leg; its servers, and what its ways change, are still to come."""
+    answer_ms = upstream.read_timeout_ms or _request_ms(leg, protocol)
+    return Backend(
+        name=backend_name(upstream, leg.name),
+        label=upstream.key.label(),
+        mode=_mode(protocol),
+        tls=tls,
+        timeouts=_timeouts(protocol, _connect_ms(upstream, leg), answer_ms),
+        draws=_draws(leg),
+        # Where another one may serve for it, that is no reason to let what runs go on serving.
+        known=all(target.known for target in leg.targets[:1]),
+        resolver=leg.resolver.name if leg.resolver else "",
+    )
 
 
 def _ways(state: UpstreamState, options: Options, problems: list[Problem]) -> tuple[Way, ...]:
@@ -521,12 +526,16 @@ def _ways(state: UpstreamState, options: Options, problems: list[Problem]) -> tu
 
 def _changes(found: tuple[Way, ...], leg: Leg, *, timed: bool) -> tuple[WayChanges, ...]:
     """What is changed on the ways to a leg; not `timed`, no route says how long an answer is waited for."""
-    mine = [(at, way) for at, way in enumerate(found, start=1) if leg.resolver and way.resolver == leg.resolver.name]
-    made = (
-        (number, tuple(one if timed else replace(one, timeout_ms=0) for one in way.changes)) for number, way in mine
-    )
-    kept = ((number, tuple(one for one in changes if one.any)) for number, changes in made)
-    return tuple(WayChanges(number, changes) for number, changes in kept if changes)
+    if leg.resolver is None:
+        return ()
+    made = []
+    for number, way in enumerate(found, start=1):
+        if way.resolver != leg.resolver.name:
+            continue
+        asked = (one if timed else replace(one, timeout_ms=0) for one in way.changes)
+        if changes := tuple(one for one in asked if one.any):
+            made.append(WayChanges(number, changes))
+    return tuple(made)
 
 
 def _checked(part: _Part, state: UpstreamState, options: Options, problems: list[Problem]) -> _Part:

@@ -206,21 +206,13 @@ class SocketControl:
                 _log.info("HAProxy listens on its runtime socket again")
 
     def _running(self, rendered: Rendered, info: Info, on_disk: Actual) -> Actual:
-        ask = self._runtime.send
+        ask, backends = self._runtime.send, rendered.desired.backends
         state = ask("show servers state")
-        servers = dict(parse_servers(state))
-        desired = rendered.desired
-        with_tls = {(backend.name, one.name) for backend in desired.backends if backend.tls for one in backend.servers}
-        for backend in desired.backends:
-            servers[backend.name] = _same_objects(servers.get(backend.name, ()), backend.servers)
+        wanted = {backend.name: backend.servers for backend in backends}
+        servers = {name: _same_objects(listed, wanted.get(name, ())) for name, listed in parse_servers(state)}
+        with_tls = {(backend.name, one.name) for backend in backends if backend.tls for one in backend.servers}
         shut_are_listed = self._capabilities.has(Feature.SHUT_IS_LISTED)
-        # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
-        ca_files = desired.ca_files if rendered.replaces_cas else ()
-        certificates = desired.certificates if rendered.replaces_certificates else ()
-        keys = desired.ticket_keys
-        cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in ca_files)
-        leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in certificates)
-        return replace(
+        found = replace(
             on_disk,
             running=True,
             pid=info.pid,
@@ -231,7 +223,20 @@ class SocketControl:
             listeners=parse_listeners(ask("show stat -1 1 -1"), shut_are_listed=shut_are_listed),
             servers=tuple((name, servers.get(name, ())) for name in parse_backends(ask("show backend"))),
             without_tls=tuple(one for one in parse_without_tls(state) if one in with_tls),
-            certificates=tuple((name, found) for name, found in leaves if found is not None),
+        )
+        return self._with_loaded(rendered, found)
+
+    def _with_loaded(self, rendered: Rendered, found: Actual) -> Actual:
+        """The same with the certificates, CAs and ticket keys that HAProxy has in its memory."""
+        ask, keys = self._runtime.send, rendered.desired.ticket_keys
+        # What cannot be replaced at run time belongs to the structure, and an old HAProxy cannot show it.
+        ca_files = rendered.desired.ca_files if rendered.replaces_cas else ()
+        certificates = rendered.desired.certificates if rendered.replaces_certificates else ()
+        cas = ((file.name, parse_ca_file(ask(f"show ssl ca-file {file.name}"))) for file in ca_files)
+        leaves = ((file.name, parse_certificate(ask(f"show ssl cert {file.name}"))) for file in certificates)
+        return replace(
+            found,
+            certificates=tuple((name, loaded) for name, loaded in leaves if loaded is not None),
             ca_files=tuple((name, loaded) for name, loaded in cas if loaded is not None),
             ticket_keys=parse_ticket_keys(ask(f"show tls-keys {keys.name}")) if keys else "",
         )

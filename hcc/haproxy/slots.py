@@ -45,18 +45,7 @@ def is_spare(server: Server) -> bool:
 
 def _slotted(backend: Backend, running: tuple[Server, ...], seed: str) -> Backend:
     slots = _numbered(running)
-    # Of two at one address, which only a hand-made change gives, the first one that serves keeps it.
-    homes: dict[tuple[str, int], str] = {}
-    for slot in sorted(slots, key=lambda slot: not slot.enabled):
-        homes.setdefault((slot.address, slot.port), slot.name)
-    taken: dict[str, Server] = {}
-    homeless: list[Server] = []
-    for server in in_turn(backend.servers, seed):
-        home = homes.get((server.address, server.port))
-        if home is None:
-            homeless.append(server)
-        else:
-            taken[home] = server
+    taken, homeless = _at_home(backend.servers, slots, seed)
     free = _free(backend.mode, slots, taken)
     count = len(slots)
     if count < FEWEST or len(homeless) > len(free):
@@ -67,13 +56,28 @@ def _slotted(backend: Backend, running: tuple[Server, ...], seed: str) -> Backen
     homeless.sort(key=lambda server: not server.enabled)
     taken.update(zip(free, homeless, strict=False))
     weights = {slot.name: min(max(slot.weight, 1), MAX_WEIGHT) for slot in slots}
-    names = [_name(number) for number in range(1, count + 1)]
-    return replace(
-        backend,
-        servers=tuple(
-            replace(taken[name], name=name) if name in taken else _spare(name, weights.get(name, 1)) for name in names
-        ),
+    names = (_name(number) for number in range(1, count + 1))
+    filled = (
+        replace(taken[name], name=name) if name in taken else _spare(name, weights.get(name, 1)) for name in names
     )
+    return replace(backend, servers=tuple(filled))
+
+
+def _at_home(wanted: Iterable[Server], slots: tuple[Server, ...], seed: str) -> tuple[dict[str, Server], list[Server]]:
+    """The servers that have a slot, by its name, and those that have none."""
+    # Of two at one address, which only a hand-made change gives, the first one that serves keeps it.
+    homes: dict[tuple[str, int], str] = {}
+    for slot in sorted(slots, key=lambda slot: not slot.enabled):
+        homes.setdefault((slot.address, slot.port), slot.name)
+    taken: dict[str, Server] = {}
+    homeless: list[Server] = []
+    for server in in_turn(wanted, seed):
+        home = homes.get((server.address, server.port))
+        if home is None:
+            homeless.append(server)
+        else:
+            taken[home] = server
+    return taken, homeless
 
 
 def _free(mode: Mode, slots: tuple[Server, ...], taken: dict[str, Server]) -> list[str]:
