@@ -60,7 +60,7 @@ from hcc.consul.watch import Watcher
 from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.binary import Program
 from hcc.haproxy.caller_maps import CallerMaps
-from hcc.haproxy.capabilities import Build, Feature
+from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.desired import Options
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
@@ -105,7 +105,6 @@ class Agent:
 class Parts:
     """What a sidecar is made of outside this process, and where it is kept."""
 
-    build: Build
     program: Program
     zygote: Spawner
     haproxy: Driven
@@ -192,7 +191,7 @@ class Composition:
     def _collect(self) -> None:
         """What somebody else counts is asked for at each scrape."""
         metrics, settings = self._metrics, self._settings
-        build = self._parts.build
+        build = self._parts.program.build
         metrics.haproxy_info.labels(str(build.version), build.openssl, settings.control).set(1)
         metrics.collect_from(lambda: actor_metrics(self._tree))
         metrics.collect_from(lambda: watch_metrics(one.state() for one in self._ledger.watchers))
@@ -274,7 +273,7 @@ class Composition:
         haproxy = self._parts.haproxy
         arguments = {
             "process": haproxy.process,
-            "version": str(self._parts.build.version),
+            "version": str(self._parts.program.build.version),
             "metrics": self._metrics,
             "on_drained": self._ending.drained.set,
             "draining": self._ending.draining,
@@ -296,7 +295,7 @@ class Composition:
         return ChildSpec(CONSUL_WATCHER, ConsulWatcher, arguments)
 
     def _identity(self) -> Identity:
-        build = self._parts.build
+        build = self._parts.program.build
         return Identity(
             proxy_id=self._chosen.proxy_id,
             service_id=self._chosen.service_id,

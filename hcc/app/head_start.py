@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hcc.haproxy.binary import Probe, find_haproxy
-from hcc.haproxy.capabilities import Build
+from hcc.haproxy.binary import Probe, Program, find_haproxy
 from hcc.spoe.spawner import Spawner
 
 
@@ -24,10 +23,10 @@ class HeadStart:
         self._probe = Probe(self.found.binary)
         self.zygote = Spawner(sys.executable)
 
-    def build(self) -> Build:
-        """What HAProxy says of itself.
+    def program(self) -> Program:
+        """HAProxy, which has said what it is.
 
         Raises:
             SettingError: as of `Probe.build`.
         """
-        return self._probe.build()
+        return self._probe.program()

@@ -34,7 +34,7 @@ from hcc.app.state_directory import LockedError, StateDirectory
 from hcc.consul.environment import ConsulSettings
 from hcc.errors import HccError, SettingError
 from hcc.haproxy.access_log import STDOUT
-from hcc.haproxy.binary import Found, Program, probe
+from hcc.haproxy.binary import Found, Probe, Program
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, capabilities_of, is_newer_than_known
 from hcc.haproxy.process import recorded_pid, running_program
 from hcc.log import LastingProblem, set_up_logging
@@ -69,9 +69,9 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, si
     manager = ServiceManager(os.environ)
     metrics = Metrics()
     agent = consul_agent(consul, metrics)
-    found, build = head_start.found, head_start.build()
-    choice = choose_control(settings, build)
-    _say_what_runs(settings, found, build, choice)
+    found, program = head_start.found, head_start.program()
+    choice = choose_control(settings, program.build)
+    _say_what_runs(settings, found, program.build, choice)
 
     def without_agent() -> Chosen | None:
         manager.readiness(("Consul has not told of this proxy",))
@@ -84,12 +84,12 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, si
     directory = StateDirectory(settings.state_dir, chosen.proxy_id)
     try:
         shares_stdout = settings.access_log == STDOUT
-        if (other := _other_that_runs(directory, found, build)) is not None:
-            found, build = other
-            choice = choose_control(settings, build)
-            _say_what_runs(settings, found, build, choice)
+        if (other := _other_that_runs(directory, found, program.build)) is not None:
+            found, program = other
+            choice = choose_control(settings, program.build)
+            _say_what_runs(settings, found, program.build, choice)
         haproxy = driven(choice, found.binary, directory.layout, shares_stdout=shares_stdout)
-        parts = Parts(build, Program(found.binary, build), head_start.zygote, haproxy, directory)
+        parts = Parts(program, head_start.zygote, haproxy, directory)
         sidecar = Sidecar(settings, agent, chosen, parts, Watchers(manager, metrics))
         end = sidecar.run(signals)
     except BaseException:
@@ -277,7 +277,7 @@ def _wait_for(event: threading.Event, signals: Signals, timeout_s: float) -> Non
         pass
 
 
-def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> tuple[Found, Build] | None:
+def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> tuple[Found, Program] | None:
     """The program of a HAProxy that an earlier hcc left running, where it has to be told other things than ours.
 
     Its master starts anew by its own path in each reload: ours would not come, whatever the text says.
@@ -286,15 +286,15 @@ def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> t
     try:
         if not path or Path(path).samefile(found.binary):
             return None
-        runs = probe(path)
+        runs = Probe(path).program()
     except (OSError, SettingError):
         return None
-    if capabilities_of(build).can_the_same(capabilities_of(runs)):
+    if capabilities_of(build).can_the_same(capabilities_of(runs.build)):
         return None
     _log.warning(
         "not %s is used but %s, until hcc was stopped with it: an earlier hcc left it running, process %d",
         build.label(),
-        runs.label(),
+        runs.build.label(),
         recorded_pid(directory.layout.pid_file),
     )
     return Found(path, "the HAProxy that runs"), runs

@@ -70,6 +70,8 @@ class Probe:
 
     def __init__(self, binary: str) -> None:
         self._binary = binary
+        # Before it is asked, so that what comes in its place meanwhile is seen later.
+        self._signature = _signature(binary)
         try:
             self._asked = subprocess.Popen(
                 [binary, "-vv"],
@@ -100,6 +102,10 @@ class Probe:
         except BuildTextError as exc:
             raise SettingError(f"{self._binary} is no HAProxy: {exc}") from exc
 
+    def program(self) -> Program:
+        """The program, to be looked at again later; raises as `build`, and is fetched once, as that."""
+        return Program(self._binary, self.build(), self._signature)
+
     def _end(self) -> None:
         """Not only itself, as a wrapper waits for another one; and whoever is left may keep its end of the pipe."""
         with contextlib.suppress(ProcessLookupError):
@@ -126,14 +132,14 @@ def probe(binary: str) -> Build:
 class Program:
     """The HAProxy program that hcc began with, in whose place an upgrade may put another one.
 
-    Args:
+    Attributes:
         build: what it said of itself.
     """
 
-    def __init__(self, binary: str, build: Build) -> None:
+    def __init__(self, binary: str, build: Build, seen: tuple[int, ...] | None) -> None:
+        self.build = build
         self._binary = binary
-        self._build = build
-        self._seen = _signature(binary)
+        self._seen = seen
         self._problem = LastingProblem(_log)
         # One that could not be asked, and when it is asked again.
         self._unasked: tuple[int, ...] | None = None
@@ -164,7 +170,7 @@ class Program:
             return None
         self._seen = signature
         self._problem.over()
-        if capabilities_of(self._build).can_the_same(capabilities_of(build)):
+        if capabilities_of(self.build).can_the_same(capabilities_of(build)):
             _log.info("%s is %s now, for the next reload or start of HAProxy", self._binary, build.label())
             return None
         return build

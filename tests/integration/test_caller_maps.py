@@ -286,7 +286,7 @@ def test_a_worker_that_stops_and_hangs_is_told_of_and_keeps_no_other_waiting(rea
 
 def test_while_the_master_hangs_it_is_said_that_workers_that_stop_were_not_told(real: Subject) -> None:
     with two_stopping(real) as (maps, *old):
-        master = MasterSocket(real.stage.layout.master_socket).processes().master
+        master = real.stage.process.pid
         os.kill(master, signal.SIGSTOP)
         try:
             _, failure = maps.tell_stopping(WANTED, (), None)

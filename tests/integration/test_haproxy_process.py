@@ -17,7 +17,7 @@ import pytest
 
 from hcc.errors import SettingError
 from hcc.haproxy import binary
-from hcc.haproxy.binary import Program, find_haproxy, probe
+from hcc.haproxy.binary import Probe, find_haproxy, probe
 from hcc.haproxy.capabilities import Build
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
@@ -452,7 +452,7 @@ class Upgraded:
         self.path = directory / "haproxy"
         self._told = subprocess.run([BINARIES["2.8"](), "-vv"], capture_output=True, text=True, check=True).stdout
         self.put(self.saying("2.8."))
-        self.program = Program(str(self.path), probe(str(self.path)))
+        self.program = Probe(str(self.path)).program()
 
     def saying(self, version: str, before: str = "") -> str:
         return f"#!/bin/sh\n{before}\ncat <<'.'\n{self._told.replace('version 2.8.', f'version {version}')}\n.\n"
@@ -462,6 +462,20 @@ class Upgraded:
         other.write_text(text)
         other.chmod(0o755)
         other.replace(self.path)
+
+
+def test_what_takes_its_place_while_it_is_asked_is_seen_later(tmp_path: Path) -> None:
+    upgraded = Upgraded(tmp_path)
+    # No script, which its interpreter would open only now.
+    upgraded.path.unlink()
+    upgraded.path.symlink_to(BINARIES["2.8"]())
+    asked = Probe(str(upgraded.path))
+    upgraded.put(upgraded.saying("3.4."))
+    program = asked.program()
+    assert program.build.version.branch == "2.8"
+    replacement = program.replacement()
+    assert replacement is not None
+    assert replacement.version.branch == "3.4"
 
 
 def test_a_program_is_replaced_when_another_one_can_do_something_else(
