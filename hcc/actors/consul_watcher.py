@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from hcc.actors.actor import Actor
 from hcc.actors.changes import Changes, noted
+from hcc.actors.keeping import Keeper
 from hcc.actors.lifecycle import StopReason
 from hcc.actors.messages import (
     ADMIN,
@@ -58,10 +59,12 @@ POLICY_FIRST_S = 0.02
 # this the policy is told as it is, and denies what it leaves to tokens.
 PROVIDERS_WITHIN_S = 1.0
 # Answers that changed are kept on disk within this; a policy sooner: the next hcc may have to start without Consul, and
-# must not let in who was denied. That takes at most this part of the time.
+# must not let in who was denied. That takes the interpreter at most this part of the time.
 KEEP_WITHIN_S = 5.0
 KEEP_POLICY_WITHIN_S = 0.5
 KEEP_SHARE = 0.1
+# How long the end waits for a disk.
+KEEP_AT_END_S = 3.0
 # An agent names the server that it could not reach: with each try another one, and the port of its own side.
 _NUMBERS = re.compile(r"[0-9a-f.:]*[0-9][0-9a-f.:]*")
 
@@ -79,8 +82,7 @@ class Ledger:
         changes: when Consul told otherwise about endpoints.
         watchers: those that run.
         unconfirmed: what an earlier hcc was told and Consul has not told this one.
-        keep: puts the answers where the next hcc finds them.
-        kept: the answers that are there; None before the first generation, which finds there what it starts from.
+        keeper: puts the answers where the next hcc finds them; None where that is not wanted.
     """
 
     state: State
@@ -90,8 +92,7 @@ class Ledger:
     changes: Changes = field(default_factory=dict)
     watchers: tuple[Watcher, ...] = ()
     unconfirmed: frozenset[WatchKey] = frozenset()
-    keep: Callable[[State], None] | None = None
-    kept: State | None = None
+    keeper: Keeper | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +134,8 @@ class ConsulWatcher(Actor):
         self._watchers: dict[WatchKey, Watcher] = {}
         self._failing: dict[WatchKey, Exception] = {}
         self._told: Snapshot | None = None
-        if ledger.kept is None:
-            ledger.kept = ledger.state
-        # When they are to be kept, by `time.monotonic`, and how long that took last.
+        # When the answers are to be kept, by `time.monotonic`.
         self._keep_at_s = float("inf")
-        self._keep_took_s = 0.0
         self._snapshot_waits = False
         # Whether the policy told is that of before, as it is not known who signs the tokens that the new one demands.
         self._policy_waits = False
@@ -171,6 +169,8 @@ class ConsulWatcher(Actor):
         """End all watches; each interrupts its own request. What was not kept yet is kept now."""
         self._keep_only(frozenset())
         self._keep()
+        if self._ledger.keeper is not None:
+            self._ledger.keeper.finish(KEEP_AT_END_S)
 
     def _hear(self, key: WatchKey, event: WatchEvent) -> None:
         match event:
@@ -214,10 +214,10 @@ class ConsulWatcher(Actor):
         self._tell_changes()
 
     def _keep_soon(self, within_s: float) -> None:
-        if not self._has_more_to_keep():
+        keeper = self._ledger.keeper
+        if keeper is None or not self._has_more_for(keeper):
             return
-        is_first = self._ledger.kept is None or not self._ledger.kept.values
-        wait_s = 0.0 if is_first else max(within_s, self._keep_took_s / KEEP_SHARE)
+        wait_s = 0.0 if keeper.empty else max(within_s, keeper.busy_s / KEEP_SHARE)
         at_s = time.monotonic() + wait_s
         if at_s < self._keep_at_s:
             self._keep_at_s = at_s
@@ -225,18 +225,14 @@ class ConsulWatcher(Actor):
 
     def _keep(self) -> None:
         self._keep_at_s = float("inf")
-        ledger = self._ledger
-        if ledger.keep is None or not self._has_more_to_keep():
-            return
-        began_s = time.monotonic()
-        ledger.kept = ledger.state
-        ledger.keep(ledger.state)
-        self._keep_took_s = time.monotonic() - began_s
+        keeper = self._ledger.keeper
+        if keeper is not None and self._has_more_for(keeper):
+            keeper.keep(self._ledger.state)
 
-    def _has_more_to_keep(self) -> bool:
+    def _has_more_for(self, keeper: Keeper) -> bool:
         """Whether what is told is not kept yet; without a leaf it is of no use to anybody."""
-        told, ledger = self._told, self._ledger
-        return ledger.state is not ledger.kept and told is not None and told.leaf is not None
+        told = self._told
+        return told is not None and told.leaf is not None and not keeper.has(self._ledger.state)
 
     def _follow(self) -> None:
         """Run exactly the watches that are wanted now."""

@@ -84,11 +84,11 @@ class Register:
     """What outlives the actor, used by one generation at a time.
 
     Args:
-        keep: puts what is known where the next hcc finds it.
+        keep: puts what is known where the next hcc finds it; whether it could.
     """
 
     book: PeerBook = field(default_factory=PeerBook)
-    keep: Callable[[Kept], None] = lambda _: None
+    keep: Callable[[Kept], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,18 +493,21 @@ class Verifier(Actor):
             self.after(STORE_S + len(self._book) / STORED_PER_S, _Store(), key="store")
 
     def _store(self) -> None:
-        """For the next start of HAProxy, and for the next hcc."""
+        """For the next start of HAProxy, and for the next hcc; what the disk does not take is tried again."""
         self._stored = True
-        self._store_leaves()
-        self._register.keep(self._book.kept())
+        are_stored = self._store_leaves()
+        if not self._register.keep(self._book.kept()) or not are_stored:
+            self._store_soon()
 
-    def _store_leaves(self) -> None:
+    def _store_leaves(self) -> bool:
+        """Whether the disk took them; if not, that is said once."""
         try:
             self._leaves.store(self._book.leaves())
         except OSError as exc:
             self._disk_problem.say(f"the map of leaves cannot be written: {exc.strerror}")
-            return
+            return False
         self._disk_problem.over()
+        return True
 
     def _publish(self) -> None:
         self.cancel("tell")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hcc.actors.consul_watcher import Ledger
+from hcc.actors.keeping import Keeper
 from hcc.app.selection import Chosen
 from hcc.consul.assembly import State, snapshot, wanted
 from hcc.errors import HccError
@@ -52,15 +53,16 @@ class AnswersFile:
         self._chosen = chosen
         self._problem = LastingProblem(_log)
 
-    def store(self, state: State) -> None:
-        """Keep these answers; a disk that does not take them is said once."""
+    def store(self, state: State) -> bool:
+        """Whether these answers are kept now; a disk that does not take them is said once."""
         text = json.dumps(to_json(Kept(self._selection, self._chosen, state), secrets=True), separators=(",", ":"))
         try:
             write_private(self._path, text)
         except OSError as exc:
             self._problem.say(f"Consul's answers cannot be kept for a start without it: {exc.strerror}")
-            return
+            return False
         self._problem.over()
+        return True
 
     def load(self, now: datetime) -> State | None:
         """The answers to start from, None without any.
@@ -91,8 +93,9 @@ def kept_ledger(file: AnswersFile, empty: State) -> Ledger:
         _log.warning("the answers of an earlier run are not used: %s", exc)
         state = None
     if state is None:
-        return Ledger(empty, keep=file.store)
-    return Ledger(state, unconfirmed=frozenset(key for key, _ in state.values) & wanted(state), keep=file.store)
+        return Ledger(empty, keeper=Keeper(file.store, empty))
+    unconfirmed = frozenset(key for key, _ in state.values) & wanted(state)
+    return Ledger(state, unconfirmed=unconfirmed, keeper=Keeper(file.store, state))
 
 
 def kept_choice(base: Path, selection: Selection) -> Chosen | None:

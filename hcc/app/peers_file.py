@@ -26,14 +26,15 @@ class PeersFile:
         self._path = directory / NAME
         self._problem = LastingProblem(_log)
 
-    def store(self, kept: Kept) -> None:
-        """Keep this; a disk that does not take it is said once."""
+    def store(self, kept: Kept) -> bool:
+        """Whether this is kept now; a disk that does not take it is said once."""
         try:
             write_private(str(self._path), json.dumps(to_json(kept), separators=(",", ":")))
         except OSError as exc:
             self._problem.say(f"what is known of endpoints cannot be kept for the next hcc: {exc.strerror}")
-            return
+            return False
         self._problem.over()
+        return True
 
     def load(self) -> Kept:
         """What was kept; nothing when there is no file, or one that is no use."""

@@ -1,4 +1,5 @@
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from hcc.actors import consul_watcher
 from hcc.actors.consul_watcher import ConsulWatcher, Ledger
+from hcc.actors.keeping import Keeper
 from hcc.actors.messages import (
     ADMIN,
     CERT_MANAGER,
@@ -42,7 +44,7 @@ from hcc.mesh.request import Normalization
 from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
-from tests.actors.stage import eventually
+from tests.actors.stage import DEADLINE_S, eventually
 from tests.builders import TRUST_DOMAIN, leaf, proxy, roots
 from tests.fakes import FakeWatchers
 
@@ -56,7 +58,12 @@ class WatcherScene(Scene):
     def __init__(self, token_file: Path, earlier: State | None = None) -> None:
         self.watchers = FakeWatchers()
         self.kept: list[State] = []
-        self.ledger = Ledger(earlier or State("server-sidecar-proxy"), keep=self.kept.append)
+        # The disk takes what is kept unless it is `full`, and only while this is set.
+        self.full = False
+        self.may_keep = threading.Event()
+        self.may_keep.set()
+        begin = earlier or State("server-sidecar-proxy")
+        self.ledger = Ledger(begin, keeper=Keeper(self.keep, begin))
         if earlier:
             self.ledger.unconfirmed = frozenset(key for key, _ in earlier.values)
         token_file.write_text("first")
@@ -73,6 +80,12 @@ class WatcherScene(Scene):
             (ADMIN, CERT_MANAGER, CONFIG_RECONCILER, SPOE_POOL),
         )
         self.watches(*([key for key, _ in earlier.values] if earlier else [PROXY, RootsWatch(), MeshWatch()]))
+
+    def keep(self, state: State) -> bool:
+        assert self.may_keep.wait(3 * DEADLINE_S)
+        if not self.full:
+            self.kept.append(state)
+        return not self.full
 
     def watches(self, *keys: WatchKey) -> None:
         eventually(lambda: self.watchers.running() == set(keys), f"watches of {keys}")
@@ -427,6 +440,35 @@ def test_a_policy_is_kept_soon_and_does_not_wait_for_what_is_to_be_kept_later(
 
 
 DENIED = IntentionList((), default_allow=False)
+
+
+def test_a_denial_that_the_disk_did_not_take_is_kept_once_it_can_be(scene: WatcherScene) -> None:
+    scene.answer_all()
+    eventually(lambda: bool(scene.kept), "the first answers are kept")
+    scene.full = True
+    scene.watchers.say(INTENTIONS, DENIED)
+    scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+    scene.restart()
+
+    scene.full = False
+
+    eventually(lambda: dict(scene.kept[-1].values).get(INTENTIONS) == DENIED, "it is kept")
+
+
+def test_a_disk_that_hangs_keeps_nobody_from_a_denial_and_gets_the_newest_in_the_end(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "KEEP_POLICY_WITHIN_S", 0.0)
+    monkeypatch.setattr(consul_watcher, "KEEP_AT_END_S", 0.0)
+    scene.may_keep.clear()
+    scene.answer_all()
+    scene.watchers.say(INTENTIONS, DENIED)
+    scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+    scene.restart()
+
+    scene.may_keep.set()
+
+    eventually(lambda: dict(scene.kept[-1].values).get(INTENTIONS) == DENIED if scene.kept else False, "it is kept")
 
 
 @pytest.mark.parametrize("end", ["time", "failure", "restart"])

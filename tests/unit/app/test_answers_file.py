@@ -51,7 +51,7 @@ def file(tmp_path: Path) -> AnswersFile:
 
 def test_what_was_kept_is_read_back_and_is_private(file: AnswersFile, tmp_path: Path) -> None:
     kept = state()
-    file.store(kept)
+    assert file.store(kept)
     assert file.load(now()) == kept
     assert stat.S_IMODE((tmp_path / "server" / NAME).stat().st_mode) == 0o600
 
@@ -134,7 +134,7 @@ def test_every_kept_answer_that_is_still_asked_for_waits_to_be_confirmed(file: A
 def test_a_disk_that_does_not_take_them_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = AnswersFile(tmp_path / "missing", SELECTION, CHOSEN)
     for _ in range(3):
-        file.store(state())
+        assert not file.store(state())
     assert caplog.text.count("cannot be kept") == 1
     assert "PRIVATE KEY" not in caplog.text
 

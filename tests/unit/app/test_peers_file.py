@@ -12,7 +12,7 @@ KEPT = Kept((Peer("10.0.0.1", 21000, "spiffe://d/web"),), (KnownLeaf("A" * 64, "
 
 
 def test_what_is_stored_is_private_and_comes_back(tmp_path: Path) -> None:
-    PeersFile(tmp_path).store(KEPT)
+    assert PeersFile(tmp_path).store(KEPT)
 
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
     assert PeersFile(tmp_path).load() == KEPT
@@ -36,8 +36,8 @@ def test_a_disk_that_does_not_take_it_is_said_once(tmp_path: Path, caplog: pytes
     file = PeersFile(tmp_path / "gone")
 
     with caplog.at_level(logging.ERROR):
-        file.store(KEPT)
-        file.store(KEPT)
+        assert not file.store(KEPT)
+        assert not file.store(KEPT)
 
     assert len(caplog.records) == 1
 

@@ -1,0 +1,108 @@
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from hcc.actors import keeping
+from hcc.actors.keeping import Keeper
+from hcc.consul.assembly import State
+from tests.actors.stage import DEADLINE_S, eventually
+
+EMPTY = State("web-sidecar-proxy")
+
+
+def state(version: int) -> State:
+    return State("web-sidecar-proxy", (), version)
+
+
+@dataclass
+class Disk:
+    """Takes answers while it may; at first it may not.
+
+    Args:
+        result: whether it takes them; called by its own thread.
+        tried, taken: versions.
+    """
+
+    result: Callable[[], bool] = lambda: True
+    tried: list[int] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+    may: threading.Event = field(default_factory=threading.Event)
+
+    def store(self, kept: State) -> bool:
+        self.tried.append(kept.policy_version)
+        assert self.may.wait(3 * DEADLINE_S)
+        is_stored = self.result()
+        if is_stored:
+            self.taken.append(kept.policy_version)
+        return is_stored
+
+
+def test_one_is_stored_after_the_other_and_of_those_that_come_meanwhile_the_newest() -> None:
+    disk = Disk()
+    keeper = Keeper(disk.store, EMPTY)
+    keeper.keep(state(1))
+    eventually(lambda: disk.tried == [1], "the first is being stored")
+    for version in range(2, 9):
+        keeper.keep(state(version))
+    last = state(9)
+    keeper.keep(last)
+    assert keeper.has(last)
+
+    disk.may.set()
+    keeper.finish(DEADLINE_S)
+
+    assert disk.tried == disk.taken == [1, 9]
+
+
+def fail() -> bool:
+    raise TypeError("no JSON form")
+
+
+@pytest.mark.parametrize("failure", [lambda: False, fail])
+def test_what_was_not_stored_is_tried_again_also_after_a_fault_of_ours(
+    failure: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "AGAIN_S", 0.01)
+    disk = Disk(failure)
+    disk.may.set()
+    keeper = Keeper(disk.store, EMPTY)
+    kept = state(1)
+    keeper.keep(kept)
+    eventually(lambda: len(disk.tried) > 2, "it is tried again")
+
+    disk.result = lambda: True
+
+    eventually(lambda: disk.taken == [1], "it is stored")
+    assert keeper.has(kept)
+
+
+def test_the_end_waits_for_one_more_try_and_leaves_what_failed_to_who_comes_next() -> None:
+    disk = Disk(lambda: False)
+    disk.may.set()
+    keeper = Keeper(disk.store, EMPTY)
+    kept = state(1)
+    keeper.keep(kept)
+    eventually(lambda: disk.tried == [1], "it fails, and is to be tried again in a while")
+
+    keeper.finish(DEADLINE_S)
+    assert set(disk.tried) == {1}
+    assert not keeper.has(kept)
+
+    disk.result = lambda: True
+    keeper.keep(kept)
+    eventually(lambda: disk.taken == [1], "it is stored")
+
+
+def test_the_end_waits_for_a_disk_that_hangs_only_so_long() -> None:
+    disk = Disk()
+    keeper = Keeper(disk.store, EMPTY)
+    kept = state(1)
+    keeper.keep(kept)
+
+    keeper.finish(0.01)
+
+    assert disk.taken == []
+    disk.may.set()
+    eventually(lambda: disk.taken == [1], "it is stored all the same")
