@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 Deliver = Callable[[WatchKey, WatchEvent], None]
 MakeWatcher = Callable[[WatchKey, Deliver], Watcher]
 
-# Answers kept from an earlier hcc are not served from while Consul may still confirm them within this time.
+# Answers kept from an earlier hcc are not served from while Consul may still confirm one of them within this time.
 CONFIRM_S = 2.0
 # Where the policy alone changed, HAProxy's maps are told of it first: to look at all the rest, which is as it was,
 # would take the interpreter from that.
@@ -176,7 +176,7 @@ class ConsulWatcher(Actor):
         match event:
             case WatchFailed():
                 self._note_failure(key, event)
-                self._stop_confirming()
+                self._go_on_if_heard()
             case WatchValue():
                 self._note_success(key)
                 if isinstance(event.value, IntentionList):
@@ -194,11 +194,19 @@ class ConsulWatcher(Actor):
         if not self._ledger.unconfirmed:
             return
         self._ledger.unconfirmed = (self._ledger.unconfirmed - {key}) & wanted(self._ledger.state)
-        if not self._ledger.unconfirmed:
-            if not self._confirming:
-                _log.info("Consul has confirmed or renewed every answer of the earlier run")
-            self._stop_confirming()
+        if not self._ledger.unconfirmed and not self._confirming:
+            _log.info("Consul has confirmed or renewed every answer of the earlier run")
+        self._go_on_if_heard()
         self._report()
+
+    def _go_on_if_heard(self) -> None:
+        """Go on with what is known once each watch has heard something: an answer, or that there is none for it.
+
+        A watch that fails says nothing of the others: an upstream's datacenter may be gone, or a right be missing, and
+        the intentions come a moment later. Where the agent is down all of them fail at once.
+        """
+        if all(key in self._failing for key in self._ledger.unconfirmed):
+            self._stop_confirming()
 
     def _stop_confirming(self) -> None:
         """Go on with what is known, confirmed or not."""

@@ -90,6 +90,11 @@ class WatcherScene(Scene):
     def watches(self, *keys: WatchKey) -> None:
         eventually(lambda: self.watchers.running() == set(keys), f"watches of {keys}")
 
+    def fail_all(self) -> None:
+        """There is no agent."""
+        for key in self.watchers.running():
+            self.watchers.fail(key, ConsulUnavailableError("no answer"))
+
     def answer_all(self) -> None:
         """Everything that a proxy without upstreams is asked for."""
         self.watchers.say(PROXY, Registration(proxy(), "dc1"))
@@ -369,7 +374,7 @@ def test_answers_of_an_earlier_run_are_told_when_consul_does_not_answer_and_call
     restored: WatcherScene,
 ) -> None:
     assert not restored.heard[CONFIG_RECONCILER], "Consul was not given the time to confirm them"
-    restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+    restored.fail_all()
     told = restored.expect(CONFIG_RECONCILER, SnapshotChanged)
     assert told.snapshot.complete(intentions=True)
     restored.expect(CERT_MANAGER, CredentialsOffered)
@@ -382,6 +387,36 @@ def test_answers_of_an_earlier_run_are_told_when_consul_does_not_answer_and_call
         lambda: len((restored.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale) == len(EARLIER.values) - 1,
         "the leaf is confirmed",
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConsulStatusError("No path to datacenter", 500),
+        ConsulPermissionError("no right", 403),
+        ConsulUnavailableError("connection reset by peer"),
+    ],
+)
+def test_what_consul_fails_to_answer_makes_none_of_its_other_answers_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(consul_watcher, "CONFIRM_S", 60.0)
+    scene = WatcherScene(tmp_path / "token", EARLIER)
+    with playing(scene):
+        scene.watchers.fail(MeshWatch(), error)
+        for key, value in EARLIER.values:
+            if key not in (MeshWatch(), INTENTIONS):
+                scene.watchers.say(key, value)
+        eventually(lambda: scene.ledger.unconfirmed == {MeshWatch(), INTENTIONS}, "the others are confirmed")
+        assert scene.ledger.snapshot is None, "an old answer is told"
+        scene.watchers.say(INTENTIONS, DENIED)
+
+        scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+        scene.expect(CONFIG_RECONCILER, SnapshotChanged)
+        eventually(
+            lambda: (scene.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale == (MeshWatch().label(),),
+            "only that one is stale",
+        )
 
 
 def test_answers_that_consul_confirms_in_time_are_told_once_and_are_not_stale(restored: WatcherScene) -> None:
@@ -399,7 +434,7 @@ def test_without_any_word_of_consul_the_earlier_answers_serve_after_a_while(rest
 
 
 def test_a_newer_answer_replaces_the_earlier_one(restored: WatcherScene) -> None:
-    restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+    restored.fail_all()
     restored.expect(CONFIG_RECONCILER, SnapshotChanged)
     restored.watchers.say(LEAF, NEWER_LEAF)
     restored.expect(CONFIG_RECONCILER, SnapshotChanged, lambda told: told.snapshot.leaf == NEWER_LEAF)
@@ -480,7 +515,7 @@ def test_a_denial_that_came_while_the_rest_was_being_confirmed_is_kept(
     eventually(lambda: dict(restored.ledger.state.values)[INTENTIONS] == DENIED, "it is heard")
 
     if end == "failure":
-        restored.watchers.fail(PROXY, ConsulUnavailableError("no answer"))
+        restored.fail_all()
     elif end == "restart":
         restored.restart()
 
