@@ -265,7 +265,7 @@ class Admin(Actor):
         return None
 
     def _explain(self, query: str) -> Response:
-        question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.snapshot
+        question, snapshot = parse_question(parse_qs(query, keep_blank_values=True)), self._sources.ledger.page.snapshot
         if snapshot is None or snapshot.policy is None:
             return Response(503, b"no policy yet: Consul has not told the intentions (see hcc status)\n")
         known = (name for name, _ in self._facts.callers.verdicts)

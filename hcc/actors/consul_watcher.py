@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from hcc.actors.actor import Actor
 from hcc.actors.changes import Changes, noted
 from hcc.actors.keeping import Keeper
-from hcc.actors.lifecycle import StopReason
+from hcc.actors.lifecycle import StaleGenerationError, StopReason
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -70,19 +71,17 @@ _NUMBERS = re.compile(r"[0-9a-f.:]*[0-9][0-9a-f.:]*")
 
 
 @dataclass(slots=True)
-class Ledger:
-    """What outlives the actor, used by one generation at a time.
+class Page:
+    """What one generation of the actor knows and does; only that one writes here.
 
-    A successor that started from nothing would first tell of a proxy without leaf and upstreams, and HAProxy would be
-    told to drop them.
+    Any thread may read this: each of it is a value, replaced as a whole.
 
     Args:
-        snapshot: the newest that was told, None before the first. Any thread may read this and what follows: each is
-            a value, replaced as a whole.
+        state: the latest answers.
+        snapshot: the newest that was told, None before the first.
         changes: when Consul told otherwise about endpoints.
         watchers: those that run.
         unconfirmed: what an earlier hcc was told and Consul has not told this one.
-        keeper: puts the answers where the next hcc finds them; None where that is not wanted.
     """
 
     state: State
@@ -92,7 +91,48 @@ class Ledger:
     changes: Changes = field(default_factory=dict)
     watchers: tuple[Watcher, ...] = ()
     unconfirmed: frozenset[WatchKey] = frozenset()
-    keeper: Keeper | None = None
+
+
+class Ledger:
+    """What outlives the actor.
+
+    A successor that started from nothing would first tell of a proxy without leaf and upstreams, and HAProxy would be
+    told to drop them. It begins a page of its own, with what is on the last one: a predecessor that hung, was abandoned
+    and wakes up later writes where nobody reads any more.
+
+    Args:
+        state: the answers to begin with.
+        keeper: puts answers where the next hcc finds them; None where that is not wanted.
+
+    Attributes:
+        page: of the generation that works now. Any thread may read this.
+    """
+
+    def __init__(
+        self, state: State, *, unconfirmed: frozenset[WatchKey] = frozenset(), keeper: Keeper | None = None
+    ) -> None:
+        self.page = Page(state, unconfirmed=unconfirmed)
+        self.keeper = keeper
+        self._generation = 0
+        self._turning = threading.Lock()
+
+    def turn(self, generation: int) -> Page:
+        """A page for this generation.
+
+        Raises:
+            StaleGenerationError: a later one has begun.
+        """
+        with self._turning:
+            if generation < self._generation:
+                raise StaleGenerationError(f"Generation {self._generation} goes on with what was known.")
+            self._generation, self.page = generation, replace(self.page)
+            return self.page
+
+    def keep(self, page: Page) -> None:
+        """Have the answers of that page kept, if it is the present one."""
+        with self._turning:
+            if page is self.page and self.keeper is not None:
+                self.keeper.keep(page.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +169,7 @@ class ConsulWatcher(Actor):
     def init(self, *, make_watcher: MakeWatcher, ledger: Ledger, tokens: TokenSource, metrics: Metrics) -> None:
         self._make_watcher = make_watcher
         self._ledger = ledger
+        self._page = ledger.turn(self.context.generation)
         self._tokens = tokens
         self._metrics = metrics
         self._watchers: dict[WatchKey, Watcher] = {}
@@ -142,7 +183,10 @@ class ConsulWatcher(Actor):
         self._confirming = False
 
     def setup(self) -> None:
-        self._confirming = bool(self._ledger.unconfirmed) and self.context.generation == 1
+        # Of a predecessor that was abandoned: they hold connections to the agent, and places among the held chains.
+        for watcher in self._page.watchers:
+            watcher.stop()
+        self._confirming = bool(self._page.unconfirmed) and self.context.generation == 1
         self._follow()
         if self._confirming:
             self.after(CONFIRM_S, _Unconfirmed(), key="confirm")
@@ -169,7 +213,7 @@ class ConsulWatcher(Actor):
         """End all watches; each interrupts its own request. What was not kept yet is kept now."""
         self._keep_only(frozenset())
         self._keep()
-        if self._ledger.keeper is not None:
+        if self._ledger.keeper is not None and self._ledger.page is self._page:
             self._ledger.keeper.finish(KEEP_AT_END_S)
 
     def _hear(self, key: WatchKey, event: WatchEvent) -> None:
@@ -181,9 +225,9 @@ class ConsulWatcher(Actor):
                 self._note_success(key)
                 if isinstance(event.value, IntentionList):
                     self._say_lacks(event.value.lacks)
-                state = updated(self._ledger.state, key, event.value)
-                if state is not self._ledger.state:
-                    self._ledger.state = state
+                state = updated(self._page.state, key, event.value)
+                if state is not self._page.state:
+                    self._page.state = state
                     self._follow()
                 self._confirm(key)
                 self._tell_changes()
@@ -191,10 +235,10 @@ class ConsulWatcher(Actor):
 
     def _confirm(self, key: WatchKey) -> None:
         """Note that Consul itself said this."""
-        if not self._ledger.unconfirmed:
+        if not self._page.unconfirmed:
             return
-        self._ledger.unconfirmed = (self._ledger.unconfirmed - {key}) & wanted(self._ledger.state)
-        if not self._ledger.unconfirmed and not self._confirming:
+        self._page.unconfirmed = (self._page.unconfirmed - {key}) & wanted(self._page.state)
+        if not self._page.unconfirmed and not self._confirming:
             _log.info("Consul has confirmed or renewed every answer of the earlier run")
         self._go_on_if_heard()
         self._report()
@@ -205,7 +249,7 @@ class ConsulWatcher(Actor):
         A watch that fails says nothing of the others: an upstream's datacenter may be gone, or a right be missing, and
         the intentions come a moment later. Where the agent is down all of them fail at once.
         """
-        if all(key in self._failing for key in self._ledger.unconfirmed):
+        if all(key in self._failing for key in self._page.unconfirmed):
             self._stop_confirming()
 
     def _stop_confirming(self) -> None:
@@ -214,10 +258,10 @@ class ConsulWatcher(Actor):
             return
         self._confirming = False
         self.cancel("confirm")
-        if self._ledger.unconfirmed:
+        if self._page.unconfirmed:
             _log.warning(
                 "serving from the answers of an earlier run until Consul confirms them: %s",
-                ", ".join(_labels(self._ledger.unconfirmed)),
+                ", ".join(_labels(self._page.unconfirmed)),
             )
         self._tell_changes()
 
@@ -235,27 +279,30 @@ class ConsulWatcher(Actor):
         self._keep_at_s = float("inf")
         keeper = self._ledger.keeper
         if keeper is not None and self._has_more_for(keeper):
-            keeper.keep(self._ledger.state)
+            self._ledger.keep(self._page)
 
     def _has_more_for(self, keeper: Keeper) -> bool:
         """Whether what is told is not kept yet; without a leaf it is of no use to anybody."""
         told = self._told
-        return told is not None and told.leaf is not None and not keeper.has(self._ledger.state)
+        return told is not None and told.leaf is not None and not keeper.has(self._page.state)
 
     def _follow(self) -> None:
         """Run exactly the watches that are wanted now."""
-        keys = wanted(self._ledger.state)
+        keys = wanted(self._page.state)
         self._keep_only(keys)
-        for key in sorted(keys - self._watchers.keys(), key=repr):
-            self._watchers[key] = self._make_watcher(key, self._deliver)
-            self._watchers[key].start()
-        self._ledger.watchers = tuple(self._watchers.values())
+        missing = sorted(keys - self._watchers.keys(), key=repr)
+        new = {key: self._make_watcher(key, self._deliver) for key in missing}
+        self._watchers |= new
+        # Before they start: a successor must find all that run.
+        self._page.watchers = tuple(self._watchers.values())
+        for watcher in new.values():
+            watcher.start()
 
     def _keep_only(self, keep: frozenset[WatchKey]) -> None:
         for key in [key for key in self._watchers if key not in keep]:
             self._watchers.pop(key).stop()
             self._failing.pop(key, None)
-        self._ledger.watchers = tuple(self._watchers.values())
+        self._page.watchers = tuple(self._watchers.values())
 
     def _deliver(self, key: WatchKey, event: WatchEvent) -> None:
         # Called in the watch's own thread; the address fences out threads of an earlier generation.
@@ -283,22 +330,22 @@ class ConsulWatcher(Actor):
 
     def _say_lacks(self, lacks: frozenset[Lack]) -> None:
         """One line for each missing ability, once as long as it is missing."""
-        for lack in sorted(lacks - self._ledger.lacks, key=lambda one: one.name):
+        for lack in sorted(lacks - self._page.lacks, key=lambda one: one.name):
             _log.info("missing in this Consul: %s", lack.value)
-        self._ledger.lacks = lacks
+        self._page.lacks = lacks
 
     def _tell_changes(self, *, at_last: bool = False) -> None:
         """Tell each neighbour what changed for it since it was told last; `at_last` a policy that waits, too."""
         if self._confirming:
             return
-        new, old = snapshot(self._ledger.state, self._ledger.snapshot_version + 1), self._told
+        new, old = snapshot(self._page.state, self._page.snapshot_version + 1), self._told
         if new is not None:
             new = self._with_whole_policy(new, None if at_last or old is None else old.policy)
         if new is None or (old is not None and replace(new, version=old.version) == old):
             return
-        self._ledger.snapshot_version = new.version
-        self._ledger.changes = noted(self._ledger.changes, self._ledger.snapshot, new, time.time())
-        self._ledger.snapshot = new
+        self._page.snapshot_version = new.version
+        self._page.changes = noted(self._page.changes, self._page.snapshot, new, time.time())
+        self._page.snapshot = new
         self._told = new
         forget_gone(sum(len(target.endpoints) for state in new.upstreams for target in state.targets))
         self._warn_of_registration(new, old)
@@ -349,7 +396,7 @@ class ConsulWatcher(Actor):
 
     def _report(self) -> None:
         failing = tuple(f"{key.label()}: {error}" for key, error in self._failing.items())
-        stale = _labels(self._ledger.unconfirmed) if self._told is not None else ()
+        stale = _labels(self._page.unconfirmed) if self._told is not None else ()
         self._metrics.stale_answers.set(len(stale))
         self.tell(ADMIN, FactsReported(ConsulFacts(self._told is not None, failing, stale)))
 

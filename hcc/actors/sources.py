@@ -42,11 +42,11 @@ class Sources:
             problem = str(exc)
         return Observed(
             now=time.time(),
-            snapshot=self.ledger.snapshot,
-            changes=self.ledger.changes,
+            snapshot=self.ledger.page.snapshot,
+            changes=self.ledger.page.changes,
             stats=stats,
             stats_problem=problem,
-            watches=tuple(watcher.state() for watcher in self.ledger.watchers),
+            watches=tuple(watcher.state() for watcher in self.ledger.page.watchers),
             actors=self._actors(),
             consul=self.consul.text,
         )

@@ -169,7 +169,7 @@ class Composition:
         self._ledger = Ledger(State(chosen.proxy_id))
         if settings.cached_start:
             answers = AnswersFile(parts.directory.path, settings.selection, chosen)
-            self._ledger = kept_ledger(answers, self._ledger.state)
+            self._ledger = kept_ledger(answers, self._ledger.page.state)
         self._stats = partial(StatsReader, layout.stats_socket, master=layout.master_socket)
         self._everything = self._stats(EVERYTHING, PAGE_TIMEOUT_S)
         self._collect()
@@ -194,7 +194,7 @@ class Composition:
         build = self._parts.program.build
         metrics.haproxy_info.labels(str(build.version), build.openssl, settings.control).set(1)
         metrics.collect_from(lambda: actor_metrics(self._tree))
-        metrics.collect_from(lambda: watch_metrics(one.state() for one in self._ledger.watchers))
+        metrics.collect_from(lambda: watch_metrics(one.state() for one in self._ledger.page.watchers))
         metrics.collect_from(lambda: pool_metrics(self.pool.workers()))
         metrics.collect_from(
             lambda: worker_metrics(
@@ -202,7 +202,7 @@ class Composition:
             )
         )
         scraped = self._everything if settings.metrics_per_endpoint else self._stats(SUMMARY)
-        metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: self._ledger.snapshot))
+        metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: self._ledger.page.snapshot))
 
     def _admin(self) -> ChildSpec:
         settings, agent = self._settings, self._agent

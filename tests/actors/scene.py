@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class Scene:
-    """The tree, and what each neighbour was told; `ears` are those of neighbours that do more than listen."""
+    """The tree, and what each neighbour was told; `ears` are those of neighbours that do more than listen.
+
+    An actor that does not stop within `shutdown_s` is abandoned.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,8 @@ class Scene:
         kwargs: Mapping[str, object],
         neighbours: tuple[str, ...],
         ears: Mapping[str, type[Ear]] | None = None,
+        *,
+        shutdown_s: float = 5.0,
     ) -> None:
         self.name = name
         self.heard: dict[str, list[object]] = {neighbour: [] for neighbour in neighbours}
@@ -35,9 +40,8 @@ class Scene:
             ChildSpec(neighbour, (ears or {}).get(neighbour, Ear), {"heard": heard})
             for neighbour, heard in self.heard.items()
         )
-        self.tree = start_tree(
-            (*listening, ChildSpec(name, factory, kwargs)), intensity=Intensity(5, 60.0), on_exit=self.exits.append
-        )
+        spec = ChildSpec(name, factory, kwargs, shutdown_s=shutdown_s)
+        self.tree = start_tree((*listening, spec), intensity=Intensity(5, 60.0), on_exit=self.exits.append)
 
     def tell(self, message: object) -> None:
         assert self.tree.tell(self.name, message)

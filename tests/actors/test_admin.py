@@ -246,7 +246,7 @@ def test_silent_clients_of_the_stats_address_do_not_keep_the_control_socket_from
 
 
 def test_the_status_is_the_same_json_on_the_open_address_and_on_the_control_socket(scene: AdminScene) -> None:
-    scene.ledger.snapshot = snapshot(upstream_state(endpoints=(endpoint(),)))
+    scene.ledger.page.snapshot = snapshot(upstream_state(endpoints=(endpoint(),)))
     for facts in READY:
         scene.tell(FactsReported(facts))
     eventually(lambda: scene.get("/ready")[0] == 200, "readiness")
@@ -276,7 +276,7 @@ def test_the_status_says_what_could_not_be_found_out(scene: AdminScene) -> None:
 def test_explain_answers_by_the_present_policy_on_the_control_socket_alone(scene: AdminScene) -> None:
     with pytest.raises(ControlError, match="no policy yet"):
         ask(scene.socket, "GET", "/v1/explain?source=web")
-    scene.ledger.snapshot = snapshot()
+    scene.ledger.page.snapshot = snapshot()
     answer = ask(scene.socket, "GET", "/v1/explain?source=web&path=%2Fx")
     assert isinstance(answer, dict)
     assert answer["source"].endswith("/ns/default/dc/dc1/svc/web")

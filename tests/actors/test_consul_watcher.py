@@ -1,7 +1,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hcc.actors import consul_watcher
 from hcc.actors.consul_watcher import ConsulWatcher, Ledger
 from hcc.actors.keeping import Keeper
+from hcc.actors.lifecycle import StaleGenerationError
 from hcc.actors.messages import (
     ADMIN,
     CERT_MANAGER,
@@ -37,6 +39,7 @@ from hcc.consul.keys import (
     TokenProvidersWatch,
     WatchKey,
 )
+from hcc.consul.watch import WatchEvent
 from hcc.mesh import remembered
 from hcc.mesh.intentions import Action, Intention
 from hcc.mesh.permissions import JwtProvider
@@ -46,7 +49,7 @@ from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import DEADLINE_S, eventually
 from tests.builders import TRUST_DOMAIN, leaf, proxy, roots
-from tests.fakes import FakeWatchers
+from tests.fakes import FakeWatcher, FakeWatchers
 
 PROXY = ProxyWatch("server-sidecar-proxy")
 LEAF, ROOTS = LeafWatch("server"), RootsWatch()
@@ -54,9 +57,27 @@ NEWER_LEAF = leaf(cert_pem="newer")
 INTENTIONS = IntentionsWatch("server", TRUST_DOMAIN, "dc1")
 
 
+class HangingWatchers(FakeWatchers):
+    """The first that watches `hang_at` is not made before `may_go_on`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hang_at: WatchKey | None = None
+        self.hangs, self.may_go_on = threading.Event(), threading.Event()
+
+    def make(self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None]) -> FakeWatcher:
+        if key == self.hang_at and not self.hangs.is_set():
+            self.hangs.set()
+            assert self.may_go_on.wait(3 * DEADLINE_S)
+        return super().make(key, deliver)
+
+    def count(self) -> Counter[WatchKey]:
+        return Counter(watcher.key for watcher in self.made if watcher.running)
+
+
 class WatcherScene(Scene):
-    def __init__(self, token_file: Path, earlier: State | None = None) -> None:
-        self.watchers = FakeWatchers()
+    def __init__(self, token_file: Path, earlier: State | None = None, *, shutdown_s: float = 5.0) -> None:
+        self.watchers = HangingWatchers()
         self.kept: list[State] = []
         # The disk takes what is kept unless it is `full`, and only while this is set.
         self.full = False
@@ -65,7 +86,7 @@ class WatcherScene(Scene):
         begin = earlier or State("server-sidecar-proxy")
         self.ledger = Ledger(begin, keeper=Keeper(self.keep, begin))
         if earlier:
-            self.ledger.unconfirmed = frozenset(key for key, _ in earlier.values)
+            self.ledger.page.unconfirmed = frozenset(key for key, _ in earlier.values)
         token_file.write_text("first")
         self.tokens = TokenSource(consul_settings(token_file=str(token_file)))
         super().__init__(
@@ -78,6 +99,7 @@ class WatcherScene(Scene):
                 "metrics": Metrics(),
             },
             (ADMIN, CERT_MANAGER, CONFIG_RECONCILER, SPOE_POOL),
+            shutdown_s=shutdown_s,
         )
         self.watches(*([key for key, _ in earlier.values] if earlier else [PROXY, RootsWatch(), MeshWatch()]))
 
@@ -243,6 +265,45 @@ def test_a_restarted_watcher_never_tells_of_less_than_before(scene: WatcherScene
     scene.watches(PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS)
 
 
+def test_a_watcher_that_was_abandoned_leaves_nothing_that_runs_and_changes_nothing_when_it_wakes_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "KEEP_WITHIN_S", 0.0)
+    scene = WatcherScene(tmp_path / "token", shutdown_s=0.1)
+    with playing(scene), caplog.at_level(logging.INFO, logger="hcc.actors.supervisor"):
+        scene.answer_all()
+        scene.watchers.hang_at = TokenProvidersWatch()
+        scene.watchers.say(INTENTIONS, DEMANDING)
+        assert scene.watchers.hangs.wait(DEADLINE_S)
+
+        scene.restart()
+
+        now = {PROXY, ROOTS, MeshWatch(), LEAF, INTENTIONS, TokenProvidersWatch()}
+        eventually(lambda: scene.watchers.count() == Counter(now), "each question is asked once")
+        scene.watchers.say(LEAF, leaf(serial="02"))
+        eventually(lambda: dict(scene.kept[-1].values)[LEAF] == leaf(serial="02"), "the new leaf is kept")
+        last, kept = scene.ledger.page.snapshot, scene.kept[-1]
+
+        scene.watchers.may_go_on.set()
+
+        eventually(lambda: "generation 1) has ended" in caplog.text, "the predecessor ends")
+        assert scene.watchers.count() == Counter(now)
+        assert {watcher.key for watcher in scene.ledger.page.watchers} == now
+        assert scene.ledger.page.snapshot is last
+        assert scene.ledger.keeper is not None
+        assert scene.ledger.keeper.has(kept)
+
+
+def test_a_generation_that_begins_after_its_successor_is_refused() -> None:
+    ledger = Ledger(State("server-sidecar-proxy"))
+    page = ledger.turn(2)
+
+    with pytest.raises(StaleGenerationError):
+        ledger.turn(1)
+
+    assert ledger.page is page
+
+
 def test_what_consul_lacks_is_told_once_with_its_cost(scene: WatcherScene, caplog: pytest.LogCaptureFixture) -> None:
     scene.answer_all()
     lacks = frozenset((Lack.BLOCKING_MATCH, Lack.CENTRAL_MERGE))
@@ -346,8 +407,14 @@ def test_the_ledger_shows_anybody_the_newest_snapshot_and_the_watches_that_run(s
 
     told = scene.expect(CONFIG_RECONCILER, SnapshotChanged, lambda news: news.snapshot.policy is not None)
 
-    assert scene.ledger.snapshot == told.snapshot
-    assert {watcher.key for watcher in scene.ledger.watchers} == {PROXY, RootsWatch(), MeshWatch(), LEAF, INTENTIONS}
+    assert scene.ledger.page.snapshot == told.snapshot
+    assert {watcher.key for watcher in scene.ledger.page.watchers} == {
+        PROXY,
+        RootsWatch(),
+        MeshWatch(),
+        LEAF,
+        INTENTIONS,
+    }
 
 
 EARLIER = State(
@@ -407,8 +474,8 @@ def test_what_consul_fails_to_answer_makes_none_of_its_other_answers_old(
         for key, value in EARLIER.values:
             if key not in (MeshWatch(), INTENTIONS):
                 scene.watchers.say(key, value)
-        eventually(lambda: scene.ledger.unconfirmed == {MeshWatch(), INTENTIONS}, "the others are confirmed")
-        assert scene.ledger.snapshot is None, "an old answer is told"
+        eventually(lambda: scene.ledger.page.unconfirmed == {MeshWatch(), INTENTIONS}, "the others are confirmed")
+        assert scene.ledger.page.snapshot is None, "an old answer is told"
         scene.watchers.say(INTENTIONS, DENIED)
 
         scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
@@ -512,7 +579,7 @@ def test_a_denial_that_came_while_the_rest_was_being_confirmed_is_kept(
 ) -> None:
     monkeypatch.setattr(consul_watcher, "KEEP_POLICY_WITHIN_S", 0.05)
     restored.watchers.say(INTENTIONS, DENIED)
-    eventually(lambda: dict(restored.ledger.state.values)[INTENTIONS] == DENIED, "it is heard")
+    eventually(lambda: dict(restored.ledger.page.state.values)[INTENTIONS] == DENIED, "it is heard")
 
     if end == "failure":
         restored.fail_all()

@@ -58,7 +58,7 @@ def test_what_was_kept_is_read_back_and_is_private(file: AnswersFile, tmp_path: 
 
 def test_nothing_kept_is_no_error(file: AnswersFile) -> None:
     assert file.load(now()) is None
-    assert kept_ledger(file, State(CHOSEN.proxy_id)).unconfirmed == frozenset()
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).page.unconfirmed == frozenset()
 
 
 def test_an_expired_leaf_is_not_served_from(file: AnswersFile) -> None:
@@ -76,7 +76,7 @@ def test_answers_without_leaf_or_roots_are_not_served_from_and_the_start_goes_on
     file.store(replace(kept, values=tuple((key, value) for key, value in kept.values if not isinstance(key, missing))))
     with pytest.raises(StaleAnswersError, match="no leaf certificate and roots"):
         file.load(now())
-    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).page.state == State(CHOSEN.proxy_id)
 
 
 def test_a_file_that_is_too_large_is_not_read(file: AnswersFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_not_served_from_and_the_start_goes_on(
     (tmp_path / "server" / NAME).write_text(text)
     with pytest.raises(StaleAnswersError, match="damaged"):
         file.load(now())
-    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).page.state == State(CHOSEN.proxy_id)
     assert "not used" in caplog.text
     assert kept_choice(tmp_path, SELECTION) is None
 
@@ -127,8 +127,8 @@ def test_every_kept_answer_that_is_still_asked_for_waits_to_be_confirmed(file: A
     kept = state()
     file.store(kept)
     ledger = kept_ledger(file, State(CHOSEN.proxy_id))
-    assert ledger.state == kept
-    assert ledger.unconfirmed == {key for key, _ in kept.values if not isinstance(key, EndpointsWatch)}
+    assert ledger.page.state == kept
+    assert ledger.page.unconfirmed == {key for key, _ in kept.values if not isinstance(key, EndpointsWatch)}
 
 
 def test_a_disk_that_does_not_take_them_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
