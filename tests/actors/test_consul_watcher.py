@@ -280,8 +280,8 @@ def test_a_watcher_that_was_abandoned_leaves_nothing_that_runs_and_changes_nothi
 
         now = {PROXY, ROOTS, MeshWatch(), LEAF, INTENTIONS, TokenProvidersWatch()}
         eventually(lambda: scene.watchers.count() == Counter(now), "each question is asked once")
-        scene.watchers.say(LEAF, leaf(serial="02"))
-        eventually(lambda: dict(scene.kept[-1].values)[LEAF] == leaf(serial="02"), "the new leaf is kept")
+        scene.watchers.say(LEAF, leaf(cert_pem="renewed"))
+        eventually(lambda: dict(scene.kept[-1].values)[LEAF] == leaf(cert_pem="renewed"), "the new leaf is kept")
         last, kept = scene.ledger.page.snapshot, scene.kept[-1]
 
         scene.watchers.may_go_on.set()

@@ -106,7 +106,7 @@ def test_answers_with_a_field_that_is_no_more_are_not_served_from_and_the_start_
     kept.write_text(kept.read_text().replace('"trust_domain":', '"active_id":"1","trust_domain":', 1))
     with pytest.raises(StaleAnswersError, match=r"of another hcc: .*unknown are .'active_id'."):
         file.load(now())
-    assert kept_ledger(file, State(CHOSEN.proxy_id)).state == State(CHOSEN.proxy_id)
+    assert kept_ledger(file, State(CHOSEN.proxy_id)).page.state == State(CHOSEN.proxy_id)
 
 
 def test_answers_about_another_instance_are_not_served_from(file: AnswersFile, tmp_path: Path) -> None:
