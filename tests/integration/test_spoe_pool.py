@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from hcc.children import KEPT
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.spoe.counters import CounterMemory
 from hcc.spoe.events import PolicyApplied, PoolEvent, WorkerExited, WorkerPhase, WorkerReady, ZygoteExited
@@ -501,7 +502,7 @@ def test_workers_load_nothing_heavy_and_see_no_secret(pool: WorkerPool) -> None:
     assert not set(heavy) & set(done.stdout.split())
     for pid in (pool.zygote_pid, pool.workers()[0].pid):
         names = {entry.split("=")[0] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry}
-        assert names <= {"PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL"}
+        assert names <= {*KEPT, "PYTHONPATH"}
         assert "site-packages" not in Path(f"/proc/{pid}/maps").read_text()
 
 
