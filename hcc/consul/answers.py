@@ -70,7 +70,6 @@ class Instance:
     Args:
         address: IP address or host name; only IP addresses leave `hcc.consul.watch`.
         weight: for its present health, at least 0.
-        identity: SPIFFE URI that Consul gives with the instance (cluster peers), empty otherwise.
     """
 
     address: str
@@ -81,7 +80,6 @@ class Instance:
     datacenter: str
     namespace: str = DEFAULT_NAMESPACE
     partition: str = DEFAULT_PARTITION
-    identity: str = ""
 
     def __hash__(self) -> int:
         """By what seldom is the same twice: there are thousands, looked up again and again."""

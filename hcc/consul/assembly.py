@@ -341,7 +341,7 @@ def _endpoint(instance: Instance, trust_domain: str, identity: str, only_passing
         port=instance.port,
         weight=instance.weight,
         health=_health(instance.health, only_passing),
-        identity=instance.identity or identity or _own_uri(trust_domain, instance),
+        identity=identity or _own_uri(trust_domain, instance),
     )
 
 

@@ -15,9 +15,7 @@ from hcc.settings import MAX_PORT
 
 _PROXY = "connect-proxy"
 # Every field, so that equal instances and no others are neighbours.
-in_order = attrgetter(
-    "address", "port", "service", "datacenter", "namespace", "partition", "identity", "weight", "health"
-)
+in_order = attrgetter("address", "port", "service", "datacenter", "namespace", "partition", "weight", "health")
 
 
 def instances(data: object, *, wan: bool) -> tuple[Instance, ...]:
@@ -75,7 +73,6 @@ def instance(entry: Fields, wan: bool) -> Instance | None:
         datacenter=node.text("Datacenter"),
         namespace=service.text("Namespace") or DEFAULT_NAMESPACE,
         partition=service.text("Partition") or DEFAULT_PARTITION,
-        identity=next(iter(service.child("Connect").child("PeerMeta").texts("SpiffeID")), ""),
     )
 
 

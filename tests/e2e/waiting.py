@@ -16,8 +16,8 @@ class DeadlineError(AssertionError):
 def wait_until(what: str, condition: Callable[[], T], deadline_s: float = 10.0, pause_s: float = 0.05) -> T:
     """The condition's first true result.
 
-    An assertion, an operating system error, or a `next` that finds none, inside the condition counts as "not yet" and is
-    told at the end.
+    An assertion, an operating system error, or a `next` that finds none, inside the condition counts as "not yet" and
+    is told at the end.
 
     Raises:
         DeadlineError: it did not become true within deadline_s seconds.

@@ -253,12 +253,6 @@ def test_a_prepared_query_is_watched_by_itself_and_each_instance_has_its_own_ide
     ]
 
 
-def test_an_identity_that_consul_gives_goes_before_ours() -> None:
-    theirs = replace(instance(), identity="spiffe://other.consul/ns/default/dc/dc9/svc/web")
-    state = after(WITH_WEB, ROOTS, CHAIN, (ENDPOINTS, (theirs,)))
-    assert whole(state).upstreams[0].targets[0].endpoints[0].identity == theirs.identity
-
-
 def test_a_registration_that_names_no_protocol_any_more_keeps_it_until_our_chain_says_otherwise() -> None:
     state = after((PROXY, registered(proxy=builders.proxy(protocol=Protocol.HTTP))))
     assert ChainWatch("server") not in wanted(state)

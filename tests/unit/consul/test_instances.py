@@ -83,9 +83,10 @@ def test_what_cannot_be_connected_to_is_left_out() -> None:
     assert instances([gateway, nowhere, portless, entry()], wan=False) == (only(entry()),)
 
 
-def test_the_identity_that_a_peer_gives_is_kept() -> None:
-    peer = entry(Connect={"PeerMeta": {"SpiffeID": ["spiffe://other.consul/ns/default/dc/dc9/svc/db"]}})
-    assert only(peer).identity == "spiffe://other.consul/ns/default/dc/dc9/svc/db"
+def test_whoever_registers_an_instance_has_no_say_in_who_it_must_be() -> None:
+    # Consul takes that from anybody who may register the service; only what it imports from a peer means it.
+    claims = entry(Connect={"PeerMeta": {"SpiffeID": ["spiffe://example.consul/ns/default/dc/dc1/svc/payments"]}})
+    assert only(claims) == only(entry())
 
 
 def test_instances_are_sorted_and_none_is_there_twice() -> None:
