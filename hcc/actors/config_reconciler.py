@@ -49,7 +49,7 @@ from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, Control, ControlError, Taken
 from hcc.haproxy.desired import Certificates, Options, Result
-from hcc.haproxy.model import ActualListener, Desired, Listening
+from hcc.haproxy.model import ActualListener, Desired, DesiredError, Listening
 from hcc.haproxy.names import APP
 from hcc.haproxy.plan import (
     Actual,
@@ -64,7 +64,9 @@ from hcc.haproxy.plan import (
     plan,
 )
 from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.sayable import sayable
 from hcc.haproxy.sight import sight_by
+from hcc.haproxy.words import WordError
 from hcc.mesh.peer_book import Admission
 from hcc.mesh.snapshot import Snapshot
 from hcc.metrics import Metrics
@@ -142,6 +144,8 @@ class ConfigReconciler(Actor):
         self._reconciled_version = 0
         # What was wanted last, and done.
         self._applied: Desired | None = None
+        # Whether each part of what is wanted is tried by itself, as some could not be written; and whether some cannot.
+        self._picks, self._leaves_out = False, False
         self._facts = ReconcilerFacts()
         self._taken: tuple[Taken, ...] = ()
         self._refused_structure = ""
@@ -462,7 +466,12 @@ class ConfigReconciler(Actor):
         return Previewed(steps.reasons, steps.describe(), steps.reloads, rendered.config, review, left_out)
 
     def _wanted(self, snapshot: Snapshot) -> Result:
-        return self._basis.wanted(snapshot, self._who_calls())
+        wanted = self._basis.wanted(snapshot, self._who_calls())
+        if not self._picks:
+            return wanted
+        picked = sayable(wanted, self._control.capabilities, self._applied)
+        self._leaves_out = picked.problems != wanted.problems
+        return picked
 
     def _who_calls(self) -> tuple[str, ...]:
         if self._basis.callers is not None:
@@ -553,6 +562,7 @@ class ConfigReconciler(Actor):
             # It was not, but for what can be done in what runs; another try is on its way.
             return
         self._applied = rendered.desired
+        self._picks = self._picks and self._leaves_out
         self._basis = replace(self._basis, untouched=False)
         if self._retries.failing and self._writer.busy:
             # Whether that failure is over will be seen when it is written.
@@ -579,6 +589,11 @@ class ConfigReconciler(Actor):
         )
 
     def _failed(self, error: HccError | OSError) -> None:
+        if isinstance(error, WordError | DesiredError) and not self._picks:
+            _log.error("some of what is wanted cannot be written for HAProxy: %s", error)
+            self._picks = True
+            self.after(0.0, _Reconcile(thorough=True), key="retry")
+            return
         delay = self._retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)
         self._report(replace(self._facts, applied=False, failure=str(error)))

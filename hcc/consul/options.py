@@ -40,7 +40,9 @@ class Options:
 
     def nested(self, name: str) -> Options:
         """The options of an object inside; empty when it is none. Its warnings are ours."""
-        value = self._values.get(name, {})
+        value = self._values.get(name)
+        if value is None:
+            value = {}
         if not isinstance(value, Mapping):
             self.warn(name, "an object", {})
             value = {}

@@ -72,7 +72,7 @@ from hcc.mesh.snapshot import (
     UpstreamState,
     UpstreamType,
 )
-from hcc.mesh.tls import LEFT_TO_PROXIES, TlsLimits
+from hcc.mesh.tls import DEFAULT_MIN_VERSION, LEFT_TO_PROXIES, TlsLimits
 from hcc.mesh.ways import Way, unrouted, unserved, ways
 from hcc.settings import Enforcement
 
@@ -230,7 +230,8 @@ def _public(
     complaint = _public_complaint(proxy, bind, options.process.spoe_directory)
     if complaint:
         problems.append(Problem("public listener", complaint))
-    tls = _tls(certificates, _public_alpn(proxy.protocol), (snapshot.tls or LEFT_TO_PROXIES).incoming)
+    limits = _possible((snapshot.tls or LEFT_TO_PROXIES).incoming, "TLS.Incoming", problems)
+    tls = _tls(certificates, _public_alpn(proxy.protocol), limits)
     undecided = options.intentions.asks and snapshot.policy is None
     if bind is None or complaint or not _has_app(proxy) or tls is None or undecided:
         return None
@@ -279,7 +280,11 @@ def _public_complaint(proxy: Proxy, bind: TcpBind | None, private: str) -> str:
     if bind is None:
         return f"expected an IP address and a port to bind, found {proxy.bind_address!r} port {proxy.bind_port}"
     try:
-        words.socket_path(proxy.local_socket) if proxy.local_socket else words.host(proxy.local_address)
+        if proxy.local_socket:
+            words.socket_path(proxy.local_socket)
+        else:
+            words.host(proxy.local_address)
+            words.number(proxy.local_port, words.MAX_PORT)
     except words.WordError as exc:
         return f"the application's address cannot be used: {exc}"
     if _is_below(proxy.local_socket, private):
@@ -343,7 +348,7 @@ def _upstreams(
     problems: list[Problem],
 ) -> tuple[_Part, ...]:
     names: set[str] = set()
-    limits = (snapshot.tls or LEFT_TO_PROXIES).outgoing
+    limits = _possible((snapshot.tls or LEFT_TO_PROXIES).outgoing, "TLS.Outgoing", problems)
     parts = []
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
@@ -366,6 +371,7 @@ def _claimed(
     label = upstream.key.label()
     try:
         bind = _upstream_bind(upstream)
+        words.name(upstream_name(upstream))
     except words.WordError as exc:
         problems.append(Problem(f"upstream {label}", f"cannot listen: {exc}"))
         return None
@@ -586,6 +592,16 @@ def _draws(leg: Leg) -> int:
         return 0
     least = min(max(LEAST_CHOICES, balancer.choices), MOST_CHOICES)
     return {Balancing.RANDOM.value: 1, Balancing.LEAST_REQUEST.value: least}.get(balancer.policy, 0)
+
+
+def _possible(limits: TlsLimits, where: str, problems: list[Problem]) -> TlsLimits:
+    """The same; a maximum that leaves no version is passed over, as HAProxy would refuse all of its configuration."""
+    if limits.max_version is None or limits.max_version.at_least(limits.min_version or DEFAULT_MIN_VERSION):
+        return limits
+    lowest = limits.min_version or DEFAULT_MIN_VERSION
+    text = f"{where}: TLSMaxVersion {limits.max_version.value} is below {lowest.value}, which is the least; ignored"
+    problems.append(Problem("mesh entry", text))
+    return replace(limits, max_version=None)
 
 
 def _tls(certificates: Certificates, alpn: tuple[str, ...], limits: TlsLimits) -> Tls | None:

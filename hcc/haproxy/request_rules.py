@@ -130,7 +130,7 @@ def _patterns(rule: Rule) -> Iterator[str]:
 
 def _lines(rule: Rule, headers: tuple[LookedAt, ...]) -> str:
     methods = "|".join(literal(method) for method in rule.methods)
-    parts = [f"(?:{methods})\\n" if methods else _ANY_LINE, _path(rule.path)]
+    parts = [f"(?:{methods})\\n" if rule.methods else _ANY_LINE, _path(rule.path)]
     for position, header in enumerate(headers):
         after = 2 * (len(headers) - position - 1)
         parts.append(_header([each for each in rule.headers if each.name == header.name], after))

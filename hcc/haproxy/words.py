@@ -31,12 +31,16 @@ _STRONG = re.compile(r"[ !-&(-~]+")
 _PARTS = re.compile(rf"{_STRONG.pattern}|[^ !-&(-~]+")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
+# HAProxy before 3.4 finds no backend with a name of 4,096 characters or more.
+MAX_NAME = 4_000
 # HAProxy's own limit for sockets that it listens on or connects to; tried on 2.2.9 to 3.4.7.
 MAX_SOCKET_PATH_BYTES = 97
 
 
 def name(text: str) -> str:
     """A section's or server's name, unchanged when HAProxy takes it."""
+    if len(text) > MAX_NAME:
+        raise WordError(f"expected a name of at most {MAX_NAME} characters, found {len(text)}: {text[:50]}..")
     return _checked(_NAME, text, "letters, digits and _.:-")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 
 _ESCAPE = r"\\(?:[dDwWsStnrfv]|x[0-9A-Fa-f]{2}|[!-/:-@\[-`{-~])"
 _TOKEN = re.compile(
@@ -24,6 +25,8 @@ _FLAGS = re.compile(r"\(\?[is]{1,2}\)")
 MAX_COMPILED_BYTES = 20_000
 # What its parts take, rather more than less (PCRE2 10.42): a class has a bit for each character.
 _CHARACTER_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 3, 48, 24, 16
+# Groups in groups. PCRE2 takes 250, with what stands around a pattern; Python goes by its stack.
+MAX_DEPTH = 100
 _NAMED = "(?P<"
 # Python may one day read these inside [..] as operations on sets.
 _SET_OPERATIONS = ("--", "&&", "||", "~~")
@@ -40,7 +43,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError(fault)
     try:
         return re.compile(pattern, re.ASCII)
-    except (re.error, OverflowError) as exc:
+    except (re.error, OverflowError, RecursionError) as exc:
         raise ValueError(f"the regular expression {pattern!r} is not understood: {exc}") from exc
 
 
@@ -56,6 +59,8 @@ def _fault(pattern: str) -> str:
             return f"the regular expression {pattern!r} is not understood from character {pos + 1} on"
         repeated = bool(token["repeat"])
         pos = token.end()
+    if _depth(pattern) > MAX_DEPTH:
+        return f"the regular expression {pattern[:50]!r}.. has more than {MAX_DEPTH} groups in each other"
     if compiled_bytes(pattern) > MAX_COMPILED_BYTES:
         return f"the regular expression {pattern!r} is too large for HAProxy, which writes its repetitions out"
     return ""
@@ -88,6 +93,12 @@ def _tokens(pattern: str) -> Iterator[re.Match[str]]:
     """Those of a pattern without fault, its flags left out."""
     flags = _FLAGS.match(pattern)
     yield from _TOKEN.finditer(pattern, flags.end() if flags else 0)
+
+
+def _depth(pattern: str) -> int:
+    """How many groups are open at once, at most."""
+    steps = (1 if token["group"] else -1 if token["end"] else 0 for token in _tokens(pattern))
+    return max(accumulate(steps), default=0)
 
 
 def _most(repeat: str) -> int:

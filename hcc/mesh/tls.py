@@ -10,12 +10,17 @@ from enum import Enum
 
 
 class TlsVersion(Enum):
-    """By Consul's names."""
+    """By Consul's names, the oldest first."""
 
     TLS_1_0 = "TLSv1_0"
     TLS_1_1 = "TLSv1_1"
     TLS_1_2 = "TLSv1_2"
     TLS_1_3 = "TLSv1_3"
+
+    def at_least(self, other: TlsVersion) -> bool:
+        """Whether it is that one, or newer."""
+        versions = list(TlsVersion)
+        return versions.index(self) >= versions.index(other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class TlsLimits:
 
 
 UNLIMITED = TlsLimits()
+# Where nothing is said of the least.
+DEFAULT_MIN_VERSION = TlsVersion.TLS_1_2
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,6 +320,28 @@ def test_a_word_of_consul_s_that_haproxy_cannot_be_told_leaves_what_runs_and_is_
     assert scene.generation() == 1
 
 
+def test_an_upstream_that_haproxy_cannot_be_told_of_keeps_nothing_of_the_rest_from_being_applied(
+    scene: ReconcilerScene,
+) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    web = upstream_state(upstream("web"), (ONE, TWO))
+    odd = replace(upstream_state(upstream("api", 9999)), targets=(replace(web.targets[0], identity="spiffe://x y"),))
+
+    scene.tell(SnapshotChanged(snapshot(web, odd, version=2)))
+
+    eventually(lambda: scene.reported().snapshot_version == 2, "the rest is applied")
+    (problem,) = scene.reported().problems
+    assert problem.startswith("upstream api: cannot be written for HAProxy, is left out")
+    servers = dict(scene.control.servers())["up:web:9191:to"]
+    assert [one.name for one in servers] == ["10.0.0.1:21000", "10.0.0.2:21000"]
+    assert not scene.reported().failure
+
+    scene.tell(SnapshotChanged(snapshot(web, upstream_state(upstream("api", 9999)), version=3)))
+
+    eventually(lambda: scene.reported().snapshot_version == 3, "it is applied as soon as it can be written")
+    assert scene.reported().problems == ()
+
+
 def with_api(*endpoints: object, version: int) -> Snapshot:
     """Another structure than `with_endpoints` has."""
     web = upstream_state(upstream("web"), endpoints)  # type: ignore[arg-type] # endpoints

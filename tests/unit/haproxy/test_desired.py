@@ -13,6 +13,7 @@ from hcc.mesh.peer_book import peer_of
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import Changes, Match, Rewrite
 from hcc.mesh.snapshot import Endpoint, ExposedPath, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
+from hcc.mesh.tls import MeshTls, TlsLimits, TlsVersion
 from hcc.mesh.ways import SHARES
 from hcc.settings import Enforcement
 from tests.builders import (
@@ -185,6 +186,7 @@ def test_http_timeouts() -> None:
         (upstream("api", socket="/" + "x" * 120), "at most 97 bytes"),
         (upstream("api", socket="/a.sock,0.0.0.0:80"), "without a comma"),
         (upstream("api", socket="/a.sock", socket_mode="rw"), "octal"),
+        (upstream("x" * 4_100, 9193), "a name of at most 4000 characters"),
     ],
 )
 def test_a_clash_or_a_bad_address_is_reported_and_the_first_one_serves(second: Upstream, why: str) -> None:
@@ -506,6 +508,8 @@ def test_a_target_that_is_not_known_matters_where_it_might_serve(
         (proxy(bind_address="edge.example"), "expected an IP address and a port to bind"),
         (proxy(bind_port=0), "expected an IP address and a port to bind"),
         (proxy(local_address="no host"), "application's address"),
+        (proxy(local_port=70_000), "application's address cannot be used: expected a number from 0 to 65535"),
+        (proxy(local_port=-5), "application's address cannot be used: expected a number from 0 to 65535"),
         (proxy(local_socket="no/path"), "application's address"),
         (proxy(local_socket="/" + "x" * 97), "at most 97 bytes"),
         (proxy(local_socket=f"{STATE}/stats.sock"), "for files of hcc alone"),
@@ -517,6 +521,28 @@ def test_a_public_listener_that_cannot_be_is_reported(registered: Proxy, why: st
     found = result(proxy_=registered)
     assert found.desired.public is None
     assert why in str(found.problems[0])
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken"),
+    [
+        (TlsLimits(None, TlsVersion.TLS_1_1), None),
+        (TlsLimits(TlsVersion.TLS_1_3, TlsVersion.TLS_1_2), None),
+        (TlsLimits(None, TlsVersion.TLS_1_2), TlsVersion.TLS_1_2),
+        (TlsLimits(TlsVersion.TLS_1_0, TlsVersion.TLS_1_1), TlsVersion.TLS_1_1),
+    ],
+)
+def test_a_greatest_tls_version_that_leaves_none_is_passed_over(limits: TlsLimits, taken: TlsVersion | None) -> None:
+    tls = MeshTls(incoming=limits, outgoing=limits)
+    found = desired(snapshot(upstream_state(), tls=tls), options(), certificates())
+    (backend,) = found.desired.backends
+    assert found.desired.public is not None
+    assert backend.tls is not None
+    for said in (found.desired.public.tls.limits, backend.tls.limits):
+        assert said == replace(limits, max_version=taken)
+    told = [str(problem) for problem in found.problems]
+    assert len(told) == (0 if taken else 2)
+    assert all("TLSMaxVersion" in one and "ignored" in one for one in told)
 
 
 def test_limits_and_header_options_are_carried_over() -> None:

@@ -79,6 +79,19 @@ def test_what_has_more_than_ascii_is_refused(pattern: str) -> None:
         compiled(pattern)
 
 
+@pytest.mark.parametrize("depth", [101, 251, 600, 20_000])
+def test_groups_that_are_too_deep_in_each_other_for_any_engine_are_refused(depth: int) -> None:
+    deep = "(" * 100 + "a" + ")" * 100
+    assert compiled(deep).pattern == deep
+    with pytest.raises(ValueError, match="more than 100 groups in each other"):
+        compiled("(" * depth + "a" + ")" * depth)
+
+
+def test_groups_beside_each_other_are_not_deep() -> None:
+    beside = "(?:a|b)" * 300
+    assert compiled(beside).pattern == beside
+
+
 def test_names_are_taken_from_groups_and_not_from_classes() -> None:
     assert unnamed("(?P<a>x)[(?P<b>][^](?P<c>](?P<d>y)") == "(x)[(?P<b>][^](?P<c>](y)"
 
