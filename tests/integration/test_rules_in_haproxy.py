@@ -20,7 +20,7 @@ from hcc.haproxy.render_rules import needs_experimental, refused, rule_lines
 from hcc.haproxy.request_rules import bound, is_small, rule_entries
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy, Verdict, decide, rule_sets, verdict_of
-from hcc.mesh.patterns import compiled_bytes
+from hcc.mesh.patterns import MAX_DEPTH, compiled_bytes
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Request, RequestError, normalised
 from hcc.mesh.request import METHODS as KNOWN_METHODS
@@ -261,6 +261,8 @@ def test_a_text_at_which_pcre_gives_up_gets_by_no_rule_that_denies(
         (["/([b-d][^e]){N}", "/(?:([b-d]|x)){N}", r"/(\d+\s?){1,N}"], "(((a|b){5}){2}){3}"),
         (["/(a?b*c+){N}", "/(a{1,3}|[b-e]{2,}){N}", "/((a)|(b)|(c)){N}"], "x*"),
         (["/(?:resource0|resource1)*" + "x" * 3_000, "/(a){N}", "/(b){N}"], "x*"),
+        # As deep as they come.
+        (["/" + "(" * MAX_DEPTH + "a" + ")" * MAX_DEPTH], "(?:" * MAX_DEPTH + "b" + ")" * MAX_DEPTH),
     ],
 )
 def test_haproxy_takes_what_we_take_for_small_enough(
