@@ -152,7 +152,7 @@ class Authoriser(Actor):
         self._all_are_strangers = False
         # What workers that stop have not all been told yet.
         self._owed = _Owed()
-        self._stopping_retries = Retries()
+        self._cut_retries, self._stopping_retries = Retries(), Retries()
         self._stopping_problem = LastingProblem(_log)
         # Keys of callers that workers let in since the maps were brought up to date.
         self._met: set[str] = set()
@@ -196,9 +196,13 @@ class Authoriser(Actor):
     def _deal_with(self, message: object) -> None:
         match message:
             case PolicyChanged(policy):
+                is_first = self._policy is None
                 self._take(policy)
                 self._decide()
                 self._remember()
+                if is_first:
+                    # What runs was told by a predecessor, which may have ended before it had told all.
+                    self._tell_stopping_soon()
             case CallersMet(calls):
                 self._meet(calls)
                 self._remember_soon()
@@ -466,8 +470,11 @@ class Authoriser(Actor):
         self._note_cut(cut)
 
     def _cut_again(self, version: int) -> None:
-        if not self._try(lambda: self._cut(unknown_too=self._is_by(version))):
-            self.after(RETRY_S, _CutAgain(version), key="cut-again")
+        if self._try(lambda: self._cut(unknown_too=self._is_by(version))):
+            self._cut_retries.reset()
+        else:
+            delay_s = self._cut_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
+            self.after(delay_s, _CutAgain(version), key="cut-again")
         self._owed = _Owed(version, self._owed.strangers)
         self._tell_stopping_soon()
 
@@ -485,7 +492,9 @@ class Authoriser(Actor):
         # that somebody is denied, all are cut.
         if self._cuts and (self._maps.has_lines or owed.version is not None):
             sessions = self._denied_sessions(strangers=owed.strangers, unknown_too=self._is_by(owed.version))
-        cut, failure = self._maps.tell_stopping(self._verdicts, self._hold.untold, sessions)
+        # A denial waits for nothing.
+        left = {key for key in self._hold.untold if self._verdicts.get(key, DENY) != DENY}
+        cut, failure = self._maps.tell_stopping(self._verdicts, left, sessions)
         self._note_cut(cut)
         # Where no HAProxy runs none stops.
         if failure is None or not self._haproxy_is_up:
@@ -494,8 +503,9 @@ class Authoriser(Actor):
             self._stopping_problem.over()
             return
         self._stopping_problem.say(
-            f"HAProxy's workers that stop may not know who is denied, and are told again: {failure}"
+            "workers of HAProxy that stop may not know who is denied; they are told until they do"
         )
+        _log.debug("workers that stop: %s", failure)
         delay_s = self._stopping_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_STOPPING_RETRY_S)
         self.after(delay_s, _TellStopping(), key="stopping")
 

@@ -469,6 +469,9 @@ class ConfigReconciler(Actor):
         wanted = self._basis.wanted(snapshot, self._who_calls())
         if not self._picks:
             return wanted
+        if self._applied is None and self._control.running():
+            # Whatever it is that cannot be written may serve, and nobody remembers how: all goes on as it is.
+            return wanted
         picked = sayable(wanted, self._control.capabilities, self._applied)
         self._leaves_out = picked.problems != wanted.problems
         return picked
@@ -591,8 +594,8 @@ class ConfigReconciler(Actor):
     def _failed(self, error: HccError | OSError) -> None:
         if isinstance(error, WordError | DesiredError) and not self._picks:
             _log.error("some of what is wanted cannot be written for HAProxy: %s", error)
-            self._picks = True
-            self.after(0.0, _Reconcile(thorough=True), key="retry")
+            self._picks = self._news = True
+            self.after(0.0, _Reconcile(retry=True, thorough=True), key="retry")
             return
         delay = self._retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
         _log.error("not applied, the last good configuration stays; next try in %.0f s: %s", delay, error)

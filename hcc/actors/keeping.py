@@ -49,12 +49,13 @@ class Keeper:
     def keep(self, state: State) -> None:
         """Have these stored; returns at once."""
         with self._changed:
-            self._wanted = state
-            self._changed.notify_all()
             if self._thread is None:
+                # First: where none is left the next one who keeps something tries again.
                 thread = threading.Thread(target=self._run, name="answers-keeper", daemon=True)
                 thread.start()
                 self._thread = thread
+            self._wanted = state
+            self._changed.notify_all()
 
     def finish(self, timeout_s: float) -> None:
         """Wait until the newest are stored, or could not be, which is not tried again then; or as long as that."""

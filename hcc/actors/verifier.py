@@ -58,6 +58,8 @@ RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # A session that began just before its endpoint went into maintenance may not have been there to be cut.
 CUT_AGAIN_S = 0.5
+# Where HAProxy, or one of its workers that stop, could not be told.
+CUT_RETRY_S = 5.0
 LOOK_S = 1.0
 # A wall clock that gains or loses more than this between two looks was set: slewing moves it by half a millisecond.
 CLOCK_STEP_S = 2.0
@@ -236,8 +238,7 @@ class Verifier(Actor):
                 if self._book.forget_expired(time.time()):
                     self._tell_leaves()
             case _CutAgain(peers):
-                still = {peer for peer, _ in self._book.refused()}
-                self._cut(tuple(peer for peer in peers if peer in still))
+                self._cut_again(peers)
             case _Look():
                 self.after(LOOK_S, _Look(), key="look")
                 self._look_at_clock()
@@ -363,7 +364,15 @@ class Verifier(Actor):
             self._cut(peers)
             self.after(CUT_AGAIN_S, _CutAgain(peers))
 
-    def _cut(self, peers: tuple[Peer, ...]) -> None:
+    def _cut_again(self, peers: tuple[Peer, ...]) -> None:
+        refused = {peer for peer, _ in self._book.refused()}
+        still = tuple(peer for peer in peers if peer in refused)
+        if not self._cut(still):
+            self.after(CUT_RETRY_S, _CutAgain(still))
+
+    def _cut(self, peers: tuple[Peer, ...]) -> bool:
+        """Whether all of them were taken out, of workers that stop, too."""
+        done = True
         owners = Owners(self._snapshot.upstreams if self._snapshot else ())
         admitted = self._book.admission().admitted
         for peer in peers:
@@ -371,6 +380,8 @@ class Verifier(Actor):
                 self._leaves.take_out(peer.address, peer.port, _holding(peer, owners, admitted))
             except ControlError as exc:
                 _log.error("%s cannot be taken out at once: %s", peer.where, exc)
+                done = False
+        return done
 
     # ---- what HAProxy counts
 

@@ -18,6 +18,8 @@ from hcc.haproxy.capabilities import Build, BuildTextError, HAProxyBuildError, c
 from hcc.log import LastingProblem
 
 PROBE_TIMEOUT_S = 20.0
+# For one that came in the place of another while hcc runs: who waits for it also says that hcc lives.
+LOOK_TIMEOUT_S = 3.0
 # A new program that could not be asked is left alone for so many times as long as that took: it may have hung.
 PAUSE_FACTOR = 10.0
 
@@ -86,14 +88,14 @@ class Probe:
         except OSError as exc:
             raise self._failure(exc) from exc
 
-    def build(self) -> Build:
+    def build(self, timeout_s: float | None = None) -> Build:
         """What it says; to be fetched once.
 
         Raises:
             SettingError: it does not answer or is no HAProxy; HAProxyBuildError when it cannot serve.
         """
         try:
-            said, _ = self._asked.communicate(timeout=PROBE_TIMEOUT_S)
+            said, _ = self._asked.communicate(timeout=PROBE_TIMEOUT_S if timeout_s is None else timeout_s)
         except subprocess.TimeoutExpired as exc:
             self._end()
             raise self._failure(exc) from exc
@@ -153,12 +155,13 @@ class Program:
         """
         signature = _signature(self._binary)
         if signature is None or signature == self._seen:
+            self._problem.over()
             return None
         if signature == self._unasked and time.monotonic() < self._again_s:
             return None
         began_s = time.monotonic()
         try:
-            build = probe(self._binary)
+            build = Probe(self._binary).build(LOOK_TIMEOUT_S)
         except HAProxyBuildError as exc:
             self._seen = signature
             self._problem.say(f"HAProxy was replaced by what cannot be used; what runs goes on: {exc}")

@@ -16,7 +16,15 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.map_commands import COMMAND_BYTES, NoTransactionError, change_map, read_map, refill_map, swap_map
+from hcc.haproxy.map_commands import (
+    COMMAND_BYTES,
+    NoTransactionError,
+    change_map,
+    loaded_map,
+    read_map,
+    refill_map,
+    swap_map,
+)
 from hcc.haproxy.map_text import MapChange, map_change, map_file, parse_map_file, parse_sessions
 from hcc.haproxy.names import APP
 from hcc.haproxy.replies import ReplyError, parse_servers
@@ -174,7 +182,7 @@ class CallerMaps:
         cut: list[str | None] = []
 
         def tell(send: Send) -> None:
-            found = read_map(send, self._verdicts) or {}
+            found = loaded_map(send, self._verdicts) or {}
             change = map_change(found, wanted)
             commands = [f"set map {self._verdicts} {key} {value}" for key, value in change.changed if key not in left]
             commands += [f"del map {self._verdicts} {key}" for key in change.removed if key not in left]

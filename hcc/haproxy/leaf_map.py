@@ -69,10 +69,20 @@ class LeafMap:
         In others it may be who it should be: an address goes from one service to another. Whoever plans what HAProxy
         does finds it so; until then it may be busy with something else.
         """
-        with contextlib.suppress(NotListeningError, ReplyError):
-            _take_out(self._runtime.send, address, port, is_meant)
-        # One that hangs passes nothing on.
-        self._stopping.each(lambda send: _take_out(send, address, port, is_meant))
+
+        def take_out(send: Send) -> None:
+            # One that has no servers any more has nobody to be taken out.
+            with contextlib.suppress(ReplyError):
+                _take_out(send, address, port, is_meant)
+
+        try:
+            take_out(self._runtime.send)
+        except NotListeningError:
+            # None runs.
+            return
+        failure = self._stopping.each(take_out)
+        if failure is not None:
+            raise failure
 
 
 def _take_out(send: Send, address: str, port: int, is_meant: Callable[[str], bool]) -> None:

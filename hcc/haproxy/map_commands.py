@@ -26,9 +26,14 @@ class _NotLoadedError(ControlError):
 def read_map(send: Callable[[str], str], path: str) -> dict[str, str] | None:
     """The entries; None when no worker runs, or one that has not loaded that file."""
     try:
-        answer = send(f"show map {path}")
+        return loaded_map(send, path)
     except NotListeningError:
         return None
+
+
+def loaded_map(send: Callable[[str], str], path: str) -> dict[str, str] | None:
+    """As `read_map`, of a worker that is there: where it is not that is an error as any other."""
+    answer = send(f"show map {path}")
     return None if _NOT_LOADED in answer else parse_map(answer)
 
 

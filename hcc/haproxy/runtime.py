@@ -188,14 +188,20 @@ class MasterSocket:
 
         The master of 3.2.26 now and then never answers when it passes a command on to one that just ends.
         """
-        return "".join(self._of_worker(pid, part, over) for part in _parts(commands, f"@!{pid} "))
+        return "".join(self.say(pid, line, over) for line in self.lines(pid, *commands))
 
-    def _of_worker(self, pid: int, commands: tuple[str, ...], over: Callable[[], bool]) -> str:
+    def lines(self, pid: int, *commands: str) -> Iterator[tuple[str, ...]]:
+        """The commands in order, those together that go to the worker at once; to be said one after the other."""
+        return _parts(commands, f"@!{pid} ")
+
+    def say(self, pid: int, commands: tuple[str, ...], over: Callable[[], bool] = lambda: False) -> str:
+        """As `of_worker`, for one of its `lines`."""
         line = "; ".join(f"@!{pid} {command}" for command in commands)
         answer = self.send(line, lambda: not lives(pid) or over())
         if answer.startswith(NO_WORKER):
             raise NotListeningError(f"the master has no worker {pid}")
-        if answer and commands[-1].startswith(LISTS) and not _is_whole(answer):
+        # A master that starts anew for a reload closes without an answer.
+        if commands[-1].startswith(LISTS) and not _is_whole(answer) and (answer or lives(pid)):
             raise BrokenOffError(f"worker {pid} broke off its answer after {len(answer)} characters")
         return answer
 

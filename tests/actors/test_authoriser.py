@@ -326,6 +326,31 @@ def test_a_worker_that_stops_and_does_not_answer_is_told_of_a_denial_when_it_doe
     assert scene.maps.loaded["verdicts"][service_uri("web")] == "deny"
 
 
+def test_a_denial_goes_to_workers_that_stop_at_once_whatever_they_are_spared(
+    scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_S", 60.0)
+    scene.tell(PolicyChanged(by_role(2)))
+    eventually(lambda: web_verdict(scene.maps.stored["verdicts"]) != before_reload, "the new rules are on disk")
+    scene.maps.stopping = dict(scene.maps.loaded["verdicts"])
+
+    scene.tell(PolicyChanged(policy(3, web=Action.DENY)))
+
+    eventually(lambda: web_verdict(scene.maps.stopping) == "deny", "the denial")
+
+
+def test_a_successor_tells_workers_that_stop_what_its_predecessor_could_not(scene: AuthoriserScene) -> None:
+    scene.tell(PolicyChanged(policy(web=Action.DENY)))
+    scene.maps.loaded["verdicts"] = {service_uri("web"): "deny"}
+    scene.maps.loaded["identities"] = {certificate_digest(WEB): remembered(WEB).text()}
+    scene.maps.stopping = {service_uri("web"): "allow"}
+    scene.restart()
+
+    scene.tell(PolicyChanged(policy(web=Action.DENY)))
+
+    eventually(lambda: scene.maps.stopping == {service_uri("web"): "deny"}, "the denial")
+
+
 def test_whom_nobody_knows_is_not_cut_in_a_worker_that_stops_by_a_later_policy(
     scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

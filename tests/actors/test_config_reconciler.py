@@ -335,11 +335,51 @@ def test_an_upstream_that_haproxy_cannot_be_told_of_keeps_nothing_of_the_rest_fr
     servers = dict(scene.control.servers())["up:web:9191:to"]
     assert [one.name for one in servers] == ["10.0.0.1:21000", "10.0.0.2:21000"]
     assert not scene.reported().failure
+    assert not any(plan.drift for plan in scene.reported().plans)
 
     scene.tell(SnapshotChanged(snapshot(web, upstream_state(upstream("api", 9999)), version=3)))
 
     eventually(lambda: scene.reported().snapshot_version == 3, "it is applied as soon as it can be written")
     assert scene.reported().problems == ()
+
+
+def odd_api(*endpoints: object, version: int) -> Snapshot:
+    """As `with_api`, which cannot be written."""
+    whole = with_api(*endpoints, version=version)
+    web, api = whole.upstreams
+    return replace(whole, upstreams=(web, replace(api, targets=(replace(web.targets[0], identity="spiffe://x y"),))))
+
+
+def test_what_cannot_be_written_takes_nothing_from_a_reload_that_is_to_be_tried_again(scene: ReconcilerScene) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    third = upstream_state(upstream("third", 9393))
+    scene.control.refusing = "no memory"
+    before = with_endpoints(ONE, version=2)
+    scene.tell(SnapshotChanged(replace(before, upstreams=(*before.upstreams, third))))
+    eventually(lambda: "no memory" in scene.reported().failure, "the failure is reported")
+
+    odd = odd_api(ONE, version=3)
+    scene.tell(SnapshotChanged(replace(odd, upstreams=(*odd.upstreams, third))))
+    scene.control.refusing = ""
+
+    eventually(lambda: scene.reported().applied and scene.reported().snapshot_version == 3, "it is tried again")
+
+
+def test_a_restarted_reconciler_takes_nothing_away_that_it_does_not_remember_and_cannot_write(
+    scene: ReconcilerScene,
+) -> None:
+    scene.run(with_api(ONE, version=1))
+    scene.tell(SnapshotChanged(odd_api(ONE, version=2)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "it stays as it was")
+    assert "up:api:9999:to" in dict(scene.control.servers())
+
+    scene.restart()
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(odd_api(ONE, version=2)))
+    scene.tell(HAProxyUp(1))
+
+    eventually(lambda: "spiffe://x y" in scene.reported().failure, "it is reported")
+    assert "up:api:9999:to" in dict(scene.control.servers())
 
 
 def with_api(*endpoints: object, version: int) -> Snapshot:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from hcc.haproxy import runtime
+from hcc.haproxy import runtime, stopping
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import Feature, Version, capabilities
 from hcc.haproxy.control import ControlError
@@ -282,6 +282,27 @@ def test_a_worker_that_stops_and_hangs_is_told_of_and_keeps_no_other_waiting(rea
             os.kill(hung, signal.SIGCONT)
         assert maps.tell_stopping(WANTED, (), None) == ((), None)
         assert (verdicts_of(real, hung) or {})["a:dc1"] == "deny"
+
+
+def test_where_time_is_over_those_that_were_not_told_come_first_in_the_next_round(
+    real: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "ROUND_S", 0.0)
+    with two_stopping(real) as (maps, *old):
+        _, failure = maps.tell_stopping(WANTED, (), None)
+        assert str(failure).count("no time is left") == 2
+        for hung in old:
+            os.kill(hung, signal.SIGSTOP)
+        try:
+            monkeypatch.setattr(stopping, "ROUND_S", 1.0)
+            _, failure = maps.tell_stopping(WANTED, (), None)
+            (unreached,) = (pid for pid in old if f"worker {pid}: no time is left" in str(failure))
+            os.kill(unreached, signal.SIGCONT)
+            maps.tell_stopping(WANTED, (), None)
+            assert (verdicts_of(real, unreached) or {})["a:dc1"] == "deny"
+        finally:
+            for hung in old:
+                os.kill(hung, signal.SIGCONT)
 
 
 def test_while_the_master_hangs_it_is_said_that_workers_that_stop_were_not_told(real: Subject) -> None:

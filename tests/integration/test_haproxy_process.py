@@ -18,7 +18,6 @@ import pytest
 from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import Probe, find_haproxy, probe
-from hcc.haproxy.capabilities import Build
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
 from hcc.haproxy.replies import Activity
@@ -545,21 +544,14 @@ def test_a_program_that_says_that_it_cannot_serve_is_asked_once(
 def test_a_program_that_hangs_does_not_hold_up_whoever_looks_at_it_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upgraded = Upgraded(tmp_path)
-    asked: list[str] = []
-
-    def noted(path: str) -> Build:
-        asked.append(path)
-        return probe(path)
-
-    monkeypatch.setattr(binary, "probe", noted)
+    upgraded, asked = Upgraded(tmp_path), tmp_path / "asked"
     monkeypatch.setattr(binary, "PAUSE_FACTOR", 1000.0)
-    upgraded.put("#!/bin/sh\nexec sleep 60\n")
+    upgraded.put(f"#!/bin/sh\necho >> {asked}\nexec sleep 60\n")
     with monkeypatch.context() as soon:
-        soon.setattr(binary, "PROBE_TIMEOUT_S", 0.3)
+        soon.setattr(binary, "LOOK_TIMEOUT_S", 1.0)
         for _ in range(3):
             assert upgraded.program.replacement() is None
-    assert len(asked) == 1
+    assert asked.read_text() == "\n"
     # Another one is asked at once.
     upgraded.put(upgraded.saying("3.4."))
     assert upgraded.program.replacement() is not None
