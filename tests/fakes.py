@@ -384,9 +384,12 @@ class FakeProcess:
     def close_public(self) -> bool:
         if not self._closed_public:
             self.said.append("close public")
-        there = self.public and not self._closed_public and self._alive()
+        there = self.takes_callers()
         self._closed_public = True
         return there
+
+    def takes_callers(self) -> bool:
+        return self.public and not self._closed_public and self._alive()
 
     def reload(self) -> None:
         """By somebody else: a new worker listens."""

@@ -21,7 +21,8 @@ from hcc.haproxy.dataplane_program import find_dataplane
 from hcc.haproxy.files import remove, write_private
 from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, Look, NotReadyError
 from hcc.haproxy.replies import Activity
-from tests.binaries import dataplaneapi
+from hcc.haproxy.runtime import RuntimeSocket
+from tests.binaries import HAPROXY_BRANCHES, dataplaneapi
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.dataplane_stage import DataplaneStage
 from tests.fakes import FakeProcess
@@ -62,6 +63,9 @@ class FakeSubject:
         """Somebody else makes it reload."""
         self.process.reload()
 
+    def pause(self) -> None:
+        """Somebody else disables the public listener."""
+
     def lose_sockets(self) -> None:
         self.process.lost = True
 
@@ -75,6 +79,9 @@ class FakeSubject:
         yield
         self.process.in_flight = 0
         self.process.asked += 1
+
+    def takes_callers(self) -> bool:
+        return self.process.takes_callers()
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -131,6 +138,10 @@ class RealSubject:
         os.kill(self.process.pid, signal.SIGUSR2)
         wait_until(lambda: self._stage.worker() != before, "a new worker")
 
+    def pause(self) -> None:
+        said = RuntimeSocket(self._stage.layout.stats_socket).send("disable frontend public")
+        assert not said.strip()
+
     def lose_sockets(self) -> None:
         remove(self._stage.layout.stats_socket, self._stage.layout.master_socket)
 
@@ -146,6 +157,14 @@ class RealSubject:
         ):
             assert caller.recv(100) == b"app\n"
             yield
+
+    def takes_callers(self) -> bool:
+        """Whether the kernel takes a connection to the public port; it may be that nobody answers there."""
+        with socket.socket() as caller:
+            caller.settimeout(DEADLINE_S)
+            taken = caller.connect_ex(("127.0.0.1", self._bind_port))
+            assert taken in (0, errno.ECONNREFUSED)
+            return not taken
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -198,6 +217,10 @@ def launched(subject: Subject) -> int:
     pid = subject.process.launch()
     subject.process.wait_ready(timeout_s=DEADLINE_S)
     return pid
+
+
+# Where versions differ.
+every_version = pytest.mark.parametrize("subject", ["fake", *HAPROXY_BRANCHES], indirect=True)
 
 
 def readable(descriptor: int, timeout_s: float = DEADLINE_S) -> bool:
@@ -333,6 +356,7 @@ def test_a_program_that_cannot_be_run_is_an_error_of_the_launch(subject: Subject
     assert subject.process.reap() is None
 
 
+@every_version
 def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_are_served(subject: Subject) -> None:
     process = subject.process
     launched(subject)
@@ -340,17 +364,32 @@ def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_a
 
     with subject.call():
         assert process.requests_in_flight() == 1
+        assert subject.takes_callers()
         assert process.close_public()
+        assert not subject.takes_callers()
         assert process.requests_in_flight() == 1
         # It is closed, which is not what was asked.
         assert not process.close_public()
+        assert not subject.takes_callers()
 
     # A new worker listens again.
     subject.reload()
     assert process.close_public()
     assert not process.close_public()
+    assert not subject.takes_callers()
     wait_until(lambda: not process.requests_in_flight(), "the caller is served")
     assert process.reap() is None
+
+
+@every_version
+def test_a_public_listener_that_somebody_paused_is_closed_all_the_same(subject: Subject) -> None:
+    process = subject.process
+    launched(subject)
+    subject.pause()
+
+    assert process.close_public()
+    assert not process.close_public()
+    assert not subject.takes_callers()
 
 
 def test_what_is_done_for_callers_is_seen_while_it_stops_too(subject: Subject) -> None:
