@@ -327,6 +327,8 @@ class FakeProcess:
         # Requests that are over.
         self.asked = 0
         self.in_flight_asked = 0
+        # How long each answer might take.
+        self.may_take_s: list[float] = []
         self.failing = failing
         self.ends_at_once = False
         self.starting = False
@@ -381,7 +383,10 @@ class FakeProcess:
             self.close()
         return ended
 
-    def close_public(self) -> bool:
+    def close_public(self, timeout_s: float = 2.0) -> bool:
+        self.may_take_s.append(timeout_s)
+        if not self.answering:
+            return False
         if not self._closed_public:
             self.said.append("close public")
         there = self.takes_callers()
@@ -396,11 +401,15 @@ class FakeProcess:
         self._closed_public = False
         self._workers += 1
 
-    def requests_in_flight(self) -> int:
+    def requests_in_flight(self, timeout_s: float = 5.0) -> int | None:
         self.in_flight_asked += 1
-        return self.in_flight if self._alive() else 0
+        self.may_take_s.append(timeout_s)
+        if not self._alive():
+            return 0
+        return self.in_flight if self.answering else None
 
-    def activity(self) -> Activity | None:
+    def activity(self, timeout_s: float = 5.0) -> Activity | None:
+        self.may_take_s.append(timeout_s)
         return Activity(self.in_flight, self.asked + self.in_flight) if self.answering and self._alive() else None
 
     def answers(self, timeout_s: float) -> bool:

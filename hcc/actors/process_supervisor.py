@@ -48,6 +48,11 @@ KILL_AFTER_S = 2.0
 # So long ConfigReconciler may look at what HAProxy is started with again; it may be busy, or be restarted.
 ANSWER_S = 3.0
 IN_FLIGHT_CHECK_S = 0.1
+# So long HAProxy may take in a drain to close the public listener, and to say what all of its workers do; less as the
+# time for open connections ends, but so long at least.
+CLOSE_TIMEOUT_S = 2.0
+COUNT_TIMEOUT_S = 5.0
+LEAST_TIMEOUT_S = 0.1
 # In a drain, connections that nothing was asked on for so long are cut: callers close them only much later.
 QUIET_S = 2.0
 QUIET_CHECK_S = 0.25
@@ -415,7 +420,7 @@ class ProcessSupervisor(Actor):
         self.after(max(0.0, deadline_s - time.monotonic()), _Force(kill=False), key="force")
         # The application may need its upstreams to answer what it was asked already: they close last.
         # To close it a second time is refused: what a generation before did is noted.
-        if self._draining.public_is_closed or self._process.close_public():
+        if self._draining.public_is_closed or self._process.close_public(self._time_to_ask_s(CLOSE_TIMEOUT_S)):
             self._draining.public_is_closed = True
             _log.info("the public listener is closed")
             self._stop_when_served()
@@ -423,12 +428,19 @@ class ProcessSupervisor(Actor):
             self._end_gracefully()
 
     def _stop_when_served(self) -> None:
-        if self._process.close_public():
+        if self._process.close_public(self._time_to_ask_s(CLOSE_TIMEOUT_S)):
             _log.info("the public listener is closed again, after a reload")
-        if self._process.requests_in_flight():
-            self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
-        else:
+        # Where HAProxy does not say, somebody may wait, too.
+        if self._process.requests_in_flight(self._time_to_ask_s(COUNT_TIMEOUT_S)) == 0:
             self._end_gracefully()
+        else:
+            self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
+
+    def _time_to_ask_s(self, most_s: float) -> float:
+        """How long HAProxy may take to answer: one that hangs must not keep connections from being cut in time."""
+        deadline_s = self._draining.deadline_s
+        left_s = most_s if deadline_s is None else deadline_s - time.monotonic()
+        return min(max(left_s, LEAST_TIMEOUT_S), most_s)
 
     def _end_gracefully(self) -> None:
         self._draining.ending = True
@@ -439,7 +451,8 @@ class ProcessSupervisor(Actor):
     def _cut_when_quiet(self) -> None:
         if not self._process.pid:
             return
-        if self._quiet.lasts_s(self._process.activity(), time.monotonic()) < QUIET_S:
+        activity = self._process.activity(self._time_to_ask_s(COUNT_TIMEOUT_S))
+        if self._quiet.lasts_s(activity, time.monotonic()) < QUIET_S:
             self.after(QUIET_CHECK_S, _CheckQuiet(), key="quiet")
             return
         _log.info("nothing was asked for %g s, closing the connections that callers keep", QUIET_S)

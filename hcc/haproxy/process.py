@@ -15,7 +15,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,23 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.names import AGENTS, APP, PUBLIC, TOKEN_AGENT
-from hcc.haproxy.replies import Activity, Info, Message, ReplyError, alerts, parse_activity
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocket, RuntimeSocketError, SilentError
+from hcc.haproxy.replies import Activity, Info, Message, ReplyError, alerts, count_streams, parse_activity
+from hcc.haproxy.runtime import (
+    MasterSocket,
+    NotListeningError,
+    RuntimeSocket,
+    RuntimeSocketError,
+    SilentError,
+    lives,
+)
 
 MAX_LOG_BYTES = 1024 * 1024
 POLL_S = 0.005
 ANSWER_TIMEOUT_S = 2.0
+# For the answers of all workers.
+ANSWERS_TIMEOUT_S = 5.0
+# So begins the answer about a proxy that a worker does not have.
+NO_PROXY = "No such proxy"
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
 # What `Look.silent` says of a HAProxy that cannot be asked at all.
@@ -79,7 +90,6 @@ class HAProxyProcess:
         self._shares_stdout = shares_stdout
         self._binary = binary
         self._layout = layout
-        self._runtime = RuntimeSocket(layout.stats_socket, timeout_s=ANSWER_TIMEOUT_S, master=layout.master_socket)
         # While it starts its master would let us wait.
         self._starting_worker = RuntimeSocket(layout.stats_socket, timeout_s=ANSWER_TIMEOUT_S)
         self._child: subprocess.Popen[bytes] | None = None
@@ -175,8 +185,7 @@ class HAProxyProcess:
 
         One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads.
         """
-        worker = RuntimeSocket(self._layout.stats_socket, timeout_s=timeout_s, master=self._layout.master_socket)
-        master = MasterSocket(self._layout.master_socket, timeout_s)
+        worker, master = self._worker(timeout_s), MasterSocket(self._layout.master_socket, timeout_s)
         pid, listening = 0, False
         for name, ask in (("worker", worker.info), ("master", master.processes)):
             try:
@@ -200,38 +209,48 @@ class HAProxyProcess:
         self.forget()
         return ended
 
-    def close_public(self) -> bool:
+    def close_public(self, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
         """Close the public listener alone, until a reload; whether it was open. Open connections go on.
 
         From 2.6 on the kernel goes on accepting for one that was shut, and nobody answers there; one that was disabled
         before refuses (tried on 2.2 to 3.4). Both go on one line, so that nobody finds it disabled and enables it.
         """
         try:
-            answer = self._runtime.send(f"disable frontend {PUBLIC}", f"shutdown frontend {PUBLIC}")
+            answer = self._worker(timeout_s).send(f"disable frontend {PUBLIC}", f"shutdown frontend {PUBLIC}")
         except RuntimeSocketError:
             return False
         # Each answers with an empty line, or with words and one when there is no such frontend, or it is closed. The
         # second counts: somebody may have disabled it before.
         return answer.splitlines()[-2:] == ["", ""]
 
-    def requests_in_flight(self) -> int:
-        """Requests that callers wait for (connections, for tcp); 0 when HAProxy does not say."""
-        try:
-            return parse_activity(self._runtime.send(f"show stat {APP} 2 -1")).get(APP, Activity()).now
-        except (RuntimeSocketError, ReplyError):
-            return 0
+    def requests_in_flight(self, timeout_s: float = ANSWERS_TIMEOUT_S) -> int | None:
+        """Requests that callers wait for (connections, for tcp), in all workers; None when HAProxy does not say.
 
-    def activity(self) -> Activity | None:
+        What began before a reload goes on in the worker of then.
+        """
+        if not self._pid:
+            return 0
+        end_s = time.monotonic() + timeout_s
+        try:
+            workers = self._master(end_s).processes().workers
+            # A master that starts anew, as in a reload, may know of none.
+            return sum(self._in_flight_of(worker.pid, end_s) for worker in workers) if workers else None
+        except NotListeningError:
+            return self._in_flight_of_the_only_one(end_s)
+        except (RuntimeSocketError, ReplyError):
+            return None
+
+    def activity(self, timeout_s: float = ANSWERS_TIMEOUT_S) -> Activity | None:
         """What all workers do for callers and applications, also when they stop; None when HAProxy does not say.
 
         Some versions list no backend any more as soon as they stop (2.2 does so).
         """
-        master = MasterSocket(self._layout.master_socket, ANSWER_TIMEOUT_S)
+        end_s = time.monotonic() + timeout_s
         asked_by_haproxy = (AGENTS, TOKEN_AGENT)
         total = Activity()
         try:
-            for worker in master.processes().workers:
-                listed = parse_activity(master.of_worker(worker.pid, "show stat -1 2 -1"))
+            for worker in self._master(end_s).processes().workers:
+                listed = parse_activity(self._master(end_s).of_worker(worker.pid, "show stat -1 2 -1"))
                 counted = [one for name, one in listed.items() if name not in asked_by_haproxy]
                 if not counted:
                     return None
@@ -284,6 +303,38 @@ class HAProxyProcess:
     def messages(self) -> tuple[Message, ...]:
         """The alerts in HAProxy's log since its start; of one that was adopted, all that are there."""
         return alerts(read_since(self._layout.log, self._logged))
+
+    def _worker(self, timeout_s: float) -> RuntimeSocket:
+        return RuntimeSocket(self._layout.stats_socket, timeout_s=timeout_s, master=self._layout.master_socket)
+
+    def _master(self, end_s: float) -> MasterSocket:
+        """To ask one thing that has to be answered by then, and soon."""
+        left_s = end_s - time.monotonic()
+        return MasterSocket(self._layout.master_socket, max(min(left_s, ANSWER_TIMEOUT_S), POLL_S))
+
+    def _in_flight_of(self, worker: int, end_s: float) -> int:
+        """Of one worker; 0 of one that ends meanwhile."""
+
+        def ask(command: str) -> str:
+            answer = self._master(end_s).of_worker(worker, command)
+            if not answer and lives(worker):
+                raise RuntimeSocketError(f"the master passed no answer of worker {worker} on")
+            return answer
+
+        try:
+            return _in_flight(ask)
+        except (RuntimeSocketError, ReplyError):
+            if lives(worker):
+                raise
+            return 0
+
+    def _in_flight_of_the_only_one(self, end_s: float) -> int | None:
+        """What the worker says on its own socket, for want of the master's; None if there is another one."""
+        try:
+            count = _in_flight(self._worker(max(min(end_s - time.monotonic(), ANSWER_TIMEOUT_S), POLL_S)).send)
+        except (RuntimeSocketError, ReplyError):
+            return None
+        return count if len(children(self._pid)) == 1 else None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         layout = self._layout
@@ -341,6 +392,16 @@ class HAProxyProcess:
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self._child, self._pid, self._pidfd, self._starting = None, 0, -1, False
+
+
+def _in_flight(ask: Callable[[str], str]) -> int:
+    """Requests that callers wait for, of the worker that is asked so."""
+    listed = ask(f"show stat {APP} 2 -1")
+    if listed.startswith(NO_PROXY):
+        return 0
+    found = parse_activity(listed)
+    # A worker of 2.2 that stops lists none, but what it still does: connections that are merely kept are not among it.
+    return found[APP].now if APP in found else count_streams(ask("show sess"), APP)
 
 
 def start_time(pid: int) -> int:

@@ -123,6 +123,11 @@ def parse_activity(text: str) -> dict[str, Activity]:
     return found
 
 
+def count_streams(text: str, backend: str) -> int:
+    """Of a backend, in the answer to `show sess`; those that wait for a server are counted, too."""
+    return sum(f" be={backend} " in line for line in text.splitlines())
+
+
 _RATE_LIMITS = {"ConnRateLimit": "connections", "SessRateLimit": "sessions", "SslRateLimit": "ssl-sessions"}
 
 

@@ -405,6 +405,36 @@ def test_callers_that_are_not_served_in_time_are_cut() -> None:
         eventually(lambda: there.process.said[:2] == ["close public", "terminate"], "an end at the deadline")
 
 
+def test_upstreams_stay_open_while_haproxy_does_not_say_whether_callers_are_served() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+        there.drain(30.0)
+        eventually(lambda: there.process.said == ["close public"], "it drains")
+
+        there.process.answering = False
+        asked = there.process.in_flight_asked
+        eventually(lambda: there.process.in_flight_asked > asked + 2, "it looks")
+
+        assert there.process.said == ["close public"]
+        there.process.in_flight, there.process.answering = 0, True
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+
+
+def test_haproxy_is_waited_for_no_longer_than_until_connections_are_cut() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+
+        there.drain(0.5)
+
+        eventually(lambda: "terminate" in there.process.said, "the cut")
+        assert len(there.process.may_take_s) > 1
+        assert max(there.process.may_take_s) <= 0.5
+
+
 def test_a_proxy_without_a_public_listener_stops_at_once() -> None:
     with scene(FakeProcess()) as there:
         there.process.public = False

@@ -31,7 +31,10 @@ def read_digest(stream: BufferedIOBase, size: int) -> str:
 
 
 class TcpApp(socketserver.StreamRequestHandler):
-    """One command a line: `WHO`, `PUT n` and n bytes, `GET n`, `ECHO` until the end."""
+    """One command a line: `WHO`, `PUT n` and n bytes, `GET n`, `ECHO` until the end.
+
+    `RELAY port` gives, after a second, what an http application there says.
+    """
 
     disable_nagle_algorithm = True
 
@@ -48,6 +51,8 @@ class TcpApp(socketserver.StreamRequestHandler):
                 self._say(read_digest(self.rfile, int(words[1])))
             elif words[0] == b"GET":
                 self._send(chunks(int(words[1])))
+            elif words[0] == b"RELAY":
+                self._say(_relayed(int(words[1])))
             elif words[0] == b"ECHO":
                 self._echo()
 

@@ -209,6 +209,34 @@ def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: 
         assert "reload with" not in kiosk.sidecar.log_text().partition("the public listener is closed")[2]
 
 
+def test_who_came_before_a_reload_is_served_with_the_help_of_upstreams_while_it_drains(
+    site: Site, haproxy: str
+) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        kiosk, _, caller = mesh.join(
+            Service("kiosk", upstreams=(upstream("larder", STOCK_PORT),)),
+            Service("larder", "http"),
+            Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),)),
+            flags=("--drain-timeout", "60s"),
+        )
+        with caller.namespace.connect("127.0.0.1", KIOSK_PORT) as held:
+            held.sendall(b"RELAY %d\n" % STOCK_PORT)
+            assert read_line(held) == "larder"
+            before = kiosk.sidecar.worker_pid()
+            kiosk.register(replace(kiosk.service, upstreams=(*kiosk.service.upstreams, upstream("guest", TILL_PORT))))
+            wait_until("the reload", lambda: kiosk.sidecar.worker_pid() != before, 20)
+            kiosk.sidecar.wait_rest()
+
+            kiosk.sidecar.process.signal(signal.SIGTERM)
+            wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
+            assert not kiosk.namespace.listening(kiosk.public_port, kiosk.namespace.address)
+
+            # A second after it was asked the application asks its upstream.
+            held.sendall(b"RELAY %d\n" % STOCK_PORT)
+            assert read_line(held) == "larder"
+        assert kiosk.sidecar.stop(5) == 0
+
+
 @on_2_8
 def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy: str, tmp_path: Path) -> None:
     checks, slow = tmp_path / "checks", tmp_path / "haproxy"

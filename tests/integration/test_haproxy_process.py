@@ -7,6 +7,7 @@ import resource
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -21,10 +22,12 @@ from hcc.haproxy.binary import Probe, find_haproxy, probe
 from hcc.haproxy.files import write_private
 from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
 from hcc.haproxy.replies import Activity
+from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
 from tests.haproxy_examples import examples
 from tests.haproxy_stage import BINARIES, DEADLINE_S, Stage, exists, greeting, stage, wait_until
+from tests.pki import service_uri
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -340,6 +343,60 @@ def test_the_public_listener_closes_although_somebody_removed_the_worker_s_socke
     assert there.process.requests_in_flight() == 0
     assert there.process.close_public()
     assert not there.process.close_public()
+
+
+@pytest.mark.parametrize("hangs", ["worker", "master"])
+def test_callers_of_before_a_reload_are_not_known_while_whom_to_ask_hangs(there: Stage, hangs: str) -> None:
+    app, port = there.app(), free_port()
+    there.converge(there.rendered(snapshot(proxy_=proxy(local_port=app.port, bind_port=port))))
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("web")))
+    raw = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    with raw, context.wrap_socket(raw) as caller:
+        assert caller.recv(100) == b"app\n"
+        before = _reloaded(there)
+        wait_until(lambda: there.process.requests_in_flight() == 1, "the caller")
+        held = before if hangs == "worker" else there.process.pid
+        os.kill(held, signal.SIGSTOP)
+
+        assert there.process.requests_in_flight(0.3) is None
+
+        os.kill(held, signal.SIGCONT)
+        wait_until(lambda: there.process.requests_in_flight() == 1, "the caller again")
+    wait_until(lambda: there.process.requests_in_flight() == 0, "the caller to be served")
+
+
+def test_connections_that_are_merely_kept_in_a_worker_of_before_a_reload_are_no_requests(there: Stage) -> None:
+    app, port = there.app(http=True), free_port()
+    served = proxy(local_port=app.port, bind_port=port, protocol=Protocol.HTTP)
+    there.converge(there.rendered(snapshot(proxy_=served)))
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("web")))
+    raw = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    with raw, context.wrap_socket(raw) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n")
+        assert caller.recv(100).startswith(b"HTTP/1.1 200")
+        _reloaded(there)
+
+        wait_until(lambda: there.process.requests_in_flight() == 0, "nothing to be asked")
+
+
+def _reloaded(there: Stage) -> int:
+    """Process id of the worker that stops by a reload."""
+    before = there.worker()
+    os.kill(there.process.pid, signal.SIGUSR2)
+    wait_until(lambda: there.worker() != before, "a new worker")
+    return before
+
+
+def test_callers_are_counted_without_the_master_s_socket_where_one_worker_knows_all(there: Stage) -> None:
+    app, port = there.app(), free_port()
+    there.converge(there.rendered(snapshot(proxy_=proxy(local_port=app.port, bind_port=port))))
+    context = there.context(ssl.PROTOCOL_TLS_CLIENT, there.authority.leaf(service_uri("web")))
+    Path(there.layout.master_socket).unlink()
+    assert there.process.requests_in_flight() == 0
+    raw = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
+    with raw, context.wrap_socket(raw) as caller:
+        assert caller.recv(100) == b"app\n"
+        assert there.process.requests_in_flight() == 1
 
 
 def test_terminate_ends_at_once(there: Stage) -> None:

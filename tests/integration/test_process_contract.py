@@ -75,9 +75,9 @@ class FakeSubject:
     @contextmanager
     def call(self) -> Iterator[None]:
         """One caller is served meanwhile."""
-        self.process.in_flight = 1
+        self.process.in_flight += 1
         yield
-        self.process.in_flight = 0
+        self.process.in_flight -= 1
         self.process.asked += 1
 
     def takes_callers(self) -> bool:
@@ -382,6 +382,21 @@ def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_a
 
 
 @every_version
+def test_callers_of_before_a_reload_are_counted_with_those_of_after_it(subject: Subject) -> None:
+    process = subject.process
+    launched(subject)
+
+    with subject.call():
+        subject.reload()
+        wait_until(lambda: process.requests_in_flight() == 1, "the caller of before")
+        with subject.call():
+            assert process.requests_in_flight() == 2
+        assert process.close_public()
+        wait_until(lambda: process.requests_in_flight() == 1, "the one of after to be served")
+    wait_until(lambda: process.requests_in_flight() == 0, "all to be served")
+
+
+@every_version
 def test_a_public_listener_that_somebody_paused_is_closed_all_the_same(subject: Subject) -> None:
     process = subject.process
     launched(subject)
@@ -444,6 +459,9 @@ def test_one_that_hangs_is_silent_and_nothing_but_a_kill_ends_it(subject: Subjec
     subject.hang()
 
     assert process.look(0.2).silent == "worker"
+    assert process.requests_in_flight(0.2) is None
+    assert not process.close_public(0.2)
+    assert process.activity(0.2) is None
     process.terminate()
     assert process.reap() is None
     process.kill()

@@ -98,6 +98,11 @@ REFERENCES = (
         _DRAIN + "test_a_drain_closes_what_the_reload_under_way_has_opened",
     ),
     Reference(
+        "SIGTERM after a reload, with a tcp connection of before it",
+        "it goes on, and the application's upstreams with it",
+        _DRAIN + "test_who_came_before_a_reload_is_served_with_the_help_of_upstreams_while_it_drains",
+    ),
+    Reference(
         "SIGTERM of one of two instances under load",
         "no request lost, those that still need an upstream included; exit 0, nothing left",
         _DRAIN + "test_sigterm_under_load_costs_no_request_where_there_is_another_instance",

@@ -8,6 +8,7 @@ from hcc.haproxy.replies import (
     Message,
     ReplyError,
     alerts,
+    count_streams,
     parse_activity,
     parse_backends,
     parse_ca_file,
@@ -217,6 +218,19 @@ def test_what_backends_do_is_counted(text: str, expected: dict[str, Activity]) -
 def test_what_is_no_line_of_statistics_is_an_error(text: str) -> None:
     with pytest.raises(ReplyError, match="statistics"):
         parse_activity(text)
+
+
+def test_streams_of_a_backend_are_counted() -> None:
+    # As printed by 2.2.9 in a worker that stops, shortened.
+    text = """\
+0x5618bf2c51b0: proto=tcpv4 src=127.0.0.1:59398 fe=public be=app srv=app ts=00 age=0s calls=2 exp=4s
+0x5618bf2c51c0: proto=tcpv4 src=127.0.0.1:59399 fe=public be=app srv=<none> ts=00 age=0s calls=2 exp=4s
+0x5618bf2c51d0: proto=tcpv4 src=127.0.0.1:59400 fe=up:app:9191 be=up:app:9191:to srv=1 ts=00 age=0s calls=2 exp=4s
+0x5618bf2d4570: proto=sockpair src=unix:2 fe=GLOBAL be=<NONE> srv=<none> ts=00 age=0s calls=1 exp=
+
+"""
+    assert count_streams(text, "app") == 2
+    assert count_streams("\n", "app") == 0
 
 
 def test_ticket_keys_are_known_by_a_digest() -> None:
