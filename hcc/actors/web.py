@@ -86,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(len(response.body)))
+        if self.server.closing:
+            # Whoever keeps it would ask us, and not our successor.
+            self.send_header("Connection", "close")
         for name, value in response.headers:
             self.send_header(name, value)
         self.end_headers()
@@ -118,6 +121,8 @@ class _Server(ThreadingHTTPServer):
         self._waiting: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
         self._answer = answer
+        # No connection is kept any more.
+        self.closing = False
         super().__init__(address, _Handler)  # type: ignore[arg-type]  # a path, for a unix socket
 
     def answered(self, connection: socket.socket, method: str, path: str, query: str, accept: str) -> Response:
@@ -172,6 +177,17 @@ class _Server(ThreadingHTTPServer):
             slowest.shutdown(socket.SHUT_RDWR)
         return self._slots.acquire(timeout=_PLACE_WITHIN_S)
 
+    def end_kept(self) -> None:
+        """End connections that wait for a request, and let no other wait for one again.
+
+        What came in already is still answered, and what is being sent goes on: only our receiving side is closed.
+        """
+        with self._lock:
+            self.closing = True
+            for connection in self._waiting:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+
     def _gone(self, connection: socket.socket) -> None:
         with self._lock:
             self._waiting.pop(connection, None)
@@ -198,7 +214,7 @@ class _UnixServer(_Server):
 
 
 class WebServer:
-    """A running server; `close` ends it. Open connections end by their own timeout.
+    """A running server; `close` ends it, and connections that merely wait. Who is being answered is let to the end.
 
     Args:
         path: of its unix socket, empty on TCP.
@@ -224,6 +240,7 @@ class WebServer:
         os.eventfd_write(self._closing, 1)
         self._thread.join(timeout=2)
         self._server.socket.close()
+        self._server.end_kept()
         os.close(self._closing)
 
     def _serve(self) -> None:

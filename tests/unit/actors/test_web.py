@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hcc.actors.web import MAX_CONNECTIONS, Response, serve_tcp
+from hcc.actors.web import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Response, WebServer, serve_tcp, serve_unix
 from hcc.settings import ListenAddress
 from tests.ports import free_port
 
@@ -88,6 +88,81 @@ def test_who_is_being_answered_is_let_to_the_end() -> None:
             assert [one.result() for one in asked] == [200] * MAX_CONNECTIONS
     finally:
         server.close()
+
+
+def _asked(kept: http.client.HTTPConnection) -> tuple[int, str | None]:
+    """Status and Connection header of an answer that was read to its end."""
+    kept.request("GET", "/ready")
+    response = kept.getresponse()
+    response.read()
+    return response.status, response.headers["Connection"]
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_connection_that_is_kept_ends_with_the_server(kind: str, tmp_path: Path) -> None:
+    port, path = free_port(), tmp_path / "control.sock"
+
+    def serve(status: int) -> WebServer:
+        def answer(*_: str) -> Response:
+            return Response(status, b"ready?")
+
+        return serve_tcp(ListenAddress("127.0.0.1", port), answer) if kind == "tcp" else serve_unix(path, answer)
+
+    def connected() -> socket.socket:
+        client = socket.socket(socket.AF_INET if kind == "tcp" else socket.AF_UNIX)
+        # Sooner than it ends for having said nothing.
+        client.settimeout(IDLE_TIMEOUT_S / 2)
+        client.connect(("127.0.0.1", port) if kind == "tcp" else str(path))
+        return client
+
+    server = serve(200)
+    kept = http.client.HTTPConnection("hcc")
+    kept.sock, silent = connected(), connected()
+    try:
+        assert [_asked(kept) for _ in "12"] == [(200, None)] * 2
+        server.close()
+        server = serve(503)
+
+        assert kept.sock.recv(1) == b""
+        assert silent.recv(1) == b""
+        kept.close()
+        kept.sock = connected()
+        assert _asked(kept) == (503, None)
+    finally:
+        kept.close()
+        silent.close()
+        server.close()
+
+
+def test_who_is_being_answered_as_the_server_ends_is_answered_and_told_to_leave() -> None:
+    port = free_port()
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(_: str, path: str, *__: str) -> Response:
+        if path == "/ready":
+            asked.set()
+            go_on.wait(10)
+        return Response(200, b"x" * 16_000_000 if path == "/long" else b"ok")
+
+    server = serve_tcp(ListenAddress("127.0.0.1", port), answer)
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    reading = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        # The first bytes of a long answer are there, the rest waits for us.
+        reading.request("GET", "/long")
+        long = reading.getresponse()
+        with ThreadPoolExecutor(1) as callers:
+            answered = callers.submit(_asked, kept)
+            assert asked.wait(10)
+
+            server.close()
+
+            go_on.set()
+            assert answered.result() == (200, "close")
+        assert len(long.read()) == 16_000_000
+    finally:
+        kept.close()
+        reading.close()
 
 
 def _naps(name: str) -> int:
