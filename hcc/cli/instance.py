@@ -102,7 +102,8 @@ def _add_flag(group: argparse._ArgumentGroup, setting: Setting) -> None:
 
 
 def _file(flag: str | None, environ: Mapping[str, str]) -> tuple[str, dict[str, object]]:
-    named = flag if flag is not None else environ.get(CONFIG_FILE_VARIABLE)
+    # An empty variable counts as missing; the flag can say that there is none.
+    named = flag if flag is not None else environ.get(CONFIG_FILE_VARIABLE) or None
     name = DEFAULT_CONFIG_FILE if named is None else named
     if not name:
         return name, {}

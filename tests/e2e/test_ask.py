@@ -29,7 +29,7 @@ def asked(member: Member, *words: str, **env: str) -> subprocess.CompletedProces
         "HCC_STATE_DIR": str(member.sidecar.state_base),
         "HCC_SIDECAR_FOR": member.service.service_id,
         "HCC_STATS_ADDR": f"127.0.0.1:{member.sidecar.stats_port}",
-        "HCC_CONFIG_FILE": "",
+        "HCC_CONFIG_FILE": "/dev/null",
     }
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("HCC_", "CONSUL_"))}
     line = member.namespace.command(HCC, *words)

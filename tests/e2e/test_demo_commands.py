@@ -55,7 +55,7 @@ class Shell:
             **mine,
             "PATH": f"{exported}:{mine['PATH']}",
             "HCC_STATE_DIR": state,
-            "HCC_CONFIG_FILE": "",
+            "HCC_CONFIG_FILE": "/dev/null",
             "TERM": "xterm",
             **({"CONSUL_HTTP_ADDR": addresses[-1]} if addresses else {}),
         }

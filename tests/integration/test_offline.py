@@ -49,7 +49,8 @@ def review() -> Review:
 
 def run(file: Path | str, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "hcc", "config", "--from", str(file), *words]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HCC_")} | {"HCC_CONFIG_FILE": ""}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HCC_")}
+    env["HCC_CONFIG_FILE"] = "/dev/null"
     return subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE_S, check=False, input=text, env=env)
 
 

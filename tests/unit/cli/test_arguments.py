@@ -21,7 +21,7 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("HCC_", "CONSUL_", "CONNECT_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HCC_CONFIG_FILE", "")
+    monkeypatch.setenv("HCC_CONFIG_FILE", "/dev/null")
 
 
 def test_defaults_are_safe_intentions_on_and_no_open_port() -> None:

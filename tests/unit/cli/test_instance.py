@@ -38,6 +38,17 @@ def test_the_usual_file_need_not_be_there_but_one_that_is_named_must(
     assert settled().sidecar_for == "web"
 
 
+def test_an_empty_variable_counts_as_missing_and_an_empty_flag_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hcc.toml").write_text('sidecar_for = "web"\n')
+    monkeypatch.setattr(instance, "DEFAULT_CONFIG_FILE", str(tmp_path / "hcc.toml"))
+    monkeypatch.setenv("HCC_CONFIG_FILE", "")
+
+    assert settled().sidecar_for == "web"
+    assert settled("--config-file", "").sidecar_for == ""
+
+
 def test_a_usual_file_that_may_not_be_looked_at_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Any error will do that Path.exists() does not take for absence; no permission is none to root.
     monkeypatch.setattr(instance, "DEFAULT_CONFIG_FILE", str(tmp_path / ("x" * 300)))
