@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hcc.cli.arguments import Command, checked
-from hcc.cli.instance import add_instance, asked, control_socket
+from hcc.cli.instance import add_instance, control_socket
 from hcc.errors import HccError
 from hcc.settings import parse_duration
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TARGET = "/api/v1/status"
 WATCH_INTERVAL_S = 1.0
 READY_INTERVAL_S = 0.1
-# A status waits for HAProxy and for actors, neither of them for long.
+# To find the sidecar and to hear from it. A status waits for HAProxy and for actors, neither of them for long.
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -38,7 +38,7 @@ def _status_arguments(command: argparse.ArgumentParser) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     if options.json:
-        print(json.dumps(asked(options, "GET", TARGET), indent=2))
+        print(json.dumps(_told(options, options.proxy_id, options.sidecar_for), indent=2))
         return 0
     from hcc.cli import terminal
 
@@ -55,15 +55,14 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
     `proxy_id` is what Consul says that was chosen; empty when it says nothing.
     """
     from hcc.actors.status import StatusError, from_json
-    from hcc.cli.control import EndedError, SilentError, ask, find_control_socket
+    from hcc.cli.control import EndedError, SilentError
     from hcc.diagnosis.sidecar import Running
 
     if options.sidecar_for_tag and not proxy_id:
         return Running(None, f"not looked for: Consul does not say which has the tag {options.sidecar_for_tag}")
     chosen = (proxy_id, "") if proxy_id else (options.proxy_id, options.sidecar_for)
     try:
-        path = find_control_socket(Path(options.state_dir), *chosen)
-        return Running(from_json(ask(path, "GET", TARGET, STATUS_TIMEOUT_S)))
+        return Running(from_json(_told(options, *chosen)))
     except SilentError as exc:
         return Running(None, str(exc), hangs=True)
     except StatusError as exc:
@@ -74,13 +73,27 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
         return Running(None, str(exc))
 
 
+def _told(options: argparse.Namespace, proxy_id: str, sidecar_for: str) -> object:
+    """The status of the sidecar that fits, as JSON.
+
+    Raises:
+        ControlError: there is none, or it did not answer in time.
+    """
+    from hcc.cli.control import ask, find_control_socket
+
+    deadline = time.monotonic() + STATUS_TIMEOUT_S
+    # However many hang beside it, the one that is found has the other half to answer in.
+    path = find_control_socket(Path(options.state_dir), proxy_id, sidecar_for, STATUS_TIMEOUT_S / 2)
+    return ask(path, "GET", TARGET, deadline - time.monotonic())
+
+
 def _view(options: argparse.Namespace) -> Shown:
     from hcc.actors.status import StatusError, from_json
     from hcc.cli.status_view import view
     from hcc.diagnosis.sidecar import RENEW
 
     try:
-        return view(from_json(asked(options, "GET", TARGET)))
+        return view(from_json(_told(options, options.proxy_id, options.sidecar_for)))
     except StatusError as exc:
         raise StatusError(f"{exc}; {RENEW}, or look at --json") from exc
 

@@ -10,6 +10,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,40 @@ def test_waiting_ends_in_time_where_the_sidecar_hangs(base: Path, monkeypatch: p
         waiting.join(15.0)
     assert len(outcome) == 1
     assert "runs but does not answer" in outcome[0]
+
+
+@pytest.mark.parametrize("sidecar_for", ["", "web"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_status_of_one_that_hangs_ends_soon(
+    base: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool, sidecar_for: str
+) -> None:
+    monkeypatch.setattr(control, "MIN_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(control, "ABOUT_TIMEOUT_S", control.TIMEOUT_S)
+    began_s = time.monotonic()
+
+    with hanging(base, "web-sidecar-proxy"), pytest.raises(SilentError):
+        status._status(argparse.Namespace(json=as_json, watch=False, **vars(options(base, sidecar_for=sidecar_for))))
+
+    assert time.monotonic() - began_s < control.TIMEOUT_S / 2
+
+
+def test_who_is_well_has_time_for_its_status_however_many_hang(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MIN_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(control, "ABOUT_TIMEOUT_S", control.TIMEOUT_S)
+    monkeypatch.setattr(status, "STATUS_TIMEOUT_S", 4.0)
+    left: list[float] = []
+    real = control.fetch
+
+    def fetch(path: Path, method: str, target: str, timeout_s: float) -> tuple[int, str]:
+        if target == status.TARGET:
+            left.append(timeout_s)
+        return real(path, method, target, timeout_s)
+
+    monkeypatch.setattr(control, "fetch", fetch)
+    with hanging(base, "api"), hanging(base, "db"), well(base, "web", "web"):
+        assert running(options(base, sidecar_for="web"), "").status == status_builders.status()
+
+    assert [1.0 < each <= 4.0 for each in left] == [True]
 
 
 def test_a_tag_s_sidecar_is_asked_by_the_proxy_s_id_alone(base: Path) -> None:
