@@ -13,6 +13,8 @@ from hcc.errors import SettingError
 MAX_PORT = 65_535
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = re.compile(r"[0-9]{1,18}(?:\.[0-9]+)?")
+# Python refuses to read a number of thousands of digits.
+_WHOLE = re.compile(r"[0-9]{1,18}")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_S = 10 * 365 * 86_400.0
 
@@ -164,6 +166,12 @@ def parse_boolean(text: str) -> bool:
     raise SettingError(msg)
 
 
+def whole_number(text: str, low: int, high: int) -> int | None:
+    """The number from `low` to `high` that the text is, in ASCII digits alone; None when it is none."""
+    number = int(text) if _WHOLE.fullmatch(text) else None
+    return number if number is not None and low <= number <= high else None
+
+
 def parse_listen_address(text: str) -> ListenAddress:
     """The address in `host:port`, `:port` or `[ipv6]:port`.
 
@@ -175,10 +183,11 @@ def parse_listen_address(text: str) -> ListenAddress:
         host = host[1:-1]
     elif ":" in host:
         separator = ""
-    if not separator or not port.isdecimal() or not 1 <= int(port) <= MAX_PORT:
+    number = whole_number(port, 1, MAX_PORT) if separator else None
+    if number is None:
         msg = f"expected HOST:PORT with a port from 1 to {MAX_PORT}, found {text!r}"
         raise SettingError(msg)
-    return ListenAddress(host, int(port))
+    return ListenAddress(host, number)
 
 
 def parse_log_level(text: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from hcc.errors import HccError
-from hcc.settings import ListenAddress
+from hcc.settings import ListenAddress, whole_number
 from hcc.spoe.listener import inode_of
 
 MAX_CONNECTIONS = 32
@@ -72,12 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond()
 
     def _respond(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+        length = whole_number(self.headers.get("Content-Length", "0"), 0, MAX_BODY_BYTES)
+        if length is None:
             self.close_connection = True
             self._send(Response(413, b"expected no body\n"))
             return
-        self.rfile.read(int(length))
+        self.rfile.read(length)
         path, _, query = self.path.partition("?")
         asked = (self.command, path, query, self.headers.get("Accept", ""))
         self._send(self.server.answered(self.connection, *asked))

@@ -20,6 +20,7 @@ from hcc.settings import (
     parse_listen_address,
     parse_log_level,
     parse_verify_upstream,
+    whole_number,
 )
 
 MAX_SPOE_WORKERS = 64
@@ -77,9 +78,10 @@ class Setting:
 
 
 def _worker_count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SPOE_WORKERS:
+    number = whole_number(text, 1, MAX_SPOE_WORKERS)
+    if number is None:
         raise SettingError(f"expected a whole number from 1 to {MAX_SPOE_WORKERS}, found {text!r}")
-    return int(text)
+    return number
 
 
 def _interval(text: str) -> float:

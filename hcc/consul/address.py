@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcc.errors import SettingError
-from hcc.settings import MAX_PORT
+from hcc.settings import MAX_PORT, whole_number
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 # As a URL without a port, and as Consul's own programs do; 8500 is the default of the whole address only.
@@ -118,8 +118,8 @@ def _plain(host: str) -> bool:
 
 
 def _port(text: str, port: str, source: str) -> int:
-    number = int(port) if port.isascii() and port.isdigit() else 0
-    if not 0 < number <= MAX_PORT:
+    number = whole_number(port, 1, MAX_PORT)
+    if number is None:
         raise _error(text, source, f"the port {port!r}")
     return number
 

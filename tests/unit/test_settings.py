@@ -54,7 +54,10 @@ def test_a_listen_address_is_host_and_port(text: str, address: ListenAddress) ->
     assert parse_listen_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "localhost", "localhost:", "x:0", "x:65536", "::1:80", "x:8o"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "localhost", "localhost:", "x:0", "x:65536", "::1:80", "x:8o", "x:\u0663\u0664", "x: 8", "x:" + "9" * 5000],
+)
 def test_a_bad_listen_address_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="expected HOST:PORT"):
         parse_listen_address(text)
@@ -71,7 +74,7 @@ def test_log_levels_of_the_go_program_are_taken() -> None:
         parse_log_level("loud")
 
 
-@pytest.mark.parametrize("text", ["stderr", "syslog", "localhost:514", "dev/log"])
+@pytest.mark.parametrize("text", ["stderr", "syslog", "localhost:514", "dev/log", "127.0.0.1:\u0663\u0664"])
 def test_a_bad_access_log_says_all_that_it_may_be(text: str) -> None:
     said = f"expected off, stdout, the path of a syslog socket or IP:PORT of a syslog server, found '{text}'"
     with pytest.raises(SettingError, match=said):

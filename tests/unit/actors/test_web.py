@@ -44,6 +44,18 @@ def test_a_lack_of_threads_costs_no_place_for_later_connections(monkeypatch: pyt
         server.close()
 
 
+@pytest.mark.parametrize("length", ["65537", "-1", "1_0", "9" * 5000])
+def test_a_body_that_is_too_long_or_has_no_length_is_refused(length: str) -> None:
+    port = free_port()
+    server = serve_tcp(ListenAddress("127.0.0.1", port), lambda *_: Response(200, b"ok"))
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(f"POST /v1/plan HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+            assert connection.recv(1024).startswith(b"HTTP/1.1 413 ")
+    finally:
+        server.close()
+
+
 def test_who_is_slow_to_ask_or_to_read_keeps_nobody_out() -> None:
     port = free_port()
     long = b"x" * 16_000_000

@@ -65,6 +65,8 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
         (("--sidecar-for", "a", "stray"), "unknown argument 'stray'"),
         (("--sidecar-for", "a", "--log-level", "loud"), "--log-level: expected one of trace"),
         (("--sidecar-for", "a", "--spoe-workers", "0"), "expected a whole number from 1 to 64, found '0'"),
+        (("--sidecar-for", "a", "--spoe-workers", "\u0663"), "expected a whole number from 1 to 64, found"),
+        (("--sidecar-for", "a", "--spoe-workers", "9" * 5000), "expected a whole number from 1 to 64, found"),
         (("--sidecar-for", "a", "--stats-addr", "x"), "expected HOST:PORT"),
         (("--sidecar-for", "a", "--stats-service-register"), "expects --stats-addr"),
         (

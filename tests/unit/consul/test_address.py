@@ -45,6 +45,8 @@ def test_tls_asked_for_elsewhere_wins_over_http() -> None:
         "host:0",
         "host:65536",
         "host:abc",
+        "host:\u0663\u0664",
+        "host:" + "9" * 5000,
         "unix://relative",
         "[::1:8500",
         "a b:1",
