@@ -72,11 +72,13 @@ def parse_question(given: Mapping[str, Sequence[str]]) -> Question:
     """The question in the words of a query: `source`; for a request `path`, `method` and any number of `header`.
 
     Raises:
-        SettingError: the source is missing, or a word cannot stand in a request.
+        SettingError: the source is missing or names no service, or a word cannot stand in a request.
     """
     source = _one(given, "source")
     if not source:
         raise SettingError("expected a source: a service's name or a SPIFFE URI")
+    # In which mesh it is does not matter yet; only a name that is nearly too long may be refused there after all.
+    _named(source, trust_domain="DOMAIN", datacenter="DC")
     if not given.keys() & {"path", "method", "header"}:
         return Question(source)
     method = _one(given, "method") or "GET"
@@ -119,14 +121,18 @@ def explained(
 
 
 def _caller(policy: Policy, datacenter: str, source: str, known: Iterable[str]) -> ServiceIdentity:
-    try:
-        caller = parse_source(source, policy.trust_domain, datacenter)
-    except IdentityError as exc:
-        raise SettingError(str(exc)) from exc
+    caller = _named(source, policy.trust_domain, datacenter)
     named = (named_caller(name, policy.trust_domain) for name in known if shown(name, datacenter) == source)
     found = {one for one in named if one is not None}
     # The name of a service may have dots, too.
     return min(found) if found and caller not in found else caller
+
+
+def _named(source: str, trust_domain: str, datacenter: str) -> ServiceIdentity:
+    try:
+        return parse_source(source, trust_domain, datacenter)
+    except IdentityError as exc:
+        raise SettingError(str(exc)) from exc
 
 
 def _verdict(policy: Policy, caller: ServiceIdentity, request: Request | None) -> Verdict:

@@ -28,6 +28,7 @@ MAX_CONNECTIONS = 32
 IDLE_TIMEOUT_S = 10.0
 # Requests have no body worth reading; more than this is somebody's mistake.
 MAX_BODY_BYTES = 65_536
+TEXT = "text/plain; charset=utf-8"
 _BACKLOG_PAUSE_S = 0.1
 # For whom another connection was ended.
 _PLACE_WITHIN_S = 0.5
@@ -45,7 +46,7 @@ class Response:
 
     status: int
     body: bytes
-    content_type: str = "text/plain; charset=utf-8"
+    content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
 
 
@@ -60,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = IDLE_TIMEOUT_S
     # Without a write buffer header and body go out as two packets, and Nagle's algorithm waits 40 ms between.
     wbufsize = 65_536
+    # What the library refuses by itself, such as a request that is too long: one line, as all else, and no page.
+    error_content_type = TEXT
+    error_message_format = "%(message)s\n"
     server: _Server
 
     def do_GET(self) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from hcc.cli.arguments import Command
 from hcc.cli.instance import add_instance, asked
+from hcc.errors import SettingError
 
 if TYPE_CHECKING:
     from hcc.cli.terminal import Row
 
 TARGET = "/v1/explain"
+# What a sidecar reads of a question's first line is 65,536 bytes.
+MAX_QUERY_BYTES = 60_000
 # Beside those of all commands, so that a script can ask.
 EXIT_CODES = {"allow": 0, "deny": 3, "by request": 4, "by token": 5}
 
@@ -39,10 +42,7 @@ def _arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    names = ("source", "path", "method", "header")
-    words = {name: value for name in names if (value := getattr(options, name)) is not None}
-    query = urlencode(words, doseq=True, errors="replace")
-    answer = cast("dict[str, object]", asked(options, "GET", f"{TARGET}?{query}"))
+    answer = cast("dict[str, object]", asked(options, "GET", f"{TARGET}?{_query(options)}"))
     if options.json:
         print(json.dumps(answer, indent=2))
     else:
@@ -50,6 +50,26 @@ def _explain(options: argparse.Namespace) -> int:
 
         show_table(("VERDICT", str(answer["verdict"])), _rows(answer))
     return EXIT_CODES[str(answer["verdict"])]
+
+
+def _query(options: argparse.Namespace) -> str:
+    """The question.
+
+    Raises:
+        SettingError: a word of it is none, or they are too long; whether a sidecar runs or not.
+    """
+    from hcc.actors.explanation import parse_question
+
+    names = ("source", "path", "method", "header")
+    words = {name: value for name in names if (value := getattr(options, name)) is not None}
+    query = urlencode(words, doseq=True, errors="replace")
+    if len(query) > MAX_QUERY_BYTES:
+        longest = max(words, key=lambda name: len(urlencode({name: words[name]}, doseq=True, errors="replace")))
+        raise SettingError(
+            f"expected a question of at most {MAX_QUERY_BYTES} bytes, found {len(query)}, most of them by --{longest}"
+        )
+    parse_question(parse_qs(query, keep_blank_values=True))
+    return query
 
 
 def _rows(answer: dict[str, object]) -> list[Row]:

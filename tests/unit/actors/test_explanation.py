@@ -137,5 +137,5 @@ def test_a_question_that_names_no_host_leaves_it_open_unless_its_target_may_name
 )
 def test_a_bad_question_says_what_was_expected(words: dict[str, list[str]], said: str) -> None:
     with pytest.raises(SettingError) as refused:
-        explained(POLICY, "dc1", parse_question(words), Enforcement.ENFORCE)
+        parse_question(words)
     assert said in str(refused.value)

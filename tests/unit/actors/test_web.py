@@ -56,6 +56,20 @@ def test_a_body_that_is_too_long_or_has_no_length_is_refused(length: str) -> Non
         server.close()
 
 
+def test_what_the_library_refuses_is_a_line_of_text() -> None:
+    port = free_port()
+    server = serve_tcp(ListenAddress("127.0.0.1", port), lambda *_: Response(200, b"ok"))
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"GET /".ljust(65_537, b"x"))
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert (answer.status, answer.read()) == (414, b"Request-URI Too Long\n")
+            assert answer.headers.get_content_type() == "text/plain"
+    finally:
+        server.close()
+
+
 def test_who_is_slow_to_ask_or_to_read_keeps_nobody_out() -> None:
     port = free_port()
     long = b"x" * 16_000_000
