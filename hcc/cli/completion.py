@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hcc.cli.arguments import Command, parser
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+# What is one of these is said by its metavar; a request's path is another.
 _FILES, _DIRECTORIES = ("FILE", "PATH"), ("DIR",)
 
 

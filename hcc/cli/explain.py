@@ -31,7 +31,7 @@ def _arguments(command: argparse.ArgumentParser) -> None:
         "or a SPIFFE URI",
     )
     request.add_argument(
-        "--path", metavar="PATH", help="of a request, as it is sent (default: / with --method, --header)"
+        "--path", metavar="/PATH", help="of a request, as it is sent (default: / with --method, --header)"
     )
     request.add_argument("--method", metavar="METHOD", help="of a request (default: GET)")
     request.add_argument(

@@ -63,14 +63,29 @@ def test_bash_completes_commands_flags_and_values(
     typed: str, offered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["completion", "bash"]) == 0
-    script = tmp_path / "hcc.bash"
-    script.write_text(capsys.readouterr().out)
+
+    assert _completed(typed, capsys.readouterr().out, tmp_path) == [offered]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("hcc run --haproxy ha", ["hap"]), ("hcc run --config-file ha", ["hap"]), ("hcc explain --path ha", [])],
+)
+def test_bash_completes_files_where_files_are_meant(
+    typed: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "hap").touch()
+
+    assert _completed(typed, capsys.readouterr().out, tmp_path) == offered
+
+
+def _completed(typed: str, script: str, folder: Path) -> list[str]:
+    (folder / "hcc.bash").write_text(script)
     words = typed.split()
-    asked = f'. {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _shtab_hcc; echo "${{COMPREPLY[@]}}"'
-
-    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=20, check=True)
-
-    assert done.stdout.split() == [offered]
+    asked = f'. ./hcc.bash; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _shtab_hcc; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=20, check=True, cwd=folder)
+    return done.stdout.split()
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
