@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,6 +21,8 @@ CONTROL_SOCKET = "control.sock"
 ROOT = 0
 # What the directory's name may take of a socket's path; a longer proxy ID is cut and gets a digest.
 MAX_NAME_BYTES = 40
+# Something else has the lock's place: a directory, a link to itself, a socket, a file that may not be written.
+_NO_LOCK = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM)
 
 
 class LockedError(HccError):
@@ -71,7 +74,7 @@ class StateDirectory:
     def _locked(self) -> int:
         while True:
             _make(self.path)
-            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            lock = _opened(self.path / LOCK)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
@@ -118,6 +121,17 @@ def check_place(path: Path, user_id: int) -> None:
         _refuse_base_of_others(path.parent, user_id)
     if os.path.lexists(path):
         _refuse_of_others(path, user_id)
+
+
+def _opened(lock: Path) -> int:
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    except OSError as exc:
+        if exc.errno not in _NO_LOCK:
+            raise
+        raise SettingError(
+            f"expected {lock} to be a file that can be written, found {exc.strerror}; remove it"
+        ) from exc
 
 
 def _make(path: Path) -> None:

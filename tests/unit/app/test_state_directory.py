@@ -1,5 +1,6 @@
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -172,6 +173,22 @@ def test_a_base_that_is_a_file_is_a_clear_error(base: Path) -> None:
 
     with pytest.raises(SettingError, match="expected one that can be made, found"):
         StateDirectory(str(base / "file"), "web")
+
+
+@pytest.mark.parametrize("found", ["Is a directory", "Too many levels of symbolic links", "No such device or address"])
+def test_what_is_in_the_place_of_the_lock_is_a_clear_error(base: Path, found: str) -> None:
+    (base / "web").mkdir(mode=0o700)
+    lock = base / "web" / "lock"
+    if found == "Is a directory":
+        lock.mkdir()
+    elif found == "Too many levels of symbolic links":
+        lock.symlink_to(lock)
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(lock))
+
+    with pytest.raises(SettingError, match=f"^expected {lock} to be a file that can be written, found {found}; remove"):
+        StateDirectory(str(base), "web")
 
 
 def test_a_base_too_deep_for_sockets_is_a_clear_error(base: Path) -> None:
