@@ -15,8 +15,8 @@ from demo.talk import Progress, StepError
 _STOP_S = 10.0
 _POLL_S = 0.01
 _MARK = "HCC_DEMO"
-# What would send the demo's programs elsewhere than to the demo's own agent.
-_FOREIGN = ("CONSUL_", "CONNECT_")
+# What would send the demo's programs elsewhere than to the demo's own agent, or have them do other things there.
+_FOREIGN = ("CONSUL_", "CONNECT_", "HCC_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Children:
         self._children: list[Child] = []
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)} | {
             _MARK: str(folder),
+            # So that the machine's own settings, which may be for another agent, are not read.
+            "HCC_CONFIG_FILE": os.devnull,
             "PYTHONUNBUFFERED": "1",
         }
 
