@@ -133,14 +133,15 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     """The verdict on one request from `caller`; its `rules` is None.
 
     The first permission that speaks of the request decides; none: the default policy, never the next intention.
-    A request without a normal form is denied before that, and one for a tunnel whatever is said of its caller.
+    A request without a normal form is denied before that, and one for a tunnel whatever is said of its caller. Where
+    permissions come to the same answer for every request, it is that on the connection, and no request is looked at.
     """
     verdict = verdict_of(policy, caller)
     if policy.http and request.opens_tunnel:
         return Verdict(False, "the request is refused: CONNECT opens a tunnel, whatever the policy", verdict.intention)
     intention = verdict.intention
     how = policy.normalization
-    if intention is None or not _by_request(intention) or how is None or not policy.http:
+    if intention is None or verdict.rules is None or how is None:
         return verdict
     label = f"intention {intention.label()}"
     try:

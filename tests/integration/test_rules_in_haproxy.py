@@ -24,7 +24,7 @@ from hcc.mesh.patterns import MAX_DEPTH, compiled_bytes
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.mesh.request import CONSULS_DEFAULT, LookedAt, Request, RequestError, normalised
 from hcc.mesh.request import METHODS as KNOWN_METHODS
-from hcc.mesh.rules import RuleSet, looked_at
+from hcc.mesh.rules import ALLOW, RuleSet, looked_at
 from tests import binaries
 
 pytestmark = pytest.mark.integration
@@ -424,3 +424,14 @@ def test_a_method_that_only_looks_like_one_is_refused(branch: str, tmp_path: Pat
             asked = Request(method, "/", (HOST, ("Content-Length", "0")))
             assert status(port, asked, rules.name) == 200, method
             assert decide(policy, CALLER, asked).allowed
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_where_no_request_decides_none_is_looked_at(branch: str, tmp_path: Path) -> None:
+    _, rules = refusing(Permission(False, methods=("GET",)))
+    plain = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, (Permission(True),)),), False, http=True)
+    with running(branch, [rules], tmp_path) as port:
+        for asked in (Request("GETX", "/", (HOST,)), Request("GET", "/a%00b", (HOST,))):
+            assert status(port, asked, rules.name) == 400
+            assert status(port, asked, ALLOW) == 200
+            assert decide(plain, CALLER, asked).allowed

@@ -245,12 +245,29 @@ def test_an_intention_that_demands_a_token_denies_whatever_its_permissions_say()
 
 
 def test_a_request_without_a_normal_path_is_denied_where_permissions_govern() -> None:
-    rules = l7(on("/", allow=True), default_allow=True)
+    rules = l7(on("/", allow=True))
 
     verdict = decide(rules, caller(), get("/a%00b"))
     assert not verdict.allowed
     assert "NUL" in verdict.reason
     assert decide(rules, caller("other"), get("/a%00b")).allowed
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        (l7(Permission(allow=True), on("/x", allow=False)), True),
+        (l7(on("/", allow=True), default_allow=True), True),
+        (l7(on("/", allow=False)), False),
+        (l7(Permission(allow=True, fault="the field Cookie is not known")), False),
+    ],
+)
+def test_no_request_is_looked_at_where_all_permissions_come_to_one_answer(rules: Policy, allowed: bool) -> None:
+    for request in (get("/x"), get("/a%00b"), Request("GET", "*", ()), Request("ODD", "/", (HOST, HOST))):
+        verdict = decide(rules, caller(), request)
+        assert verdict == verdict_of(rules, caller())
+        assert verdict.allowed is allowed
+        assert verdict.reason.startswith("intention web -> permissions (precedence 9): ")
 
 
 @pytest.mark.parametrize("rules", [policy(allow("web"), http=True), l7(on("/", allow=True))])
