@@ -263,10 +263,11 @@ def test_an_upstream_config_is_read() -> None:
         ({"MaxConnections": 7, "MaxPendingRequests": 8}, 7),  # as agents merge it in (1.14.4, 1.20.1)
         ({"MaxConnections": None}, 0),
         ({"max_connections": 3, "MaxConnections": 7}, 3),
+        (None, 0),
     ],
 )
 def test_the_limit_of_service_defaults_counts_where_the_registration_has_none(
-    limits: dict[str, int | None], expected: int
+    limits: dict[str, int | None] | None, expected: int
 ) -> None:
     upstream, _, warnings = one({"limits": limits})
     assert (upstream.max_connections, warnings) == (expected, ())
