@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -28,6 +28,23 @@ class _Collected(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._collect()
+
+
+class LateGauge(Collector):
+    """A gauge without a sample until it is set: of a date a 0 would say 1970."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+        self._value: float | None = None
+
+    def set(self, value: float) -> None:
+        """From now on it is this."""
+        self._value = value
+
+    def collect(self) -> Iterable[Metric]:
+        """One family, which has no sample as long as nothing is known."""
+        return (GaugeMetricFamily(self._name, self._text, value=self._value),)
 
 
 class Metrics:
@@ -61,9 +78,11 @@ class Metrics:
         self.stale_answers = self._gauge(
             "hcc_stale_answers", "Answers of an earlier run that are served and Consul has not confirmed."
         )
-        self.leaf_expiry = self._gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
-        self.leaf_start = self._gauge("hcc_leaf_start_timestamp_seconds", "When the leaf certificate became valid.")
-        self.root_expiry = self._gauge(
+        self.leaf_expiry = self._late_gauge("hcc_leaf_expiry_timestamp_seconds", "When the leaf certificate expires.")
+        self.leaf_start = self._late_gauge(
+            "hcc_leaf_start_timestamp_seconds", "When the leaf certificate became valid."
+        )
+        self.root_expiry = self._late_gauge(
             "hcc_root_expiry_timestamp_seconds", "When the first of the trusted CA certificates expires."
         )
         self.certificate_rejects = self._counter(
@@ -119,6 +138,11 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
+
+    def _late_gauge(self, name: str, text: str) -> LateGauge:
+        gauge = LateGauge(name, text)
+        self.registry.register(gauge)
+        return gauge
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -57,6 +57,8 @@ def everything() -> Metrics:
     metrics.consul_requests.labels("200").inc()
     metrics.probes.labels("right").inc()
     metrics.refused_endpoints.labels("impostor").set(1)
+    for date in (metrics.leaf_start, metrics.leaf_expiry, metrics.root_expiry):
+        date.set(1e9)
     metrics.decisions.labels("shop", "server", "deny").inc()
     web = upstream("web")
     mesh = snapshot(upstream_state(web, (endpoint(),), protocol="http"), proxy_=proxy(protocol=Protocol.HTTP))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hcc.metrics import Metrics
 from tests import binaries
 from tests.every_metric import everything
 from tests.observability import PROMETHEUS, RULES
@@ -26,6 +27,12 @@ def steady(value: float, minutes: int = 120) -> str:
 
 def growing(per_sample: float, minutes: int = 120) -> str:
     return f"0+{per_sample}x{minutes * 4}"
+
+
+def as_at_the_start(series: str) -> str:
+    """What a sidecar shows of it that knows nothing yet."""
+    value = Metrics().registry.get_sample_value(series)
+    return f"_x{120 * 4}" if value is None else steady(value)
 
 
 HEALTHY: SERIES = {
@@ -93,6 +100,7 @@ ILL: dict[str, tuple[SERIES, str]] = {
     "HccHAProxyRestartLoop": ({"hcc_haproxy_starts_total": growing(1)}, "10m"),
     "HccActorDown": ({'hcc_actor_up{actor="Admin"}': steady(0)}, "2m"),
 }
+DATES = tuple(series for series in HEALTHY if series.endswith("_timestamp_seconds"))
 WHO = 'instance="web-1",service="web",source="web",destination="api",datacenter="dc1",protocol="http"'
 
 
@@ -122,6 +130,7 @@ def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_pat
         case("stopped", {'up{job="hcc"}': "1+0x40 stale"}, "50m", ()),
         case("came back", {'up{job="hcc"}': "1+0x40 0+0x4 _x20 1+0x400"}, "50m", ()),
     ]
+    cases += [case("no leaf yet", {series: as_at_the_start(series) for series in DATES}, "70m", ())]
     file = tmp_path / "test.yml"
     # Every JSON text is YAML, too.
     file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": cases}))

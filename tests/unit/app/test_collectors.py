@@ -48,3 +48,14 @@ def test_what_workers_were_too_busy_to_tell_is_summed_over_them() -> None:
 
     assert metrics.registry.get_sample_value("hcc_spoe_dropped_notices_total") == 5.0
     memory.close()
+
+
+def test_a_date_that_nobody_knows_yet_is_not_shown_as_1970() -> None:
+    metrics = Metrics()
+    body, _ = metrics.exposition("")
+    assert b"# TYPE hcc_leaf_expiry_timestamp_seconds gauge\n" in body
+    assert b"\nhcc_leaf_expiry_timestamp_seconds" not in body
+
+    metrics.leaf_expiry.set(1.7e9)
+
+    assert metrics.registry.get_sample_value("hcc_leaf_expiry_timestamp_seconds") == 1.7e9
