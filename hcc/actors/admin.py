@@ -107,6 +107,9 @@ class Admin(Actor):
         self._facts = readiness.Facts(intentions=intentions, verify=verify, draining=draining.announced)
         self._control: WebServer | None = None
         self._servers: list[WebServer] = []
+        # What Consul was told last about the stats address, in a thread of its own.
+        self._registering: threading.Thread | None = None
+        self._deregistering: threading.Thread | None = None
         # As it was told last.
         self._missing: tuple[str, ...] | None = None
 
@@ -127,6 +130,7 @@ class Admin(Actor):
             case Drain():
                 self._facts = replace(self._facts, draining=True)
                 self._note_readiness()
+                self._deregister()
             case _ListenAgain():
                 self._listen()
             case _LookForControl():
@@ -138,14 +142,16 @@ class Admin(Actor):
 
     def teardown(self, reason: StopReason) -> None:
         """Close the servers; requests that are being answered get their answer."""
+        if reason is StopReason.SHUTDOWN:
+            self._deregister()
+            if self._deregistering is not None:
+                self._deregistering.join(DEREGISTER_TIMEOUT_S)
         # One that another hcc put in its place is left to it.
         ours = self._control is not None and not self._control.lost()
         for server in (*self._servers, *filter(None, (self._control,))):
             server.close()
         if ours:
             self._control_socket.unlink(missing_ok=True)
-        if self._stats_service is not None and reason is StopReason.SHUTDOWN:
-            _in_background("stats-service", self._stats_service.deregister).join(DEREGISTER_TIMEOUT_S)
 
     def _serve_operators(self) -> None:
         """Raises ListenError."""
@@ -180,9 +186,24 @@ class Admin(Actor):
             self._facts = replace(self._facts, stats_problem="")
 
     def _renew(self) -> None:
-        if self._stats_service is not None:
-            _in_background("stats-service", self._stats_service.register)
+        if self._stats_service is not None and not self._facts.draining:
+            self._registering = _in_background("stats-service", self._stats_service.register)
             self.after(RENEW_S, _Renew(), key="renew")
+
+    def _deregister(self) -> None:
+        """While metrics are still served: a Prometheus that finds nobody there takes us for dead, not for stopped."""
+        service, registering = self._stats_service, self._registering
+        if service is None or self._deregistering is not None:
+            return
+        self.cancel("renew")
+
+        def deregister() -> None:
+            if registering is not None:
+                # Else what it asks could come to Consul after us.
+                registering.join(DEREGISTER_TIMEOUT_S)
+            service.deregister()
+
+        self._deregistering = _in_background("stats-service", deregister)
 
     def _ask_version(self) -> None:
         # It changes when the agent is replaced; until it is known it is asked for more often.

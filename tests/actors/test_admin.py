@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import pytest
 
@@ -20,7 +20,16 @@ from hcc.actors.consul_watcher import Ledger
 from hcc.actors.draining import Draining
 from hcc.actors.messages import ADMIN, CONSUL_WATCHER, Drain, FactsReported, Publish
 from hcc.actors.picture import Identity
-from hcc.actors.readiness import CallerFacts, ConsulFacts, CredentialFacts, HAProxyFacts, PolicyFacts, ReconcilerFacts
+from hcc.actors.readiness import (
+    CallerFacts,
+    ConsulFacts,
+    CredentialFacts,
+    Facts,
+    HAProxyFacts,
+    PolicyFacts,
+    ReconcilerFacts,
+    missing_parts,
+)
 from hcc.actors.sources import Sources
 from hcc.actors.status import from_json
 from hcc.actors.web import Response, serve_unix
@@ -30,6 +39,7 @@ from hcc.consul.agent_version import AgentVersion
 from hcc.consul.assembly import State
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import ConsulUnavailableError
+from hcc.consul.stats_service import StatsService
 from hcc.errors import SettingError
 from hcc.haproxy.stats import Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
@@ -54,8 +64,36 @@ def no_consul() -> ConsulClient:
     raise ConsulUnavailableError("no Consul in this test")
 
 
+class StatsAgent:
+    """The Consul agent, as far as it hears of the stats address; notes whether somebody answered there just then."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.told: list[str] = []
+        self.takes_registrations = threading.Event()
+        self.takes_registrations.set()
+
+    def register(self, _: object) -> None:
+        self.takes_registrations.wait(5)
+        self.told.append("registered")
+
+    def deregister(self, service_id: str) -> None:
+        self.told.append(f"{service_id} is {'served' if serves(self.port) else 'gone'}")
+
+    def close(self) -> None:
+        pass
+
+    def service(self) -> StatsService:
+        return StatsService(lambda: cast("ConsulClient", self), {"ID": "web-1"})
+
+
+def serves(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class AdminScene(Scene):
-    def __init__(self, base: Path, port: int = 0) -> None:
+    def __init__(self, base: Path, port: int = 0, stats_service: StatsService | None = None) -> None:
         self.base = base
         self.port = port or free_port()
         self.readiness: list[tuple[str, ...]] = []
@@ -72,7 +110,7 @@ class AdminScene(Scene):
                 "identity": IDENTITY,
                 "control_socket": self.socket,
                 "stats_addr": ListenAddress("127.0.0.1", self.port),
-                "stats_service": None,
+                "stats_service": stats_service,
                 "intentions": Enforcement.ENFORCE,
                 "verify": VerifyUpstream.BOTH,
                 "metrics": Metrics(),
@@ -99,8 +137,7 @@ class AdminScene(Scene):
         return self.stats
 
     def listening(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return serves(self.port)
 
 
 @pytest.fixture
@@ -169,6 +206,48 @@ def test_one_that_is_restarted_in_a_drain_is_not_ready_either(scene: AdminScene)
         scene.tell(FactsReported(facts))
 
     eventually(lambda: scene.get("/ready")[1] == "draining: the sidecar is stopping\n", "nothing else is missing")
+
+
+@pytest.mark.parametrize("drains", [True, False])
+def test_consul_forgets_the_stats_address_while_it_is_still_served(tmp_path: Path, *, drains: bool) -> None:
+    agent = StatsAgent()
+    made = AdminScene(tmp_path, agent.port, agent.service())
+    with playing(made):
+        eventually(lambda: made.listening() and agent.told == ["registered"], "the stats address, in Consul as well")
+        if drains:
+            made.tell(Drain())
+            eventually(lambda: len(agent.told) > 1, "Consul is told at the beginning of the drain")
+            assert made.listening()
+
+    assert agent.told == ["registered", "web-1 is served"]
+    assert not made.listening()
+
+
+def test_a_renewal_that_is_under_way_does_not_register_the_stats_address_again(tmp_path: Path) -> None:
+    agent = StatsAgent()
+    agent.takes_registrations.clear()
+    made = AdminScene(tmp_path, agent.port, agent.service())
+    with playing(made):
+        eventually(made.listening, "the stats address")
+        made.tell(Drain())
+        eventually(lambda: made.readiness[-1:] == [missing_parts(Facts(draining=True))], "the drain")
+        agent.takes_registrations.set()
+        eventually(lambda: len(agent.told) > 1, "Consul is told")
+
+    assert agent.told == ["registered", "web-1 is served"]
+
+
+def test_one_that_is_restarted_in_a_drain_does_not_register_again(tmp_path: Path) -> None:
+    agent = StatsAgent()
+    made = AdminScene(tmp_path, agent.port, agent.service())
+    with playing(made):
+        eventually(lambda: agent.told == ["registered"], "the registration")
+        made.draining.announced = True
+        made.tell(Drain())
+        eventually(lambda: len(agent.told) > 1, "Consul is told")
+        made.restart()
+
+    assert agent.told.count("registered") == 1
 
 
 def test_health_answers_as_long_as_the_process_lives(scene: AdminScene) -> None:

@@ -125,7 +125,7 @@ def call_both(caller: Member) -> None:
         assert tcp_ask(caller.namespace, DB_PORT) == "seen-db"
 
 
-@pytest.mark.timeout(240)  # Prometheus asks Consul anew every 30 s.
+@pytest.mark.timeout(240)
 @on_2_8
 def test_it_finds_the_sidecars_and_every_panel_and_rule_has_data_or_is_silent_as_it_should(
     mesh: Mesh, scraped: Member, prometheus: Prometheus

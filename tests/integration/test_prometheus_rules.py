@@ -127,7 +127,9 @@ def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_pat
     # Hcc died, Consul forgot its address; and one that was stopped, or came back.
     cases += [
         case("forgotten", {'up{job="hcc"}': "1+0x40 0+0x4 stale"}, "50m", ("HccDown",)),
+        case("forgotten for long", {'up{job="hcc"}': "1+0x40 0+0x4 stale"}, "75m", ()),
         case("stopped", {'up{job="hcc"}': "1+0x40 stale"}, "50m", ()),
+        case("stopped before Prometheus knew", {'up{job="hcc"}': "1+0x40 0 0 stale"}, "50m", ()),
         case("came back", {'up{job="hcc"}': "1+0x40 0+0x4 _x20 1+0x400"}, "50m", ()),
     ]
     cases += [case("no leaf yet", {series: as_at_the_start(series) for series in DATES}, "70m", ())]
