@@ -59,7 +59,9 @@ class Metrics:
         self.haproxy_info = self._gauge(
             "hcc_haproxy_info", "The HAProxy that is driven.", ("version", "openssl", "control")
         )
-        self.haproxy_up = self._gauge("hcc_haproxy_up", "Whether the HAProxy worker answers.")
+        self.haproxy_up = self._gauge(
+            "hcc_haproxy_up", "Whether a HAProxy runs whose start is over, though it may hang."
+        )
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
         self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
