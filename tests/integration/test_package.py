@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from hcc.app.state_directory import directory_name
 from hcc.cli.arguments import parse, parser
 from hcc.cli.commands import COMMANDS
 from hcc.cli.resolution import strange_variables
 from hcc.cli.settings_table import ALL
+from hcc.errors import SettingError
+from hcc.haproxy.layout import layout
 from hcc.version import VERSION
 
 pytestmark = pytest.mark.integration
@@ -106,6 +109,17 @@ def test_the_unit_s_command_line_is_one_of_ours() -> None:
     (words,) = re.findall(r"^ExecStart=/usr/bin/hcc (.*)$", unit(), re.MULTILINE)
 
     assert parse(parser(COMMANDS), words.split()).command == "run"
+
+
+def test_the_longest_id_that_the_unit_speaks_of_leaves_room_for_sockets() -> None:
+    (size,) = map(int, re.findall(r"or with more than (\d+), gets any NAME", unit()))
+    (base,) = re.findall(r"--state-dir %t(/\S+)/%i", unit())
+    # Its proxy may be registered by any ID.
+    proxy = directory_name("x" * 100)
+
+    layout(f"/run{base}/{'x' * size}/{proxy}")
+    with pytest.raises(SettingError, match="socket path of at most"):
+        layout(f"/run{base}/{'x' * (size + 1)}/{proxy}")
 
 
 @pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="only where systemd is; CI's image has it")
