@@ -122,6 +122,11 @@ def test_the_longest_id_that_the_unit_speaks_of_leaves_room_for_sockets() -> Non
         layout(f"/run{base}/{'x' * (size + 1)}/{proxy}")
 
 
+def test_what_a_stop_leaves_serving_the_next_start_can_adopt() -> None:
+    """KillMode=process leaves a HAProxy there that nobody ended; the directory that it is told by has to stay, too."""
+    assert {"KillMode=process", "RuntimeDirectoryPreserve=yes"} <= set(unit().splitlines())
+
+
 @pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="only where systemd is; CI's image has it")
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     own = tmp_path / "hcc@.service"
