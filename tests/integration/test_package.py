@@ -127,6 +127,10 @@ def test_what_a_stop_leaves_serving_the_next_start_can_adopt() -> None:
     assert {"KillMode=process", "RuntimeDirectoryPreserve=yes"} <= set(unit().splitlines())
 
 
+def test_a_worker_that_is_killed_for_its_memory_takes_no_sidecar_along() -> None:
+    assert "OOMPolicy=continue" in unit().splitlines()
+
+
 @pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="only where systemd is; CI's image has it")
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     own = tmp_path / "hcc@.service"
