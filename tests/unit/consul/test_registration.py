@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_a_bad_value_warns_and_leaves_the_default(name: str, value: object) -> N
     proxy = of({name: value})
     (warning,) = proxy.warnings
     assert warning.startswith(f"{name}: expected ")
-    assert proxy == of({}) or (proxy.protocol, proxy.bind_port) == (Protocol.TCP, 21000)
+    assert replace(proxy, warnings=()) == of({})
 
 
 @pytest.mark.parametrize(
