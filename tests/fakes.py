@@ -327,6 +327,7 @@ class FakeProcess:
         # Requests that are over.
         self.asked = 0
         self.in_flight_asked = 0
+        self.activity_asked = 0
         # How long each answer might take.
         self.may_take_s: list[float] = []
         self.failing = failing
@@ -409,6 +410,7 @@ class FakeProcess:
         return self.in_flight if self.answering else None
 
     def activity(self, timeout_s: float = 5.0) -> Activity | None:
+        self.activity_asked += 1
         self.may_take_s.append(timeout_s)
         return Activity(self.in_flight, self.asked + self.in_flight) if self.answering and self._alive() else None
 

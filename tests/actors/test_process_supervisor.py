@@ -65,6 +65,22 @@ class ProcessScene(Scene):
         self.tell(Drain())
 
 
+class Clock:
+    """In place of the module `time`: it stands still but for the test."""
+
+    def __init__(self) -> None:
+        self.now_s = time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def looked(process: FakeProcess) -> None:
+    """Return when a look at what it does has begun and ended after this call."""
+    before = process.activity_asked
+    eventually(lambda: process.activity_asked >= before + 3, "a look at what HAProxy does")
+
+
 @contextmanager
 def scene(
     process: FakeProcess, dataplane: FakeProcess | None = None, reconciler: type[Ear] = Confirming
@@ -332,22 +348,28 @@ def test_connections_that_nothing_is_asked_on_are_cut_when_it_was_quiet_for_long
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_CHECK_S", 0.01)
-    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_S", 0.3)
+    clock = Clock()
+    monkeypatch.setattr(process_supervisor, "time", clock)
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.drain(60.0)
         eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
 
+        def not_cut_after(seconds: float, why: str) -> None:
+            looked(there.process)
+            clock.now_s += seconds
+            looked(there.process)
+            assert "terminate" not in there.process.said, why
+
         there.process.in_flight = 1
-        threading.Event().wait(0.6)
-        assert "terminate" not in there.process.said, "a request is in progress"
+        not_cut_after(10.0, "a request is in progress")
         there.process.in_flight = 0
         for _ in range(6):
             there.process.asked += 1
-            threading.Event().wait(0.1)
-            assert "terminate" not in there.process.said, "requests come and are answered in between"
+            not_cut_after(process_supervisor.QUIET_S - 0.5, "requests come and are answered in between")
 
+        clock.now_s += process_supervisor.QUIET_S
         eventually(lambda: there.process.said[2:3] == ["terminate"], "an end")
         assert there.drained.wait(5.0)
 
