@@ -7,6 +7,7 @@ for each endpoint, by its address.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from hcc.haproxy.owners import Owners, caller_of, datacenter_of, protocol_of
 from hcc.haproxy.slots import SPARE_ADDRESS, SPARE_PORT
 from hcc.haproxy.stats import Process, Row, RowKind, Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
-from hcc.mesh.snapshot import Health, Snapshot, UpstreamState, UpstreamType
+from hcc.mesh.snapshot import Health, Leg, Snapshot, UpstreamState, UpstreamType
+from hcc.mesh.ways import reached_resolvers
 
 Labels = tuple[str, ...]
 LABELS = ("source", "destination", "datacenter", "protocol")
@@ -33,14 +35,14 @@ class _Family:
     """One metric, read from a row; None where HAProxy does not measure.
 
     Args:
-        largest: of several rows with equal labels the largest value counts, not the sum.
+        together: of the values of two rows with equal labels, the one that is told.
     """
 
     kind: type[CounterMetricFamily | GaugeMetricFamily]
     name: str
     text: str
     value: Callable[[Row], float | None]
-    largest: bool = False
+    together: Callable[[float, float], float] = operator.add
 
 
 _LATELY = "Average time of the last 1024 connections to"
@@ -69,7 +71,16 @@ _BACK = (
         "connect_time_average_seconds",
         f"{_LATELY} connect.",
         lambda row: row.connect_average_s,
-        largest=True,
+        together=max,
+    ),
+)
+_LEG = (
+    _Family(
+        GaugeMetricFamily,
+        "leg_serving_endpoints",
+        "Servers that get traffic; with a router or splitter, of the leg that has the fewest.",
+        lambda row: row.active_servers,
+        together=min,
     ),
 )
 _BACK_HTTP = (
@@ -78,7 +89,7 @@ _BACK_HTTP = (
         "response_time_average_seconds",
         f"{_LATELY} the first byte of the answer.",
         lambda row: row.response_average_s,
-        largest=True,
+        together=max,
     ),
 )
 _CALLER = (
@@ -104,7 +115,7 @@ _ENDPOINT = (
         "Open connections (tcp) or requests (http).",
         lambda row: row.open_sessions,
     ),
-    _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves), largest=True),
+    _Family(GaugeMetricFamily, "up", "Whether it gets traffic.", lambda row: float(row.serves), together=max),
 )
 
 
@@ -122,8 +133,7 @@ class _Side:
             value = family.value(row)
             if value is not None:
                 known = self.values.setdefault(family, {})
-                before = known.get(labels, 0.0)
-                known[labels] = max(before, value) if family.largest else before + value
+                known[labels] = family.together(known[labels], value) if labels in known else value
 
     def add_responses(self, row: Row, labels: Labels) -> None:
         for code, number in row.responses:
@@ -183,6 +193,8 @@ def _traffic(rows: Iterable[Row], mesh: Snapshot) -> Iterator[Metric]:
             endpoints.add(_ENDPOINT, row, (*_labels(owner, mesh), row.address))
         elif owner is not None:
             _add(upstreams, row, _labels(owner, mesh), http=protocol_of(owner).is_http)
+            if row.kind is RowKind.BACKEND and _is_reached(owner, owners.legs(row.proxy).get(row.proxy)):
+                upstreams.add(_LEG, row, _labels(owner, mesh))
         elif (row.kind, row.proxy) in ((RowKind.FRONTEND, PUBLIC), (RowKind.BACKEND, APP)):
             _add(inbound, row, ours, http=http)
         elif caller := caller_of(row):
@@ -200,6 +212,15 @@ def _add(side: _Side, row: Row, labels: Labels, *, http: bool) -> None:
             side.add_responses(row, labels)
     elif row.kind is RowKind.BACKEND:
         side.add(_BACK + _BACK_HTTP if http else _BACK, row, labels)
+
+
+def _is_reached(owner: UpstreamState, leg: Leg | None) -> bool:
+    """Whether requests can come to a leg; None: the backend is no leg's any more."""
+    if leg is None:
+        return False
+    if leg.resolver is None or owner.chain is None:
+        return True
+    return leg.resolver.name in reached_resolvers(owner.chain)
 
 
 def _endpoints(mesh: Snapshot) -> Metric:

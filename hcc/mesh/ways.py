@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hcc.mesh.chain import Balancing, Chain, Node, NodeType, Route, Split, Target, start_resolver, targets_in_order
+from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import EVERY_REQUEST, NO_CHANGES, Changes, Match
 
 # A share is a number of these: Consul has weights in steps of 0.01 %.
 SHARES = 10_000
 _WITH_REQUESTS = ("http", "http2", "grpc")
+_TAKES_ALL = (EVERY_REQUEST, Match(PathRule(PathMatch.PREFIX, "/")))
 # What fits into lines of HAProxy's configuration, of 64 words.
 MOST_CONDITIONS, MOST_METHODS = 20, 40
 
@@ -47,6 +49,15 @@ def served_resolvers(chain: Chain) -> tuple[Node, ...]:
     """Those that some requests go to; the one of the default path first."""
     names = (start_resolver(chain).name, *(way.resolver for way in ways(chain)))
     return tuple(chain.node(name) for name in dict.fromkeys(names))
+
+
+def reached_resolvers(chain: Chain) -> frozenset[str]:
+    """Names of those that a request can come to: not what stands behind a way that takes all that is left."""
+    found = ways(chain)
+    if not found:
+        return frozenset((start_resolver(chain).name,))
+    last = next((way for way in found if way.below == SHARES and way.match in _TAKES_ALL), found[-1])
+    return frozenset(way.resolver for way in found[: found.index(last) + 1])
 
 
 def served_targets(chain: Chain) -> tuple[Target, ...]:

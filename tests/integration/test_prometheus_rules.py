@@ -45,6 +45,7 @@ HEALTHY: SERIES = {
     "hcc_haproxy_max_connections": steady(10_000),
     "hcc_haproxy_starts_total": steady(1),
     "hcc_upstream_serving_endpoints": steady(3),
+    "hcc_upstream_leg_serving_endpoints": steady(1),
     'hcc_refused_endpoints{reason="impostor"}': steady(0),
     'hcc_refused_endpoints{reason="unverified"}': steady(0),
     "hcc_waiting_endpoints": steady(0),
@@ -132,6 +133,8 @@ def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_pat
         case("stopped before Prometheus knew", {'up{job="hcc"}': "1+0x40 0 0 stale"}, "50m", ()),
         case("came back", {'up{job="hcc"}': "1+0x40 0+0x4 _x20 1+0x400"}, "50m", ()),
     ]
+    leg = {"hcc_upstream_leg_serving_endpoints": steady(0)}
+    cases += [case("one leg is without endpoints", leg, "3m", ("HccUpstreamWithoutEndpoints",))]
     cases += [case("no leaf yet", {series: as_at_the_start(series) for series in DATES}, "70m", ())]
     file = tmp_path / "test.yml"
     # Every JSON text is YAML, too.

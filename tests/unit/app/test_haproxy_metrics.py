@@ -11,10 +11,13 @@ from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.haproxy.stats_reader import StatsUnavailableError
+from hcc.mesh.chain import Chain, Route, Split
 from hcc.mesh.naming import joined
+from hcc.mesh.permissions import PathMatch, PathRule
+from hcc.mesh.routes import EVERY_REQUEST, Match
 from hcc.mesh.snapshot import Health, Protocol, Snapshot, Upstream
 from hcc.metrics import Metrics
-from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
+from tests.builders import endpoint, proxy, resolver, routed_chain, routed_state, snapshot, upstream, upstream_state
 from tests.every_metric import PROCESS
 from tests.every_metric import stats_row as row
 
@@ -73,6 +76,42 @@ def test_rows_with_equal_labels_are_one_sample_and_of_averages_the_slowest_count
     assert value(metrics, "hcc_upstream_connections_total", **upstream_labels("web")) == 20
     assert value(metrics, "hcc_upstream_connect_errors_total", **upstream_labels("web")) == 8
     assert value(metrics, "hcc_upstream_connect_time_average_seconds", **upstream_labels("web")) == 0.9
+
+
+def legs_serving(chain: Chain, **serving: int) -> tuple[float | None, float | None]:
+    """All servers together, and those of the leg that has the fewest."""
+    web = upstream("web")
+    rows = (
+        replace(row(RowKind.BACKEND, backend_name(web, leg)), active_servers=number) for leg, number in serving.items()
+    )
+    metrics = scraped(snapshot(routed_state(chain, {}, web)), *rows)
+    labels = upstream_labels("web")
+    names = ("hcc_upstream_serving_endpoints", "hcc_upstream_leg_serving_endpoints")
+    total, least = (value(metrics, name, **labels) for name in names)
+    return total, least
+
+
+def test_a_leg_without_servers_is_seen_beside_one_that_has_some() -> None:
+    split = routed_chain(splits=(Split("v1", 90), Split("v2", 10)), legs=(resolver("v1"), resolver("v2")))
+    assert legs_serving(split, v1=3, v2=2) == (5, 2)
+    assert legs_serving(split, v1=3, v2=0) == (3, 0)
+    assert legs_serving(split, v1=0, v2=3) == (3, 0)
+    # One that a change of the chain has taken away, in a worker from before it.
+    assert legs_serving(split, v1=3, v2=2, v3=0) == (5, 2)
+
+
+def test_a_leg_that_no_request_comes_to_may_be_empty() -> None:
+    everything = Match(PathRule(PathMatch.PREFIX, "/"))
+    routes = (Route("v1", match=everything), Route("v2", match=EVERY_REQUEST))
+    assert legs_serving(routed_chain(*routes, legs=(resolver("v1"), resolver("v2"))), v1=3, v2=0) == (3, 3)
+
+
+def test_an_upstream_without_legs_is_one() -> None:
+    web, query = upstream("web"), upstream("web", 9192, query=True)
+    metrics = scraped(snapshot(upstream_state(web), upstream_state(query)), *rows_of(web), *rows_of(query))
+    for destination in ("web", "query:web"):
+        labels = upstream_labels(destination, protocol="tcp")
+        assert value(metrics, "hcc_upstream_leg_serving_endpoints", **labels) == 7
 
 
 def test_the_public_listener_and_each_caller_are_counted() -> None:

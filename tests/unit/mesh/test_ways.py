@@ -7,7 +7,17 @@ from hcc.mesh.json_form import from_json, to_json
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
 from hcc.mesh.routes import EVERY_REQUEST, Changes, HeaderChanges, Match
 from hcc.mesh.snapshot import TargetEndpoints, UpstreamState
-from hcc.mesh.ways import MOST_CONDITIONS, SHARES, Way, served_resolvers, served_targets, unrouted, unserved, ways
+from hcc.mesh.ways import (
+    MOST_CONDITIONS,
+    SHARES,
+    Way,
+    reached_resolvers,
+    served_resolvers,
+    served_targets,
+    unrouted,
+    unserved,
+    ways,
+)
 from tests.builders import chain, endpoint, resolver, routed_chain, routed_state
 
 V1, V2, V3 = resolver("v1"), resolver("v2"), resolver("v3", failover=("v1.web",))
@@ -41,6 +51,18 @@ def test_routes_come_in_order_and_end_at_legs() -> None:
     assert unserved(found) == ()
     assert [one.name for one in served_resolvers(found)] == ["resolver:v1", "resolver:v3", "resolver:v2"]
     assert [one.id for one in served_targets(found)] == ["v1.web", "v3.web", "v2.web"]
+
+
+@pytest.mark.parametrize("everything", [ALL, EVERY_REQUEST])
+def test_nothing_is_reached_behind_a_route_that_takes_every_request(everything: Match) -> None:
+    splits = (Split("v1", 50), Split("v2", 50))
+    ends = (Route("splitter", match=everything), Route("v3", match=EVERY_REQUEST))
+    found = routed_chain(Route("v4", match=API), *ends, splits=splits, legs=(V1, V2, V3, resolver("v4")))
+
+    assert reached_resolvers(found) == {"resolver:v1", "resolver:v2", "resolver:v4"}
+    # The one of the default path is there all the same.
+    assert served_resolvers(found)[0].name == "resolver:v3"
+    assert reached_resolvers(chain()) == {one.name for one in served_resolvers(chain())}
 
 
 @pytest.mark.parametrize(
