@@ -219,8 +219,12 @@ class MasterSocket:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is a process with that id."""
-    return Path(f"/proc/{pid}").exists()
+    """Whether there is a process with that id which has not ended; one that has may wait for its parent."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 def exchange(path: str, data: bytes, timeout_s: float, over: Callable[[], bool] = lambda: False) -> str:

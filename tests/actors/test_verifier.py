@@ -28,6 +28,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import PeerFacts
 from hcc.actors.verifier import MOST_PROBES, Register, Verifier, _Resync
 from hcc.haproxy.backend_counts import BackendCounts
+from hcc.haproxy.control import ControlError
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.model import CaFile, CertificateFile
 from hcc.haproxy.names import backend_name
@@ -617,6 +618,30 @@ def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(
     threading.Event().wait(1.0)
 
     assert len(scene.leaves.taken_out) == 1
+
+
+def test_an_impostor_is_taken_out_until_each_worker_of_haproxy_has_answered(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "CUT_AGAIN_S", 0.01)
+    monkeypatch.setattr(verifier, "CUT_RETRY_S", 0.01)
+    tried: list[str] = []
+
+    def hangs(address: str, *_: object) -> None:
+        tried.append(address)
+        raise ControlError("worker 7 does not answer")
+
+    scene.begin(ONE)
+    scene.probers.now.answer({"10.0.0.1": seen()})
+    scene.expect_admitted(ONE)
+    scene.tell(SnapshotChanged(here(replace(ONE, weight=2), version=2)))
+    eventually(lambda: len(scene.asked()) == 1, "it is probed again")
+    with monkeypatch.context() as hung:
+        hung.setattr(scene.leaves, "take_out", hangs)
+        scene.probers.now.answer({"10.0.0.1": seen(EVIL)})
+        eventually(lambda: len(tried) > 4, "tries")
+
+    eventually(lambda: len(scene.leaves.taken_out) == 1, "it is done")
 
 
 def test_a_leaf_that_haproxy_did_not_hear_of_is_told_again_though_it_listens_by_now(

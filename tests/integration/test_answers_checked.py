@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import pytest
 
-from hcc.haproxy import leaf_map
+from hcc.haproxy import stopping
 from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.names import backend_name
@@ -234,7 +234,7 @@ def test_an_impostors_connection_is_looked_at_for_every_answer(there: Stage) -> 
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
             for _ in range(2):
-                with contextlib.suppress(ConnectionError):
+                with suppress(ConnectionError):
                     assert not exchange(client).startswith(b"HTTP/1.1 200")
     assert looked_at(there, port) == []
     wait_until(lambda: cuts(there) >= 5, "the cuts to be counted")
@@ -359,7 +359,7 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_too(there: Stage) -> No
 def test_an_endpoint_is_taken_out_in_a_worker_that_stops_whichever_other_one_hangs(
     there: Stage, monkeypatch: pytest.MonkeyPatch, hanging: int
 ) -> None:
-    monkeypatch.setattr(leaf_map, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(stopping, "TIMEOUT_S", 0.5)
     one = there.peer("one")
     here = upstream_state(upstream("a", free_port()))
     here = replace(here, targets=(TargetEndpoints(here.targets[0].target_id, (at(one),)),))
@@ -376,9 +376,22 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_whichever_other_one_han
             clients.append(held.enter_context(socket.create_connection(address, timeout=DEADLINE_S)))
             assert clients[-1].recv(100) == b"one\n"
             workers.append(there.worker())
-        os.kill(workers[hanging], signal.SIGSTOP)
-        held.callback(os.kill, workers[hanging], signal.SIGCONT)
 
-        LeafMap(there.layout, there.capabilities).take_out("127.0.0.1", one.port, backend_name(here.upstream).__eq__)
+        def go_on() -> None:
+            # It ends when its last session does.
+            with suppress(ProcessLookupError):
+                os.kill(workers[hanging], signal.SIGCONT)
+
+        os.kill(workers[hanging], signal.SIGSTOP)
+        held.callback(go_on)
+
+        leaves = LeafMap(there.layout, there.capabilities)
+        with pytest.raises(ControlError, match=f"worker {workers[hanging]}: HAProxy does not answer"):
+            leaves.take_out("127.0.0.1", one.port, backend_name(here.upstream).__eq__)
 
         assert [clients[number].recv(100) for number in (1 - hanging, 2)] == [b"", b""]
+        go_on()
+        # The master knows it no more a moment before it has ended.
+        with suppress(ControlError):
+            leaves.take_out("127.0.0.1", one.port, backend_name(here.upstream).__eq__)
+        assert clients[hanging].recv(100) == b""
