@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from tests.e2e.waiting import wait_until
 # An agent whose first try to tell the servers fails tries again only after some 15 s. An alias check that missed the
 # health of its service looks again only after a minute.
 _CATALOGUE_S = 90.0
+# On a busy machine it was seen to look never again, until the service's own check changed.
+_STUCK_S = 15.0
 
 
 @dataclass
@@ -125,10 +128,19 @@ class Member:
         self.sidecar.wait_ready()
 
     def wait_healthy(self, seen_by: ConsulAgent) -> None:
-        """Return when the catalogue, as this agent sees it, has the sidecar passing."""
+        """Return when the catalogue, as this agent sees it, has the sidecar passing.
+
+        An alias check that has not looked by itself is made to, as by `come_back`.
+        """
+        nudge_at_s = time.monotonic() + _STUCK_S
 
         def healthy() -> bool:
+            nonlocal nudge_at_s
             bad = self._unhealthy(seen_by)
+            if [name for name, _ in bad] == ["alias"] and time.monotonic() > nudge_at_s:
+                nudge_at_s = time.monotonic() + _STUCK_S
+                for status in ("warning", "passing"):
+                    self.set_health(status)
             assert not bad, bad
             return True
 
