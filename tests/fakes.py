@@ -582,9 +582,10 @@ class FakeMaps:
         self.refusing_rules = False
         self.loaded: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
         self.stored: dict[str, dict[str, str]] = {"identities": {}, "verdicts": {}, "rules": {}}
-        # Verdicts and sessions of a worker that stops, and how often it will not answer yet.
+        # Verdicts and sessions of a worker that stops, how often it was told, and how often it will not answer yet.
         self.stopping: dict[str, str] = {}
         self.stopping_sessions: list[tuple[str, str]] = []
+        self.stopping_told = 0
         self.stopping_hangs = 0
         self.done: list[str] = []
         self.failed: list[str] = []
@@ -668,6 +669,7 @@ class FakeMaps:
         cut: tuple[str | None, ...] = ()
         if sessions is not None:
             self.stopping_sessions, cut = _without(self.stopping_sessions, sessions)
+        self.stopping_told += 1
         return cut, None
 
     def _read(self, name: str) -> dict[str, str] | None:
