@@ -224,6 +224,11 @@ def _agents(rendered: Rendered) -> ActualServers:
     return ((asked.backend, tuple(Server(agent_name(n), "", 0) for n in range(1, len(asked.sockets) + 1))),)
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Asked of an actor, to which it means nothing: the answer comes after all that it was told before."""
+
+
 class Ear(Actor):
     """Takes the place of an actor and writes down what it is told."""
 
@@ -231,7 +236,8 @@ class Ear(Actor):
         self._heard = heard
 
     def handle(self, message: object) -> None:
-        self._heard.append(message)
+        if not isinstance(message, Settled):
+            self._heard.append(message)
 
 
 class FakeWatcher:

@@ -11,8 +11,8 @@ from hcc.actors.child import ChildSpec
 from hcc.actors.messages import FactsReported
 from hcc.actors.restart import Intensity
 from hcc.actors.tree import start_tree
-from tests.actors.stage import eventually
-from tests.fakes import Ear
+from tests.actors.stage import DEADLINE_S, eventually
+from tests.fakes import Ear, Settled
 
 T = TypeVar("T")
 
@@ -45,6 +45,11 @@ class Scene:
 
     def tell(self, message: object) -> None:
         assert self.tree.tell(self.name, message)
+
+    def settle(self) -> None:
+        """Return when all that it was told before is dealt with, and its neighbours heard what it said of that."""
+        for name in (self.name, *self.heard):
+            self.tree.ask_actor(name, Settled(), DEADLINE_S)
 
     def restart(self) -> None:
         self.tree.restart(self.name, 5.0)

@@ -217,7 +217,8 @@ def test_a_denial_waits_for_no_crowd_of_new_callers() -> None:
         scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
 
         eventually(lambda: scene.maps.loaded["verdicts"].get(service_uri("web")) == "deny", "the denial")
-        assert scene.maps.done.count("change verdicts") - began <= 3
+        # One for each of them would be forty.
+        assert scene.maps.done.count("change verdicts") - began < 10
         scene.knows(WEB, *crowd)
 
 
@@ -434,9 +435,7 @@ def test_callers_that_the_book_does_not_know_are_cut_when_they_become_denied(
 def deals_with(scene: AuthoriserScene, policy: Policy) -> None:
     """Tell of a policy, and wait until it was dealt with: of two that wait only the newer counts."""
     scene.tell(PolicyChanged(policy))
-    scene.tell(Publish())
-    heard = len(scene.all_of(CONFIG_RECONCILER, CallersChanged))
-    eventually(lambda: len(scene.all_of(CONFIG_RECONCILER, CallersChanged)) > heard, "the policy was dealt with")
+    scene.settle()
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -744,6 +743,8 @@ def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(s
     scene.tell(PolicyChanged(policy(default=False, web=Action.ALLOW)))
     scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
     scene.verdicts(web="allow")
+    scene.knows(WEB)
+    scene.settle()
     scene.maps.done.clear()
     read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
 

@@ -532,7 +532,8 @@ def test_a_haproxy_that_is_silent_and_then_not_found_for_once_goes_on(monkeypatc
 def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    # Of facts that wait to be heard only the newest counts.
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.2)
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
@@ -555,10 +556,12 @@ def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ou
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.tell(Reloading(True))
+        there.settle()
         time.sleep(0.1)  # Some probes, as after it: it may take seconds until the new worker is there.
         there.process.reload()
         time.sleep(0.1)
         there.tell(Reloading(False))
+        there.settle()
         time.sleep(0.1)
         assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 1
 

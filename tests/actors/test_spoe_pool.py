@@ -157,7 +157,7 @@ def test_denials_are_logged_but_a_flood_of_them_is_not(scene: PoolScene, caplog:
 def test_denials_beyond_those_logged_are_told_by_their_number_and_then_logged_anew(
     scene: PoolScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spoe_pool, "DENIALS_EVERY_S", 0.5)
+    monkeypatch.setattr(spoe_pool, "DENIALS_EVERY_S", 2.0)
     for _ in range(DENIALS_LOGGED + 7):
         scene.pool.happen(Denied(0, "web", "no"))
 

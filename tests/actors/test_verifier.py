@@ -694,9 +694,7 @@ def test_new_cas_have_those_who_serve_probed_and_the_same_ones_do_not(
     scene.probers.now.answer({"10.0.0.1": seen()})
     scene.expect_admitted(ONE)
     scene.give_credentials()
-    scene.tell(Publish())
-    heard = len(scene.all_of(CONFIG_RECONCILER, AdmissionChanged))
-    eventually(lambda: len(scene.all_of(CONFIG_RECONCILER, AdmissionChanged)) > heard, "that was dealt with")
+    scene.settle()
     threading.Event().wait(0.3)
     assert scene.asked() == []
 
