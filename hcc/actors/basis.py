@@ -80,8 +80,10 @@ class Basis:
 
     @property
     def silent(self) -> tuple[Peer, ...]:
-        """Those of them that do not answer."""
-        return self.admission.silent if self.probes and self.admission else ()
+        """Those of them that do not answer, and after these who is not admitted as probes have failed."""
+        if not self.probes or self.admission is None:
+            return ()
+        return (*self.admission.silent, *sorted(self.admission.failed))
 
     def sees_as(self, other: Basis) -> bool:
         """Whether it is known of the same endpoints who they are, and of all of them here as there."""

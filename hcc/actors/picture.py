@@ -240,7 +240,7 @@ def _endpoints(
 def _targets(state: UpstreamState, seen: _Seen) -> Iterator[tuple[Leg, TargetEndpoints, bool]]:
     """Of each leg, and whether they stand by."""
     for leg in state.legs:
-        found = order(leg, seen.admitted, seen.silent)
+        found = order(leg, seen.admitted, seen.unable)
         yield from ((leg, target, False) for target in (*found.passed, *found.serving))
         yield from ((leg, target, True) for target in found.standby)
 
@@ -251,7 +251,8 @@ class _Seen:
     def __init__(self, facts: Facts) -> None:
         self._probes = facts.verify.probes
         self.admitted = facts.peers.admitted
-        self.silent = dict(facts.peers.silent)
+        self._silent = dict(facts.peers.silent)
+        self.unable = self._silent.keys() | facts.peers.failed
         self._refused = dict(facts.peers.refused)
 
     def of(self, endpoint: Endpoint) -> tuple[IdentityState, str]:
@@ -266,7 +267,7 @@ class _Seen:
 
     def silence(self, endpoint: Endpoint) -> str:
         """What the last probe found, if it is silent."""
-        return self.silent.get(peer_of(endpoint), "") if self.silent else ""
+        return self._silent.get(peer_of(endpoint), "") if self._silent else ""
 
 
 def _place(endpoint: Endpoint) -> tuple[str, int]:

@@ -117,11 +117,13 @@ class PeerFacts:
         admitted: those that were seen to be who they should be.
         refused: those that were seen to be somebody else, or with a certificate that is not to be trusted, and why.
         silent: those of the admitted that do not answer, and why, as the last probe says.
+        failed: those that would get traffic and are not admitted although a probe has ended.
     """
 
     admitted: frozenset[Peer] = frozenset()
     refused: tuple[tuple[Peer, str], ...] = ()
     silent: tuple[tuple[Peer, str], ...] = ()
+    failed: frozenset[Peer] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

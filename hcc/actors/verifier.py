@@ -528,7 +528,8 @@ class Verifier(Actor):
         self._metrics.waiting_endpoints.set(self._book.waiting())
         self._metrics.silent_endpoints.set(len(admission.silent))
         self.tell(CONFIG_RECONCILER, AdmissionChanged(admission))
-        self.tell(ADMIN, FactsReported(PeerFacts(admission.admitted, refused, self._book.silent())))
+        facts = PeerFacts(admission.admitted, refused, self._book.silent(), admission.failed)
+        self.tell(ADMIN, FactsReported(facts))
         self._store_soon()
 
 

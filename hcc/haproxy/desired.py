@@ -170,7 +170,7 @@ def desired(
         certificates: what has been checked and written.
         callers: names of the services that were let in, and are remembered.
         admitted: endpoints that may get traffic; None where their identity is not looked at.
-        silent: those of them that do not answer, who fell silent first coming first.
+        silent: those of them that do not answer, who fell silent first coming first, and who fails to be admitted.
         probing: there may be more of them soon.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its

@@ -35,7 +35,7 @@ class Review:
         callers: names of the services that were let in, and are remembered; each has a server line.
         snapshot: what Consul said.
         admitted: address, port and SPIFFE URI of the endpoints that may get traffic; None where that is not looked at.
-        silent: those of them that do not answer, who fell silent first coming first.
+        silent: those of them that do not answer, who fell silent first coming first, and who fails to be admitted.
     """
 
     options: Options

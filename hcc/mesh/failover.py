@@ -1,7 +1,7 @@
 """Which targets of a leg get the traffic, and which stand by. Pure.
 
 Consul's health decides (`Leg.tried`), as with its Envoy: failover begins where a target has no healthy instance left
-(reference/consul.md section 4). And where none of those that it calls healthy answers.
+(reference/consul.md section 4). And where none of those that it calls healthy can be called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def order(leg: Leg, admitted: Container[Peer] | None, silent: Collection[Peer]) 
     Args:
         leg: what Consul says.
         admitted: endpoints that may get traffic; None where their identity is not looked at.
-        silent: those of them that answer neither HAProxy nor probes.
+        silent: those, and others, that do not answer, or not as who they should be.
     """
     targets = leg.targets
     at = _serving_at(leg, admitted, frozenset(silent)) if silent else len(leg.tried) - 1
@@ -35,13 +35,14 @@ def order(leg: Leg, admitted: Container[Peer] | None, silent: Collection[Peer]) 
 
 
 def _serving_at(leg: Leg, admitted: Container[Peer] | None, silent: frozenset[Peer]) -> int:
-    """The first that has somebody who answers or is not known not to; by Consul's word alone if nobody does."""
+    """The first target with somebody who may be called and answers; if there is none, with somebody who may be called.
+
+    Who waits for the first probe is no reason to leave a target, nor to go back to one of which nobody can be called.
+    """
     by_health = len(leg.tried) - 1
-    for at, target in enumerate(leg.targets[by_health:], start=by_health):
-        able = [peer_of(one) for one in target.endpoints if one.serves]
-        if at > by_health:
-            # Who is not admitted yet gets nothing: that is no reason to leave the one before.
-            able = [peer for peer in able if admitted is None or peer in admitted]
-        if not silent.issuperset(able) or (at == by_health and not able):
-            return at
-    return by_health
+    healthy = [[peer_of(one) for one in target.endpoints if one.serves] for target in leg.targets[by_health:]]
+    if not healthy or silent.isdisjoint(healthy[0]):
+        return by_health
+    known = [[peer for peer in peers if admitted is None or peer in admitted] for peers in healthy]
+    answering = (at for at, peers in enumerate(known, by_health) if not silent.issuperset(peers))
+    return next(answering, next((at for at, peers in enumerate(known, by_health) if peers), by_health))

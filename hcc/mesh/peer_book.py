@@ -128,12 +128,14 @@ class Admission:
         probing: whether there is an endpoint whose first probe has not ended.
         silent: those of the admitted that would get traffic and answer neither HAProxy nor probes; who fell silent
             first comes first.
+        failed: those that would get traffic and are not admitted although a probe has ended.
     """
 
     version: int
     admitted: frozenset[Peer]
     probing: bool
     silent: tuple[Peer, ...] = ()
+    failed: frozenset[Peer] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,11 @@ class _Record:
     def first(self) -> bool:
         """Whether it waits for its first probe."""
         return self.standing is Standing.UNKNOWN and not self.failures
+
+    @property
+    def failed(self) -> bool:
+        """Whether a probe has ended, and it is not admitted."""
+        return self.standing is not Standing.ADMITTED and not self.first
 
     @property
     def silent(self) -> bool:
@@ -248,7 +255,8 @@ class PeerBook:
             admitted = frozenset(peer for peer, one in records if one.standing is Standing.ADMITTED)
             probing = any(one.first and _serves(one) for one in self._records.values())
             silent = sorted((one.silent_s, peer) for peer, one in records if one.silent and _serves(one))
-            self._admission = Admission(self._version, admitted, probing, tuple(peer for _, peer in silent))
+            failed = frozenset(peer for peer, one in records if one.failed and _serves(one))
+            self._admission = Admission(self._version, admitted, probing, tuple(peer for _, peer in silent), failed)
         return self._admission
 
     def waiting(self) -> int:

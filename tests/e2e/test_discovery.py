@@ -261,6 +261,15 @@ def test_failover_to_another_service_and_back_costs_no_request_and_no_reload(sho
             for one in (shop.one, shop.two):
                 one.set_health("critical")
             shop.wait_shares("the other service", {"boutique": 1.0})
+            # One more that Consul calls healthy, and where nobody listens.
+            check = {"CheckID": "shop-deaf-ttl", "Name": "up", "TTL": "1h", "Status": "passing"}
+            deaf = {"Port": 23999, "Checks": [check]}
+            server.register({"ID": "shop-deaf", "Name": "shop", "Port": 1, "Connect": {"SidecarService": deaf}})
+            try:
+                wait_until("it to be known", lambda: "waiting" in sidecar.command("status").stdout)
+                shop.wait_shares("the other service still", {"boutique": 1.0})
+            finally:
+                server.deregister("shop-deaf")
             shop.two.set_health("passing")
             shop.wait_shares("the one that is back", {"shop-2": 1.0})
             shop.one.set_health("passing")

@@ -71,6 +71,9 @@ def test_who_was_admitted_does_not_count_where_nobody_is_probed() -> None:
     admission = Admission(1, frozenset((peer,)), probing=False, silent=(peer,))
     assert Basis(options(), probes=True, admission=admission).admitted == frozenset((peer,))
     assert Basis(options(), probes=True, admission=admission).silent == (peer,)
+    failed = peer._replace(port=1)
+    both = replace(admission, failed=frozenset((failed,)))
+    assert Basis(options(), probes=True, admission=both).silent == (peer, failed)
     off = Basis(options(), probes=False, admission=admission)
     assert (off.admitted, off.silent) == (None, ())
 

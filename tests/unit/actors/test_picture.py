@@ -259,9 +259,12 @@ def test_who_serves_for_those_that_are_silent_does_not_stand_by() -> None:
     one, two = (peer_of(target.endpoints[0]) for target in (first, second))
     silent = PeerFacts(frozenset((one, two)), silent=((one, "no handshake"),))
 
-    shown = [picture(IDENTITY, Facts(peers=facts), seen(snapshot=mesh)).upstreams[0] for facts in (PeerFacts(), silent)]
+    failed = PeerFacts(frozenset((two,)), failed=frozenset((one,)))
+    every = (PeerFacts(), silent, failed)
 
-    assert [[endpoint.standby for endpoint in one.endpoints] for one in shown] == [[False, True], [False, False]]
+    shown = [picture(IDENTITY, Facts(peers=facts), seen(snapshot=mesh)).upstreams[0] for facts in every]
+
+    assert [[endpoint.standby for endpoint in one.endpoints] for one in shown] == [[False, True], *[[False, False]] * 2]
 
 
 def test_who_an_endpoint_is_stands_beside_it_and_an_impostor_is_warned_of() -> None:

@@ -460,8 +460,12 @@ FIRST = (UP, endpoint("10.0.0.4"))
         # Where nobody answers, or whoever does is not admitted, it is Consul's word that counts.
         ((*FIRST, SECOND, THIRD), (*FIRST, SECOND, THIRD), ["10.0.0.4:21000"]),
         (FIRST, FIRST, ["10.0.0.4:21000"]),
-        # One that waits for its first probe is no reason to go past its target.
-        (FIRST[:1], (FIRST[0], SECOND), ["10.0.0.1:21000"]),
+        # Who waits for the first probe is no reason to pass a target, nor to stay where somebody else does not answer.
+        ((THIRD,), (SECOND,), []),
+        (FIRST[:1], (FIRST[0], SECOND), ["10.0.0.2:21000"]),
+        # Who cannot be admitted is as one that is silent.
+        (FIRST, (SECOND,), ["10.0.0.2:21000"]),
+        ((*FIRST, SECOND), (SECOND,), ["10.0.0.2:21000"]),
     ],
 )
 def test_a_target_whose_every_instance_is_silent_is_passed_for_one_that_answers(

@@ -111,6 +111,23 @@ def test_a_certificate_that_is_not_verified_refuses_but_is_nobodys() -> None:
     assert "self-signed" in judgement.reason
 
 
+@pytest.mark.parametrize("outcome", [SILENT, Unverified("self-signed certificate"), seen(EVIL)])
+def test_who_would_get_traffic_and_is_not_admitted_has_failed_once_a_probe_has_ended(outcome: Outcome) -> None:
+    book = book_of(endpoint())
+    assert book.admission().failed == frozenset()
+
+    probed(book, outcome)
+
+    assert book.admission().failed == {peer()}
+    assert book.admission().silent == ()
+    book.follow(here(endpoint(health=Health.CRITICAL), version=2), 1.0, MIDDLE)
+    assert book.admission().failed == frozenset()
+    book.follow(here(endpoint(), version=3), 2.0, MIDDLE)
+    assert book.admission().failed == {peer()}
+    probed(book, seen(WEB), now_s=2.0)
+    assert book.admission().failed == frozenset()
+
+
 def test_an_admitted_endpoint_that_does_not_answer_stays_admitted() -> None:
     book = book_of(endpoint())
     probed(book, seen(WEB))
