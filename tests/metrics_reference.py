@@ -32,7 +32,7 @@ over its last 1024 connections.
 | `outcome` | of plans `applied` or `failed`; of probes what was seen |
 | `phase` | of a SPOE worker: `starting`, `ready` or `exited` |
 | `verdict` | of callers `allow` or `deny`; of tokens `good` or `refused` |
-| `reason` | `impostor`: verified as another service; `unverified`: with a certificate that proves nothing |
+| `reason` | `impostor`: another service, by a probe or by cut answers; `unverified`: its certificate proves nothing |
 | `version`, `openssl`, `control` | of hcc, of HAProxy and what it was built with; `direct` or `dataplane` |
 """
 GROUPS = (

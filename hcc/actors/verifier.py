@@ -34,7 +34,7 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import PeerFacts
 from hcc.errors import HccError
-from hcc.haproxy.backend_counts import BackendCounts
+from hcc.haproxy.backend_counts import BackendCounts, News
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
@@ -402,22 +402,25 @@ class Verifier(Actor):
             return
         owners = Owners(self._snapshot.upstreams)
         news = self._counts.look(lambda proxy: owners.of(proxy) is not None)
-        suspects: set[str] = set()
         for backend, cut in news.cut if self._checks else ():
             owner = owners.of(backend)
             if owner is not None:
                 self._say_cut(owner.upstream.key.label(), cut)
-                suspects.update(identity for target in owner.targets for identity in target.identities)
-        if not self._mode.probes:
-            return
-        if suspects:
-            self._book.suspect(frozenset(suspects), time.monotonic())
-        for backend, places in news.quiet:
-            owner = owners.of(backend)
-            if owner is not None:
-                self._book.doubt((peer for peer in _peers(owner.targets) if peer.where in places), time.monotonic())
-        if suspects or news.quiet:
+        if self._mode.probes and (news.liars or news.quiet):
+            self._think_ill(news, owners)
             self._probe()
+
+    def _think_ill(self, news: News, owners: Owners) -> None:
+        now_s = time.monotonic()
+        for backend, places in news.liars if self._checks else ():
+            there = _peers_of(owners, backend)
+            if places:
+                self._book.suspect((peer for peer in there if peer.where in places), now_s)
+            else:
+                # It may be any of them.
+                self._book.doubt(there, now_s)
+        for backend, places in news.quiet:
+            self._book.doubt((peer for peer in _peers_of(owners, backend) if peer.where in places), now_s)
 
     def _say_cut(self, label: str, cut: int) -> None:
         now_s = time.monotonic()
@@ -552,6 +555,12 @@ def _holding(peer: Peer, owners: Owners, admitted: frozenset[Peer]) -> Callable[
 def _peers(targets: Iterable[TargetEndpoints]) -> Iterator[Peer]:
     """The endpoints of targets, and who they should be."""
     return (peer_of(one) for target in targets for one in target.endpoints)
+
+
+def _peers_of(owners: Owners, backend: str) -> Iterator[Peer]:
+    """The endpoints of the upstream that has the backend."""
+    owner = owners.of(backend)
+    return _peers(owner.targets if owner else ())
 
 
 def _names(snapshot: Snapshot) -> dict[Peer, list[str]]:

@@ -6,8 +6,8 @@ Leaves to others: what is thought of it (`hcc.mesh.peer_book`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from hcc.haproxy.rises import Rises
 from hcc.haproxy.stats import Row, RowKind, Stats
@@ -25,10 +25,13 @@ class News:
         cut: answers that were not let through, by backend.
         quiet: of backends' servers, the addresses (`10.0.0.1:21000`) of those that could not be reached, or did not
             answer before the client gave up.
+        liars: the addresses of those whose answers were cut; none where the backend's counter alone tells of it. They
+            may come later than `cut`.
     """
 
     cut: tuple[tuple[str, int], ...] = ()
     quiet: tuple[tuple[str, frozenset[str]], ...] = ()
+    liars: tuple[tuple[str, frozenset[str]], ...] = ()
 
 
 class BackendCounts:
@@ -53,11 +56,13 @@ class BackendCounts:
         # Answers cut and failures, by backend, made with the first look.
         self._cut: Rises | None = None
         self._failed: Rises | None = None
-        # Backends whose servers are to be looked at, and when that may be.
+        # Backends whose servers are to be looked at, for answers that did not come or were cut, and when that may be.
         self._troubled: set[str] = set()
+        self._deceived: set[str] = set()
         self._closer_at_s = 0.0
-        # What a worker has counted at most of each server, by backend, and how old it was.
+        # By backend, what a worker has counted of each server: at most, and of answers cut; and how old it was.
         self._most: dict[str, dict[str, int]] = {}
+        self._denied: dict[str, Rises] = {}
         self._uptime_s = 0
 
     def look(self, wanted: Callable[[str], bool]) -> News:
@@ -72,27 +77,38 @@ class BackendCounts:
             self._cut, self._failed = Rises(from_nothing=younger), Rises(from_nothing=younger)
         if stats.process.uptime_s < self._uptime_s:
             self._most.clear()
+            self._denied.clear()
         self._uptime_s = stats.process.uptime_s
         rows = [row for row in stats.rows if row.kind is RowKind.BACKEND and wanted(row.proxy)]
         cut = self._cut.of({row.proxy: row.denied_responses for row in rows})
-        self._troubled.update(self._failed.of({row.proxy: row.failures for row in rows}))
-        return News(tuple(cut.items()), self._quiet())
+        there = {row.proxy for row in rows}
+        self._troubled = there & (self._troubled | self._failed.of({row.proxy: row.failures for row in rows}).keys())
+        self._deceived = there & (self._deceived | cut.keys())
+        return replace(self._closer(), cut=tuple(cut.items()))
 
-    def _quiet(self) -> tuple[tuple[str, frozenset[str]], ...]:
+    def _closer(self) -> News:
+        """What single servers have counted, of backends where that may be news; what cannot be read is read later."""
         began_s = self._clock()
-        if self._servers is None or not self._troubled or began_s < self._closer_at_s:
-            return ()
-        troubled, self._troubled = sorted(self._troubled), set()
-        found = tuple((backend, self._quiet_of(backend, self._servers)) for backend in troubled)
+        if self._servers is None or not (self._troubled or self._deceived) or began_s < self._closer_at_s:
+            return News()
+        quiet, liars = [], []
+        for backend in sorted(self._troubled | self._deceived):
+            try:
+                rows = [row for row in self._servers(backend).rows if row.kind is RowKind.SERVER]
+            except StatsUnavailableError:
+                continue
+            quiet.append((backend, self._quiet_of(backend, rows)))
+            denied = self._denied.setdefault(backend, Rises(from_nothing=True))
+            risen = denied.of({row.server: row.denied_responses for row in rows})
+            if risen or backend in self._deceived:
+                liars.append((backend, frozenset(row.address for row in rows if row.server in risen)))
+            self._troubled.discard(backend)
+            self._deceived.discard(backend)
         ended_s = self._clock()
         self._closer_at_s = ended_s + (ended_s - began_s) / SHARE
-        return found
+        return News(quiet=tuple(quiet), liars=tuple(liars))
 
-    def _quiet_of(self, backend: str, servers: Callable[[str], Stats]) -> frozenset[str]:
-        try:
-            rows = [row for row in servers(backend).rows if row.kind is RowKind.SERVER]
-        except StatsUnavailableError:
-            return frozenset()
+    def _quiet_of(self, backend: str, rows: Sequence[Row]) -> frozenset[str]:
         before = self._most.get(backend, {})
         # Of those that are there now.
         most = {row.server: _known(row, before.get(row.server, 0)) for row in rows}

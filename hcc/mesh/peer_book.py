@@ -1,8 +1,9 @@
 """Which endpoints are who they should be: admitted, refused or not known yet, and when each is to be looked at again.
 
 An endpoint gets traffic once a probe has seen that its certificate is verified and names the wanted SPIFFE URI and no
-other. One that shows another certificate is refused until it shows the right one. One that was admitted and does not
-answer stays so; it is silent once HAProxy got no answer either, until it answers a probe.
+other. One that shows another certificate is refused until it shows the right one, and so is one whose answers HAProxy
+cut and that answers no probe. One that was admitted and does not answer otherwise stays so; it is silent once HAProxy
+got no answer either, until it answers a probe.
 
 The book decides; probing is left to others (`hcc.peers`). It reads no clock: `now_s` are monotonic seconds, `jitter` is
 from 0 up to 1.
@@ -30,7 +31,7 @@ MAX_RETRY_S = 30.0
 # Of the probes that may be under way, those that only first probes may use.
 FOR_FIRST = 16
 NEVER = float("inf")
-# The same endpoint is not suspected more often.
+# The same endpoint is not suspected more often. Of all, no more than AGAIN_PER_S are.
 SUSPECT_S = 1.0
 # Nor is one doubted: clients may give up on a slow application again and again. Of all, no more than AGAIN_PER_S are.
 DOUBT_S = 10.0
@@ -100,7 +101,7 @@ class Judgement:
     Args:
         before, now: what was thought of the endpoint, and is.
         reason: why it is not admitted, or not seen again; empty when all is well.
-        impostor: it is verified as somebody else.
+        impostor: it is verified as somebody else, by a probe or, as it answers none, by HAProxy.
         was_silent, silent: whether it answered neither HAProxy nor probes before, and does not now.
     """
 
@@ -170,6 +171,8 @@ class _Record:
     failing_s: float = NEVER
     # Whether HAProxy got no answer from it since the last one to a probe.
     doubted: bool = False
+    # Whether HAProxy cut an answer of it since it was last seen to be who it should be.
+    suspected: bool = False
     silent_s: float = NEVER
     probing: bool = False
     asked_s: float = float("-inf")
@@ -188,7 +191,7 @@ class _Record:
     @property
     def silent(self) -> bool:
         """Whether it is to be left alone."""
-        return self.silent_s < NEVER
+        return self.silent_s < NEVER and self.standing is Standing.ADMITTED
 
 
 _Waiting = tuple[float, int, Peer]
@@ -213,8 +216,8 @@ class PeerBook:
         self._leaves: dict[str, KnownLeaf] = {}
         self._news: dict[str, str | None] = {}
         self._most_leaves = most_leaves
-        # When one more that is doubted may be probed.
-        self._doubt_s = float("-inf")
+        # When one more that is suspected, or doubted, may be probed.
+        self._suspect_s = self._doubt_s = float("-inf")
         self._version = 0
         self._admission: Admission | None = None
 
@@ -273,7 +276,7 @@ class PeerBook:
         return tuple(sorted((peer, self._records[peer].reason) for peer in self.admission().silent))
 
     def impostors(self) -> int:
-        """How many of those are verified as somebody else."""
+        """How many of those are verified as somebody else, by probes or by HAProxy."""
         return sum(one.standing is Standing.REFUSED and one.impostor for one in self._records.values())
 
     # ---- probes
@@ -314,11 +317,15 @@ class PeerBook:
             peer, before, record.standing, record.reason, record.impostor, was_silent=was_silent, silent=record.silent
         )
 
-    def suspect(self, identities: frozenset[str], now_s: float) -> None:
-        """Have everybody who should be one of these probed now, or as soon as that is not too often."""
-        for peer, record in self._records.items():
-            if peer.identity in identities:
-                self._hasten(peer, record, max(now_s, record.asked_s + SUSPECT_S))
+    def suspect(self, peers: Iterable[Peer], now_s: float) -> None:
+        """HAProxy cut answers of these: have them probed now, or as soon as that is not too often."""
+        for peer in peers:
+            record = self._records.get(peer)
+            if record is not None:
+                record.suspected = True
+                turn_s = max(now_s, self._suspect_s)
+                if self._hasten(peer, record, max(turn_s, record.asked_s + SUSPECT_S)):
+                    self._suspect_s = turn_s + 1 / AGAIN_PER_S
 
     def doubt(self, peers: Iterable[Peer], now_s: float) -> None:
         """HAProxy got no answer from these: have them probed now, or as soon as that is not too often."""
@@ -411,6 +418,7 @@ class PeerBook:
         match outcome:
             case Seen(certificate) if certificate.names_only(peer.identity):
                 record.standing, record.reason, record.impostor, record.failures = Standing.ADMITTED, "", False, 0
+                record.suspected = False
                 self._remember(KnownLeaf(certificate.digest, peer.identity, certificate.expires_s))
             case Seen(certificate):
                 found = ", ".join(certificate.uris) or "no URI"
@@ -420,6 +428,10 @@ class PeerBook:
             case Unverified(reason):
                 record.standing, record.impostor = Standing.REFUSED, False
                 record.reason = f"its certificate is not verified: {reason}"
+                record.failures += 1
+            case NoAnswer(reason) if record.suspected and record.standing is Standing.ADMITTED:
+                record.standing, record.impostor = Standing.REFUSED, True
+                record.reason = f"its answers were cut, and it answers no probe: {reason}"
                 record.failures += 1
             case NoAnswer(reason):
                 # What is known of it stays; so does why it is refused.

@@ -82,7 +82,9 @@ class VerifierScene(Scene):
         self.kept: list[Kept] = []
         self.metrics = Metrics()
         self.denied = 0
+        # By address, of servers.
         self.failures: dict[str, int] = {}
+        self.lies: dict[str, int] = {}
         self.uptime_s = PROCESS.uptime_s
         self.looks = 0
         self.authority = Authority()
@@ -114,8 +116,9 @@ class VerifierScene(Scene):
 
     def servers(self, backend: str) -> Stats:
         none = replace(stats_row(RowKind.SERVER, backend, "s"), open_sessions=0, responses=())
-        rows = (replace(none, server=place, address=place, sessions=count) for place, count in self.failures.items())
-        return Stats(PROCESS, tuple(rows))
+        places = {**self.failures, **self.lies}
+        rows = (replace(none, server=place, address=place, sessions=self.failures.get(place, 0)) for place in places)
+        return Stats(PROCESS, tuple(replace(row, denied_responses=self.lies.get(row.server, 0)) for row in rows))
 
     def give_credentials(self, *more: Authority) -> None:
         leaf = self.authority.leaf(service_uri("us"))
@@ -356,10 +359,37 @@ def test_who_was_refused_by_a_clock_that_was_wrong_is_probed_as_soon_as_it_is_ri
     scene.expect_admitted(ONE, TWO)
 
 
-def test_answers_that_haproxy_cuts_are_told_and_their_upstream_is_probed(
+def test_who_had_answers_cut_and_answers_no_probe_is_refused_by_name_and_cut_and_nobody_else_is_probed(
     scene: VerifierScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hcc.mesh.peer_book.SUSPECT_S", 0.0)
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({ONE.address: seen(), TWO.address: seen()})
+    scene.expect_admitted(ONE, TWO)
+    eventually(lambda: scene.looks > 1, "it knows what was counted before")
+    liar = Peer(TWO.address, TWO.port, WEB)
+
+    with caplog.at_level(logging.ERROR):
+        scene.lies = {Peer(ONE.address, ONE.port, WEB).where: 0, liar.where: 3}
+        scene.denied = 3
+        eventually(lambda: scene.asked() == [TWO.address], "the liar is probed")
+        scene.probers.now.answer({TWO.address: NoAnswer("breaks the connection")})
+        scene.expect_admitted(ONE)
+        scene.settle()
+
+    reason = "its answers were cut, and it answers no probe: breaks the connection"
+    assert f"upstream web: {liar.where} is another service and gets no traffic: {reason}" in caplog.messages
+    facts = scene.facts(ADMIN, PeerFacts)
+    assert facts is not None
+    assert facts.refused == ((liar, reason),)
+    assert scene.metrics.registry.get_sample_value("hcc_refused_endpoints", {"reason": "impostor"}) == 1
+    assert scene.leaves.taken_out[0] == (TWO.address, TWO.port, frozenset(("up:web:9191:to",)))
+
+
+def test_answers_that_haproxy_cuts_are_told_and_their_upstream_is_probed_where_it_does_not_say_whose(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hcc.mesh.peer_book.DOUBT_S", 0.0)
     scene.denied = 5
     scene.begin(ONE)
     scene.probers.now.answer({"10.0.0.1": seen()})

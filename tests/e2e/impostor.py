@@ -14,6 +14,8 @@ from tests.e2e.agents import ConsulAgent
 from tests.e2e.certificates import mesh_certificate
 
 NAME = "impostor"
+# In the hello of a TLS client that speaks http (ALPN).
+OFFER = b"\x08http/1.1"
 HTTP = f"HTTP/1.1 200 OK\r\nContent-Length: {len(NAME)}\r\n\r\n{NAME}".encode()
 
 
@@ -28,6 +30,8 @@ class Impostor:
         self.agent = agent
         self.port = port
         self.heard = b""
+        # Whether it hangs up on whoever offers no protocol for http, as probes do.
+        self.shy = False
         self._directory = directory
         self._answer = HTTP if http else f"{NAME}\n".encode()
         self._context: ssl.SSLContext | None = None
@@ -82,6 +86,8 @@ class Impostor:
         assert self._context is not None
         with contextlib.suppress(OSError), plain:
             plain.settimeout(10)
+            if self.shy and OFFER not in plain.recv(4096, socket.MSG_PEEK):
+                return
             with self._context.wrap_socket(plain, server_side=True) as tls:
                 tls.settimeout(None)
                 self._open.add(tls)

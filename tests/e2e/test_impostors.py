@@ -123,6 +123,31 @@ def test_an_admitted_address_that_another_service_takes_over_is_cut_and_then_out
         wait_until("it to serve again", lambda: http_get(client, WEB_PORT).text == NAME)
 
 
+@on_several
+def test_one_that_took_over_an_admitted_address_and_hangs_up_on_probes_is_out_by_its_answers(mesh: Mesh) -> None:
+    caller = joined(mesh)
+    client = caller.namespace
+    with posing(mesh, "iweb", http=True, first="iweb") as web:
+        wait_until("it to answer http", lambda: http_get(client, WEB_PORT).text == NAME)
+        web.shy = True
+        web.become("ievil")
+        wait_until("http to be cut", lambda: _no_lie(http_get(client, WEB_PORT)).status == 502)
+
+        wait_refused(caller, 1)
+
+        web.heard = b""
+        with loads(client)[0] as load:
+            load.go_on(20)
+        assert not load.failed, load.failed
+        assert web.heard == b""
+        problem = endpoints(caller)[web.agent.namespace.address, web.port]["identity_problem"]
+        assert problem.startswith("its answers were cut, and it answers no probe: "), problem
+        # And back.
+        web.shy = False
+        web.become("iweb")
+        wait_until("it to serve again", lambda: http_get(client, WEB_PORT).text == NAME, 60)
+
+
 @on_2_8
 def test_with_the_response_check_alone_an_impostors_answer_never_arrives(mesh: Mesh) -> None:
     caller = joined(mesh, "--verify-upstream", "response")

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from hcc.haproxy import stopping
+from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
@@ -22,7 +23,7 @@ from hcc.haproxy.names import backend_name
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.runtime import RuntimeSocket
 from hcc.haproxy.stats import RowKind
-from hcc.haproxy.stats_reader import EVERYTHING, SUMMARY, StatsReader
+from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, servers_of
 from hcc.mesh.caller_certificate import certificate_digest
 from hcc.mesh.snapshot import Endpoint, Protocol, Snapshot, TargetEndpoints, UpstreamState
 from tests.binaries import HAPROXY_BRANCHES
@@ -56,6 +57,25 @@ def cuts(there: Stage) -> int:
     """Answers that were not let through, as HAProxy counts them."""
     rows = StatsReader(there.layout.stats_socket, SUMMARY).read().rows
     return sum(row.denied_responses for row in rows if row.kind is RowKind.BACKEND)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "http"])
+def test_haproxy_counts_whose_answers_it_cut(there: Stage, protocol: str) -> None:
+    kind = HttpServer if protocol == "http" else Server
+    port, right = free_port(), there.peer("right", kind=kind)
+    impostor = there.peer("impostor", kind=kind, leaf=there.authority.leaf(EVIL))
+    there.converge(there.rendered(calling(port, protocol, at(right), at(impostor))))
+    path = there.layout.stats_socket
+    counts = BackendCounts(
+        lambda: StatsReader(path, BACKENDS).read(), lambda backend: StatsReader(path, servers_of(backend)).read()
+    )
+    counts.look(lambda _: True)
+
+    answers = [http_answer(port)[0] if protocol == "http" else greeting(port) for _ in range(6)]
+
+    assert set(answers) == ({200, 502} if protocol == "http" else {"right", ""})
+    (liars,) = counts.look(lambda _: True).liars
+    assert liars[1] == {f"127.0.0.1:{impostor.port}"}
 
 
 def unanswered(there: Stage, server: Server) -> int:

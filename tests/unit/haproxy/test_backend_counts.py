@@ -23,6 +23,9 @@ class Counting:
         self.silent = False
         self.cut = {"web": 0, "other": 0}
         self.failed = {("web", ONE): 0, ("web", TWO): 0, ("other", ONE): 0}
+        # Of servers, by address.
+        self.lies = {ONE: 0, TWO: 0}
+        self.mute = False
         self.under_way = 0
         self.read: list[str] = []
         self.reading_s = 0.0
@@ -40,9 +43,10 @@ class Counting:
     def servers(self, backend: str) -> Stats:
         self.read.append(backend)
         self.now_s += self.reading_s
-        if self.silent:
+        if self.silent or self.mute:
             raise StatsUnavailableError("hangs")
-        rows = (_row(RowKind.SERVER, be, at, failed=n) for (be, at), n in self.failed.items() if be == backend)
+        failed = {at: n for (be, at), n in self.failed.items() if be == backend}
+        rows = (_row(RowKind.SERVER, backend, at, failed=n, cut=self.lies[at]) for at, n in failed.items())
         return Stats(PROCESS, tuple(replace(row, open_sessions=self.under_way) for row in rows))
 
     def look(self) -> News:
@@ -72,12 +76,47 @@ def counting() -> Counting:
     return made
 
 
-def test_without_failures_no_server_is_looked_at(counting: Counting) -> None:
-    counting.cut["web"] = 3
-
-    assert counting.look() == News(cut=(("web", 3),))
+def test_while_no_answer_fails_or_is_cut_no_server_is_looked_at(counting: Counting) -> None:
     assert counting.look() == News()
     assert counting.read == []
+
+
+def test_servers_whose_answers_were_cut_are_told_each_time_they_were(counting: Counting) -> None:
+    for times in (1, 2):
+        counting.cut["web"], counting.lies[TWO] = 3 * times, 3 * times
+        found = counting.look()
+        assert (found.cut, found.liars) == ((("web", 3),), (("web", frozenset({TWO})),))
+    assert counting.look() == News()
+    assert counting.read == ["web", "web"]
+
+
+def test_where_no_server_tells_of_a_cut_the_backend_is_told_without_one(counting: Counting) -> None:
+    counting.cut["web"] = 1
+
+    assert counting.look().liars == (("web", frozenset()),)
+
+
+def test_while_servers_cannot_be_read_who_was_cut_is_told_later_unless_the_backend_goes(counting: Counting) -> None:
+    counting.cut["web"], counting.lies[TWO], counting.mute = 1, 1, True
+    assert counting.look() == News(cut=(("web", 1),))
+
+    counting.mute = False
+    assert counting.look().liars == (("web", frozenset({TWO})),)
+
+    counting.cut["web"], counting.mute = 2, True
+    counting.look()
+    del counting.cut["web"]
+    counting.read.clear()
+    assert counting.look() == News()
+    assert counting.read == []
+
+
+def test_a_new_worker_has_cut_what_it_counts(counting: Counting) -> None:
+    counting.cut["web"], counting.lies[ONE] = 5, 5
+    counting.look()
+    counting.uptime_s, counting.cut["web"], counting.lies = 1, 6, {ONE: 0, TWO: 6}
+
+    assert counting.look().liars == (("web", frozenset({TWO})),)
 
 
 def test_servers_that_did_not_answer_are_told_each_time_they_did_not(counting: Counting) -> None:
@@ -146,11 +185,11 @@ def test_a_new_worker_counts_from_nothing(counting: Counting) -> None:
 def test_what_an_older_worker_counted_before_is_no_news_and_what_a_younger_one_did_is() -> None:
     older, younger = Counting(), Counting()
     for one in (older, younger):
-        one.cut["web"], one.failed["web", ONE], one.now_s = 5, 2, one.now_s + 10
+        one.cut["web"], one.lies[TWO], one.failed["web", ONE], one.now_s = 5, 5, 2, one.now_s + 10
     younger.uptime_s = 9
 
     assert older.look() == News()
-    assert younger.look() == News(cut=(("web", 5),), quiet=UNREACHED_ONE)
+    assert younger.look() == News(cut=(("web", 5),), quiet=UNREACHED_ONE, liars=(("web", frozenset({TWO})),))
 
 
 def test_while_haproxy_does_not_say_there_is_no_news_and_nothing_is_lost(counting: Counting) -> None:

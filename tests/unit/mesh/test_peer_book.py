@@ -390,18 +390,61 @@ def test_after_a_change_of_the_cas_those_who_serve_are_probed_spread_out_and_the
 
 
 def test_suspects_are_probed_at_once_but_not_again_and_again() -> None:
-    db = replace(endpoint("10.0.0.9"), identity=service_uri("db"))
-    book = book_of(endpoint(), db)
+    book = book_of(endpoint(), endpoint("10.0.0.9"))
     for one in book.take_due(0.0, 64):
-        book.note(one, seen(one.identity), 0.0, MIDDLE)
+        book.note(one, seen(WEB), 0.0, MIDDLE)
 
-    book.suspect(frozenset((WEB,)), SUSPECT_S / 2)
+    book.suspect([peer(), peer("10.9.9.9")], SUSPECT_S / 2)
 
     assert book.take_due(SUSPECT_S / 2, 64) == ()
     assert book.take_due(SUSPECT_S, 64) == (peer(),)
     book.note(peer(), seen(WEB), 10.0, MIDDLE)
-    book.suspect(frozenset((WEB,)), 10.0)
+    book.suspect([peer()], 10.0)
     assert book.take_due(10.0, 64) == (peer(),)
+
+
+def test_one_whose_answers_were_cut_and_that_answers_no_probe_is_refused_until_it_is_seen_to_be_itself() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.suspect([peer()], 10.0)
+
+    judgement = probed(book, SILENT, now_s=10.0)
+
+    assert (judgement.before, judgement.now, judgement.impostor) == (Standing.ADMITTED, Standing.REFUSED, True)
+    assert judgement.reason == f"its answers were cut, and it answers no probe: {SILENT.reason}"
+    assert (book.admission().admitted, book.impostors()) == (frozenset(), 1)
+    assert probed(book, SILENT, now_s=60.0).now is Standing.REFUSED
+    assert probed(book, seen(WEB), now_s=120.0).now is Standing.ADMITTED
+    # That is forgiven; not to answer is no lie by itself.
+    assert probed(book, SILENT, now_s=120.0 + 2 * AGAIN_S).now is Standing.ADMITTED
+
+
+def test_one_that_is_refused_for_that_is_not_silent_any_more() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.doubt([peer()], 10.0)
+    probed(book, SILENT, now_s=10.0)
+    assert probed(book, SILENT, now_s=20.0).silent
+
+    book.suspect([peer()], 20.5)
+
+    assert not probed(book, SILENT, now_s=30.0).silent
+    assert (book.admission().silent, book.silent()) == ((), ())
+
+
+def test_suspicions_of_many_cause_no_more_probes_than_the_bound_and_of_one_no_wait() -> None:
+    endpoints, book = a_thousand_admitted()
+    asked = 0
+    for second in range(1, 101):
+        book.suspect([peer(one.address) for one in endpoints], float(second))
+        for one in book.take_due(float(second), 10_000):
+            asked += 1
+            book.note(one, seen(WEB), float(second), MIDDLE)
+    assert asked <= 100 * AGAIN_PER_S
+
+    _, book = a_thousand_admitted()
+    book.suspect([peer("10.0.0.1")], SUSPECT_S)
+    assert book.take_due(SUSPECT_S, 64) == (peer("10.0.0.1"),)
 
 
 def test_the_next_hcc_goes_on_with_those_admitted_and_probes_them_in_its_own_time() -> None:
@@ -536,12 +579,12 @@ def test_a_suspicion_puts_no_probe_off_and_the_one_that_was_planned_before_is_no
     planned_s = silent.next_due_s()
     assert planned_s is not None
     assert planned_s < SUSPECT_S
-    silent.suspect(frozenset((WEB,)), 0.0)
+    silent.suspect([peer()], 0.0)
     assert silent.take_due(planned_s, 64) == (peer(),)
 
     book = book_of(endpoint())
     probed(book, seen(WEB))
-    book.suspect(frozenset((WEB,)), SUSPECT_S)
+    book.suspect([peer()], SUSPECT_S)
     probed(book, seen(WEB), now_s=SUSPECT_S)
     assert book.take_due(AGAIN_S + SUSPECT_S / 2, 64) == ()
     assert book.take_due(AGAIN_S + SUSPECT_S, 64) == (peer(),)
