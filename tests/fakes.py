@@ -22,6 +22,7 @@ from hcc.consul.watch_state import WatchState
 from hcc.haproxy.caller_maps import DeniedSessions
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
+from hcc.haproxy.leaf_map import Meant
 from hcc.haproxy.map_text import MapChange, map_change
 from hcc.haproxy.model import ActualListener, ActualServers, Bind, Desired, Listening, Server
 from hcc.haproxy.names import APP
@@ -730,6 +731,9 @@ class FakeLeaves:
         # Address, port and backends.
         self.backends = ["up:web:9191:to"]
         self.taken_out: list[tuple[str, int, frozenset[str]]] = []
+        # A worker that stops, and of whom it was told, by address.
+        self.stopping_hangs = False
+        self.told_stopping: list[frozenset[str]] = []
 
     def store(self, entries: Mapping[str, str]) -> None:
         self.stores += 1
@@ -750,9 +754,15 @@ class FakeLeaves:
             self.loaded = {key: value for key, value in self.loaded.items() if key not in change.removed}
         return self.running
 
-    def take_out(self, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
+    def take_out(self, meant: Meant) -> bool:
         self._answer()
-        self.taken_out.append((address, port, frozenset(filter(is_meant, self.backends))))
+        if self.running:
+            self.taken_out += [(*place, frozenset(filter(holds, self.backends))) for place, holds in meant.items()]
+        return self.running
+
+    def take_out_of_stopping(self, meant: Meant) -> ControlError | None:
+        self.told_stopping.append(frozenset(address for address, _ in meant))
+        return ControlError("worker 1: HAProxy does not answer") if self.stopping_hangs else None
 
     def _answer(self) -> None:
         if self.silent:

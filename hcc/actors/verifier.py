@@ -36,7 +36,7 @@ from hcc.actors.readiness import PeerFacts
 from hcc.errors import HccError
 from hcc.haproxy.backend_counts import BackendCounts, News
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.leaf_map import LeafMap
+from hcc.haproxy.leaf_map import LeafMap, Meant
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.owners import Owners
 from hcc.log import LastingProblem
@@ -58,7 +58,7 @@ RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 # A session that began just before its endpoint went into maintenance may not have been there to be cut.
 CUT_AGAIN_S = 0.5
-# Where HAProxy, or one of its workers that stop, could not be told.
+# Where HAProxy, or one of its workers that stop, could not be told. One of those that hangs takes two seconds.
 CUT_RETRY_S = 5.0
 LOOK_S = 1.0
 # A wall clock that gains or loses more than this between two looks was set: slewing moves it by half a millisecond.
@@ -134,9 +134,12 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while these were being cut."""
+    """To itself: cut what came in while it was being cut."""
 
-    peers: tuple[Peer, ...]
+
+@dataclass(frozen=True, slots=True)
+class _CutStopping:
+    """To itself: cut in workers that stop, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,12 @@ class Verifier(Actor):
         self._under_way = 0
         self._stored = True
         self._disk_problem = LastingProblem(_log)
+        # Who is to be cut: once more, and in workers that stop.
+        self._to_cut: frozenset[Peer] = frozenset()
+        self._to_cut_in_stopping: frozenset[Peer] = frozenset()
+        # When these may be told again, of which one may hang.
+        self._stopping_at_s = 0.0
+        self._stopping_problem = LastingProblem(_log)
         self._retries = Retries()
         # Whether HAProxy may lack something that it was, or should have been, told.
         self._behind = True
@@ -215,8 +224,9 @@ class Verifier(Actor):
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 self._resync(drift=isinstance(message, _Resync) and not self._behind)
             case HAProxyDown():
-                # It starts with the file, which somebody else may have damaged.
+                # It starts with the file, which somebody else may have damaged. None of its workers is left.
                 self._store()
+                self._to_cut_in_stopping = frozenset()
             case Publish():
                 if self._snapshot is not None and self._mode.probes:
                     self._publish()
@@ -237,8 +247,10 @@ class Verifier(Actor):
                 self.after(EXPIRY_S, _Expire(), key="expire")
                 if self._book.forget_expired(time.time()):
                     self._tell_leaves()
-            case _CutAgain(peers):
-                self._cut_again(peers)
+            case _CutAgain():
+                self._cut_again()
+            case _CutStopping():
+                self._cut_stopping()
             case _Look():
                 self.after(LOOK_S, _Look(), key="look")
                 self._look_at_clock()
@@ -293,7 +305,7 @@ class Verifier(Actor):
         self._under_way -= len(probed)
         found = [self._noted(one) for one in probed]
         news = [one for one in found if one is not None and (one.news or one.before is Standing.UNKNOWN)]
-        self._take_out(tuple(one.peer for one in news if one.impostor and one.before is Standing.ADMITTED))
+        self._take_out(frozenset(one.peer for one in news if one.impostor and one.before is Standing.ADMITTED))
         # The leaf before its endpoint: HAProxy must know it when it answers.
         self._tell_leaves()
         self._probe()
@@ -359,29 +371,55 @@ class Verifier(Actor):
 
     # ---- sessions
 
-    def _take_out(self, peers: tuple[Peer, ...]) -> None:
+    def _take_out(self, peers: frozenset[Peer]) -> None:
         if peers:
             self._cut(peers)
-            self.after(CUT_AGAIN_S, _CutAgain(peers))
+            self._to_cut |= peers
+            self.after(CUT_AGAIN_S, _CutAgain(), key="cut-again")
 
-    def _cut_again(self, peers: tuple[Peer, ...]) -> None:
-        refused = {peer for peer, _ in self._book.refused()}
-        still = tuple(peer for peer in peers if peer in refused)
-        if not self._cut(still):
-            self.after(CUT_RETRY_S, _CutAgain(still))
+    def _cut_again(self) -> None:
+        self._to_cut = self._still_refused(self._to_cut)
+        if self._cut(self._to_cut):
+            self._to_cut = frozenset()
+        else:
+            self.after(CUT_RETRY_S, _CutAgain(), key="cut-again")
 
-    def _cut(self, peers: tuple[Peer, ...]) -> bool:
-        """Whether all of them were taken out, of workers that stop, too."""
-        done = True
+    def _cut(self, peers: frozenset[Peer]) -> bool:
+        """Whether they were taken out of the current worker; those that stop are told later, as they may hang."""
+        try:
+            runs = self._leaves.take_out(self._meant(peers)) if peers else False
+        except ControlError as exc:
+            where = ", ".join(sorted(peer.where for peer in peers))
+            _log.error("%s cannot be taken out at once: %s", where, exc)
+            return False
+        if runs:
+            self._to_cut_in_stopping |= peers
+            self.after(max(self._stopping_at_s - time.monotonic(), 0.0), _CutStopping(), key="cut-stopping")
+        return True
+
+    def _cut_stopping(self) -> None:
+        self._to_cut_in_stopping = self._still_refused(self._to_cut_in_stopping)
+        if self._to_cut_in_stopping:
+            failure = self._leaves.take_out_of_stopping(self._meant(self._to_cut_in_stopping))
+            if failure is not None:
+                text = "workers of HAProxy that stop may go on with endpoints that are not who they should be"
+                self._stopping_problem.say(f"{text}; they are told until they do not")
+                _log.debug("workers that stop: %s", failure)
+                self._stopping_at_s = time.monotonic() + CUT_RETRY_S
+                self.after(CUT_RETRY_S, _CutStopping(), key="cut-stopping")
+                return
+        self._to_cut_in_stopping = frozenset()
+        self._stopping_problem.over()
+
+    def _still_refused(self, peers: frozenset[Peer]) -> frozenset[Peer]:
+        return peers & {peer for peer, _ in self._book.refused()}
+
+    def _meant(self, peers: frozenset[Peer]) -> Meant:
+        """Where to take them out."""
         owners = Owners(self._snapshot.upstreams if self._snapshot else ())
         admitted = self._book.admission().admitted
-        for peer in peers:
-            try:
-                self._leaves.take_out(peer.address, peer.port, _holding(peer, owners, admitted))
-            except ControlError as exc:
-                _log.error("%s cannot be taken out at once: %s", peer.where, exc)
-                done = False
-        return done
+        places = {(peer.address, peer.port) for peer in peers}
+        return {place: _holding(place, peers, owners, admitted) for place in places}
 
     # ---- what HAProxy counts
 
@@ -536,19 +574,20 @@ class Verifier(Actor):
         self._store_soon()
 
 
-def _holding(peer: Peer, owners: Owners, admitted: frozenset[Peer]) -> Callable[[str], bool]:
-    """Whether the endpoint is in a backend, and is not at the same time somebody else who may serve there."""
+def _holding(
+    place: tuple[str, int], peers: frozenset[Peer], owners: Owners, admitted: frozenset[Peer]
+) -> Callable[[str], bool]:
+    """Whether a backend has one of these there, and nobody else who may serve there."""
 
     def holds(backend: str) -> bool:
         there = {
             one
             for leg in owners.legs(backend).values()
             for one in _peers(leg.targets)
-            if (one.address, one.port) == where
+            if (one.address, one.port) == place
         }
-        return peer in there and not there & admitted
+        return not there.isdisjoint(peers) and there.isdisjoint(admitted)
 
-    where = (peer.address, peer.port)
     return holds
 
 

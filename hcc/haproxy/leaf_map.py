@@ -1,6 +1,6 @@
 """The map by which one HAProxy knows the leaf certificates of upstreams, on disk and in its memory.
 
-And the way to take an endpoint out at once that is not who it should be.
+And the way to take endpoints out at once that are not who they should be.
 
 A worker that stops after a reload still has a map and sessions of its own; it is told what matters, too.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_commands import COMMAND_BYTES, change_map, read_map
@@ -23,6 +25,9 @@ from hcc.haproxy.session_commands import end_sessions
 from hcc.haproxy.stopping import Send, StoppingWorkers
 
 TIMEOUT_S = 5.0
+
+# Endpoints by address and port, with the backends, by name, of which each is to be taken out.
+Meant = Mapping[tuple[str, int], Callable[[str], bool]]
 
 
 class LeafMap:
@@ -63,32 +68,35 @@ class LeafMap:
         """Whether there is a worker with the map; its map is changed then."""
         return change_map(self._runtime, self._path, change, self._payload_bytes)
 
-    def take_out(self, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
-        """Put an endpoint of the backends that are meant into maintenance and end all sessions to it.
+    def take_out(self, meant: Meant) -> bool:
+        """Put endpoints into maintenance in the current worker and end all sessions to them; whether there is one.
 
-        In others it may be who it should be: an address goes from one service to another. Whoever plans what HAProxy
-        does finds it so; until then it may be busy with something else.
+        In a backend that is not meant one may be who it should be: an address goes from one service to another. Whoever
+        plans what HAProxy does finds it so; until then it may be busy with something else.
         """
-
-        def take_out(send: Send) -> None:
-            # One that has no servers any more has nobody to be taken out.
-            with contextlib.suppress(ReplyError):
-                _take_out(send, address, port, is_meant)
-
         try:
-            take_out(self._runtime.send)
+            _take_out(meant, self._runtime.send)
         except NotListeningError:
-            # None runs.
-            return
-        failure = self._stopping.each(take_out)
-        if failure is not None:
-            raise failure
+            return False
+        return True
+
+    def take_out_of_stopping(self, meant: Meant) -> ControlError | None:
+        """The same in workers that stop; why not in all, None if it was. Those that hang take seconds."""
+        return self._stopping.each(partial(_take_out, meant))
 
 
-def _take_out(send: Send, address: str, port: int, is_meant: Callable[[str], bool]) -> None:
-    for backend, servers in parse_servers(send("show servers state")):
-        for server in servers:
-            if (server.address, server.port) == (address, port) and is_meant(backend):
-                # A worker that stops after a reload refuses it; its new sessions are of old clients only.
-                send(f"set server {words.name(backend)}/{words.name(server.name)} state maint")
-                end_sessions(send, backend, server.name, parse_sessions(send("show sess")))
+def _take_out(meant: Meant, send: Send) -> None:
+    # One that has no servers any more has nobody to be taken out.
+    with contextlib.suppress(ReplyError):
+        out = [
+            (backend, server.name)
+            for backend, servers in parse_servers(send("show servers state"))
+            for server in servers
+            if (is_meant := meant.get((server.address, server.port))) and is_meant(backend)
+        ]
+        if out:
+            # A worker that stops after a reload refuses it; its new sessions are of old clients only.
+            send(*(f"set server {words.name(backend)}/{words.name(server)} state maint" for backend, server in out))
+            known = parse_sessions(send("show sess"))
+            for backend, server in out:
+                end_sessions(send, backend, server, known)

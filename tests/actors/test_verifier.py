@@ -216,6 +216,56 @@ def test_an_impostor_is_told_once_by_name_refused_and_cut(
     assert scene.metrics.registry.get_sample_value("hcc_probes_total", {"outcome": "impostor"}) == 2
 
 
+def test_several_impostors_are_cut_together_and_in_workers_that_stop_after_all_else(
+    scene: VerifierScene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once they have failed it would wait for ever.
+    monkeypatch.setattr(verifier, "CUT_RETRY_S", 60.0)
+    scene.leaves.stopping_hangs = True
+    three = endpoint("10.0.0.3")
+    scene.begin(ONE, TWO, three)
+    scene.probers.now.answer({one.address: seen() for one in (ONE, TWO, three)})
+    scene.expect_admitted(ONE, TWO, three)
+    scene.tell(SnapshotChanged(here(*(replace(one, weight=2) for one in (ONE, TWO, three)), version=2)))
+    eventually(lambda: len(scene.asked()) == 3, "they are probed again")
+
+    scene.probers.now.answer({ONE.address: seen(EVIL), TWO.address: seen(EVIL)})
+    scene.expect_admitted(three)
+
+    both = frozenset((ONE.address, TWO.address))
+    eventually(lambda: scene.leaves.told_stopping == [both], "workers that stop are told of both")
+    eventually(lambda: len(scene.leaves.taken_out) == 4, "both are taken out, and once more")
+    scene.probers.now.answer({three.address: seen(EVIL)})
+    eventually(lambda: len(scene.leaves.taken_out) == 6, "so is the third, and once more")
+    scene.settle()
+    assert scene.leaves.told_stopping == [both]
+    assert len([text for text in caplog.messages if "workers of HAProxy that stop" in text]) == 1
+
+
+def test_workers_that_stop_are_told_until_they_know_of_those_that_are_refused_still(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "CUT_RETRY_S", 0.05)
+    scene.leaves.stopping_hangs = True
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({ONE.address: seen(), TWO.address: seen()})
+    scene.expect_admitted(ONE, TWO)
+    scene.tell(SnapshotChanged(here(*(replace(one, weight=2) for one in (ONE, TWO)), version=2)))
+    eventually(lambda: len(scene.asked()) == 2, "they are probed again")
+    scene.probers.now.answer({ONE.address: seen(EVIL), TWO.address: seen(EVIL)})
+    eventually(lambda: len(scene.leaves.told_stopping) > 3, "they are told again and again")
+    eventually(lambda: len(scene.asked()) == 2, "they are probed again soon")
+
+    scene.probers.now.answer({TWO.address: seen()})
+    eventually(lambda: scene.leaves.told_stopping[-1] == {ONE.address}, "one of them is itself again")
+    told = len(scene.leaves.told_stopping)
+    scene.leaves.stopping_hangs = False
+    eventually(lambda: len(scene.leaves.told_stopping) > told, "they are told once more")
+    scene.settle()
+
+    assert scene.leaves.told_stopping[-1] == {ONE.address}
+
+
 def test_an_address_that_went_to_another_service_is_taken_out_of_the_upstream_it_left_alone(
     scene: VerifierScene,
 ) -> None:

@@ -16,7 +16,6 @@ import pytest
 from hcc.haproxy import stopping
 from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.control import ControlError
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.map_text import MapChange
 from hcc.haproxy.names import backend_name
@@ -334,7 +333,7 @@ def test_an_endpoint_is_taken_out_with_its_sessions_and_no_other(there: Stage) -
         assert (first.recv(100), second.recv(100), third.recv(100)) == (b"one\n", b"other\n", b"one\n")
 
         leaves = LeafMap(there.layout, there.capabilities)
-        leaves.take_out("127.0.0.1", one.port, backend_name(found[0].upstream).__eq__)
+        assert leaves.take_out({("127.0.0.1", one.port): backend_name(found[0].upstream).__eq__})
 
         assert first.recv(100) == b""
         assert greeting(ports[0]) == ""
@@ -367,7 +366,11 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_too(there: Stage) -> No
         assert there.worker() != worker
 
         leaves = LeafMap(there.layout, there.capabilities)
-        leaves.take_out("127.0.0.1", one.port, backend_name(found[0].upstream).__eq__)
+        meant = {("127.0.0.1", one.port): backend_name(found[0].upstream).__eq__}
+        assert leaves.take_out(meant)
+        first.sendall(b"still here")
+        assert first.recv(100) == b"still here"
+        assert leaves.take_out_of_stopping(meant) is None
 
         assert first.recv(100) == b""
         # It was not the end of that worker.
@@ -406,12 +409,13 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_whichever_other_one_han
         held.callback(go_on)
 
         leaves = LeafMap(there.layout, there.capabilities)
-        with pytest.raises(ControlError, match=f"worker {workers[hanging]}: HAProxy does not answer"):
-            leaves.take_out("127.0.0.1", one.port, backend_name(here.upstream).__eq__)
+        meant = {("127.0.0.1", one.port): backend_name(here.upstream).__eq__}
+        assert leaves.take_out(meant)
+        failure = str(leaves.take_out_of_stopping(meant))
+        assert f"worker {workers[hanging]}: HAProxy does not answer" in failure
 
         assert [clients[number].recv(100) for number in (1 - hanging, 2)] == [b"", b""]
         go_on()
         # The master knows it no more a moment before it has ended.
-        with suppress(ControlError):
-            leaves.take_out("127.0.0.1", one.port, backend_name(here.upstream).__eq__)
+        leaves.take_out_of_stopping(meant)
         assert clients[hanging].recv(100) == b""

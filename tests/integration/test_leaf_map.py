@@ -78,4 +78,4 @@ def test_without_a_haproxy_there_is_no_map_and_nobody_to_be_taken_out(subject: S
     subject.stop()
     assert subject.leaves.entries() is None
     assert not subject.leaves.change(MapChange(added=((B, "spiffe://d/b"),)))
-    subject.leaves.take_out("127.0.0.1", 21001, "up:web:9191:to".__eq__)
+    assert not subject.leaves.take_out({("127.0.0.1", 21001): "up:web:9191:to".__eq__})
