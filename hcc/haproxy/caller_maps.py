@@ -74,7 +74,7 @@ class CallerMaps:
         self._runtime = RuntimeSocket(
             layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, master=layout.master_socket
         )
-        self._stopping = StoppingWorkers(layout.master_socket)
+        self._stopping = StoppingWorkers(layout)
 
     # ---- on disk
 

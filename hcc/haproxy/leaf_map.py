@@ -45,7 +45,7 @@ class LeafMap:
         self._payload_bytes = capabilities.payload_bytes - COMMAND_BYTES
         self.looks = capabilities.has(Feature.SERVER_CERTIFICATE)
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, TIMEOUT_S, layout.master_socket)
-        self._stopping = StoppingWorkers(layout.master_socket)
+        self._stopping = StoppingWorkers(layout)
 
     def prepare(self, *, running: bool) -> None:
         """Have the file: HAProxy does not start without it."""

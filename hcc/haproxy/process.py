@@ -334,7 +334,7 @@ class HAProxyProcess:
             count = _in_flight(self._worker(max(min(end_s - time.monotonic(), ANSWER_TIMEOUT_S), POLL_S)).send)
         except (RuntimeSocketError, ReplyError):
             return None
-        return count if len(children(self._pid)) == 1 else None
+        return count if has_one_worker(self._pid) else None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         layout = self._layout
@@ -496,6 +496,11 @@ def master_pid(master_socket: str) -> int | None:
 def children(pid: int) -> tuple[int, ...]:
     """Process ids of the children of a process."""
     return tuple(_child_pids(pid))
+
+
+def has_one_worker(master: int) -> bool:
+    """Whether a master has one worker, so that none stops after a reload; the kernel says, whoever listens."""
+    return len(children(master)) == 1
 
 
 def trim_log(path: str, limit_bytes: int = MAX_LOG_BYTES) -> None:

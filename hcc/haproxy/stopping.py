@@ -8,9 +8,11 @@ from functools import partial
 from typing import Protocol
 
 from hcc.haproxy.control import ControlError
+from hcc.haproxy.layout import Layout
 from hcc.haproxy.map_text import MapTextError
+from hcc.haproxy.process import has_one_worker, recorded_pid
 from hcc.haproxy.replies import ReplyError
-from hcc.haproxy.runtime import MasterSocket, RuntimeSocketError, lives
+from hcc.haproxy.runtime import MasterSocket, NotListeningError, RuntimeSocketError, lives
 
 # One that hangs must not hold up what is done elsewhere for long: of twenty, as many as there may be, all may hang.
 TIMEOUT_S = 2.0
@@ -28,14 +30,11 @@ class _NoTimeError(RuntimeSocketError):
 
 
 class StoppingWorkers:
-    """Those of one master; for one thread.
+    """Those of the HAProxy of one layout; for one thread."""
 
-    Args:
-        master: the master's socket.
-    """
-
-    def __init__(self, master: str) -> None:
-        self._master = MasterSocket(master, TIMEOUT_S)
+    def __init__(self, layout: Layout) -> None:
+        self._master = MasterSocket(layout.master_socket, TIMEOUT_S)
+        self._pid_file = layout.pid_file
         # Those whose turn did not come in the last round, and those that did not answer.
         self._unreached: frozenset[int] = frozenset()
         self._silent: frozenset[int] = frozenset()
@@ -45,12 +44,15 @@ class StoppingWorkers:
 
         Takes `ROUND_S` and the time for one answer at most; whose turn does not come is the first in the next round,
         and who did not answer the last. While the master starts anew, in a reload, it may know of none, or not listen;
-        nor does it where no HAProxy runs.
+        nor does it where no HAProxy runs, or somebody removed its socket. Where it has one worker none stops.
         """
         end_s = time.monotonic() + ROUND_S
         try:
             processes = self._master.processes()
         except (RuntimeSocketError, ReplyError) as exc:
+            master = recorded_pid(self._pid_file) if isinstance(exc, NotListeningError) else None
+            if master is not None and has_one_worker(master):
+                return None
             return RuntimeSocketError(f"which workers stop is not known: {exc}")
         failures: dict[int, ControlError | MapTextError | ReplyError] = {}
         for pid in self._in_turn([worker.pid for worker in processes.workers if not worker.current]):

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -362,10 +363,18 @@ def test_an_endpoint_is_taken_out_in_a_worker_that_stops_too(there: Stage) -> No
         socket.create_connection(("127.0.0.1", ports[1]), timeout=DEADLINE_S) as second,
     ):
         assert (first.recv(100), second.recv(100)) == (b"one\n", b"other\n")
+        leaves = LeafMap(there.layout, there.capabilities)
+        # While the master's socket is gone: with one worker none stops, with two it is not known which.
+        master = Path(there.layout.master_socket)
+        hidden = master.rename(master.with_suffix(".hidden"))
+        assert leaves.take_out_of_stopping({}) is None
+        hidden.rename(master)
         there.converge(serving(*found))
         assert there.worker() != worker
+        hidden = master.rename(hidden)
+        assert "which workers stop is not known" in str(leaves.take_out_of_stopping({}))
+        hidden.rename(master)
 
-        leaves = LeafMap(there.layout, there.capabilities)
         meant = {("127.0.0.1", one.port): backend_name(found[0].upstream).__eq__}
         assert leaves.take_out(meant)
         first.sendall(b"still here")
