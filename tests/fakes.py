@@ -39,7 +39,7 @@ from hcc.haproxy.plan import (
     SetServerState,
     WriteConfig,
 )
-from hcc.haproxy.process import LOST, Exit, LaunchError, Look, NotReadyError
+from hcc.haproxy.process import LOST, Closing, Exit, LaunchError, Look, NotReadyError
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_public import is_unguarded
 from hcc.haproxy.render_spoe import agent_name
@@ -331,6 +331,8 @@ class FakeProcess:
         self.trimmed = 0
         self.logs_to_file = False
         self.in_flight = 0
+        # Whether it says how many these are.
+        self.counts = True
         # Requests that are over.
         self.asked = 0
         self.in_flight_asked = 0
@@ -391,15 +393,17 @@ class FakeProcess:
             self.close()
         return ended
 
-    def close_public(self, timeout_s: float = 2.0) -> bool:
+    def close_public(self, timeout_s: float = 2.0) -> Closing:
         self.may_take_s.append(timeout_s)
-        if not self.answering:
-            return False
-        if not self._closed_public:
-            self.said.append("close public")
-        there = self.takes_callers()
+        if not (self.answering and self._alive()):
+            return Closing.UNKNOWN
+        if not self.public:
+            return Closing.ABSENT
+        if self._closed_public:
+            return Closing.WAS_CLOSED
+        self.said.append("close public")
         self._closed_public = True
-        return there
+        return Closing.CLOSED
 
     def takes_callers(self) -> bool:
         return self.public and not self._closed_public and self._alive()
@@ -414,7 +418,7 @@ class FakeProcess:
         self.may_take_s.append(timeout_s)
         if not self._alive():
             return 0
-        return self.in_flight if self.answering else None
+        return self.in_flight if self.answering and self.counts else None
 
     def activity(self, timeout_s: float = 5.0) -> Activity | None:
         self.activity_asked += 1

@@ -37,7 +37,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import HAProxyFacts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
-from hcc.haproxy.process import LOST, HAProxyProcess, NotReadyError
+from hcc.haproxy.process import LOST, Closing, HAProxyProcess, NotReadyError
 from hcc.metrics import Metrics
 
 # So long a start or a reload may take: thousands of servers on half a processor take it beyond any heartbeat.
@@ -132,7 +132,7 @@ class _ProbeDataplane:
 
 @dataclass(frozen=True, slots=True)
 class _CheckInFlight:
-    """To itself: the public listener is closed; see whether its callers are served."""
+    """To itself: see whether the public listener is closed, and its callers are served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,23 +418,35 @@ class ProcessSupervisor(Actor):
             self._on_drained()
             return
         self.after(max(0.0, deadline_s - time.monotonic()), _Force(kill=False), key="force")
-        # The application may need its upstreams to answer what it was asked already: they close last.
-        # To close it a second time is refused: what a generation before did is noted.
-        if self._draining.public_is_closed or self._process.close_public(self._time_to_ask_s(CLOSE_TIMEOUT_S)):
-            self._draining.public_is_closed = True
-            _log.info("the public listener is closed")
-            self._stop_when_served()
-        else:
+        if self._process.starting or self._draining.ending:
+            # It has served nobody yet, or was told before.
             self._end_gracefully()
+        else:
+            self._stop_when_served()
 
     def _stop_when_served(self) -> None:
-        if self._process.close_public(self._time_to_ask_s(CLOSE_TIMEOUT_S)):
-            _log.info("the public listener is closed again, after a reload")
-        # Where HAProxy does not say, somebody may wait, too.
-        if self._process.requests_in_flight(self._time_to_ask_s(COUNT_TIMEOUT_S)) == 0:
+        """The application may need its upstreams to answer what it was asked already: they close last."""
+        if not self._process.pid:
+            return
+        closing = self._process.close_public(self._time_to_ask_s(CLOSE_TIMEOUT_S))
+        self._note_closing(closing)
+        # Where HAProxy does not say, somebody may come in, or wait, too.
+        if (
+            closing is not Closing.UNKNOWN
+            and self._process.requests_in_flight(self._time_to_ask_s(COUNT_TIMEOUT_S)) == 0
+        ):
             self._end_gracefully()
         else:
             self.after(IN_FLIGHT_CHECK_S, _CheckInFlight(), key="in-flight")
+
+    def _note_closing(self, closing: Closing) -> None:
+        """One that was closed before was so by a generation before, or when HAProxy took too long to say so."""
+        before = self._draining.public_is_closed
+        self._draining.public_is_closed = before or closing in (Closing.CLOSED, Closing.WAS_CLOSED)
+        if before and closing is Closing.CLOSED:
+            _log.info("the public listener is closed again, after a reload")
+        elif self._draining.public_is_closed and not before:
+            _log.info("the public listener is closed")
 
     def _time_to_ask_s(self, most_s: float) -> float:
         """How long HAProxy may take to answer: one that hangs must not keep connections from being cut in time."""

@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from hcc.children import child_environment
@@ -39,8 +40,9 @@ POLL_S = 0.005
 ANSWER_TIMEOUT_S = 2.0
 # For the answers of all workers.
 ANSWERS_TIMEOUT_S = 5.0
-# So begins the answer about a proxy that a worker does not have.
+# So begins the answer about a proxy, or a frontend, that a worker does not have.
 NO_PROXY = "No such proxy"
+NO_FRONTEND = "No such frontend"
 KILL_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 10.0
 # What `Look.silent` says of a HAProxy that cannot be asked at all.
@@ -69,6 +71,15 @@ class Look:
 
     silent: str = ""
     worker: int = 0
+
+
+class Closing(Enum):
+    """What became of the public listener that was to be closed."""
+
+    CLOSED = "closed"
+    WAS_CLOSED = "was closed before"
+    ABSENT = "there is none"
+    UNKNOWN = "HAProxy does not say"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +220,8 @@ class HAProxyProcess:
         self.forget()
         return ended
 
-    def close_public(self, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
-        """Close the public listener alone, until a reload; whether it was open. Open connections go on.
+    def close_public(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Closing:
+        """Close the public listener alone, until a reload. Open connections go on.
 
         From 2.6 on the kernel goes on accepting for one that was shut, and nobody answers there; one that was disabled
         before refuses (tried on 2.2 to 3.4). Both go on one line, so that nobody finds it disabled and enables it.
@@ -218,10 +229,16 @@ class HAProxyProcess:
         try:
             answer = self._worker(timeout_s).send(f"disable frontend {PUBLIC}", f"shutdown frontend {PUBLIC}")
         except RuntimeSocketError:
-            return False
+            return Closing.UNKNOWN
         # Each answers with an empty line, or with words and one when there is no such frontend, or it is closed. The
         # second counts: somebody may have disabled it before.
-        return answer.splitlines()[-2:] == ["", ""]
+        lines = answer.splitlines()
+        if lines[-2:] == ["", ""]:
+            return Closing.CLOSED
+        if not any(lines):
+            # Broken off.
+            return Closing.UNKNOWN
+        return Closing.ABSENT if lines[0].startswith(NO_FRONTEND) else Closing.WAS_CLOSED
 
     def requests_in_flight(self, timeout_s: float = ANSWERS_TIMEOUT_S) -> int | None:
         """Requests that callers wait for (connections, for tcp), in all workers; None when HAProxy does not say.

@@ -380,9 +380,9 @@ def test_one_that_does_not_say_what_it_does_has_the_whole_time(monkeypatch: pyte
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
-        there.process.answering = False
         there.drain(60.0)
         eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
+        there.process.answering = False
 
         threading.Event().wait(0.5)
 
@@ -435,13 +435,66 @@ def test_upstreams_stay_open_while_haproxy_does_not_say_whether_callers_are_serv
         there.drain(30.0)
         eventually(lambda: there.process.said == ["close public"], "it drains")
 
-        there.process.answering = False
+        there.process.counts = False
         asked = there.process.in_flight_asked
         eventually(lambda: there.process.in_flight_asked > asked + 2, "it looks")
 
         assert there.process.said == ["close public"]
-        there.process.in_flight, there.process.answering = 0, True
+        there.process.in_flight, there.process.counts = 0, True
         eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_upstreams_stay_open_when_haproxy_is_silent_as_the_drain_begins(
+    restarted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+        there.process.answering = False
+
+        there.drain(30.0)
+        eventually(lambda: len(there.process.may_take_s) > 2, "it is asked again and again")
+        if restarted:
+            there.restart()
+
+        assert there.process.said == []
+        assert not there.draining.ending
+        there.process.answering = True
+        eventually(lambda: there.process.said == ["close public"], "the public listener is closed")
+        there.process.in_flight = 0
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+        assert caplog.text.count("the public listener is closed") == 1
+
+
+def test_one_whose_public_listener_may_be_open_is_not_ended_though_nobody_waits() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.answering = False
+
+        there.drain(0.5)
+
+        eventually(lambda: there.process.said == ["terminate"], "the cut")
+
+
+def test_a_listener_that_an_actor_closed_before_it_could_note_that_is_taken_for_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.in_flight = 1
+        there.process.close_public()
+
+        there.drain(30.0)
+        eventually(lambda: there.process.in_flight_asked > 1, "it waits for whom it serves")
+
+        assert there.process.said == ["close public"]
+        assert caplog.text.count("the public listener is closed") == 1
 
 
 def test_haproxy_is_waited_for_no_longer_than_until_connections_are_cut() -> None:
@@ -462,11 +515,10 @@ def test_a_proxy_without_a_public_listener_stops_at_once() -> None:
         there.process.public = False
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
-        there.process.in_flight = 1
 
         there.drain(10.0)
 
-        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+        eventually(lambda: there.process.said == ["stop gracefully"], "a graceful stop")
 
 
 def test_draining_without_a_haproxy_is_done_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import socket
@@ -232,6 +233,33 @@ def test_who_came_before_a_reload_is_served_with_the_help_of_upstreams_while_it_
             assert not kiosk.namespace.listening(kiosk.public_port, kiosk.namespace.address)
 
             # A second after it was asked the application asks its upstream.
+            held.sendall(b"RELAY %d\n" % STOCK_PORT)
+            assert read_line(held) == "larder"
+        assert kiosk.sidecar.stop(5) == 0
+
+
+@on_2_8
+def test_a_haproxy_that_says_nothing_as_its_drain_begins_keeps_its_upstreams(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        kiosk, _, caller = mesh.join(
+            Service("kiosk", upstreams=(upstream("larder", STOCK_PORT),)),
+            Service("larder", "http"),
+            Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),)),
+            flags=("--drain-timeout", "60s"),
+        )
+        with caller.namespace.connect("127.0.0.1", KIOSK_PORT) as held:
+            held.sendall(b"WHO\n")
+            assert read_line(held) == "kiosk"
+            worker = kiosk.sidecar.worker_pid()
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                kiosk.sidecar.process.signal(signal.SIGTERM)
+                time.sleep(3)  # Longer than it is waited for.
+            finally:
+                os.kill(worker, signal.SIGCONT)
+
+            wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
+            assert not kiosk.namespace.listening(kiosk.public_port, kiosk.namespace.address)
             held.sendall(b"RELAY %d\n" % STOCK_PORT)
             assert read_line(held) == "larder"
         assert kiosk.sidecar.stop(5) == 0

@@ -20,7 +20,15 @@ from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import Probe, find_haproxy, probe
 from hcc.haproxy.files import write_private
-from hcc.haproxy.process import MAX_LOG_BYTES, HAProxyProcess, LaunchError, children, recorded_pid, start_time
+from hcc.haproxy.process import (
+    MAX_LOG_BYTES,
+    Closing,
+    HAProxyProcess,
+    LaunchError,
+    children,
+    recorded_pid,
+    start_time,
+)
 from hcc.haproxy.replies import Activity
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
@@ -341,8 +349,22 @@ def test_the_public_listener_closes_although_somebody_removed_the_worker_s_socke
     Path(there.layout.stats_socket).unlink()
 
     assert there.process.requests_in_flight() == 0
-    assert there.process.close_public()
-    assert not there.process.close_public()
+    assert [there.process.close_public() for _ in "12"] == [Closing.CLOSED, Closing.WAS_CLOSED]
+
+
+def test_a_public_listener_that_was_to_be_closed_while_haproxy_was_silent_is_closed_then(there: Stage) -> None:
+    app = there.app()
+    there.converge(there.rendered(snapshot(proxy_=proxy(local_port=app.port, bind_port=free_port()))))
+    worker = there.worker()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert there.process.close_public(0.2) is Closing.UNKNOWN
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+    # Some versions do what they were asked by somebody who is gone.
+    assert there.process.close_public() in (Closing.CLOSED, Closing.WAS_CLOSED)
+    assert there.process.close_public() is Closing.WAS_CLOSED
 
 
 @pytest.mark.parametrize("hangs", ["worker", "master"])

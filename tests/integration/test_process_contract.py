@@ -19,7 +19,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.dataplane_program import find_dataplane
 from hcc.haproxy.files import remove, write_private
-from hcc.haproxy.process import LOST, Exit, HAProxyProcess, LaunchError, Look, NotReadyError
+from hcc.haproxy.process import LOST, Closing, Exit, HAProxyProcess, LaunchError, Look, NotReadyError
 from hcc.haproxy.replies import Activity
 from hcc.haproxy.runtime import RuntimeSocket
 from tests.binaries import HAPROXY_BRANCHES, dataplaneapi
@@ -231,7 +231,11 @@ def test_before_a_launch_there_is_nothing_to_watch_ask_or_end(subject: Subject) 
     process = subject.process
 
     assert (process.pid, process.fileno()) == (0, -1)
-    assert (process.close_public(), process.requests_in_flight(), process.look(DEADLINE_S)) == (False, 0, Look())
+    assert (process.close_public(), process.requests_in_flight(), process.look(DEADLINE_S)) == (
+        Closing.UNKNOWN,
+        0,
+        Look(),
+    )
     with pytest.raises(LaunchError, match="HAProxy ended at once"):
         process.wait_ready(timeout_s=DEADLINE_S)
     process.kill()
@@ -365,17 +369,17 @@ def test_the_public_listener_is_closed_once_and_callers_are_counted_until_they_a
     with subject.call():
         assert process.requests_in_flight() == 1
         assert subject.takes_callers()
-        assert process.close_public()
+        assert process.close_public() is Closing.CLOSED
         assert not subject.takes_callers()
         assert process.requests_in_flight() == 1
         # It is closed, which is not what was asked.
-        assert not process.close_public()
+        assert process.close_public() is Closing.WAS_CLOSED
         assert not subject.takes_callers()
 
     # A new worker listens again.
     subject.reload()
-    assert process.close_public()
-    assert not process.close_public()
+    assert process.close_public() is Closing.CLOSED
+    assert process.close_public() is Closing.WAS_CLOSED
     assert not subject.takes_callers()
     wait_until(lambda: not process.requests_in_flight(), "the caller is served")
     assert process.reap() is None
@@ -391,7 +395,7 @@ def test_callers_of_before_a_reload_are_counted_with_those_of_after_it(subject: 
         wait_until(lambda: process.requests_in_flight() == 1, "the caller of before")
         with subject.call():
             assert process.requests_in_flight() == 2
-        assert process.close_public()
+        assert process.close_public() is Closing.CLOSED
         wait_until(lambda: process.requests_in_flight() == 1, "the one of after to be served")
     wait_until(lambda: process.requests_in_flight() == 0, "all to be served")
 
@@ -402,8 +406,8 @@ def test_a_public_listener_that_somebody_paused_is_closed_all_the_same(subject: 
     launched(subject)
     subject.pause()
 
-    assert process.close_public()
-    assert not process.close_public()
+    assert process.close_public() is Closing.CLOSED
+    assert process.close_public() is Closing.WAS_CLOSED
     assert not subject.takes_callers()
 
 
@@ -425,7 +429,7 @@ def test_who_has_no_public_listener_cannot_close_it(subject: Subject) -> None:
     subject.without_public()
     launched(subject)
 
-    assert not subject.process.close_public()
+    assert subject.process.close_public() is Closing.ABSENT
     assert subject.process.requests_in_flight() == 0
 
 
@@ -460,7 +464,7 @@ def test_one_that_hangs_is_silent_and_nothing_but_a_kill_ends_it(subject: Subjec
 
     assert process.look(0.2).silent == "worker"
     assert process.requests_in_flight(0.2) is None
-    assert not process.close_public(0.2)
+    assert process.close_public(0.2) is Closing.UNKNOWN
     assert process.activity(0.2) is None
     process.terminate()
     assert process.reap() is None
