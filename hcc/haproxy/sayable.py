@@ -6,7 +6,7 @@ both must not keep all the rest from being applied: other upstreams, endpoints, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hcc.haproxy.capabilities import Capabilities
@@ -32,26 +32,40 @@ def sayable(wanted: Result, capabilities: Capabilities, before: Desired | None) 
     whole = wanted.desired
     common = whole.without(whole.binds())
     _write(common, capabilities)
-    found, problems = common, list(wanted.problems)
-    for subject, take in _parts(whole):
-        why = _complaint(take(common, whole), capabilities)
+    parts, problems = _parts(whole), list(wanted.problems)
+    complaints = [_complaint(take(common, whole), capabilities) for _, take in parts]
+    # What is new goes first: none of it may be kept back by what was, which may have its address.
+    sources = [common if why else whole for why in complaints]
+    found = _put_together(common, parts, sources)
+    former = _unknown(before, whole) if before is not None else common
+    for at, why in enumerate(complaints):
         if not why:
-            found = take(found, whole)
             continue
-        former = take(found, _unknown(before, whole)) if before is not None else found
-        stays = former != found and not _complaint(former, capabilities)
-        found = former if stays else found
+        tried = [*sources[:at], former, *sources[at + 1 :]]
+        kept = _put_together(common, parts, tried)
+        stays = kept != found and not _complaint(kept, capabilities)
+        if stays:
+            sources, found = tried, kept
         said = "stays as it was" if stays else "is left out"
-        problems.append(Problem(subject, f"cannot be written for HAProxy, {said}: {why}"))
+        problems.append(Problem(parts[at][0], f"cannot be written for HAProxy, {said}: {why}"))
     return Result(found, tuple(problems))
 
 
 _Take = Callable[[Desired, Desired], Desired]
+_Part = tuple[str, _Take]
 
 
-def _parts(whole: Desired) -> list[tuple[str, _Take]]:
+def _put_together(common: Desired, parts: Sequence[_Part], sources: Sequence[Desired]) -> Desired:
+    """All parts in their order, each as it is in its source; in `common` it is not there."""
+    found = common
+    for (_, take), source in zip(parts, sources, strict=True):
+        found = take(found, source)
+    return found
+
+
+def _parts(whole: Desired) -> list[_Part]:
     """Each part that may be left out: for people, and how to take it over into one configuration from another."""
-    found: list[tuple[str, _Take]] = [("public listener", _with_public)] if whole.public else []
+    found: list[_Part] = [("public listener", _with_public)] if whole.public else []
     found += [(f"upstream {one.label}", _upstream_taker(one.name)) for one in whole.upstreams]
     found += [(f"exposed paths of port {one.bind.port}", _exposed_taker(one.name)) for one in whole.exposed]
     return found

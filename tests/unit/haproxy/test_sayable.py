@@ -80,6 +80,24 @@ def test_an_upstream_whose_address_another_one_has_now_does_not_stay() -> None:
     assert [one.name for one in found.desired.upstreams] == ["up:other:9191"]
 
 
+def test_a_public_listener_does_not_stay_where_its_address_is_a_new_upstream_s_now() -> None:
+    before = result(proxy_=proxy(bind_port=9191)).desired
+    now = odd_app(result(upstream_state(upstream("web")), proxy_=proxy(bind_port=9292)).desired)
+    found = sayable(Result(now, ()), V2_6, before)
+    assert found.desired == now.without([now.binds()[0]])
+    assert "public listener: cannot be written for HAProxy, is left out" in str(found.problems[0])
+    render(found.desired, V2_6)
+
+
+def test_of_two_that_stay_neither_takes_the_place_of_the_other() -> None:
+    before, now = wanted().desired, odd_backend(odd_app(wanted().desired))
+    found = sayable(Result(now, ()), V2_6, before)
+    assert found.desired.listeners == before.listeners
+    assert [str(one).partition(":")[0] for one in found.problems] == ["public listener", "upstream web"]
+    assert all("stays as it was" in str(one) for one in found.problems)
+    render(found.desired, V2_6)
+
+
 def test_a_public_listener_that_cannot_be_written_stays_as_it_was_with_the_ticket_keys_of_now() -> None:
     before, now = wanted().desired, wanted("10.0.0.2").desired
     assert now.ticket_keys is not None
