@@ -13,7 +13,7 @@ from hcc.actors.keeping import Keeper
 from hcc.app.selection import Chosen
 from hcc.consul.assembly import State, snapshot, wanted
 from hcc.errors import HccError
-from hcc.haproxy.files import read_text, write_private
+from hcc.haproxy.files import read_text, remove, write_private
 from hcc.log import LastingProblem
 from hcc.mesh.certificate import checked_credentials
 from hcc.mesh.json_form import JsonFormError, from_json, to_json
@@ -51,18 +51,36 @@ class AnswersFile:
         self._path = str(directory / NAME)
         self._selection = selection
         self._chosen = chosen
-        self._problem = LastingProblem(_log)
+        self._problem, self._left = LastingProblem(_log), LastingProblem(_log)
+        # Of what is there; None where that is of no use, or not known.
+        self._policy_version: int | None = None
 
     def store(self, state: State) -> bool:
-        """Whether these answers are kept now; a disk that does not take them is said once."""
+        """Whether these answers are kept now; a disk that does not take them is said once.
+
+        Those that are there go then, if their policy is an older one: it may let in who is denied now.
+        """
         text = json.dumps(to_json(Kept(self._selection, self._chosen, state), secrets=True), separators=(",", ":"))
         try:
             write_private(self._path, text)
         except OSError as exc:
             self._problem.say(f"Consul's answers cannot be kept for a start without it: {exc.strerror}")
+            if self._policy_version != state.policy_version:
+                self.forget()
             return False
+        self._policy_version = state.policy_version
         self._problem.over()
         return True
+
+    def forget(self) -> None:
+        """Remove what is there, which takes no room on a full disk; a disk that does not let go of it is said once."""
+        self._policy_version = None
+        try:
+            remove(self._path)
+        except OSError as exc:
+            self._left.say(f"the answers of before in {self._path} cannot be removed: {exc.strerror}")
+        else:
+            self._left.over()
 
     def load(self, now: datetime) -> State | None:
         """The answers to start from, None without any.
@@ -82,6 +100,7 @@ class AnswersFile:
             checked_credentials(known.leaf, known.roots, now)
         except HccError as exc:
             raise StaleAnswersError(str(exc)) from exc
+        self._policy_version = kept.state.policy_version
         return kept.state
 
 
@@ -96,6 +115,12 @@ def kept_ledger(file: AnswersFile, empty: State) -> Ledger:
         return Ledger(empty, keeper=Keeper(file.store, empty))
     unconfirmed = frozenset(key for key, _ in state.values) & wanted(state)
     return Ledger(state, unconfirmed=unconfirmed, keeper=Keeper(file.store, state))
+
+
+def unkept_ledger(file: AnswersFile, empty: State) -> Ledger:
+    """Nothing to start from, and nothing that is kept. What an earlier run kept goes, with the leaf's key."""
+    file.forget()
+    return Ledger(empty)
 
 
 def kept_choice(base: Path, selection: Selection) -> Chosen | None:

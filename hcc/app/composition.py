@@ -16,7 +16,7 @@ from hcc.actors.authoriser import Authoriser
 from hcc.actors.cert_manager import CertManager
 from hcc.actors.child import ChildSpec
 from hcc.actors.config_reconciler import ConfigReconciler
-from hcc.actors.consul_watcher import ConsulWatcher, Deliver, Ledger
+from hcc.actors.consul_watcher import ConsulWatcher, Deliver
 from hcc.actors.draining import Draining
 from hcc.actors.messages import (
     ADMIN,
@@ -39,7 +39,7 @@ from hcc.actors.supervisor import Supervisor
 from hcc.actors.token_agent import TokenAgent
 from hcc.actors.tree import Tree
 from hcc.actors.verifier import Verifier
-from hcc.app.answers_file import AnswersFile, kept_ledger
+from hcc.app.answers_file import AnswersFile, kept_ledger, unkept_ledger
 from hcc.app.collectors import actor_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.control import Driven
 from hcc.app.haproxy_metrics import haproxy_metrics
@@ -166,10 +166,8 @@ class Composition:
         self._leaves = LeafMap(layout, capabilities)
         for prepared in (self._maps, self._leaves):
             prepared.prepare(running=self._running)
-        self._ledger = Ledger(State(chosen.proxy_id))
-        if settings.cached_start:
-            answers = AnswersFile(parts.directory.path, settings.selection, chosen)
-            self._ledger = kept_ledger(answers, self._ledger.page.state)
+        begin = kept_ledger if settings.cached_start else unkept_ledger
+        self._ledger = begin(AnswersFile(parts.directory.path, settings.selection, chosen), State(chosen.proxy_id))
         self._stats = partial(StatsReader, layout.stats_socket, master=layout.master_socket)
         self._everything = self._stats(EVERYTHING, PAGE_TIMEOUT_S)
         self._collect()

@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from hcc.haproxy.files import read_text
 from tests import binaries
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
 from tests.e2e.faults.edges import UNIX_SOCKETS
@@ -375,6 +376,21 @@ def test_with_the_agent_down_hcc_starts_from_its_last_answers_and_says_that_they
     pair.wait_answers()
 
 
+@on_2_8
+def test_a_start_that_is_to_keep_nothing_removes_the_answers_of_before(site: Site, haproxy: str) -> None:
+    with closing(Mesh(site, haproxy)) as mesh:
+        (member,) = mesh.join(Service("fkept"), flags=("--no-cached-start",))
+        answers = member.sidecar.state_dir / "answers.json"
+        assert not answers.exists()
+        answers.write_text("with a key")
+        member.sidecar.kill()
+
+        member.sidecar.start()
+        member.sidecar.wait_ready()
+
+        assert not answers.exists()
+
+
 def _status(namespace: Namespace, port: int) -> int:
     try:
         return http_get(namespace, port).status
@@ -392,20 +408,24 @@ def test_on_a_full_disk_a_denial_is_enforced_and_kept_when_haproxy_is_killed(sit
         member.wait_ready()
         member.wait_healthy(site.client)
         sidecar, verdicts = member.sidecar, next(disk.glob("*/verdicts.map"))
+        answers = verdicts.with_name("answers.json")
         wait_until("an answer", lambda: tcp_ask(member.namespace, FULL_PORT) == "ffull")
         wait_until("the caller on disk", lambda: verdicts.read_text().endswith("/svc/ffull allow\n"))
 
         with filled(disk):
+            kept = answers.read_text()
             mesh.intend("ffull", "ffull", "deny")
             wait_until("the denial", lambda: refused(member))
             worker = sidecar.worker_pid()
             os.kill(worker, signal.SIGKILL)
             wait_until("another HAProxy", lambda: sidecar.worker_pid() not in (0, worker))
             stays("denied", lambda: refused(member), 1.0)
-            # The old one was emptied, in the room of which the new one may fit.
+            # The old ones were emptied or removed, in the room of which the new ones may fit.
             assert "allow" not in verdicts.read_text()
+            wait_until("the answers of before to be gone", lambda: read_text(str(answers)) != kept)
 
         wait_until("the denial on disk", lambda: verdicts.read_text().endswith("/svc/ffull deny\n"))
+        wait_until("the answers on disk", answers.exists)
         assert "Actor Authoriser" not in sidecar.log_text()
 
 

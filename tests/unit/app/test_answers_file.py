@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from hcc.app.answers_file import NAME, AnswersFile, StaleAnswersError, kept_choice, kept_ledger
+from hcc.app.answers_file import NAME, AnswersFile, StaleAnswersError, kept_choice, kept_ledger, unkept_ledger
 from hcc.app.selection import Chosen
 from hcc.consul.answers import IntentionList, Registration
 from hcc.consul.assembly import State
@@ -137,6 +140,49 @@ def test_a_disk_that_does_not_take_them_is_said_once(tmp_path: Path, caplog: pyt
         assert not file.store(state())
     assert caplog.text.count("cannot be kept") == 1
     assert "PRIVATE KEY" not in caplog.text
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_answers_with_an_older_policy_do_not_stay_where_the_disk_does_not_take_the_newer(
+    file: AnswersFile, tmp_path: Path, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = state()
+    file.store(kept)
+    if restarted:
+        file = AnswersFile(tmp_path / "server", SELECTION, CHOSEN)
+        assert file.load(now()) == kept
+
+    with monkeypatch.context() as full:
+        full.setattr(tempfile, "mkstemp", _no_space)
+        assert not file.store(replace(kept, values=kept.values[:-1]))
+        assert file.load(now()) == kept
+
+        assert not file.store(replace(kept, policy_version=4))
+        assert not file.store(replace(kept, policy_version=4))
+        assert file.load(now()) is None
+
+    assert file.store(replace(kept, policy_version=4))
+    assert file.load(now()) == replace(kept, policy_version=4)
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_start_that_is_to_keep_nothing_leaves_no_answers_of_before(file: AnswersFile, tmp_path: Path) -> None:
+    file.store(state())
+    ledger = unkept_ledger(file, State(CHOSEN.proxy_id))
+    assert (ledger.page.state, ledger.keeper) == (State(CHOSEN.proxy_id), None)
+    assert not (tmp_path / "server" / NAME).exists()
+
+
+def test_answers_that_cannot_be_removed_are_told(
+    file: AnswersFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "server" / NAME).mkdir()
+    for _ in range(3):
+        file.forget()
+    assert caplog.text.count("cannot be removed") == 1
 
 
 def test_no_secret_is_lost_and_the_file_is_json(file: AnswersFile, tmp_path: Path) -> None:
