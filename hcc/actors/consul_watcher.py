@@ -82,6 +82,7 @@ class Page:
         changes: when Consul told otherwise about endpoints.
         watchers: those that run.
         unconfirmed: what an earlier hcc was told and Consul has not told this one.
+        confirming: whether Consul still has time to, and nobody was told anything of it.
     """
 
     state: State
@@ -91,6 +92,7 @@ class Page:
     changes: Changes = field(default_factory=dict)
     watchers: tuple[Watcher, ...] = ()
     unconfirmed: frozenset[WatchKey] = frozenset()
+    confirming: bool = False
 
 
 class Ledger:
@@ -111,7 +113,7 @@ class Ledger:
     def __init__(
         self, state: State, *, unconfirmed: frozenset[WatchKey] = frozenset(), keeper: Keeper | None = None
     ) -> None:
-        self.page = Page(state, unconfirmed=unconfirmed)
+        self.page = Page(state, unconfirmed=unconfirmed, confirming=bool(unconfirmed))
         self.keeper = keeper
         self._generation = 0
         self._turning = threading.Lock()
@@ -180,16 +182,16 @@ class ConsulWatcher(Actor):
         self._snapshot_waits = False
         # Whether the policy told is that of before, as it is not known who signs the tokens that the new one demands.
         self._policy_waits = False
-        self._confirming = False
 
     def setup(self) -> None:
         # Of a predecessor that was abandoned: they hold connections to the agent, and places among the held chains.
         for watcher in self._page.watchers:
             watcher.stop()
-        self._confirming = bool(self._page.unconfirmed) and self.context.generation == 1
         self._follow()
-        if self._confirming:
+        if self._page.confirming:
             self.after(CONFIRM_S, _Unconfirmed(), key="confirm")
+            # All may be: a predecessor failed just then.
+            self._go_on_if_heard()
         self._tell_changes()
 
     def handle(self, message: object) -> None:
@@ -238,7 +240,7 @@ class ConsulWatcher(Actor):
         if not self._page.unconfirmed:
             return
         self._page.unconfirmed = (self._page.unconfirmed - {key}) & wanted(self._page.state)
-        if not self._page.unconfirmed and not self._confirming:
+        if not self._page.unconfirmed and not self._page.confirming:
             _log.info("Consul has confirmed or renewed every answer of the earlier run")
         self._go_on_if_heard()
         self._report()
@@ -254,9 +256,9 @@ class ConsulWatcher(Actor):
 
     def _stop_confirming(self) -> None:
         """Go on with what is known, confirmed or not."""
-        if not self._confirming:
+        if not self._page.confirming:
             return
-        self._confirming = False
+        self._page.confirming = False
         self.cancel("confirm")
         if self._page.unconfirmed:
             _log.warning(
@@ -336,7 +338,7 @@ class ConsulWatcher(Actor):
 
     def _tell_changes(self, *, at_last: bool = False) -> None:
         """Tell each neighbour what changed for it since it was told last; `at_last` a policy that waits, too."""
-        if self._confirming:
+        if self._page.confirming:
             return
         new, old = snapshot(self._page.state, self._page.snapshot_version + 1), self._told
         if new is not None:

@@ -84,9 +84,8 @@ class WatcherScene(Scene):
         self.may_keep = threading.Event()
         self.may_keep.set()
         begin = earlier or State("server-sidecar-proxy")
-        self.ledger = Ledger(begin, keeper=Keeper(self.keep, begin))
-        if earlier:
-            self.ledger.page.unconfirmed = frozenset(key for key, _ in earlier.values)
+        unconfirmed = frozenset(key for key, _ in earlier.values) if earlier else frozenset()
+        self.ledger = Ledger(begin, unconfirmed=unconfirmed, keeper=Keeper(self.keep, begin))
         token_file.write_text("first")
         self.tokens = TokenSource(consul_settings(token_file=str(token_file)))
         super().__init__(
@@ -484,6 +483,29 @@ def test_what_consul_fails_to_answer_makes_none_of_its_other_answers_old(
             lambda: (scene.facts(ADMIN, ConsulFacts) or ConsulFacts()).stale == (MeshWatch().label(),),
             "only that one is stale",
         )
+
+
+def test_a_restarted_actor_tells_no_earlier_answer_either_before_consul_had_time_to_confirm_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consul_watcher, "CONFIRM_S", 60.0)
+    scene = WatcherScene(tmp_path / "token", EARLIER)
+    with playing(scene):
+        scene.restart()
+        scene.watches(*(key for key, _ in EARLIER.values))
+        scene.tell(Publish())
+        scene.settle()
+        assert not scene.all_of(SPOE_POOL, PolicyChanged), "an old answer is told"
+        assert not scene.all_of(CONFIG_RECONCILER, SnapshotChanged)
+
+        for key, value in EARLIER.values:
+            scene.watchers.say(key, DENIED if key == INTENTIONS else value)
+
+        told = scene.expect(SPOE_POOL, PolicyChanged)
+        assert told.policy.default_allow is False
+        scene.restart()
+        scene.settle()
+        assert len(scene.all_of(SPOE_POOL, PolicyChanged)) > 1, "what is confirmed is told at once"
 
 
 def test_answers_that_consul_confirms_in_time_are_told_once_and_are_not_stale(restored: WatcherScene) -> None:
