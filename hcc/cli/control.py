@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 import socket
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hcc.app.state_directory import CONTROL_SOCKET, directory_name
@@ -54,7 +54,7 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
     Args:
         base: the --state-dir that `hcc run` was given, or the directory above it.
         proxy_id: the wanted proxy, empty for any.
-        sidecar_for: ID of the service it stands for, empty for any; asked of each, one after the other.
+        sidecar_for: ID of the service it stands for, empty for any; asked of each, all at once.
         timeout_s: for all of them together.
 
     Raises:
@@ -178,14 +178,14 @@ def _good(status: int, text: str) -> str:
 
 
 def _standing_for(service_id: str, places: dict[str, Path], timeout_s: float) -> tuple[list[str], list[str]]:
-    """The sidecars of that service, and those that did not say whose they are; each has a fair part of the time."""
+    """The sidecars of that service, and those that did not say whose they are; all are asked at once."""
     fits: list[str] = []
     silent: list[str] = []
-    deadline = time.monotonic() + timeout_s
-    for asked, (name, path) in enumerate(places.items()):
-        part_s = (deadline - time.monotonic()) / (len(places) - asked)
+    with ThreadPoolExecutor(max(len(places), 1)) as pool:
+        asked = [pool.submit(ask, one, "GET", "/v1/about", min(timeout_s, ABOUT_TIMEOUT_S)) for one in places.values()]
+    for name, told in zip(places, asked, strict=True):
         try:
-            about = ask(path, "GET", "/v1/about", min(part_s, ABOUT_TIMEOUT_S))
+            about = told.result()
         except SilentError:
             silent.append(name)
         except ControlError:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,21 @@ def test_a_status_of_one_that_hangs_ends_soon(
         status._status(argparse.Namespace(json=as_json, watch=False, **vars(options(base, sidecar_for=sidecar_for))))
 
     assert time.monotonic() - began_s < control.TIMEOUT_S / 2
+
+
+def test_those_that_hang_are_waited_for_all_at_once(base: Path) -> None:
+    with ExitStack() as stack:
+        names = [f"hung-{number:02}" for number in range(12)]
+        for name in names:
+            stack.enter_context(hanging(base, name))
+        path = stack.enter_context(well(base, "web", "web"))
+        began_s = time.monotonic()
+
+        assert find_control_socket(base, "", "web", SOON_S) == path
+        with pytest.raises(SilentError, match=f"no answer from: {', '.join(names)}, which may hang"):
+            find_control_socket(base, "", "api", SOON_S)
+
+        assert time.monotonic() - began_s < 6 * control.MIN_TIMEOUT_S
 
 
 def test_who_is_well_has_time_for_its_status_however_many_hang(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
