@@ -67,6 +67,12 @@ class Basis:
         return complete and self.certificates.leaf is not None
 
     @property
+    def stands_in(self) -> bool:
+        """Whether a target for failover would serve although it is not known who is in one before it."""
+        legs = (leg for state in self.snapshot.upstreams for leg in state.legs) if self.snapshot else ()
+        return any(not leg.known and any(target.serves for target in leg.targets) for leg in legs)
+
+    @property
     def probing(self) -> bool:
         """Whether it is not known yet of all endpoints who they are."""
         if not self.probes or self.admission is None or self.snapshot is None:

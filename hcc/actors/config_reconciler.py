@@ -76,6 +76,9 @@ from hcc.settings import Enforcement
 PROBE_S = 0.01
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
+# So much longer where a target for failover would serve only because nobody has said yet who is in the first one, which
+# another datacenter may be slow to say.
+FAILOVER_GRACE_S = 2.0
 # Beside a HAProxy that runs already, what is not known yet must not make it drop what it serves.
 ADOPTED_GRACE_S = 30.0
 RETRY_S = 1.0
@@ -152,7 +155,7 @@ class ConfigReconciler(Actor):
         # How often HAProxy refused to be changed at run time since all was as it should be.
         self._refusals = 0
         self._retries = Retries()
-        self._waited = False
+        self._waited = self._waits_for_targets = False
         self._gathering = False
         self._grace_s = FIRST_GRACE_S
         self._pace = Pace()
@@ -212,6 +215,9 @@ class ConfigReconciler(Actor):
     def _go_on(self, message: object) -> None:
         """With what was begun."""
         match message:
+            case _Reconcile() if self._has_to_wait_for_targets():
+                self._waits_for_targets = True
+                self.after(FAILOVER_GRACE_S, _Reconcile(), key="soon")
             case _Reconcile(retry, thorough):
                 self._refused_structure = "" if retry else self._refused_structure
                 self._reconcile(thorough=thorough and not self._draining.frozen)
@@ -276,7 +282,8 @@ class ConfigReconciler(Actor):
         if not self._basis.decides:
             return
         wait = self._pace.wait_s(last_s, time.monotonic())
-        if not self._waited and self._basis.complete and not self._astray():
+        enough = self._basis.complete or (self._waits_for_targets and not self._basis.stands_in)
+        if not self._waited and enough and not self._astray():
             # The grace is over as soon as nothing is missing any more.
             self._waited, self._gathering = True, False
             self.cancel("soon")
@@ -289,6 +296,10 @@ class ConfigReconciler(Actor):
         elif not self._gathering:
             self._gathering = True
             self.after(wait, _Reconcile(), key="soon")
+
+    def _has_to_wait_for_targets(self) -> bool:
+        """Whether the first configuration is worth waiting for a second time."""
+        return not (self._waited or self._waits_for_targets) and self._basis.stands_in
 
     def _being_probed(self) -> bool:
         """Whether a snapshot that was not applied yet has endpoints of which it is not known yet who they are."""

@@ -39,7 +39,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import ReconcilerFacts
 from hcc.haproxy import words
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.model import Listening, TcpBind
+from hcc.haproxy.model import Desired, Listening, TcpBind
 from hcc.haproxy.names import PUBLIC
 from hcc.haproxy.plan import (
     AddCaller,
@@ -52,23 +52,25 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.sight import sight_for
-from hcc.mesh.chain import Split
+from hcc.mesh.chain import Split, Target
 from hcc.mesh.intentions import Action, Intention, Policy
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
-from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot
+from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, TargetEndpoints, UpstreamState
 from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
 from tests.builders import (
     certificates,
+    chain,
     endpoint,
     options,
     proxy,
     resolver,
     routed_chain,
     routed_state,
+    service_uri,
     snapshot,
     upstream,
     upstream_state,
@@ -147,6 +149,52 @@ def test_the_first_complete_snapshot_is_installed_and_haproxy_is_asked_for(scene
     assert [type(operation) for operation in scene.control.plans[0].operations] == [Install]
     assert scene.reported().public_bound
     assert scene.reported().snapshot_version == 1
+
+
+def failing_over(*first: Endpoint, known: bool = True, version: int = 1) -> Snapshot:
+    """Web, which fails over to another datacenter, where somebody is; and an upstream that is never known."""
+    made = chain("web", failover=(Target("web.dc2", "web", "dc2"),))
+    targets = (
+        TargetEndpoints(made.targets[0].id, first, known, service_uri("web")),
+        TargetEndpoints("web.dc2", (TWO,), identity=service_uri("web", "dc2")),
+    )
+    never = UpstreamState(upstream("never", 9292), None, ())
+    return snapshot(UpstreamState(upstream("web"), made, targets), never, version=version)
+
+
+def in_service(found: Desired) -> list[str]:
+    return [server.address for server in found.backend("up:web:9191:to").servers if server.enabled]
+
+
+def test_the_first_configuration_waits_for_the_target_before_one_for_failover(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "FIRST_GRACE_S", 0.01)
+    monkeypatch.setattr(config_reconciler, "FAILOVER_GRACE_S", 60.0)
+    scene.restart()
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(failing_over(known=False)))
+    threading.Event().wait(0.1)
+
+    scene.tell(SnapshotChanged(failing_over(ONE, version=2)))
+
+    scene.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    (install,) = scene.control.plans[0].operations
+    assert isinstance(install, Install)
+    assert in_service(install.rendered.desired) == ["10.0.0.1"]
+
+
+def test_where_nobody_tells_of_it_the_target_for_failover_serves_after_a_while(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "FAILOVER_GRACE_S", 0.1)
+    scene.give_credentials()
+    scene.tell(SnapshotChanged(failing_over(known=False)))
+
+    scene.expect(PROCESS_SUPERVISOR, ConfigurationInstalled)
+    (install,) = scene.control.plans[0].operations
+    assert isinstance(install, Install)
+    assert in_service(install.rendered.desired) == ["10.0.0.2"]
 
 
 def test_an_endpoint_that_comes_is_added_at_run_time_and_written_down(scene: ReconcilerScene) -> None:
