@@ -41,7 +41,7 @@ _MODIFIERS = frozenset(("Add", "Set", "Remove"))
 _DESTINATION = frozenset((*_WHERE, "PrefixRewrite", "RequestTimeout", "RequestHeaders", "ResponseHeaders"))
 _SPLIT = frozenset((*_WHERE, "Weight", "RequestHeaders", "ResponseHeaders"))
 _METHOD = re.compile(r"[A-Z-]{1,40}")
-# A condition on the query is one expression with the name three times, and PCRE makes at most 65,535 bytes of it.
+# A condition on the query is one expression with the name six times, and PCRE makes at most 65,535 bytes of it.
 _MOST_QUERY_BYTES = 2_048
 # Neither a query nor a fragment, and nothing that has to be escaped.
 _REWRITE = re.compile(r"/[!-\"$->@-~]*")

@@ -180,9 +180,12 @@ def _parameter(rule: QueryRule) -> str:
     first = rf"\A(?:(?!{name}(?:=|&|\z))[^&]*+&)*+{name}"
     if rule.kind is QueryMatch.EXACT:
         return rf"{first}={literal(rule.value)}(?:&|\z)"
+    # The ends of the value, for `^` and `$`. Defined once, as PCRE takes 65,535 bytes of an expression.
+    ends = rf"(?(DEFINE)(?P<s>(?<=\A{name}|\A{name}=|&{name}|&{name}=))(?P<e>(?![^&])))"
     # What comes after the value is kept and has to follow what the expression matches: so that is all of the value.
     # By name, as HAProxy has groups without one not kept.
-    return rf"{first}(?:=|(?=&|\z))(?=[^&]*(?P<rest>(?:&.*)?)\z){expression(rule.value)}(?P=rest)\z"
+    value = rf"(?=[^&]*(?P<rest>(?:&.*)?)\z){expression(rule.value, '(?P>s)', '(?P>e)')}(?P=rest)\z"
+    return rf"{ends}{first}(?:=|(?=&|\z)){value}"
 
 
 # ---- what is changed

@@ -171,11 +171,14 @@ def _value(rule: HeaderRule) -> str:
     return f"{before}{text}{after}"
 
 
-def expression(pattern: str) -> str:
-    """A pattern of `hcc.mesh.patterns` for one line: `^` and `$` are its ends, and no blank stands in it."""
+def expression(pattern: str, start: str = "^", end: str = "$") -> str:
+    """A pattern of `hcc.mesh.patterns` for one line: `^` and `$` are its ends, and no blank stands in it.
+
+    For a part of a line `start` and `end` are expressions for the ends of that.
+    """
     found = _FLAGS.match(pattern)
     flags = "im" if found and "i" in found[1] else "m"
-    return f"(?{flags}:{''.join(_printable(character) for character in unnamed(pattern))})"
+    return f"(?{flags}:{''.join(_printable(character) for character in unnamed(pattern, start, end))})"
 
 
 def _printable(character: str) -> str:

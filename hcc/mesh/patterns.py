@@ -23,8 +23,9 @@ _TOKEN = re.compile(
 _FLAGS = re.compile(r"\(\?[is]{1,2}\)")
 # PCRE makes at most 65,535 bytes of an expression; repeated groups are written out. Room for what stands around it.
 MAX_COMPILED_BYTES = 20_000
-# What its parts take, rather more than less (PCRE2 10.42): a class has a bit for each character.
-_CHARACTER_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 3, 48, 24, 16
+# What its parts take, rather more than less (PCRE2 10.42): a class has a bit for each character. Ends may be calls of
+# a group (PCRE 8.32).
+_CHARACTER_BYTES, _END_BYTES, _CLASS_BYTES, _GROUP_BYTES, _REPEAT_BYTES = 3, 12, 48, 24, 16
 # Groups in groups. PCRE2 takes 250, with what stands around a pattern; Python goes by its stack.
 MAX_DEPTH = 100
 _NAMED = "(?P<"
@@ -66,9 +67,13 @@ def _fault(pattern: str) -> str:
     return ""
 
 
-def unnamed(pattern: str) -> str:
-    """The same without names of groups, which mean nothing here: PCRE takes each once, and only short ones."""
-    return "".join("(" if token[0].startswith(_NAMED) else token[0] for token in _tokens(pattern))
+def unnamed(pattern: str, start: str = "^", end: str = "$") -> str:
+    """The same without names of groups, which mean nothing here: PCRE takes each once, and only short ones.
+
+    In the place of `^` and `$` stand `start` and `end`, where the text that is matched is a part of a longer one.
+    """
+    ends = {"^": start, "$": end}
+    return "".join("(" if token[0].startswith(_NAMED) else ends.get(token[0], token[0]) for token in _tokens(pattern))
 
 
 def compiled_bytes(pattern: str) -> int:
@@ -81,7 +86,8 @@ def compiled_bytes(pattern: str) -> int:
         elif token["repeat"]:
             holds[-1] += _REPEAT_BYTES + (_most(token["repeat"]) - 1) * ended
         elif not token["end"]:
-            holds[-1] += _CLASS_BYTES if token["class"] else _CHARACTER_BYTES
+            one = _END_BYTES if token[0] in ("^", "$") else _CHARACTER_BYTES
+            holds[-1] += _CLASS_BYTES if token["class"] else one
         ended = 0
         if token["end"] and len(holds) > 1:
             ended = holds.pop() + _GROUP_BYTES

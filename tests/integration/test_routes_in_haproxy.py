@@ -17,6 +17,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 import pytest
 
+from hcc.consul.conditions import pattern_faults
 from hcc.haproxy.binary import probe
 from hcc.haproxy.capabilities import Capabilities, Feature, capabilities, capabilities_of
 from hcc.haproxy.model import Mode, TcpBind, UpstreamListener, WayChanges, WayTo
@@ -76,6 +77,12 @@ QUERIES = (
     QueryRule("v", QueryMatch.REGEX, ".*2"),
     QueryRule("v", QueryMatch.REGEX, "(?i)[a-z]*"),
     QueryRule("v", QueryMatch.REGEX, "[^x]+"),
+    QueryRule("v", QueryMatch.REGEX, "^[0-9]+$"),
+    QueryRule("v", QueryMatch.REGEX, "^[0-9]+"),
+    QueryRule("v", QueryMatch.REGEX, "[0-9]+$"),
+    QueryRule("v", QueryMatch.REGEX, "^$"),
+    QueryRule("v", QueryMatch.REGEX, "(^a|b)=?(^b|c$)?"),
+    QueryRule("v", QueryMatch.REGEX, "(?i)a?=?^[b$^]*$"),
     QueryRule("w.x", QueryMatch.EXACT, "}"),
     QueryRule("-i", QueryMatch.PRESENT),
 )
@@ -87,6 +94,7 @@ TARGETS = (
 ASKED = (
     "", "?", "?v", "?v=", "?v=2", "?v=12&v=3", "?v=3&v=2", "?w=1&v=2", "?xv=2", "?v=1&w=2", "?v;v=2", "?v=a=b", "?V=2",
     "?v=%32", "?wax=}", "?w.x=}", "?-i", "?a&&v=2", "?v=ABC&w.x=}", "?v=x",
+    "?v=12", "?v=12&w=1", "?w&v=12", "?v&w", "?w&v", "?v=ac", "?v=bc&w", "?a&v=a=c", "?v=$^", "?w&v=B&w", "?v=v=b",
 )  # fmt: skip
 
 
@@ -300,6 +308,18 @@ def test_expressions_that_try_for_ever_keep_haproxy_from_nothing(branch: str, tm
         # The watchdog kills HAProxy after two seconds.
         assert ask(sock, "GET", f"/{'a' * 200}!", (("Host", "h"),))[1]["x-way"] == ["way121"]
         assert ask(sock, "GET", "/aa7", (("Host", "h"),))[1]["x-way"] == ["way8"]
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+def test_as_many_ends_of_a_parameter_as_are_understood_are_taken(branch: str, tmp_path: Path) -> None:
+    listed = "|".join(f"^{number}$" for number in range(1_000, 1_500))
+    most = QueryRule("." * 2_048, QueryMatch.REGEX, "^" * 1_600)
+    assert not pattern_faults(listed)
+    assert not pattern_faults(most.value)
+    upstream = listener((Match(query=(most,)), SHARES), (Match(query=(QueryRule("v", most.kind, listed),)), SHARES))
+    with running(branch, upstream, answers(upstream), tmp_path) as sock:
+        for value, way in (("1499", "way2"), ("1500", "way0"), ("11499", "way0")):
+            assert ask(sock, "GET", f"/?v={value}&w", (("Host", "h"),))[1]["x-way"] == [way]
 
 
 @pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)

@@ -96,6 +96,10 @@ def test_names_are_taken_from_groups_and_not_from_classes() -> None:
     assert unnamed("(?P<a>x)[(?P<b>][^](?P<c>](?P<d>y)") == "(x)[(?P<b>][^](?P<c>](y)"
 
 
+def test_ends_are_spelled_otherwise_where_they_are_ends_and_not_in_classes_or_escaped() -> None:
+    assert unnamed(r"(?i)^(?P<a>[^$]\$|\^[$^])$", "S", "E") == r"S([^$]\$|\^[$^])E"
+
+
 def test_classes_are_those_of_ascii() -> None:
     assert not compiled(r"\d").fullmatch("\u0663")
     assert not compiled(r"\w").fullmatch("\u00e9")
