@@ -31,22 +31,28 @@ class Options:
     Args:
         values: as registered.
         label: put before each warning, such as `upstream web: `.
+        names: those that may be spelled without `_`, too. Where both are given, the one without counts, as with Consul:
+            agents merge in what service-defaults say by the one with it.
     """
 
-    def __init__(self, values: Mapping[str, object], label: str = "") -> None:
+    def __init__(self, values: Mapping[str, object], label: str = "", names: Iterable[str] = ()) -> None:
         self._values = {name.lower(): value for name, value in values.items()}
+        for name in names:
+            spelled = self._values.pop(name.replace("_", ""), None)
+            if spelled is not None:
+                self._values[name] = spelled
         self._label = label
         self.warnings: list[str] = []
 
-    def nested(self, name: str) -> Options:
-        """The options of an object inside; empty when it is none. Its warnings are ours."""
+    def nested(self, name: str, names: Iterable[str]) -> Options:
+        """The options of an object inside, with `names` as ours; empty when it is none. Its warnings are ours."""
         value = self._values.get(name)
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
             self.warn(name, "an object", {})
             value = {}
-        inner = Options(value, f"{self._label}{name}.")
+        inner = Options(value, f"{self._label}{name}.", names)
         inner.warnings = self.warnings
         return inner
 

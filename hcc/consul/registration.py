@@ -24,8 +24,14 @@ _GATEWAY_MODES = ("none", "local", "remote")
 _FOR_ENVOY, _NOT_SERVED = "for Envoy only", "not served"
 # What Envoy waits for a stream by itself, and what takes the place of no limit: HAProxy has none.
 _IDLE_TIMEOUT_MS, _NO_TIMEOUT_MS = 300_000, 86_400_000
-# A key of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
+# Keys of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
+_UNSERVED = ("max_request_headers_kb",)
 _UNSERVED_OF_UPSTREAMS = ("passive_health_check",)
+_UNSERVED_LIMITS = ("max_concurrent_requests", "max_pending_requests")
+# What an upstream's Config may also spell as service-defaults do (`ConnectTimeoutMs`); agents merge these in so.
+# Source: hashicorp/consul agent/structs/config_entry.go (1.20.1), ParseUpstreamConfigNoDefaults and the aliases.
+_SPELLED_TWICE = ("connect_timeout_ms", "envoy_cluster_json", "envoy_listener_json", *_UNSERVED_OF_UPSTREAMS)
+_LIMITS = ("max_connections", *_UNSERVED_LIMITS)
 _EXPOSED_PROTOCOLS = (Protocol.HTTP.value, Protocol.HTTP2.value)
 
 
@@ -81,6 +87,7 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
     )
     options.warnings.extend(_unserved(proxy))
     options.ignore(options.envoy_names(), _FOR_ENVOY)
+    options.ignore(_UNSERVED, _NOT_SERVED)
     return replace(decoded, warnings=tuple(dict.fromkeys(options.warnings)))
 
 
@@ -160,11 +167,11 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
     if problem is not None:
         into.warnings.extend([f"{label}{problem}"] if problem else [])
         return None
-    options = Options(item.child("Config").values, label)
+    options = Options(item.child("Config").values, label, _SPELLED_TWICE)
     options.warnings = into.warnings
     protocol = options.protocol()
     gateway = item.child("MeshGateway").text("Mode") or proxy_gateway
-    limits = options.nested("limits")
+    limits = options.nested("limits", _LIMITS)
     upstream = Upstream(
         key=key,
         local_bind_address=_listen_address(item, options, label),
@@ -175,12 +182,12 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
         connect_timeout_ms=_connect_timeout_ms(options, ("connect_timeout_ms",), 0),
         read_timeout_ms=options.duration_ms("read_timeout", 0),
         poll_interval_ms=options.duration_ms("poll_interval", _DEFAULT_POLL_INTERVAL_MS, low=_MIN_POLL_INTERVAL_MS),
-        # service-defaults spell it MaxConnections, and so does the agent that merges them in.
-        max_connections=limits.number("max_connections", limits.number("maxconnections", 0)),
+        max_connections=limits.number("max_connections", 0),
         mesh_gateway=gateway if gateway in _GATEWAY_MODES else "",
     )
     options.ignore(options.envoy_names(), _FOR_ENVOY)
     options.ignore(_UNSERVED_OF_UPSTREAMS, _NOT_SERVED)
+    limits.ignore(_UNSERVED_LIMITS, _NOT_SERVED)
     return upstream, ChainOverride(protocol.value if protocol else "", upstream.mesh_gateway)
 
 

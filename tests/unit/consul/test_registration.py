@@ -261,9 +261,9 @@ def test_an_upstream_config_is_read() -> None:
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        ({"MaxConnections": 7, "MaxPendingRequests": 8}, 7),  # as agents merge it in (1.14.4, 1.20.1)
+        ({"MaxConnections": 7, "MaxPendingRequests": None}, 7),  # as agents merge it in (1.14.4, 1.20.1)
         ({"MaxConnections": None}, 0),
-        ({"max_connections": 3, "MaxConnections": 7}, 3),
+        ({"max_connections": 3}, 3),
         (None, 0),
     ],
 )
@@ -272,6 +272,32 @@ def test_the_limit_of_service_defaults_counts_where_the_registration_has_none(
 ) -> None:
     upstream, _, warnings = one({"limits": limits})
     assert (upstream.max_connections, warnings) == (expected, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "unserved"),
+    [
+        ({"limits": {"max_pending_requests": 1}}, "limits.max_pending_requests"),
+        ({"limits": {"max_concurrent_requests": 1}}, "limits.max_concurrent_requests"),
+        ({"limits": {"MaxPendingRequests": 0, "MaxConnections": 9}}, "limits.max_pending_requests"),
+        ({"Limits": {"maxPendingRequests": "1"}}, "limits.max_pending_requests"),
+        ({"passive_health_check": {"interval": "1s"}}, "passive_health_check"),
+        ({"PassiveHealthCheck": {"Interval": 1_000_000_000}}, "passive_health_check"),
+    ],
+)
+def test_what_an_upstream_asks_for_and_is_not_served_is_named(config: dict[str, Any], unserved: str) -> None:
+    assert one(config)[2] == (f"upstream db: {unserved}: not served; ignored",)
+
+
+def test_a_largest_head_of_requests_is_named_as_not_served() -> None:
+    assert of({"max_request_headers_kb": 96}).warnings == ("max_request_headers_kb: not served; ignored",)
+
+
+def test_an_upstream_s_config_may_be_spelled_as_service_defaults_are() -> None:
+    assert one({"ConnectTimeoutMs": 3000})[0].connect_timeout_ms == 3000
+    # What is registered and, as an agent merges it in (1.20.1), what service-defaults say.
+    assert one({"ConnectTimeoutMs": 3000, "connect_timeout_ms": 2000})[0].connect_timeout_ms == 3000
+    assert one({"EnvoyClusterJSON": "{}"})[2] == ("upstream db: envoy_cluster_json: for Envoy only; ignored",)
 
 
 def test_a_mesh_gateway_mode_of_the_proxy_holds_for_its_upstreams() -> None:
