@@ -27,11 +27,11 @@ _IDLE_TIMEOUT_MS, _NO_TIMEOUT_MS = 300_000, 86_400_000
 # Keys of Consul's that its own proxies follow, and by which calls end otherwise than they do here.
 _UNSERVED = ("max_request_headers_kb",)
 _UNSERVED_OF_UPSTREAMS = ("passive_health_check",)
-_UNSERVED_LIMITS = ("max_concurrent_requests", "max_pending_requests")
+_UNSERVED_LIMITS = ("max_pending_requests",)
 # What an upstream's Config may also spell as service-defaults do (`ConnectTimeoutMs`); agents merge these in so.
 # Source: hashicorp/consul agent/structs/config_entry.go (1.20.1), ParseUpstreamConfigNoDefaults and the aliases.
 _SPELLED_TWICE = ("connect_timeout_ms", "envoy_cluster_json", "envoy_listener_json", *_UNSERVED_OF_UPSTREAMS)
-_LIMITS = ("max_connections", *_UNSERVED_LIMITS)
+_LIMITS = ("max_connections", "max_concurrent_requests", *_UNSERVED_LIMITS)
 _EXPOSED_PROTOCOLS = (Protocol.HTTP.value, Protocol.HTTP2.value)
 
 
@@ -183,6 +183,7 @@ def _upstream(item: Fields, into: Options, proxy_gateway: str) -> tuple[Upstream
         read_timeout_ms=options.duration_ms("read_timeout", 0),
         poll_interval_ms=options.duration_ms("poll_interval", _DEFAULT_POLL_INTERVAL_MS, low=_MIN_POLL_INTERVAL_MS),
         max_connections=limits.number("max_connections", 0),
+        max_requests=limits.number("max_concurrent_requests", 0),
         mesh_gateway=gateway if gateway in _GATEWAY_MODES else "",
     )
     options.ignore(options.envoy_names(), _FOR_ENVOY)

@@ -354,6 +354,7 @@ def _upstreams(
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
             found = _ways(state, options, problems)
+            problems.extend(_unlimited(state))
             part = _upstream(state, bind, found, certificates, limits, admitted, silent)
             parts.append(_checked(part, state, options, problems))
     return tuple(parts)
@@ -488,10 +489,29 @@ def _upstream(
         mode=_mode(protocol),
         backend=backends[0].name,
         client_timeout_ms=_idle_ms(protocol, upstream.read_timeout_ms),
-        max_connections=upstream.max_connections,
+        limit=_limit(upstream, protocol),
         ways=tuple(WayTo(way.match, way.below, names[way.resolver]) for way in found),
     )
     return _Part(listener, backends)
+
+
+def _limit(upstream: Upstream, protocol: Protocol) -> int:
+    """How many requests, or connections, there may be at once; 0 for any number.
+
+    Over http a request has a connection of its own. Over http2 and grpc one has many, so that their number, as Envoy
+    counts them, limits no requests.
+    """
+    if not protocol.is_http:
+        return upstream.max_connections
+    connections = 0 if protocol.is_h2 else upstream.max_connections
+    return min((limit for limit in (connections, upstream.max_requests) if limit), default=0)
+
+
+def _unlimited(state: UpstreamState) -> Iterator[Problem]:
+    protocol = protocol_of(state)
+    if state.upstream.max_connections and protocol.is_h2:
+        text = f"limits.max_connections is not served for {protocol.value}; limits.max_concurrent_requests is"
+        yield Problem(f"upstream {state.upstream.key.label()}", text)
 
 
 def _backend(upstream: Upstream, leg: Leg, protocol: Protocol, tls: Tls | None) -> Backend:

@@ -130,7 +130,7 @@ class UpstreamListener:
     Args:
         label: the upstream for people and metrics (`web`, `web.dc2`, `query:web`).
         backend: of all requests that take none of `ways`.
-        max_connections: beyond it, of all backends together, 503 for http and a close for tcp.
+        limit: of requests (http: then 503) or connections (tcp: a close) of all backends together; 0 for none.
         ways: in order, numbered from 1 on; of http alone.
     """
 
@@ -140,7 +140,7 @@ class UpstreamListener:
     mode: Mode
     backend: str
     client_timeout_ms: int
-    max_connections: int = 0
+    limit: int = 0
     ways: tuple[WayTo, ...] = ()
 
     @property

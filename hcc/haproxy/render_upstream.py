@@ -54,11 +54,11 @@ def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, lo
         yield "  option http-ignore-probes"
     yield from log
     yield from way_lines(listener, bound(capabilities))
-    if listener.max_connections:
+    if listener.limit:
         lines, connections = open_connections(listener.backends)
         yield from lines
-        condition = f"{connections} ge {words.number(listener.max_connections)}"
-        yield _refusal(listener.mode, "too many connections to this upstream", condition, capabilities)
+        condition = f"{connections} ge {words.number(listener.limit)}"
+        yield _refusal(listener.mode, "too many requests to this upstream", condition, capabilities)
     yield from senders(listener)
     yield f"  default_backend {words.name(listener.backend)}"
 

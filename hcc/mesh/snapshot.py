@@ -76,6 +76,7 @@ class Upstream:
         protocol: from the registration; a service upstream follows its discovery chain's instead.
         poll_interval_ms: how often a prepared query is executed.
         max_connections: most concurrent connections, 0 for no limit.
+        max_requests: most requests in progress over http, http2 and grpc, 0 for no limit.
     """
 
     key: UpstreamKey
@@ -88,6 +89,7 @@ class Upstream:
     read_timeout_ms: int = 0
     poll_interval_ms: int = 30_000
     max_connections: int = 0
+    max_requests: int = 0
     mesh_gateway: str = ""
 
 

@@ -360,7 +360,9 @@ def test_what_cannot_be_served_of_a_router_is_said_and_by_which_service_the_rest
 @on_2_8
 def test_routes_and_shares_are_the_same_over_http2(mesh: Mesh) -> None:
     one, two = (Service(name, "http2") for name in ("hstore", "hbooks"))
-    (*_, caller) = mesh.join(one, two, Service("hreader", host="b", upstreams=(upstream("hstore", HTTP2_PORT),)))
+    # Of connections, of which Envoy needs one here.
+    called = upstream("hstore", HTTP2_PORT, Config={"limits": {"max_connections": 1}})
+    (*_, caller) = mesh.join(one, two, Service("hreader", host="b", upstreams=(called,)))
     server = mesh.site.server
     route = {"Match": {"HTTP": {"PathPrefix": "/books"}}, "Destination": {"Service": "hbooks"}}
     server.put("/v1/config", {"Kind": ROUTER, "Name": "hstore", "Routes": [route]})
@@ -368,6 +370,8 @@ def test_routes_and_shares_are_the_same_over_http2(mesh: Mesh) -> None:
         wait_until("the route", lambda: _named(caller, "/books") == ["hbooks"], 20)
         # Of one connection, each request by itself.
         assert _named(caller, "/", "/books", "/", "/books/x") == ["hstore", "hbooks", "hstore", "hbooks"]
+        assert _named(caller, *["/"] * 50) == ["hstore"] * 50
+        assert "max_connections is not served for http2" in caller.sidecar.command("status").stdout
     finally:
         server.delete(f"/v1/config/{ROUTER}/hstore")
 

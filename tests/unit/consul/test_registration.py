@@ -278,7 +278,6 @@ def test_the_limit_of_service_defaults_counts_where_the_registration_has_none(
     ("config", "unserved"),
     [
         ({"limits": {"max_pending_requests": 1}}, "limits.max_pending_requests"),
-        ({"limits": {"max_concurrent_requests": 1}}, "limits.max_concurrent_requests"),
         ({"limits": {"MaxPendingRequests": 0, "MaxConnections": 9}}, "limits.max_pending_requests"),
         ({"Limits": {"maxPendingRequests": "1"}}, "limits.max_pending_requests"),
         ({"passive_health_check": {"interval": "1s"}}, "passive_health_check"),
@@ -287,6 +286,12 @@ def test_the_limit_of_service_defaults_counts_where_the_registration_has_none(
 )
 def test_what_an_upstream_asks_for_and_is_not_served_is_named(config: dict[str, Any], unserved: str) -> None:
     assert one(config)[2] == (f"upstream db: {unserved}: not served; ignored",)
+
+
+@pytest.mark.parametrize("name", ["max_concurrent_requests", "MaxConcurrentRequests"])
+def test_a_limit_of_requests_is_read(name: str) -> None:
+    upstream, _, warnings = one({"limits": {name: 9}})
+    assert (upstream.max_connections, upstream.max_requests, warnings) == (0, 9, ())
 
 
 def test_a_largest_head_of_requests_is_named_as_not_served() -> None:

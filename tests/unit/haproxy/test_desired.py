@@ -549,11 +549,34 @@ def test_a_greatest_tls_version_that_leaves_none_is_passed_over(limits: TlsLimit
     assert all("TLSMaxVersion" in one and "ignored" in one for one in told)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "connections", "requests", "limit"),
+    [
+        ("tcp", 3, 2, 3),
+        ("tcp", 0, 2, 0),
+        ("http", 3, 0, 3),
+        ("http", 3, 2, 2),
+        ("http", 3, 4, 3),
+        ("http", 0, 4, 4),
+        ("http2", 3, 0, 0),
+        ("grpc", 3, 4, 4),
+    ],
+)
+def test_requests_are_limited_where_envoy_would_and_by_connections_where_each_has_one(
+    protocol: str, connections: int, requests: int, limit: int
+) -> None:
+    registered = replace(upstream(max_connections=connections), max_requests=requests)
+    found = result(upstream_state(registered, protocol=protocol))
+    assert found.desired.upstreams[0].limit == limit
+    unserved = f"upstream web: limits.max_connections is not served for {protocol}; limits.max_concurrent_requests is"
+    assert [str(one) for one in found.problems] == ([unserved] if protocol in ("http2", "grpc") else [])
+
+
 def test_limits_and_header_options_are_carried_over() -> None:
     registered = proxy(protocol=Protocol.HTTP, max_inbound_connections=5, forward_for=True, appname_header="X-App")
     found = result(upstream_state(upstream(max_connections=3)), proxy_=registered).desired
     assert found.public is not None
-    assert (found.public.max_connections, found.upstreams[0].max_connections) == (5, 3)
+    assert (found.public.max_connections, found.upstreams[0].limit) == (5, 3)
     assert (found.public.forward_for, found.public.appname_header) == (True, "X-App")
 
 
