@@ -162,13 +162,20 @@ def _header_conditions(
     if rule.invert:
         # One that is not there fulfils nothing.
         yield f"{name}_there", there
-    pattern = _whole(rule.value, before) if rule.kind is HeaderMatch.REGEX else words.quoted(rule.value)
+    pattern = words.quoted(rule.value)
+    if rule.kind is HeaderMatch.REGEX:
+        # An inverted one is told to match what it does not: so it does not match either where PCRE gives up.
+        pattern, mark = (_unlike if rule.invert else _whole)(rule.value, before), ""
     case = "-i " if rule.ignore_case else ""
     yield f"{mark}{name}", f"var({variables[rule.name]}) {case}-m {_HEADER_KINDS[rule.kind]} -- {pattern}"
 
 
 def _whole(pattern: str, before: str) -> str:
     return words.quoted(rf"{before}\A{expression(pattern)}\z")
+
+
+def _unlike(pattern: str, before: str) -> str:
+    return words.quoted(rf"{before}\A(?!{expression(pattern)}\z)")
 
 
 def _parameter(rule: QueryRule) -> str:

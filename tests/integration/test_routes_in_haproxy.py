@@ -311,6 +311,19 @@ def test_expressions_that_try_for_ever_keep_haproxy_from_nothing(branch: str, tm
 
 
 @pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
+@pytest.mark.parametrize("invert", [False, True])
+def test_where_pcre_gives_up_at_a_header_no_route_matches(branch: str, invert: bool, tmp_path: Path) -> None:
+    header = HeaderRule("x-role", HeaderMatch.REGEX, "([a-z]+)+!|[a-z]+0", invert)
+    upstream = listener((Match(headers=(header,)), SHARES))
+    with running(branch, upstream, answers(upstream), tmp_path) as sock:
+        # What it is in truth counts where it can be found out.
+        for value, matches in (("a0", not invert), ("a1", invert), ("", invert), ("a" * 60 + "0", False)):
+            way = ask(sock, "GET", "/", (("Host", "h"), ("X-Role", value)))[1]["x-way"]
+            assert way == ["way1" if matches else "way0"], value
+        assert ask(sock, "GET", "/", (("Host", "h"),))[1]["x-way"] == ["way0"]
+
+
+@pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
 def test_as_many_ends_of_a_parameter_as_are_understood_are_taken(branch: str, tmp_path: Path) -> None:
     listed = "|".join(f"^{number}$" for number in range(1_000, 1_500))
     most = QueryRule("." * 2_048, QueryMatch.REGEX, "^" * 1_600)
