@@ -153,12 +153,12 @@ def shown(value: object) -> str:
 def go_duration_ms(value: object) -> int | None:
     """Milliseconds of a Go duration text or of nanoseconds; None when it is neither, or too long to be one.
 
-    A part of one rounds up.
+    A part of one rounds up, below zero away from it: what Consul does may hang on whether there is anything.
 
     Source: Go time.ParseDuration; reference/consul.md section 4.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return -(-value // _NS_PER_MS)
+        return value // _NS_PER_MS if value < 0 else -(-value // _NS_PER_MS)
     if not isinstance(value, str):
         return None
     text = value.strip()
@@ -169,7 +169,7 @@ def go_duration_ms(value: object) -> int | None:
     total = sum(float(amount) * _UNITS_MS[unit] for amount, unit in _PART.findall(text))
     if not math.isfinite(total):
         return None
-    return -round(total) if text.startswith("-") else _rounded_up(total)
+    return -_rounded_up(total) if text.startswith("-") else _rounded_up(total)
 
 
 def _rounded_up(milliseconds: float) -> int:

@@ -139,7 +139,9 @@ def test_a_rewrite_is_of_the_prefix_or_of_the_whole_path(path: PathRule | None, 
     assert found.rewrite == Rewrite("/b", prefix)
 
 
-@pytest.mark.parametrize(("told", "ms"), [("-1s", -1), (-5_000_000_000, -1), ("0s", 0), (2_000_000_000, 2_000)])
+@pytest.mark.parametrize(
+    ("told", "ms"), [("-1s", -1), (-5_000_000_000, -1), ("-1ns", -1), (-1, -1), ("0s", 0), (2_000_000_000, 2_000)]
+)
 def test_a_request_timeout_below_nothing_is_none(told: object, ms: int) -> None:
     assert changed(RequestTimeout=told).timeout_ms == ms
 
