@@ -12,6 +12,7 @@ from hcc.consul.answers import ChainOverride, Registration
 from hcc.consul.conditions import is_writable
 from hcc.consul.fields import Fields, fields
 from hcc.consul.options import MAX_TIMEOUT_MS, Options, is_host, is_ip
+from hcc.mesh.identity import DEFAULT_PARTITION
 from hcc.mesh.snapshot import ExposedPath, Protocol, Proxy, Upstream, UpstreamKey, UpstreamType
 from hcc.settings import MAX_PORT
 
@@ -84,6 +85,7 @@ def _proxy(service: Fields, proxy: Fields, options: Options, upstreams: tuple[Up
         appname_header=options.header_name("appname_header"),
         upstreams=upstreams,
         exposed=tuple(_exposed(proxy.child("Expose"), options.warnings)),
+        partition=service.text("Partition") or DEFAULT_PARTITION,
     )
     options.warnings.extend(_unserved(proxy))
     options.ignore(options.envoy_names(), _FOR_ENVOY)

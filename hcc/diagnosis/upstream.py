@@ -56,7 +56,7 @@ def follow(client: ConsulClient, registration: Registration, name: str, running:
     state, failure = _ask_consul(client, chosen)
     seen = snapshot(state, 1)
     if seen is not None and (seen.upstreams[0].known or seen.upstreams[0].chain is not None):
-        yield from _resolution(seen.upstreams[0])
+        yield from _resolution(seen.upstreams[0], seen)
     if failure is not None:
         yield failure
     if failure is not None or seen is None:
@@ -132,7 +132,7 @@ def _step(key: WatchKey) -> str:
             return key.label()
 
 
-def _resolution(state: UpstreamState) -> Iterator[Finding]:
+def _resolution(state: UpstreamState, seen: Snapshot) -> Iterator[Finding]:
     if state.chain is None:
         yield ok("resolution", f"prepared query {state.upstream.key.name}")
         return
@@ -145,7 +145,7 @@ def _resolution(state: UpstreamState) -> Iterator[Finding]:
         for target in others:
             if not target.peer:
                 yield ok("resolution", f"where none of its instances can take traffic, to {_named(target)}")
-    for phrase in unserved(state.chain):
+    for phrase in unserved(state.chain, seen.datacenter, seen.proxy.partition):
         yield warning("resolution", f"its chain asks for {phrase}, which is not served", "see the README's Limits")
 
 

@@ -353,7 +353,7 @@ def _upstreams(
     for state in snapshot.upstreams:
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
-            found = _ways(state, options, problems)
+            found = _ways(state, snapshot, options, problems)
             problems.extend(_unlimited(state))
             part = _upstream(state, bind, found, certificates, limits, admitted, silent)
             parts.append(_checked(part, state, options, problems))
@@ -531,12 +531,12 @@ def _backend(upstream: Upstream, leg: Leg, protocol: Protocol, tls: Tls | None) 
     )
 
 
-def _ways(state: UpstreamState, options: Options, problems: list[Problem]) -> tuple[Way, ...]:
+def _ways(state: UpstreamState, snapshot: Snapshot, options: Options, problems: list[Problem]) -> tuple[Way, ...]:
     """Those of an upstream's requests; what is not served of its chain is noted."""
     chain, label = state.chain, state.upstream.key.label()
     if chain is None:
         return ()
-    found, lacks = ways(chain), list(unserved(chain))
+    found, lacks = ways(chain), list(unserved(chain, snapshot.datacenter, snapshot.proxy.partition))
     whole = bool(unrouted(chain)) or chain.node(chain.start_node).type is NodeType.RESOLVER
     if any(way.match.has_patterns for way in found) and not options.patterns:
         found, whole = (), True

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 
 from hcc.mesh.chain import Chain, Node, targets_in_order
+from hcc.mesh.identity import DEFAULT_PARTITION
 from hcc.mesh.intentions import Policy
 from hcc.mesh.secret import Secret
 from hcc.mesh.tls import MeshTls
@@ -121,6 +122,7 @@ class Proxy:
         local_answer_timeout_ms: how long the application may be silent before and in an answer, of http alone;
             `read_timeout_ms`, if given, counts instead.
         max_inbound_connections: 0 for no limit.
+        partition: where it is registered.
         warnings: what in the registration could not be used, for people.
     """
 
@@ -142,6 +144,7 @@ class Proxy:
     appname_header: str = ""
     upstreams: tuple[Upstream, ...] = ()
     exposed: tuple[ExposedPath, ...] = ()
+    partition: str = DEFAULT_PARTITION
     warnings: tuple[str, ...] = ()
 
 

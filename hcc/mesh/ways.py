@@ -84,8 +84,11 @@ def unrouted(chain: Chain) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def unserved(chain: Chain) -> tuple[str, ...]:
-    """What the chain asks for and does not get, a phrase each; empty: all is served."""
+def unserved(chain: Chain, datacenter: str, partition: str) -> tuple[str, ...]:
+    """What the chain asks for and does not get, a phrase each; empty: all is served.
+
+    Nothing in our own `datacenter` and `partition` is called by a mesh gateway, whatever a target's mode.
+    """
     phrases = list(unrouted(chain))
     phrases += (phrase for way in ways(chain) for change in way.changes for phrase in change.unserved)
     for resolver in served_resolvers(chain):
@@ -93,8 +96,9 @@ def unserved(chain: Chain) -> tuple[str, ...]:
         if policy not in tuple(Balancing):
             phrases.append(f"the load balancer policy {policy}")
     for target in served_targets(chain):
+        away = bool(target.peer) or (target.datacenter, target.partition) != (datacenter, partition)
         asked = (
-            (target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
+            (away and target.mesh_gateway in ("local", "remote"), f"mesh gateway mode {target.mesh_gateway}"),
             (bool(target.peer), f"the cluster peer {target.peer}"),
             (target.external, "an external target"),
         )

@@ -89,7 +89,8 @@ def test_a_large_chain_is_read_whole() -> None:
     target = start_target(found)
     assert (target.id, target.subset_filter, target.only_passing) == ("v1.db.dc1", "Service.Meta.v == 1", True)
     assert (target.mesh_gateway, target.namespace, target.partition) == ("local", "default", "default")
-    assert unserved(found) == ("mesh gateway mode local",)
+    assert unserved(found, "dc1", "default") == ()
+    assert unserved(found, "dc3", "default") == ("mesh gateway mode local",)
 
 
 def test_the_same_chain_is_the_same_value_whatever_the_order_of_its_json() -> None:

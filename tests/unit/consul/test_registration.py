@@ -58,6 +58,7 @@ def test_the_least_registration_gets_the_defaults_of_consul() -> None:
 def test_consul_has_namespaces_where_it_names_those_of_a_service(more: dict[str, str], has: bool) -> None:
     found = registration({"Kind": "connect-proxy", "ID": "p", "Port": 21000, "Proxy": PROXY} | more)
     assert found.has_namespaces is has
+    assert found.proxy.partition == more.get("Partition", "default")
 
 
 def test_a_whole_config_is_read() -> None:

@@ -26,12 +26,17 @@ SET = Changes(request=HeaderChanges(set=(("a", "b"),)))
 TIMED = Changes(timeout_ms=5)
 
 
+def lacks(found: Chain) -> tuple[str, ...]:
+    """What is not served of a chain for a sidecar in dc1."""
+    return unserved(found, "dc1", "default")
+
+
 def resolved(node: Node, *targets: Target) -> Chain:
     return Chain("web", "dc1", "http", node.name, (node,), targets)
 
 
 def test_one_resolver_is_no_way_and_serves_all() -> None:
-    assert (ways(chain()), unrouted(chain()), unserved(chain())) == ((), (), ())
+    assert (ways(chain()), unrouted(chain()), lacks(chain())) == ((), (), ())
     assert [one.target for one in served_resolvers(chain())] == [chain().targets[0].id]
 
 
@@ -48,7 +53,7 @@ def test_routes_come_in_order_and_end_at_legs() -> None:
         Way(ALL, 9_050, "resolver:v1", (TIMED,)),
         Way(ALL, SHARES, "resolver:v2", (SET, TIMED)),
     )
-    assert unserved(found) == ()
+    assert lacks(found) == ()
     assert [one.name for one in served_resolvers(found)] == ["resolver:v1", "resolver:v3", "resolver:v2"]
     assert [one.id for one in served_targets(found)] == ["v1.web", "v3.web", "v2.web"]
 
@@ -108,7 +113,7 @@ def test_where_a_match_is_not_understood_the_default_path_serves_all(route: Rout
     assert ways(found) == ()
     assert len(unrouted(found)) == 1
     assert phrase in unrouted(found)[0]
-    assert unserved(found) == unrouted(found)
+    assert lacks(found) == unrouted(found)
     assert served_resolvers(found) == (V2,)
 
 
@@ -129,16 +134,25 @@ def test_a_splitter_below_a_splitter_is_not_served() -> None:
 @pytest.mark.parametrize(
     ("changed", "phrase"),
     [
-        ({"mesh_gateway": "local"}, "mesh gateway mode local"),
-        ({"mesh_gateway": "remote"}, "mesh gateway mode remote"),
+        ({"mesh_gateway": "local", "datacenter": "dc2"}, "mesh gateway mode local"),
+        ({"mesh_gateway": "remote", "datacenter": "dc2"}, "mesh gateway mode remote"),
+        ({"mesh_gateway": "local", "partition": "east"}, "mesh gateway mode local"),
         ({"peer": "east"}, "the cluster peer east"),
         ({"external": True}, "an external target"),
     ],
 )
 def test_what_a_target_asks_for_beyond_direct_connections_is_named(changed: dict[str, str], phrase: str) -> None:
     target = Target(V1.target, "web", "dc1")
-    assert unserved(resolved(V1, target)) == unserved(resolved(V1, replace(target, mesh_gateway="none"))) == ()
-    assert unserved(resolved(V1, replace(target, **changed))) == (phrase,)  # type: ignore[arg-type] # one field
+    assert lacks(resolved(V1, target)) == lacks(resolved(V1, replace(target, mesh_gateway="none"))) == ()
+    assert lacks(resolved(V1, replace(target, **changed))) == (phrase,)  # type: ignore[arg-type] # one field
+
+
+@pytest.mark.parametrize("mode", ["local", "remote"])
+def test_a_mesh_gateway_is_asked_for_elsewhere_alone(mode: str) -> None:
+    target = Target(V1.target, "web", "dc1", mesh_gateway=mode)
+    assert lacks(resolved(V1, target)) == ()
+    assert unserved(resolved(V1, target), "dc2", "default") == (f"mesh gateway mode {mode}",)
+    assert lacks(resolved(V1, replace(target, peer="east"))) == (f"mesh gateway mode {mode}", "the cluster peer east")
 
 
 def test_what_any_leg_asks_for_is_named_once() -> None:
@@ -147,9 +161,9 @@ def test_what_any_leg_asks_for_is_named_once() -> None:
     found = routed_chain(
         Route("v2", match=API, changes=odd), Route("v1", match=ALL, changes=odd), legs=(maglev, replace(V2))
     )
-    abroad = tuple(replace(one, mesh_gateway="local") for one in found.targets)
+    abroad = tuple(replace(one, mesh_gateway="local", datacenter="dc2") for one in found.targets)
 
-    assert unserved(replace(found, targets=abroad)) == (
+    assert lacks(replace(found, targets=abroad)) == (
         "NumRetries of a route",
         "the load balancer policy maglev",
         "mesh gateway mode local",
@@ -159,7 +173,7 @@ def test_what_any_leg_asks_for_is_named_once() -> None:
 @pytest.mark.parametrize("policy", ["round_robin", "random", "least_request"])
 def test_policies_that_look_at_no_request_are_served(policy: str) -> None:
     found = replace(V1, load_balancer=LoadBalancer(policy))
-    assert unserved(resolved(found, Target(V1.target, "web", "dc1"))) == ()
+    assert lacks(resolved(found, Target(V1.target, "web", "dc1"))) == ()
 
 
 SPLIT = routed_chain(splits=(Split("v1", 90.0), Split("v3", 10.0)), legs=(V1, V3))
