@@ -54,7 +54,7 @@ from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.servers import servers
 from hcc.mesh.caller import CLIENT_CERT_HEADER
-from hcc.mesh.chain import Balancing, NodeType, start_target
+from hcc.mesh.chain import Balancing, NodeType
 from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy
 from hcc.mesh.peer_book import Peer
@@ -544,9 +544,10 @@ def _ways(state: UpstreamState, snapshot: Snapshot, options: Options, problems: 
     if any(change.timeout_ms for way in found for change in way.changes) and not options.route_timeouts:
         lacks.append("RequestTimeout of a route (before HAProxy 2.4)")
     if lacks:
-        rest = (
-            f"not served yet; {start_target(chain).id} serves all of it" if whole else "not served; the rest of it is"
-        )
+        # Of its targets those in cluster peers are not asked for.
+        first = next((target.target_id for target in state.legs[0].targets), "")
+        serves = f"{first} serves all of it" if first else "nobody serves it"
+        rest = f"not served yet; {serves}" if whole else "not served; the rest of it is"
         problems.append(Problem(f"upstream {label}", f"its chain asks for {', '.join(lacks)}, which is {rest}"))
     return found
 

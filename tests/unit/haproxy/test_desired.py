@@ -394,6 +394,18 @@ def test_where_a_match_is_not_understood_the_default_path_serves_all() -> None:
     assert found.desired.upstreams[0].ways == ()
 
 
+@pytest.mark.parametrize(
+    ("failover", "serves"),
+    [((), "nobody serves it"), ((Target("web.dc1", "web", "dc1"),), "web.dc1 serves all of it")],
+)
+def test_who_serves_for_a_target_in_a_cluster_peer_is_said(failover: tuple[Target, ...], serves: str) -> None:
+    local = chain(failover=failover)
+    peered = replace(local, targets=(replace(local.targets[0], peer="cloud"), *local.targets[1:]))
+    watched = tuple(TargetEndpoints(one.id, (endpoint(),)) for one in failover)
+    (problem,) = result(UpstreamState(upstream(), peered, watched)).problems
+    assert problem.text == f"its chain asks for the cluster peer cloud, which is not served yet; {serves}"
+
+
 def test_what_this_haproxy_cannot_do_for_routes_is_said() -> None:
     pattern = Match(PathRule(PathMatch.REGEX, "/a+"))
     chain_ = routed_chain(Route("v3", match=pattern, changes=REWRITTEN), Route("v1", match=ALL), legs=LEGS)
