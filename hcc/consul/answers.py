@@ -70,6 +70,7 @@ class Instance:
     Args:
         address: IP address or host name; only IP addresses leave `hcc.consul.watch`.
         weight: for its present health, at least 0.
+        is_gateway: it is a terminating gateway, in the place of instances outside the mesh, and cannot be called.
     """
 
     address: str
@@ -80,6 +81,7 @@ class Instance:
     datacenter: str
     namespace: str = DEFAULT_NAMESPACE
     partition: str = DEFAULT_PARTITION
+    is_gateway: bool = False
 
     def __hash__(self) -> int:
         """By what seldom is the same twice: there are thousands, looked up again and again."""

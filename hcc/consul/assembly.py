@@ -325,9 +325,16 @@ def _target_endpoints(
     *,
     only_passing: bool = False,
 ) -> TargetEndpoints:
-    endpoints = (_endpoint(instance, trust_domain, identity, only_passing) for instance in instances or ())
+    called = [instance for instance in instances or () if not instance.is_gateway]
+    endpoints = (_endpoint(instance, trust_domain, identity, only_passing) for instance in called)
     ordered = tuple(sorted(dict.fromkeys(endpoints), key=_in_order))
-    return TargetEndpoints(target_id, ordered, known=instances is not None, identity=identity)
+    return TargetEndpoints(
+        target_id,
+        ordered,
+        known=instances is not None,
+        identity=identity,
+        behind_gateway=len(called) < len(instances or ()),
+    )
 
 
 _in_order = attrgetter("address", "port", "identity", "health")

@@ -13,15 +13,17 @@ from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION
 from hcc.mesh.snapshot import Health
 from hcc.settings import MAX_PORT
 
-_PROXY = "connect-proxy"
+_PROXY, _GATEWAY = "connect-proxy", "terminating-gateway"
 # Every field, so that equal instances and no others are neighbours.
-in_order = attrgetter("address", "port", "service", "datacenter", "namespace", "partition", "weight", "health")
+in_order = attrgetter(
+    "address", "port", "service", "datacenter", "namespace", "partition", "weight", "health", "is_gateway"
+)
 
 
 def instances(data: object, *, wan: bool) -> tuple[Instance, ...]:
     """The instances of a health answer, sorted.
 
-    Gateways, and entries without address or port, are left out: they cannot be connected to.
+    Entries without address or port, or of what is not in the mesh, are left out: they cannot be connected to.
 
     Args:
         data: a list of `{Node, Service, Checks}`, or null.
@@ -73,11 +75,12 @@ def instance(entry: Fields, wan: bool) -> Instance | None:
         datacenter=node.text("Datacenter"),
         namespace=service.text("Namespace") or DEFAULT_NAMESPACE,
         partition=service.text("Partition") or DEFAULT_PARTITION,
+        is_gateway=service.text("Kind") == _GATEWAY,
     )
 
 
 def _speaks_connect(service: Fields) -> bool:
-    return service.text("Kind") == _PROXY or service.child("Connect").flag("Native")
+    return service.text("Kind") in (_PROXY, _GATEWAY) or service.child("Connect").flag("Native")
 
 
 def _address(node: Fields, service: Fields, wan: bool) -> tuple[str, int]:

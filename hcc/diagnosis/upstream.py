@@ -166,6 +166,12 @@ def _instances(client: ConsulClient, seen: Snapshot, leg: Leg) -> Iterator[Findi
     text = f"{of}{len(serving)} of {len(endpoints)} take traffic"
     if standby:
         text += f", {len(standby)} more stand by"
+    if any(target.behind_gateway for target in leg.targets):
+        finding = warning if endpoints else failed
+        told = f"{of}{'some' if endpoints else 'all'} are behind a terminating gateway, which is not served"
+        yield finding("instances", told, "call them past the mesh, or give them sidecars; see the README's Limits")
+        if not endpoints:
+            return
     if not endpoints:
         yield failed(
             "instances", f"{of}none", "register the service with a sidecar (connect.sidecar_service) and start it"

@@ -354,7 +354,7 @@ def _upstreams(
         bind = _claimed(state.upstream, taken, names, problems)
         if bind is not None and _known(state):
             found = _ways(state, snapshot, options, problems)
-            problems.extend(_unlimited(state))
+            problems.extend((*_unlimited(state), *_behind_gateways(state)))
             part = _upstream(state, bind, found, certificates, limits, admitted, silent)
             parts.append(_checked(part, state, options, problems))
     return tuple(parts)
@@ -512,6 +512,13 @@ def _unlimited(state: UpstreamState) -> Iterator[Problem]:
     if state.upstream.max_connections and protocol.is_h2:
         text = f"limits.max_connections is not served for {protocol.value}; limits.max_concurrent_requests is"
         yield Problem(f"upstream {state.upstream.key.label()}", text)
+
+
+def _behind_gateways(state: UpstreamState) -> Iterator[Problem]:
+    for target in state.targets:
+        if target.behind_gateway:
+            text = f"instances of {target.target_id} are behind a terminating gateway, which is not served"
+            yield Problem(f"upstream {state.upstream.key.label()}", text)
 
 
 def _backend(upstream: Upstream, leg: Leg, protocol: Protocol, tls: Tls | None) -> Backend:

@@ -213,12 +213,14 @@ class TargetEndpoints:
     Args:
         known: false until Consul answered once.
         identity: the SPIFFE URI of the target's service; empty for a prepared query, whose instances may be of several.
+        behind_gateway: there are more of them outside the mesh, behind a terminating gateway, which is not called.
     """
 
     target_id: str
     endpoints: tuple[Endpoint, ...]
     known: bool = True
     identity: str = ""
+    behind_gateway: bool = False
 
     @property
     def serves(self) -> bool:

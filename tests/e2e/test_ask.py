@@ -205,7 +205,11 @@ def test_hcc_troubleshoot_tells_a_denial_from_a_sick_instance(standing: Standing
 
 
 def _about_db(standing: Standing) -> str:
-    return asked(standing.caller, "troubleshoot", "upstream", "db").stdout
+    return _about(standing, "db")
+
+
+def _about(standing: Standing, name: str) -> str:
+    return asked(standing.caller, "troubleshoot", "upstream", name).stdout
 
 
 @on_2_8
@@ -226,6 +230,25 @@ def test_hcc_troubleshoot_tells_where_an_upstream_fails_over_to_and_whether_it_d
         server.delete("/v1/config/service-resolver/db")
         wait_until("the usual one", lambda: tcp_ask(standing.client, DB_PORT) == "db")
         other.remove()
+
+
+@on_2_8
+def test_hcc_troubleshoot_and_status_tell_of_a_terminating_gateway(standing: Standing) -> None:
+    server = standing.site.server
+    gateway = {"Kind": "terminating-gateway", "Service": "way-out", "Port": 8443}
+    for service in ({"Service": "ghost-tcp", "Port": 80}, gateway):
+        server.put("/v1/catalog/register", {"Node": "outside", "Address": "192.0.2.1", "Service": service})
+    entry = {"Kind": "terminating-gateway", "Name": "way-out", "Services": [{"Name": "ghost-tcp"}]}
+    server.put("/v1/config", entry)
+    try:
+        wait_until("the gateway", lambda: "behind a terminating gateway" in _about(standing, "ghost-tcp"))
+        assert "FAIL" in _about(standing, "ghost-tcp")
+        told = "ghost-tcp.default.default.dc1 are behind a terminating gateway, which is not served"
+        wait_until("the problem", lambda: told in standing.caller.sidecar.command("status").stdout)
+    finally:
+        server.delete("/v1/config/terminating-gateway/way-out")
+        server.put("/v1/catalog/deregister", {"Node": "outside"})
+    wait_until("no gateway", lambda: "gateway" not in _about(standing, "ghost-tcp"))
 
 
 @on_2_8

@@ -145,6 +145,13 @@ def test_an_endpoint_s_address_is_written_in_one_way_however_it_was_registered()
     assert shown == ["10.0.0.1", "2001:db8::1", "::not an address", "fe80::1%eth0"]
 
 
+def test_a_terminating_gateway_is_no_endpoint_and_noted() -> None:
+    gateway = replace(instance("10.0.0.9", service="gateway"), is_gateway=True)
+    for found, served in (((gateway,), ()), ((gateway, instance()), ("10.0.0.1",))):
+        (target,) = whole(after(WITH_WEB, ROOTS, CHAIN, (ENDPOINTS, found))).upstreams[0].targets
+        assert (tuple(one.address for one in target.endpoints), target.behind_gateway) == (served, True)
+
+
 def test_a_chain_with_failover_leads_to_the_endpoints_of_all_its_targets_in_order() -> None:
     older = Target("v1.web.default.default.dc1", "web", "dc1", subset="v1", subset_filter="Service.Meta.v == 1")
     abroad = Target(builders.target_id("web", "dc2"), "web", "dc2", only_passing=True)

@@ -77,10 +77,18 @@ def test_a_proxy_stands_for_its_destination_and_a_native_service_for_itself() ->
 
 
 def test_what_cannot_be_connected_to_is_left_out() -> None:
-    gateway = entry(Kind="terminating-gateway")
+    gateway = entry(Kind="mesh-gateway")
     nowhere = entry(node={"Address": ""})
     portless = entry(Port=0)
     assert instances([gateway, nowhere, portless, entry()], wan=False) == (only(entry()),)
+
+
+def test_a_terminating_gateway_is_known_as_one() -> None:
+    gateway = entry(Kind="terminating-gateway", Service="gateway", Proxy={})
+    assert [(one.service, one.is_gateway) for one in instances([gateway, entry()], wan=False)] == [
+        ("db", False),
+        ("gateway", True),
+    ]
 
 
 def test_whoever_registers_an_instance_has_no_say_in_who_it_must_be() -> None:

@@ -406,6 +406,15 @@ def test_who_serves_for_a_target_in_a_cluster_peer_is_said(failover: tuple[Targe
     assert problem.text == f"its chain asks for the cluster peer cloud, which is not served yet; {serves}"
 
 
+def test_instances_behind_a_terminating_gateway_are_said_not_to_be_served() -> None:
+    state = upstream_state(upstream(), [endpoint()])
+    behind = replace(state, targets=tuple(replace(one, behind_gateway=True) for one in state.targets))
+    (problem,) = result(behind).problems
+    assert str(problem) == (
+        "upstream web: instances of web.default.default.dc1 are behind a terminating gateway, which is not served"
+    )
+
+
 def test_what_this_haproxy_cannot_do_for_routes_is_said() -> None:
     pattern = Match(PathRule(PathMatch.REGEX, "/a+"))
     chain_ = routed_chain(Route("v3", match=pattern, changes=REWRITTEN), Route("v1", match=ALL), legs=LEGS)
