@@ -148,6 +148,8 @@ class Authoriser(Actor):
         self._master = 0
         # Whether there may be sessions of callers that were let in before and are denied now.
         self._must_cut = False
+        # Whether there may be sessions that a predecessor, or an earlier hcc, was to cut: what it owed is not known.
+        self._must_look = True
         # Whether all that are open began under another trust domain.
         self._all_are_strangers = False
         # What workers that stop have not all been told yet.
@@ -313,7 +315,7 @@ class Authoriser(Actor):
         met, self._met = self._met, set()
         if any((self._verdicts or {}).get(key) == DENY for key in met):
             self._must_cut = True
-            self._try(self._cut)
+            self._try(self._cut_due)
         news = self._book.take_news(but=self._without_line.names)
         change = MapChange(
             added=tuple((digest, text) for digest, text in news.items() if text is not None),
@@ -417,8 +419,8 @@ class Authoriser(Actor):
         self._verdicts = wanted
         self._hold.note(held)
         self._tell_who_calls()
-        if self._must_cut:
-            self._try(self._cut)
+        if self._must_cut or self._must_look_now():
+            self._try(self._cut_due)
         if added and self._rules != rules:
             self._try(lambda: self._replace_rules(rules))
 
@@ -455,12 +457,21 @@ class Authoriser(Actor):
             _log.error("permissions of %d intentions are too long for HAProxy, their requests are denied", len(names))
         self._left_out = names
 
-    def _cut(self, *, unknown_too: bool = True) -> None:
+    def _must_look_now(self) -> bool:
+        # Where it is not known that a HAProxy runs, one that nobody listens on for a moment would count as none.
+        return self._must_look and self._haproxy_is_up
+
+    def _cut_due(self) -> None:
+        # What a predecessor left may be known by its line alone; whom nobody knows may be whom every policy lets in.
+        self._cut(unknown_too=self._must_cut)
+
+    def _cut(self, *, unknown_too: bool) -> None:
         """End every session whose caller is denied, or not known: one too many is better than a denied one."""
         if not self._cuts or self._policy is None:
             return
         self._expect_none()
         cut = self._maps.cut(self._denied_sessions(strangers=self._all_are_strangers, unknown_too=unknown_too))
+        self._must_look &= not self._haproxy_is_up
         if self._must_cut:
             self._must_cut = False
             self._owed = _Owed(self._policy.version, self._owed.strangers or self._all_are_strangers)
@@ -616,8 +627,8 @@ class Authoriser(Actor):
         self._verdicts = wanted_verdicts
         self._hold.note(held)
         self._tell_who_calls()
-        if self._must_cut:
-            self._cut()
+        if self._must_cut or self._must_look_now():
+            self._cut_due()
         change = map_change(identities, wanted_identities)
         if change:
             repaired.append(f"{len(change)} identities")

@@ -991,6 +991,44 @@ def test_an_hcc_that_starts_under_another_trust_domain_cuts_those_of_the_old_one
         eventually(lambda: not maps.sessions, "the cut")
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("verdicts", [{service_uri("web"): "deny"}, {}])
+def test_sessions_that_an_earlier_hcc_was_to_cut_are_cut_at_the_first_policy(
+    verdicts: dict[str, str], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.01)
+    # It denied the caller and ended before the cut; or the caller's certificate expired and it was denied afterwards.
+    maps = remembering(WEB, "deny") if verdicts else FakeMaps()
+    stay = [("db:dc1", "10.0.0.2:1"), ("app", "10.0.0.3:1")]
+    maps.sessions, maps.failing_cuts = [("web:dc1", "10.0.0.1:1"), *stay], int(fails)
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(HAProxyUp(1))
+        scene.tell(PolicyChanged(policy(web=Action.DENY)))
+
+        eventually(lambda: maps.sessions == stay, "the cut of who is denied, and of nobody else")
+        scene.settle()
+        cuts = maps.done.count("cut")
+        deals_with(scene, policy(2, web=Action.DENY))
+        assert maps.done.count("cut") == cuts
+
+
+def test_sessions_that_a_predecessor_was_to_cut_are_cut_though_haproxy_is_heard_of_late() -> None:
+    maps = remembering(WEB, "deny")
+    maps.sessions = [("web:dc1", "10.0.0.1:1")]
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        # As for a moment in a reload.
+        maps.running = False
+        deals_with(scene, policy(web=Action.DENY))
+        maps.running = True
+        assert maps.sessions
+
+        scene.tell(HAProxyUp(1))
+
+        eventually(lambda: not maps.sessions, "the cut")
+
+
 class HalfWay(FakeMaps):
     """Does only half of what it is to do with verdicts, as often as `failing` says, and then does not answer."""
 

@@ -319,6 +319,29 @@ def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
     wait_known(standing)
 
 
+def test_a_caller_that_was_denied_while_hcc_was_away_is_cut_though_nothing_remembers_it(
+    standing: Standing, stranger: Path, haproxy_version: str
+) -> None:
+    wait_known(standing)
+    sidecar, roots = standing.db.sidecar, standing.site.client.root_pems()
+    host, port = standing.db.namespace.address, standing.db.public_port
+    assert asked(standing, standing.db, stranger) == b"db\n"
+    wait_until("it to be remembered", lambda: remembers(sidecar, f"{_service(stranger)}:dc1"))
+    wait_until("all to have lines", lambda: _is_settled(sidecar, haproxy_version))
+    with handshake(standing.client, host, port, roots, stranger) as came:
+        assert answer(came, b"WHO\n") == b"db\n"
+        sidecar.kill()
+        # As where its certificate has expired.
+        for name in ("verdicts", "identities"):
+            sidecar.runtime(f"clear map {sidecar.state_dir}/{name}.map")
+        with intention(standing, _service(stranger), "db", "deny"):
+            sidecar.start()
+            sidecar.wait_ready()
+            if can(haproxy_version, Feature.DYNAMIC_SERVERS):
+                wait_until("it to be cut", lambda: _ended(came))
+    wait_known(standing)
+
+
 def test_what_is_remembered_survives_a_reload_and_a_restart_of_its_actor(standing: Standing) -> None:
     wait_known(standing)
     sidecar = standing.web.sidecar
