@@ -39,7 +39,7 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
-from hcc.haproxy.sight import Sight, sight_for
+from hcc.haproxy.sight import Sight
 from hcc.log import LastingProblem
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook, verdict_on
@@ -379,11 +379,11 @@ class Authoriser(Actor):
         known = self._haproxy_is_up and self._master == before
         self._haproxy_is_up = True
         if isinstance(news, WorkerReplaced):
-            self._see(news.sight or sight_for(self._policy))
+            self._see(news.sight)
         elif not known:
-            self._see(sight_for(self._policy))
+            self._see(None)
 
-    def _see(self, sight: Sight) -> None:
+    def _see(self, sight: Sight | None) -> None:
         """Note what the worker that runs looks at, and which rules have to wait for one that looks at more."""
         end_s = self._hold.see(self._policy, sight, runs=self._haproxy_is_up)
         if end_s is not None:
@@ -447,10 +447,11 @@ class Authoriser(Actor):
         """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
         sets = rule_sets(policy)
         coming = rule_headers(policy)
+        seen = self._hold.sight.headers if self._hold.sight is not None else coming
         self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
         kept = [self._sets[name] for name in sorted(set(held.values())) if name in self._sets]
         before = self._maps.before_rules
-        return rule_entries([*kept, *sets], self._hold.sight.headers, before) | rule_entries(sets, coming, before)
+        return rule_entries([*kept, *sets], seen, before) | rule_entries(sets, coming, before)
 
     def _tell_left_out(self, names: tuple[str, ...]) -> None:
         if names and names != self._left_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from hcc.haproxy.sight import Sight, held_verdicts, unseen_sets
+from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
 from hcc.mesh.intentions import Policy
 
 # Rules that look at what HAProxy does not look at yet wait for its reload, for so long; then they deny. A worker that
@@ -18,21 +18,28 @@ class Hold:
     Whom the running worker lets in is spared meanwhile. A worker that starts has the new verdicts, from its file.
 
     Attributes:
-        sight: what the worker that runs looks at.
+        sight: what the worker that runs looks at; None while that is not known and there is no policy.
     """
 
     def __init__(self) -> None:
-        self.sight = Sight()
+        self.sight: Sight | None = None
         # Names of rule sets that wait for a worker which looks at more; and whether callers are spared them meanwhile.
         self._unseen: frozenset[str] = frozenset()
         self._lasts = False
         # Those spared, by key, with their verdicts; without one who is so no more, but for workers that stop.
         self._held: dict[str, str | None] = {}
 
-    def see(self, policy: Policy | None, sight: Sight, *, runs: bool) -> float | None:
-        """Note what the worker that runs looks at, if one does; in how many seconds to `end`, None: as said before."""
-        self.sight = sight
-        before, self._unseen = self._unseen, unseen_sets(policy, sight) if runs else frozenset()
+    def see(self, policy: Policy | None, sight: Sight | None, *, runs: bool) -> float | None:
+        """Note what the worker that runs looks at, if one does; in how many seconds to `end`, None: as said before.
+
+        Where that is not known (None) it is taken for what the policy asks: if it looks at something else, its rules
+        deny until the reload that comes then, and nobody is spared who may have to be denied.
+        """
+        if policy is None:
+            self.sight = sight
+            return None
+        self.sight = sight or sight_for(policy)
+        before, self._unseen = self._unseen, unseen_sets(policy, self.sight) if runs else frozenset()
         if self._unseen and not before:
             self._lasts = True
             return HOLD_S

@@ -26,9 +26,9 @@ class Sight:
     places: tuple[TokenPlace, ...] = ()
 
 
-def sight_for(policy: Policy | None) -> Sight:
+def sight_for(policy: Policy) -> Sight:
     """That of a worker whose configuration was made for the policy."""
-    return Sight(rule_headers(policy), token_places(policy)) if policy is not None else Sight()
+    return Sight(rule_headers(policy), token_places(policy))
 
 
 def sight_by(authorisation: Authorisation | None) -> Sight:
@@ -36,12 +36,12 @@ def sight_by(authorisation: Authorisation | None) -> Sight:
     return Sight(authorisation.headers, authorisation.token_places) if authorisation is not None else Sight()
 
 
-def unseen_sets(policy: Policy | None, sight: Sight) -> frozenset[str]:
+def unseen_sets(policy: Policy, sight: Sight) -> frozenset[str]:
     """The names of those of the policy's rule sets that a worker with this sight cannot decide by."""
-    sets = rule_sets(policy) if policy is not None else ()
+    sets = rule_sets(policy)
     asking = [each for each in sets if _asks(each)]
     # This looks at every intention, and few policies leave anything to tokens.
-    if policy is None or not asking or set(token_places(policy)) <= set(sight.places):
+    if not asking or set(token_places(policy)) <= set(sight.places):
         asking = []
     unseen = [each for each in sets if not sees(each, sight.headers)]
     return frozenset(each.name for each in (*unseen, *asking))

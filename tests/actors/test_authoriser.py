@@ -914,6 +914,26 @@ def test_who_is_denied_is_so_at_once_whatever_others_wait_for(scene: AuthoriserS
     assert web_verdict(scene.maps.loaded["verdicts"]) != before_reload
 
 
+def test_beside_a_haproxy_that_ran_before_rules_count_at_once_and_later_ones_wait_for_its_reload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_S", 60.0)
+    scene = AuthoriserScene(remembering(WEB, "allow"))
+    with playing(scene):
+        # In an adoption before the policy; an earlier hcc let web in, and its HAProxy looks at that header.
+        scene.tell(HAProxyUp(1))
+
+        deals_with(scene, by_role(1))
+
+        first = web_verdict(scene.maps.loaded["verdicts"])
+        assert first.startswith("rules-")
+        by_team = Permission(False, headers=(HeaderRule("x-team", HeaderMatch.EXACT, "fools"),))
+        deals_with(scene, ruled(2, by_team, Permission(True, PathRule(PathMatch.PREFIX, "/"))))
+        assert web_verdict(scene.maps.loaded["verdicts"]) == first
+        assert first in "".join(scene.maps.loaded["rules"])
+        assert web_verdict(scene.maps.stored["verdicts"]) != first
+
+
 def test_rules_out_of_their_order_are_put_right(scene: AuthoriserScene) -> None:
     read = Permission(True, PathRule(PathMatch.PREFIX, "/read"))
     scene.tell(PolicyChanged(ruled(1, read)))

@@ -137,6 +137,23 @@ def test_rules_on_another_header_refuse_nobody_else_while_haproxy_is_reloaded_fo
     assert sidecar.worker_pid() != worker
 
 
+def test_rules_on_another_header_refuse_nobody_else_beside_a_haproxy_that_ran_before_either(standing: Standing) -> None:
+    sidecar = standing.web.sidecar
+    before, name = (f"x-{word}-{standing.site.number()}" for word in ("jester", "fool"))
+    with permissions(standing, "web", deny(Header=[{"Name": before, "Exact": "yes"}]), allow(PathPrefix="/")):
+        wait_until("the rule before", lambda: status(standing, "/who", **{before: "yes"}) == 403)
+        sidecar.wait_rest()
+        sidecar.kill()
+        sidecar.start()
+        sidecar.wait_ready()
+        sidecar.wait_rest()
+        rules = deny(Header=[{"Name": name, "Exact": "yes"}]), allow(PathPrefix="/")
+        with Load(kept_requests(standing.client, WEB_PORT, "web")) as load, permissions(standing, "web", *rules):
+            wait_until("the rule", lambda: status(standing, "/who", **{name: "yes"}) == 403)
+            load.go_on(50)
+        load.assert_clean()
+
+
 def test_rules_hold_on_kept_connections_of_every_protocol(standing: Standing) -> None:
     kept = standing.client.http(WEB_PORT)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hcc.haproxy.hold import HOLD_S, HOLD_STOPPING_S, Hold
 from hcc.haproxy.sight import Sight, sight_for
 from hcc.mesh.intentions import Action, Intention, Policy, rule_sets
@@ -32,6 +34,21 @@ def test_none_begins_where_no_worker_runs_or_it_sees_all() -> None:
         hold = Hold()
         assert hold.see(LOOKING, sight, runs=runs) is None
         assert hold.held(DECIDED, LET_IN) == {}
+
+
+def test_what_a_worker_looks_at_is_taken_for_what_the_first_policy_asks_until_it_is_told() -> None:
+    hold = Hold()
+    assert hold.see(None, None, runs=True) is None
+    assert hold.see(LOOKING, hold.sight, runs=True) is None
+    assert hold.held(DECIDED, LET_IN) == {}
+    # From then on it is known, and the next policy is compared with it.
+    other = replace(PERMISSION, headers=(HeaderRule("x-team", HeaderMatch.PRESENT),))
+    more = replace(LOOKING, intentions=(Intention("web", Action.PERMISSIONS, 9, (other,)),))
+    assert hold.see(more, hold.sight, runs=True) == HOLD_S
+    assert hold.see(more, Sight(), runs=True) is None
+    hold = Hold()
+    assert hold.see(None, Sight(), runs=True) is None
+    assert hold.see(LOOKING, hold.sight, runs=True) == HOLD_S
 
 
 def test_a_second_look_at_the_same_does_not_make_it_longer() -> None:

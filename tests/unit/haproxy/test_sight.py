@@ -40,11 +40,6 @@ def test_rules_that_leave_a_request_to_its_token_are_seen_by_who_looks_at_its_pl
     assert unseen_sets(both, sight_for(both)) == frozenset()
 
 
-def test_a_policy_that_is_not_known_has_no_rules() -> None:
-    assert sight_for(None) == Sight()
-    assert unseen_sets(None, Sight()) == frozenset()
-
-
 def test_only_a_verdict_that_lets_in_stays_where_the_rules_to_come_are_not_seen() -> None:
     wanted = {"web": "rules-new", "api": "rules-new", "db": "deny", "till": "rules-seen", "shop": "rules-new"}
     found = {"web": "allow", "api": "deny", "db": "allow", "till": "allow"}
