@@ -38,14 +38,15 @@ from hcc.haproxy.caller_maps import CallerMaps, DeniedSessions
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
-from hcc.haproxy.request_rules import is_small, rule_entries, rule_headers
+from hcc.haproxy.request_rules import is_small, rule_entries
 from hcc.haproxy.sight import Sight
 from hcc.log import LastingProblem
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
-from hcc.mesh.caller_book import CallerBook, verdict_on
+from hcc.mesh.caller_book import CallerBook
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Policy, may_deny_anew, rule_sets
+from hcc.mesh.intentions import Policy
+from hcc.mesh.judgement import Judgement, may_deny_anew
 from hcc.mesh.rules import ALLOW, DENY, RuleSet
 from hcc.metrics import Metrics
 
@@ -142,7 +143,7 @@ class Authoriser(Actor):
         self._cuts = cuts
         self._book = CallerBook()
         self._labels = Labels()
-        self._policy: Policy | None = None
+        self._judgement: Judgement | None = None
         # As ProcessSupervisor told, which says it again to whoever asks.
         self._haproxy_is_up = False
         self._master = 0
@@ -167,6 +168,8 @@ class Authoriser(Actor):
         # Who has a server line, as told last.
         self._told: tuple[str, ...] | None = None
         self._rules: dict[str, str] = {}
+        # What was wanted of rules last, and from what.
+        self._worked_out: tuple[tuple[object, ...], dict[str, str]] = ((), {})
         # Sets of rules that HAProxy would not take.
         self._left_out: tuple[str, ...] = ()
         self._hold = Hold()
@@ -177,6 +180,10 @@ class Authoriser(Actor):
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
         self._disk_problem = LastingProblem(_log)
         self._retries = Retries()
+
+    @property
+    def _policy(self) -> Policy | None:
+        return self._judgement.policy if self._judgement is not None else None
 
     def setup(self) -> None:
         if not self._maps.remembers:
@@ -363,15 +370,16 @@ class Authoriser(Actor):
     # ---- policy
 
     def _take(self, policy: Policy) -> None:
-        before, self._policy = self._policy, policy
+        before, now = self._judgement, Judgement(policy)
+        self._judgement = now
         named = set((self._verdicts or {}).values())
         before_sets = {name: each for name, each in self._sets.items() if name in named}
-        self._sets = before_sets | {each.name: each for each in rule_sets(policy)}
+        self._sets = before_sets | now.sets
         self._see(self._hold.sight)
         # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
         self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
-        denied_anew = before is not None and may_deny_anew(before, policy)
+        denied_anew = before is not None and may_deny_anew(before, now)
         self._must_cut |= self._all_are_strangers or denied_anew
 
     def _note_worker(self, news: HAProxyUp | WorkerReplaced) -> None:
@@ -385,27 +393,27 @@ class Authoriser(Actor):
 
     def _see(self, sight: Sight | None) -> None:
         """Note what the worker that runs looks at, and which rules have to wait for one that looks at more."""
-        end_s = self._hold.see(self._policy, sight, runs=self._haproxy_is_up)
+        end_s = self._hold.see(self._judgement, sight, runs=self._haproxy_is_up)
         if end_s is not None:
             self.after(end_s, _EndHold(), key="hold")
 
     def _decide(self) -> None:
-        if self._policy is None:
+        if self._judgement is None:
             return
         if self._verdicts is None:
             # An entry that is there is not to be added a second time: HAProxy goes by the first.
             self._try(self._repair)
         else:
-            self._tell_haproxy(self._verdicts, self._policy)
+            self._tell_haproxy(self._verdicts, self._judgement)
         # Enforced first: a disk may be slow, or full. A HAProxy that starts meanwhile is compared as soon as it runs.
         self._store_policy()
         self._report()
 
-    def _tell_haproxy(self, found: dict[str, str], policy: Policy) -> None:
-        decided = self._book.verdicts(policy)
+    def _tell_haproxy(self, found: dict[str, str], judgement: Judgement) -> None:
+        decided = self._book.verdicts(judgement)
         held = self._hold.held(decided, found)
-        wanted, rules = decided | held, self._wanted_rules(policy, held)
-        self._must_cut |= self._denies_some(found)
+        wanted, rules = decided | held, self._wanted_rules(judgement, held)
+        self._must_cut |= self._denies_some(found, decided)
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
@@ -418,9 +426,9 @@ class Authoriser(Actor):
             self._tell_stopping_soon()
         self._verdicts = wanted
         self._hold.note(held)
-        self._tell_who_calls()
         if self._must_cut or self._must_look_now():
             self._try(self._cut_due)
+        self._tell_who_calls()
         if added and self._rules != rules:
             self._try(lambda: self._replace_rules(rules))
 
@@ -443,15 +451,21 @@ class Authoriser(Actor):
         self._maps.replace_rules(rules)
         self._rules = rules
 
-    def _wanted_rules(self, policy: Policy, held: Mapping[str, str]) -> dict[str, str]:
+    def _wanted_rules(self, judgement: Judgement, held: Mapping[str, str]) -> dict[str, str]:
         """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
-        sets = rule_sets(policy)
-        coming = rule_headers(policy)
+        coming, sets = judgement.headers, judgement.sets
         seen = self._hold.sight.headers if self._hold.sight is not None else coming
-        self._tell_left_out(tuple(each.name for each in sets if not is_small(each, coming)))
-        kept = [self._sets[name] for name in sorted(set(held.values())) if name in self._sets]
-        before = self._maps.before_rules
-        return rule_entries([*kept, *sets], seen, before) | rule_entries(sets, coming, before)
+        names = tuple(name for name in sorted(set(held.values())) if name in self._sets)
+        # Callers come far more often than rules change.
+        source = judgement, names, seen
+        if self._worked_out[0] != source:
+            self._tell_left_out(tuple(name for name, each in sets.items() if not is_small(each, coming)))
+            kept, before = [self._sets[name] for name in names], self._maps.before_rules
+            entries = rule_entries([*kept, *sets.values()], seen, before)
+            if kept or seen != coming:
+                entries |= rule_entries(sets.values(), coming, before)
+            self._worked_out = source, entries
+        return self._worked_out[1]
 
     def _tell_left_out(self, names: tuple[str, ...]) -> None:
         if names and names != self._left_out:
@@ -539,20 +553,23 @@ class Authoriser(Actor):
             names = sorted({caller or "unknown" for caller in cut})
             _log.warning("cut %d sessions of callers that are denied now: %s", len(cut), ", ".join(names))
 
-    def _denies_some(self, verdicts: Mapping[str, str]) -> bool:
-        """Whether it denies callers that HAProxy lets in by these."""
-        return any(verdict != DENY and self._is_denied_by_key(key) for key, verdict in verdicts.items())
+    def _denies_some(self, found: Mapping[str, str], decided: Mapping[str, str]) -> bool:
+        """Whether it denies callers that HAProxy, as found, lets in; `decided` is what it says of those in the book."""
+        return any(
+            verdict != DENY and (decided[key] == DENY if key in decided else self._is_denied_by_key(key))
+            for key, verdict in found.items()
+        )
 
     def _is_denied(self, name: str) -> bool:
-        if self._policy is None:
-            return True
-        return self._denies(self._policy, named_caller(name, self._policy.trust_domain))
+        judgement = self._judgement
+        return judgement is None or self._denies(judgement, named_caller(name, judgement.policy.trust_domain))
 
     def _is_denied_by_key(self, key: str) -> bool:
-        return self._policy is None or self._denies(self._policy, keyed_caller(key, self._policy.trust_domain))
+        judgement = self._judgement
+        return judgement is None or self._denies(judgement, keyed_caller(key, judgement.policy.trust_domain))
 
-    def _denies(self, policy: Policy, caller: ServiceIdentity | None) -> bool:
-        return caller is None or self._all_are_strangers or verdict_on(policy, caller) == DENY
+    def _denies(self, judgement: Judgement, caller: ServiceIdentity | None) -> bool:
+        return caller is None or self._all_are_strangers or judgement.word_on(caller) == DENY
 
     # ---- HAProxy
 
@@ -583,16 +600,16 @@ class Authoriser(Actor):
 
     def _differences(self) -> tuple[str, ...]:
         """How HAProxy's memory differs from what it should be; raises ControlError."""
-        policy = self._policy
+        judgement = self._judgement
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
-        if policy is None or verdicts is None or identities is None:
+        if judgement is None or verdicts is None or identities is None:
             return ()
-        decided = self._book.verdicts(policy)
+        decided = self._book.verdicts(judgement)
         held = self._hold.held(decided, verdicts)
         changes = {
             "verdicts": map_change(verdicts, decided | held),
             "identities": map_change(identities, self._wanted_identities(identities)),
-            "rules": map_change(rules or {}, self._wanted_rules(policy, held)),
+            "rules": map_change(rules or {}, self._wanted_rules(judgement, held)),
         }
         return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
 
@@ -604,22 +621,22 @@ class Authoriser(Actor):
 
     def _repair(self) -> tuple[str, ...]:
         """What was repaired, in words."""
-        policy = self._policy
-        if policy is None:
+        judgement = self._judgement
+        if judgement is None:
             return ()
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
             self._expect_no_map()
-            self._verdicts, self._rules = self._book.verdicts(policy), self._wanted_rules(policy, {})
+            self._verdicts, self._rules = self._book.verdicts(judgement), self._wanted_rules(judgement, {})
             return ()
         repaired: list[str] = []
-        decided = self._book.verdicts(policy)
+        decided = self._book.verdicts(judgement)
         held = self._hold.held(decided, verdicts)
-        refused = self._repair_rules(rules, self._wanted_rules(policy, held), repaired)
+        refused = self._repair_rules(rules, self._wanted_rules(judgement, held), repaired)
         self._book.take_news(but=self._without_line.names)
         wanted_verdicts, wanted_identities = decided | held, self._wanted_identities(identities)
-        self._must_cut |= self._denies_some(verdicts)
+        self._must_cut |= self._denies_some(verdicts, decided)
         change = map_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
@@ -682,10 +699,10 @@ class Authoriser(Actor):
 
     def _store_policy(self) -> None:
         """Write what a HAProxy that starts is to start with, unless it is there."""
-        if self._policy is None:
+        if self._judgement is None:
             return
         # Of rules those that HAProxy took: with others it would not start.
-        wanted = self._book.verdicts(self._policy), self._rules
+        wanted = self._book.verdicts(self._judgement), self._rules
         if wanted == self._stored_policy:
             return
         self._stored_policy = None

@@ -29,9 +29,9 @@ from hcc.haproxy.names import backend_name, upstream_name
 from hcc.haproxy.owners import Owners, caller_line, datacenter_of, protocol_of
 from hcc.haproxy.stats import Row, RowKind, Stats
 from hcc.mesh.caller import named_caller
-from hcc.mesh.caller_book import verdict_on
 from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy, verdict_of
+from hcc.mesh.judgement import word_of
 from hcc.mesh.peer_book import peer_of
 from hcc.mesh.rules import ALLOW, DENY
 from hcc.mesh.snapshot import RENEWED_BY, Endpoint, Leg, Snapshot, TargetEndpoints, Upstream, UpstreamState
@@ -307,7 +307,7 @@ def _callers(facts: Facts, observed: Observed, rows: tuple[Row, ...]) -> tuple[C
 def _reason(policy: Policy | None, caller: str, verdict: str) -> str:
     """Why HAProxy's verdict is what it is, if the policy still says the same."""
     identity = named_caller(caller, policy.trust_domain) if policy else None
-    if policy is None or identity is None or verdict_on(policy, identity) != verdict:
+    if policy is None or identity is None or word_of(verdict_of(policy, identity)) != verdict:
         return ""
     return verdict_of(policy, identity).reason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
-from hcc.mesh.intentions import Policy
+from hcc.mesh.judgement import Judgement
 
 # Rules that look at what HAProxy does not look at yet wait for its reload, for so long; then they deny. A worker that
 # stops after that reload goes by the verdicts before for a moment: requests are on their way to it.
@@ -29,17 +29,17 @@ class Hold:
         # Those spared, by key, with their verdicts; without one who is so no more, but for workers that stop.
         self._held: dict[str, str | None] = {}
 
-    def see(self, policy: Policy | None, sight: Sight | None, *, runs: bool) -> float | None:
+    def see(self, judgement: Judgement | None, sight: Sight | None, *, runs: bool) -> float | None:
         """Note what the worker that runs looks at, if one does; in how many seconds to `end`, None: as said before.
 
         Where that is not known (None) it is taken for what the policy asks: if it looks at something else, its rules
         deny until the reload that comes then, and nobody is spared who may have to be denied.
         """
-        if policy is None:
+        if judgement is None:
             self.sight = sight
             return None
-        self.sight = sight or sight_for(policy)
-        before, self._unseen = self._unseen, unseen_sets(policy, self.sight) if runs else frozenset()
+        self.sight = sight or sight_for(judgement)
+        before, self._unseen = self._unseen, unseen_sets(judgement, self.sight) if runs else frozenset()
         if self._unseen and not before:
             self._lasts = True
             return HOLD_S

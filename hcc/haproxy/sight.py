@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from hcc.haproxy.model import Authorisation
 from hcc.haproxy.render_tokens import token_places
-from hcc.haproxy.request_rules import rule_headers, sees
-from hcc.mesh.intentions import Policy, rule_sets
+from hcc.haproxy.request_rules import sees
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.request import LookedAt
 from hcc.mesh.rules import DENY, RuleSet
 from hcc.mesh.token_demands import TOKEN_PREFIX
@@ -26,9 +26,9 @@ class Sight:
     places: tuple[TokenPlace, ...] = ()
 
 
-def sight_for(policy: Policy) -> Sight:
-    """That of a worker whose configuration was made for the policy."""
-    return Sight(rule_headers(policy), token_places(policy))
+def sight_for(judgement: Judgement) -> Sight:
+    """That of a worker whose configuration was made for this policy."""
+    return Sight(judgement.headers, token_places(judgement.policy))
 
 
 def sight_by(authorisation: Authorisation | None) -> Sight:
@@ -36,15 +36,13 @@ def sight_by(authorisation: Authorisation | None) -> Sight:
     return Sight(authorisation.headers, authorisation.token_places) if authorisation is not None else Sight()
 
 
-def unseen_sets(policy: Policy, sight: Sight) -> frozenset[str]:
+def unseen_sets(judgement: Judgement, sight: Sight) -> frozenset[str]:
     """The names of those of the policy's rule sets that a worker with this sight cannot decide by."""
-    sets = rule_sets(policy)
-    asking = [each for each in sets if _asks(each)]
+    asking = {name for name, each in judgement.sets.items() if _asks(each)}
     # This looks at every intention, and few policies leave anything to tokens.
-    if not asking or set(token_places(policy)) <= set(sight.places):
-        asking = []
-    unseen = [each for each in sets if not sees(each, sight.headers)]
-    return frozenset(each.name for each in (*unseen, *asking))
+    if not asking or set(token_places(judgement.policy)) <= set(sight.places):
+        asking = set()
+    return frozenset(asking | {name for name, each in judgement.sets.items() if not sees(each, sight.headers)})
 
 
 def held_verdicts(wanted: Mapping[str, str], found: Mapping[str, str], unseen: Collection[str]) -> dict[str, str]:

@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 
 from hcc.mesh.caller import Remembered, caller_key, caller_name, parse_remembered
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Policy, verdict_of
-from hcc.mesh.rules import ALLOW, DENY
+from hcc.mesh.judgement import Judgement
 
 # About 4 MB in HAProxy's memory. One more, and the one known longest has to be asked about again.
 MAX_REMEMBERED = 10_000
@@ -32,6 +31,9 @@ class CallerBook:
         self._identities: dict[str, ServiceIdentity] = {}
         self._peers: dict[str, str] = {}
         self._news: dict[str, str | None] = {}
+        # What was judged last, and what it says of those that are here.
+        self._judgement: Judgement | None = None
+        self._verdicts: dict[str, str] = {}
         self._most = most
 
     def __contains__(self, digest: str) -> bool:
@@ -63,9 +65,14 @@ class CallerBook:
         self._news = {digest: news[digest] for digest in news if digest in left}
         return {digest: text for digest, text in news.items() if digest not in left}
 
-    def verdicts(self, policy: Policy) -> dict[str, str]:
-        """The map of verdicts: by the caller's key."""
-        return {key: verdict_on(policy, identity) for key, identity in self._identities.items()}
+    def verdicts(self, judgement: Judgement) -> dict[str, str]:
+        """The map of verdicts: by the caller's key; while it is the same judgement, only who is new is judged."""
+        if judgement is not self._judgement:
+            self._judgement, self._verdicts = judgement, {}
+        for key, identity in self._identities.items():
+            if key not in self._verdicts:
+                self._verdicts[key] = judgement.word_on(identity)
+        return dict(self._verdicts)
 
     def remember(self, digest: str, caller: Remembered) -> None:
         """Note one more certificate; the oldest goes when there are too many."""
@@ -117,13 +124,8 @@ class CallerBook:
         self._certificates[key] -= 1
         if not self._certificates[key]:
             del self._certificates[key], self._identities[key]
+            self._verdicts.pop(key, None)
 
 
 def _is_of(one: Remembered, names: Collection[str]) -> bool:
     return caller_name(one.identity) in names
-
-
-def verdict_on(policy: Policy, identity: ServiceIdentity) -> str:
-    """The word for the map of verdicts."""
-    verdict = verdict_of(policy, identity)
-    return verdict.rules.name if verdict.rules else ALLOW if verdict.allowed else DENY

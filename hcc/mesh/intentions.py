@@ -3,16 +3,16 @@
     verdict_of(policy, caller)           a connection: allow, deny, or the rules that decide request by request
     rule_sets(policy)                    all the rules that any caller may get
     demands_of(policy)                   what tokens must be where rules leave it to them
-    may_deny_anew(before, now)           whether there can be a caller that was let in and is not any more
     decide(policy, caller, request)      one request: allow or deny, by which intention and which permission
 
-The SPOE workers decide with this module, so it imports nothing but the standard library's small parts.
+What one policy says of many callers is told by `hcc.mesh.judgement`. The SPOE workers decide with this module, so it
+imports nothing but the standard library's small parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 
 from hcc.mesh.identity import DEFAULT_NAMESPACE, DEFAULT_PARTITION, ServiceIdentity
@@ -120,10 +120,17 @@ def verdict_of(policy: Policy, caller: ServiceIdentity) -> Verdict:
     """
     if caller.trust_domain != policy.trust_domain.lower():
         return Verdict(False, f"trust domain {caller.trust_domain!r} is not ours")
-    matching = (intention for intention in policy.intentions if _matches(intention, caller))
-    governing = min(matching, key=_rank, default=None)
-    if governing is not None:
-        return _by_intention(governing, policy)
+    one = governing(policy.intentions, caller)
+    return by_default(policy, caller) if one is None else by_intention(one, policy)
+
+
+def governing(intentions: Iterable[Intention], caller: ServiceIdentity) -> Intention | None:
+    """The one of them that decides, alone; None for the default policy."""
+    return min((one for one in intentions if _matches(one, caller)), key=_rank, default=None)
+
+
+def by_default(policy: Policy, caller: ServiceIdentity) -> Verdict:
+    """The verdict on a caller of our trust domain that no intention speaks of."""
     if not policy.has_namespaces and (caller.namespace, caller.partition) != (DEFAULT_NAMESPACE, DEFAULT_PARTITION):
         return Verdict(False, f"{caller.source()!r} names a namespace or partition, and Consul has none")
     return Verdict(bool(policy.default_allow), f"no intention matches; {_default(policy)}")
@@ -164,47 +171,6 @@ def decide(policy: Policy, caller: ServiceIdentity, request: Request) -> Verdict
     return Verdict(False, f"{reason}; the token decides", intention, found, by_token=True)
 
 
-def may_deny_anew(before: Policy, now: Policy) -> bool:
-    """Whether some caller, of whatever name, was let in by `before` and is denied whatever it requests by `now`."""
-    if before.trust_domain.lower() != now.trust_domain.lower():
-        return True
-    told = [one for one in (*before.intentions, *now.intentions) if not one.peer]
-    namespaces = {one.source_namespace for one in told} | {WILDCARD, DEFAULT_NAMESPACE}
-    partitions = {one.source_partition for one in told} | {WILDCARD, DEFAULT_PARTITION}
-    earlier, later = _by_source(before), _by_source(now)
-    alike = replace(before, intentions=(), version=0) == replace(now, intentions=(), version=0)
-    sources = [
-        source
-        for source in earlier.keys() | later.keys()
-        # Of most sources a change says nothing, and it is enforced after this.
-        if not alike or earlier.get(source, earlier[WILDCARD]) != later.get(source, later[WILDCARD])
-    ]
-    # A wildcard in a name's place is a name that no intention has: only wildcards match it.
-    callers = (
-        ServiceIdentity(now.trust_domain.lower(), source, "", namespace, partition)
-        for source in sources
-        for namespace in namespaces
-        for partition in partitions
-    )
-    return any(_lets_in(earlier, before, one) and not _lets_in(later, now, one) for one in callers)
-
-
-def _by_source(policy: Policy) -> dict[str, tuple[Intention, ...]]:
-    """The intentions that can match a source of that name; under the wildcard those for all other names."""
-    general = tuple(one for one in policy.intentions if one.source == WILDCARD)
-    found = {WILDCARD: general}
-    for one in policy.intentions:
-        if one.source != WILDCARD:
-            found[one.source] = (*found.get(one.source, general), one)
-    return found
-
-
-def _lets_in(by_source: dict[str, tuple[Intention, ...]], policy: Policy, caller: ServiceIdentity) -> bool:
-    matching = by_source.get(caller.service, by_source[WILDCARD])
-    verdict = verdict_of(replace(policy, intentions=matching), caller)
-    return verdict.allowed or verdict.rules is not None
-
-
 def demands_tokens(intention: Intention) -> bool:
     """Whether it, or one of its permissions, demands a token."""
     return intention.jwt is not None or any(one.jwt is not None for one in intention.permissions)
@@ -212,7 +178,7 @@ def demands_tokens(intention: Intention) -> bool:
 
 def rule_sets(policy: Policy) -> tuple[RuleSet, ...]:
     """Every rule set that `verdict_of` may give under this policy, each once, in the order of its intentions."""
-    verdicts = (_by_intention(intention, policy) for intention in policy.intentions if not intention.peer)
+    verdicts = (by_intention(intention, policy) for intention in policy.intentions if not intention.peer)
     return tuple(dict.fromkeys(verdict.rules for verdict in verdicts if verdict.rules is not None))
 
 
@@ -227,7 +193,8 @@ def demands_of(policy: Policy) -> dict[str, TokenDemand]:
     return {demand.name: demand for demand in found}
 
 
-def _by_intention(intention: Intention, policy: Policy) -> Verdict:
+def by_intention(intention: Intention, policy: Policy) -> Verdict:
+    """What one intention of the policy says where it governs."""
     label = f"intention {intention.label()}"
     if not _by_request(intention):
         return Verdict(intention.action is Action.ALLOW, label, intention)

@@ -33,6 +33,7 @@ from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
@@ -879,7 +880,7 @@ def test_a_worker_that_was_made_for_an_older_policy_goes_by_the_rules_before_too
     eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) == before_reload, "the verdict that it can go by")
     assert before_reload in "".join(scene.maps.loaded["rules"])
     scene.maps.loaded = {name: dict(entries) for name, entries in scene.maps.stored.items()}
-    scene.tell(WorkerReplaced(sight_for(by_role(2))))
+    scene.tell(WorkerReplaced(sight_for(Judgement(by_role(2)))))
     eventually(lambda: before_reload not in "".join(scene.maps.loaded["rules"]), "the old rules are gone")
     assert web_verdict(scene.maps.loaded["verdicts"]) == coming
 

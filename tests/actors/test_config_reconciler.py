@@ -54,6 +54,7 @@ from hcc.haproxy.plan import (
 from hcc.haproxy.sight import sight_for
 from hcc.mesh.chain import Split, Target
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.peer_book import Admission, Peer
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, Permission
 from hcc.mesh.snapshot import Endpoint, Health, Protocol, Snapshot, TargetEndpoints, UpstreamState
@@ -1386,8 +1387,8 @@ def test_of_a_new_worker_is_told_what_it_looks_at(scene: ReconcilerScene) -> Non
 
     scene.tell(SnapshotChanged(snapshot(proxy_=proxy(protocol=Protocol.HTTP), policy_=ruled, version=2)))
 
-    assert scene.expect(AUTHORISER, WorkerReplaced).sight == sight_for(ruled)
-    assert sight_for(ruled).headers
+    assert scene.expect(AUTHORISER, WorkerReplaced).sight == sight_for(Judgement(ruled))
+    assert sight_for(Judgement(ruled)).headers
 
 
 def test_while_haproxy_is_down_nothing_is_bound(scene: ReconcilerScene) -> None:

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from hcc.haproxy.hold import HOLD_S, HOLD_STOPPING_S, Hold
 from hcc.haproxy.sight import Sight, sight_for
-from hcc.mesh.intentions import Action, Intention, Policy, rule_sets
+from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule, Permission
 
 PERMISSION = Permission(True, PathRule(PathMatch.PREFIX, "/"), (HeaderRule("x-role", HeaderMatch.EXACT, "admin"),))
-LOOKING = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, (PERMISSION,)),), False, 1, http=True)
-RULES = rule_sets(LOOKING)[0].name
+POLICY = Policy("db", "td", (Intention("web", Action.PERMISSIONS, 9, (PERMISSION,)),), False, 1, http=True)
+LOOKING = Judgement(POLICY)
+(RULES,) = LOOKING.sets
 DECIDED = {"web": RULES}
 LET_IN = {"web": "allow"}
 
@@ -43,7 +45,7 @@ def test_what_a_worker_looks_at_is_taken_for_what_the_first_policy_asks_until_it
     assert hold.held(DECIDED, LET_IN) == {}
     # From then on it is known, and the next policy is compared with it.
     other = replace(PERMISSION, headers=(HeaderRule("x-team", HeaderMatch.PRESENT),))
-    more = replace(LOOKING, intentions=(Intention("web", Action.PERMISSIONS, 9, (other,)),))
+    more = Judgement(replace(POLICY, intentions=(Intention("web", Action.PERMISSIONS, 9, (other,)),)))
     assert hold.see(more, hold.sight, runs=True) == HOLD_S
     assert hold.see(more, Sight(), runs=True) is None
     hold = Hold()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hcc.haproxy.sight import Sight, held_verdicts, sight_for, unseen_sets
 from hcc.mesh.intentions import Action, Intention, Policy, rule_sets
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from tests.tokens import entry, known, policy, signer
 
@@ -24,10 +25,10 @@ def names(of: Policy) -> frozenset[str]:
 def test_rules_are_seen_by_who_looks_at_their_headers_as_closely() -> None:
     by_path, by_presence = ruled(), ruled(HeaderRule("x-role", HeaderMatch.PRESENT))
     by_value = ruled(HeaderRule("x-role", HeaderMatch.EXACT, "admin"))
-    assert unseen_sets(by_path, Sight()) == frozenset()
-    assert unseen_sets(by_presence, Sight()) == names(by_presence)
-    assert unseen_sets(by_presence, sight_for(by_value)) == frozenset()
-    assert unseen_sets(by_value, sight_for(by_presence)) == names(by_value)
+    assert unseen_sets(Judgement(by_path), Sight()) == frozenset()
+    assert unseen_sets(Judgement(by_presence), Sight()) == names(by_presence)
+    assert unseen_sets(Judgement(by_presence), sight_for(Judgement(by_value))) == frozenset()
+    assert unseen_sets(Judgement(by_value), sight_for(Judgement(by_presence))) == names(by_value)
 
 
 def test_rules_that_leave_a_request_to_its_token_are_seen_by_who_looks_at_its_places() -> None:
@@ -36,8 +37,8 @@ def test_rules_that_leave_a_request_to_its_token_are_seen_by_who_looks_at_its_pl
     demanding = policy(Intention("web", Action.PERMISSIONS, 9, (permission,)), providers)
     plain = Intention("api", Action.PERMISSIONS, 9, (Permission(True, READ),))
     both = replace(demanding, intentions=(*demanding.intentions, plain))
-    assert unseen_sets(both, Sight()) == names(demanding)
-    assert unseen_sets(both, sight_for(both)) == frozenset()
+    assert unseen_sets(Judgement(both), Sight()) == names(demanding)
+    assert unseen_sets(Judgement(both), sight_for(Judgement(both))) == frozenset()
 
 
 def test_only_a_verdict_that_lets_in_stays_where_the_rules_to_come_are_not_seen() -> None:

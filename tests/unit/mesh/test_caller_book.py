@@ -7,6 +7,7 @@ from hcc.mesh.caller import Remembered, caller_key, caller_name, key_name, keyed
 from hcc.mesh.caller_book import MAX_PEERS, CallerBook
 from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Action, Intention, Policy
+from hcc.mesh.judgement import Judgement
 from hcc.mesh.rules import ALLOW, DENY
 
 DOMAIN = "11111111-2222-3333-4444-555555555555.consul"
@@ -65,8 +66,32 @@ def test_verdicts_are_by_service_and_follow_the_policy() -> None:
     book.remember("C", caller("db"))
 
     web, db = (caller(name).identity.uri() for name in ("web", "db"))
-    assert book.verdicts(policy()) == {web: ALLOW, db: ALLOW}
-    assert book.verdicts(policy(web=Action.DENY)) == {web: DENY, db: ALLOW}
+    assert book.verdicts(Judgement(policy())) == {web: ALLOW, db: ALLOW}
+    assert book.verdicts(Judgement(policy(web=Action.DENY))) == {web: DENY, db: ALLOW}
+
+
+class Counting(Judgement):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def word_on(self, caller: ServiceIdentity) -> str:
+        self.asked += 1
+        return super().word_on(caller)
+
+
+def test_under_one_policy_only_who_is_new_is_judged() -> None:
+    book, judgement = CallerBook(), Counting(policy(web=Action.DENY))
+    book.remember("A", caller("web"))
+    assert book.verdicts(judgement) == {caller("web").identity.uri(): DENY}
+    book.remember("B", caller("db"))
+    assert book.verdicts(judgement) == {caller("web").identity.uri(): DENY, caller("db").identity.uri(): ALLOW}
+    assert judgement.asked == 2
+
+    book.forget_expired(1_000)
+    assert book.verdicts(judgement) == {}
+    book.remember("A", caller("web"))
+    assert book.verdicts(judgement) == {caller("web").identity.uri(): DENY}
 
 
 def test_a_service_is_forgotten_with_its_last_certificate() -> None:
@@ -173,5 +198,5 @@ def test_news_make_out_of_what_was_what_is(met: list[tuple[str, str, int]]) -> N
             else:
                 told[key] = text
         assert told == book.identities()
-        assert set(book.verdicts(policy())) == {text.split("|")[1] for text in told.values()}
+        assert set(book.verdicts(Judgement(policy()))) == {text.split("|")[1] for text in told.values()}
         assert len(book) <= 4

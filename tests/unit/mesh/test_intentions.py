@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hcc.mesh.identity import ServiceIdentity
-from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, may_deny_anew, rule_sets, verdict_of
+from hcc.mesh.intentions import Action, Intention, Policy, decide, demands_of, rule_sets, verdict_of
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, JwtProvider, PathMatch, PathRule, Permission
 from hcc.mesh.request import Normalization, Request
 from hcc.mesh.token_demands import TokenDemand
@@ -113,7 +113,6 @@ def test_the_default_lets_no_caller_in_from_where_consul_has_no_namespaces(place
         assert "names a namespace or partition, and Consul has none" in verdict.reason
         enterprise = replace(community, has_namespaces=True)
         assert verdict_of(enterprise, evil).allowed
-        assert may_deny_anew(enterprise, community)
     assert verdict_of(policy(default_allow=True), caller("evil")).allowed
 
 
@@ -363,53 +362,6 @@ def test_a_denial_stays_one_and_no_token_helps_where_requests_cannot_be_looked_a
         verdict = decide(replace(asked, providers=KNOWN), caller(), get("/"))
         assert (verdict.allowed, verdict.by_token, verdict.rules) == (False, False, None)
         assert not rule_sets(replace(asked, providers=KNOWN))
-
-
-NAMES = ("web", "db", "*")
-POLICIES = st.builds(
-    lambda intentions, default, http, namespaces: replace(
-        policy(*intentions, default_allow=default, http=http), has_namespaces=namespaces
-    ),
-    st.lists(
-        st.builds(
-            Intention,
-            st.sampled_from(NAMES),
-            st.sampled_from((Action.ALLOW, Action.DENY, Action.PERMISSIONS)),
-            st.integers(1, 9),
-            st.sampled_from(((on("/", allow=True),), (on("/", allow=False),))),
-            st.sampled_from(("default", "team", "*")),
-            st.sampled_from(("default", "*")),
-            st.sampled_from(("", "", "", "cluster")),
-        ),
-        max_size=5,
-    ),
-    st.sampled_from((True, False, None)),
-    st.booleans(),
-    st.booleans(),
-)
-
-
-@settings(max_examples=1000)
-@given(POLICIES, POLICIES)
-def test_that_somebody_may_be_denied_anew_is_known_whatever_the_name(before: Policy, now: Policy) -> None:
-    # No intention names `other`, `elsewhere` or `apart`.
-    everybody = [
-        ServiceIdentity(TRUST_DOMAIN, name, "dc1", namespace, partition)
-        for name in ("web", "db", "other")
-        for namespace in ("default", "team", "elsewhere")
-        for partition in ("default", "apart")
-    ]
-
-    def lets_in(policy: Policy, caller: ServiceIdentity) -> bool:
-        verdict = verdict_of(policy, caller)
-        return verdict.allowed or verdict.rules is not None
-
-    assert may_deny_anew(before, now) == any(lets_in(before, one) and not lets_in(now, one) for one in everybody)
-
-
-def test_another_trust_domain_denies_everybody_anew() -> None:
-    assert may_deny_anew(policy(allow("web")), replace(policy(allow("web")), trust_domain="other.consul"))
-    assert not may_deny_anew(policy(allow("web")), policy(allow("web")))
 
 
 def test_the_trust_domain_of_a_policy_may_be_written_in_capitals() -> None:
