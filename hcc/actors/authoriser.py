@@ -403,6 +403,7 @@ class Authoriser(Actor):
         if self._verdicts is None:
             # An entry that is there is not to be added a second time: HAProxy goes by the first.
             self._try(self._repair)
+            self._tell_stopping_soon()
         else:
             self._tell_haproxy(self._verdicts, self._judgement)
         # Enforced first: a disk may be slow, or full. A HAProxy that starts meanwhile is compared as soon as it runs.
@@ -421,6 +422,7 @@ class Authoriser(Actor):
         if change and not self._try(lambda: self._change_verdicts(change, wanted)):
             # Some of it may have been done.
             self._verdicts = None
+            self._tell_stopping_soon()
             return
         if change.changed or change.removed:
             self._tell_stopping_soon()
@@ -509,18 +511,19 @@ class Authoriser(Actor):
         self.after(0.0, _TellStopping(), key="stopping")
 
     def _tell_stopping(self) -> None:
-        if self._policy is None or self._verdicts is None:
-            # What brings the current worker up to date comes back to this.
+        if self._judgement is None:
             return
+        wanted = self._verdicts if self._verdicts is not None else self._book.verdicts(self._judgement)
+        # A denial waits for nothing; all else, where it is not known by what the current worker goes, until it is.
+        waits = self._hold.untold if self._verdicts is not None else wanted.keys()
+        left = {key for key in waits if wanted.get(key, DENY) != DENY}
         owed = self._owed
         sessions = None
         # Without lines an address that somebody else has now would be taken for who had it before: only while it is new
         # that somebody is denied, all are cut.
         if self._cuts and (self._maps.has_lines or owed.version is not None):
             sessions = self._denied_sessions(strangers=owed.strangers, unknown_too=self._is_by(owed.version))
-        # A denial waits for nothing.
-        left = {key for key in self._hold.untold if self._verdicts.get(key, DENY) != DENY}
-        cut, failure = self._maps.tell_stopping(self._verdicts, left, sessions)
+        cut, failure = self._maps.tell_stopping(wanted, left, sessions)
         self._note_cut(cut)
         # Where no HAProxy runs none stops.
         if failure is None or not self._haproxy_is_up:

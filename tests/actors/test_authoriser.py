@@ -328,6 +328,30 @@ def test_a_worker_that_stops_and_does_not_answer_is_told_of_a_denial_when_it_doe
     assert scene.maps.loaded["verdicts"][service_uri("web")] == "deny"
 
 
+def test_workers_that_stop_hear_of_denials_while_the_one_that_serves_is_silent(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.tell(PolicyChanged(policy()))
+    scene.tell(CallersMet(((WEB, "10.0.0.1:4711"), (DB, "10.0.0.2:4711"))))
+    scene.verdicts(web="allow", db="allow")
+    scene.settle()
+    monkeypatch.setattr(authoriser, "RETRY_S", 60.0)
+    monkeypatch.setattr(authoriser, "MAX_RETRY_S", 60.0)
+    scene.maps.stopping = {service_uri("web"): "allow", service_uri("db"): "rules-before"}
+    scene.maps.stopping_sessions = [("web:dc1", "10.0.0.1:1"), ("db:dc1", "10.0.0.2:1"), ("app", "10.9.9.9:1")]
+    scene.maps.silent = True
+
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+
+    eventually(lambda: web_verdict(scene.maps.stopping) == "deny", "the denial")
+    eventually(lambda: len(scene.maps.stopping_sessions) == 2, "the cut")
+    # It may be held, which only the one that serves can tell.
+    assert scene.maps.stopping[service_uri("db")] == "rules-before"
+    scene.tell(PolicyChanged(policy(3, web=Action.DENY, db=Action.DENY)))
+    eventually(lambda: scene.maps.stopping[service_uri("db")] == "deny", "the next denial")
+    assert scene.maps.loaded["verdicts"][service_uri("web")] == "allow"
+
+
 def test_a_denial_goes_to_workers_that_stop_at_once_whatever_they_are_spared(
     scene: AuthoriserScene, before_reload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
