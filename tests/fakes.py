@@ -496,6 +496,8 @@ class FakePool:
         self._events: queue.Queue[PoolEvent | Exception | None] = queue.Queue()
 
     def set_policy(self, policy: Policy) -> None:
+        if self.policies and policy.version < self.policies[-1].version:
+            return
         self.policies.append(policy)
         for index, phase in enumerate(self._phases):
             if phase is not WorkerPhase.EXITED:

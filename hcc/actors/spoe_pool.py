@@ -186,8 +186,9 @@ class SPOEPool(Actor):
                 for name in self._pool.replace_hung(MISSES):
                     _log.error("SPOE %s does not answer: killed", name)
                 self._restore_sockets()
-                # Who was abandoned may have heard of a death in our place.
+                # Who was abandoned may have heard of a death, or of a policy that is applied, in our place.
                 self._start_missing()
+                self._report()
                 self.after(LOOK_S, _Look(), key="look")
 
     def _start_missing(self) -> None:
@@ -299,7 +300,9 @@ class SPOEPool(Actor):
                         # Another has our place, and hears the rest.
                         return
                 if calls:
-                    address.tell(_Calls(calls))
+                    if not address.tell(_Calls(calls)):
+                        # They are asked about again.
+                        return
                     stopping.wait(GATHER_S)
 
         self._reader = threading.Thread(target=read, name="spoe-events", daemon=True)

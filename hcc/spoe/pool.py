@@ -54,6 +54,7 @@ class WorkerPool:
         self._first_zygote = zygote
         self._spawner: Spawner | None = None
         self._policy: ControlMessage | None = None
+        self._policy_version = 0
         self._events: list[PoolEvent] = []
         # Exit statuses by pid, of workers whose death was not seen yet.
         self._statuses: dict[int, int] = {}
@@ -141,10 +142,15 @@ class WorkerPool:
     # ---- use
 
     def set_policy(self, policy: Policy) -> None:
-        """Let all workers decide by this policy, and those started later; PolicyApplied tells who does."""
+        """Let all workers decide by this policy, and those started later; PolicyApplied tells who does.
+
+        One that is older than the last is not taken: an actor that hung may come with it after its successor.
+        """
         order = ControlMessage(Topic.POLICY, encode_policy(policy))
         with self._lock:
-            self._policy = order
+            if policy.version < self._policy_version:
+                return
+            self._policy, self._policy_version = order, policy.version
             for slot in self._slots:
                 slot.order(order)
 

@@ -80,8 +80,15 @@ class TokenServer:
         self._told_left = 0
 
     def set_policy(self, policy: Policy) -> None:
-        """Check by this policy from now on, and for a moment by what the one before demanded."""
-        before, self._policy = self._policy, policy
+        """Check by this policy from now on, and for a moment by what the one before demanded.
+
+        One that is older than the last is not taken: an actor that hung may come with it after its successor.
+        """
+        with self._changed:
+            before = self._policy
+            if before is not None and policy.version < before.version:
+                return
+            self._policy = policy
         checker = None
         if demands_of(policy) or (before is not None and demands_of(before)):
             # Few sidecars need the library; the others start without it.
@@ -89,6 +96,9 @@ class TokenServer:
 
             checker = TokenChecker(policy, before, EARLIER_S)
         with self._changed:
+            if self._policy is not policy:
+                # It took long, and a newer one came meanwhile.
+                return
             self._checker = checker
             self._vain.clear()
             self._changed.notify_all()

@@ -1,4 +1,6 @@
 import logging
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,20 +17,21 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import PolicyFacts
 from hcc.actors.spoe_pool import DENIALS_LOGGED, SPOEPool
+from hcc.mesh.intentions import Policy
 from hcc.metrics import Metrics
 from hcc.spoe.events import Denied, Met, WorkerExited, WorkerPhase, ZygoteExited
 from tests.actors.scene import Scene, playing
-from tests.actors.stage import eventually
+from tests.actors.stage import DEADLINE_S, eventually
 from tests.builders import policy
 from tests.fakes import FakePool
 
 
 class PoolScene(Scene):
-    def __init__(self, *, enforced: bool = True) -> None:
-        self.pool = FakePool()
+    def __init__(self, *, enforced: bool = True, pool: FakePool | None = None, shutdown_s: float = 5.0) -> None:
+        self.pool = pool or FakePool()
         self.metrics = Metrics()
         edges = {"pool": self.pool, "metrics": self.metrics, "enforced": enforced}
-        super().__init__(SPOE_POOL, SPOEPool, edges, (ADMIN, AUTHORISER, CONSUL_WATCHER))
+        super().__init__(SPOE_POOL, SPOEPool, edges, (ADMIN, AUTHORISER, CONSUL_WATCHER), shutdown_s=shutdown_s)
 
     def callers(self) -> list[tuple[str, bool]]:
         facts = self.facts(ADMIN, PolicyFacts) or PolicyFacts()
@@ -127,6 +130,20 @@ def test_what_died_unheard_is_started_all_the_same(scene: PoolScene, monkeypatch
     assert scene.pool.zygotes == 1
 
 
+def test_that_workers_apply_a_policy_is_seen_though_another_heard_of_it(
+    scene: PoolScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spoe_pool, "LOOK_S", 0.02)
+    scene.restart()
+    scene.tell(PolicyChanged(policy(version=5)))
+    scene.knows(5, 2, 2)
+
+    # As when the thread of one that was abandoned hears of it.
+    scene.pool._versions[0] = 4
+
+    scene.knows(5, 2, 1)
+
+
 def test_a_worker_whose_death_is_told_after_the_restarted_actor_saw_it_is_started_once(
     scene: PoolScene, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,3 +232,48 @@ def test_a_worker_that_ends_is_not_waited_for_behind_callers(scene: PoolScene) -
 
     eventually(lambda: scene.pool.respawned == [1], "a new worker")
     scene.expect(AUTHORISER, CallersMet)
+
+
+class Hanging(FakePool):
+    """Hangs with one version of the policy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs, self.goes_on, self.went_on = threading.Event(), threading.Event(), threading.Event()
+
+    def set_policy(self, policy: Policy) -> None:
+        if policy.version == 6:
+            self.hangs.set()
+            self.goes_on.wait()
+        super().set_policy(policy)
+        if policy.version == 6:
+            self.went_on.set()
+
+
+def readers() -> int:
+    return [thread.name for thread in threading.enumerate()].count("spoe-events")
+
+
+def test_one_that_was_abandoned_takes_no_callers_from_its_successor_and_brings_no_older_policy() -> None:
+    pool = Hanging()
+    scene = PoolScene(pool=pool, shutdown_s=0.1)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy(version=6)))
+        assert pool.hangs.wait(DEADLINE_S)
+        scene.restart()
+        # Whoever waits for the next news gets them: the one that was abandoned ends by them.
+        for number in range(1_000):
+            pool.happen(Met(0, b"%d" % number, "10.0.0.1:1"))
+            if readers() == 1:
+                break
+            time.sleep(0.01)
+        assert readers() == 1
+        heard = len(scene.all_of(AUTHORISER, CallersMet))
+        pool.happen(Met(0, b"last", "10.0.0.1:1"))
+        eventually(lambda: len(scene.all_of(AUTHORISER, CallersMet)) > heard, "the successor tells of who comes")
+
+        scene.tell(PolicyChanged(policy(version=7)))
+        scene.knows(7, 2, 2)
+        pool.goes_on.set()
+        assert pool.went_on.wait(DEADLINE_S)
+        assert [given.version for given in pool.policies] == [7]

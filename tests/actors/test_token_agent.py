@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ import pytest
 
 from hcc.actors.messages import CONSUL_WATCHER, SPOE_POOL, TOKEN_AGENT, PolicyChanged, Publish, TokenRefused
 from hcc.actors.token_agent import TokenAgent
-from hcc.mesh.intentions import Action, Intention, demands_of
+from hcc.mesh.intentions import Action, Intention, Policy, demands_of
 from hcc.mesh.permissions import JwtProvider
 from hcc.metrics import Metrics
 from hcc.spoe.frames import LENGTH_BYTES, Frame, FrameType, decode_frame
 from hcc.spoe.payloads import Message
 from hcc.spoe.values import Kind, Value
 from hcc.tokens import server
+from hcc.tokens.check import TokenChecker
 from hcc.tokens.server import LOOK_S, MAX_CONNECTIONS, MAX_TOLD, TokenServer
 from tests import spop_frames
 from tests.actors.scene import Scene, playing
-from tests.actors.stage import eventually
+from tests.actors.stage import DEADLINE_S, eventually
 from tests.tokens import entry, known, policy, signer
 
 ES256 = signer("ES256")
@@ -154,6 +156,32 @@ def test_another_policy_counts_at_once_whatever_was_good_before(scene: TokenScen
     assert haproxy.ask(signer("RS256").token()) != NO
     scene.tell(PolicyChanged(policy(Intention("web", Action.ALLOW, 9), known())))
     eventually(lambda: haproxy.ask(signer("RS256").token()) == NO, "no demand")
+
+
+def test_an_older_policy_counts_neither_late_nor_when_it_was_begun_with_before_a_newer_one(
+    scene: TokenScene, haproxy: HAProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = replace(policy(GUARDED, known(entry(signer("RS256")))), version=6), replace(POLICY, version=7)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow(TokenChecker):
+        def __init__(self, policy: Policy, *more: Any) -> None:
+            if policy is older:
+                begun.set()
+                goes_on.wait()
+            super().__init__(policy, *more)
+
+    monkeypatch.setattr("hcc.tokens.check.TokenChecker", Slow)
+    hung = threading.Thread(target=scene.server.set_policy, args=(older,))
+    hung.start()
+    assert begun.wait(DEADLINE_S)
+    scene.server.set_policy(newer)
+    goes_on.set()
+    hung.join()
+    assert haproxy.ask(ES256.token()) != NO
+
+    scene.server.set_policy(older)
+    assert haproxy.ask(ES256.token(jti="another")) != NO
 
 
 def test_a_restarted_agent_serves_again_and_asks_for_the_policy(scene: TokenScene, haproxy: HAProxy) -> None:

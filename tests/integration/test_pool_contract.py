@@ -184,6 +184,18 @@ def test_a_policy_is_applied_by_each_worker_which_says_so_once(pool: Pool) -> No
         assert [state.policy_version for state in pool.workers()] == [version] * 2
 
 
+def test_a_policy_that_is_older_than_the_last_is_not_taken_nor_given_to_a_worker_that_starts(subject: Subject) -> None:
+    apply(subject.pool, 7)
+    kill(subject, 1)
+
+    subject.pool.set_policy(policy(version=6))
+
+    subject.pool.respawn(1)
+    seen = heard_until(subject.pool, lambda seen: any(isinstance(event, PolicyApplied) for event in seen))
+    assert [event for event in seen if isinstance(event, PolicyApplied)] == [PolicyApplied(1, 7)]
+    assert [state.policy_version for state in subject.pool.workers()] == [7, 7]
+
+
 def test_a_worker_that_was_killed_is_told_of_and_one_that_is_started_takes_its_place(subject: Subject) -> None:
     pool = subject.pool
     apply(pool, 5)
