@@ -345,6 +345,9 @@ class FakeProcess:
         self._left_running = left_running
         self._adopted = False
         self._closed_public = False
+        # Whether a reload is under way, and whether it was told to end since it listens.
+        self.loading = False
+        self._stopping = False
         # That there were, the one that listens included.
         self._workers = 1
         self._ended: Exit | None = None
@@ -410,7 +413,7 @@ class FakeProcess:
 
     def reload(self) -> None:
         """By somebody else: a new worker listens."""
-        self._closed_public = False
+        self._closed_public = self._stopping = False
         self._workers += 1
 
     def requests_in_flight(self, timeout_s: float = 5.0) -> int | None:
@@ -443,6 +446,11 @@ class FakeProcess:
 
     def stop_gracefully(self) -> None:
         self.said.append("stop gracefully")
+        self._stopping = not self.loading
+
+    def goes_on(self, timeout_s: float = 2.0) -> bool:
+        self.may_take_s.append(timeout_s)
+        return self.answering and self._alive() and not (self.loading or self._stopping)
 
     def terminate(self) -> None:
         self.said.append("terminate")

@@ -179,6 +179,8 @@ class ProcessSupervisor(Actor):
         self._dataplane_answered = False
         self._dataplane_misses = 0
         self._quiet = Quiet()
+        # Whether the time to drain was not enough.
+        self._forced = False
         # Readable when this actor ends; who watches a process for it ends then, too.
         self._leaving = -1
 
@@ -331,7 +333,7 @@ class ProcessSupervisor(Actor):
         status = ended.status if ended else None
         self._report()
         if self._draining.deadline_s is not None:
-            _log.info("HAProxy ended, all connections are done")
+            _log.info("HAProxy ended%s", "" if self._forced else ", all connections are done")
             self._on_drained()
             return
         self._tell_down(f"ended with status {status}")
@@ -463,6 +465,10 @@ class ProcessSupervisor(Actor):
     def _cut_when_quiet(self) -> None:
         if not self._process.pid:
             return
+        if self._process.goes_on(self._time_to_ask_s(COUNT_TIMEOUT_S)):
+            _log.info("HAProxy was reloading as it was told to end, and listens again: it is told again")
+            self._end_gracefully()
+            return
         activity = self._process.activity(self._time_to_ask_s(COUNT_TIMEOUT_S))
         if self._quiet.lasts_s(activity, time.monotonic()) < QUIET_S:
             self.after(QUIET_CHECK_S, _CheckQuiet(), key="quiet")
@@ -476,7 +482,8 @@ class ProcessSupervisor(Actor):
         if kill:
             self._process.kill()
             return
-        _log.warning("connections are still open after the time to drain, cutting them")
+        self._forced = True
+        _log.warning("HAProxy has not ended after the time to drain, cutting the connections that are still open")
         self._process.terminate()
         self.after(KILL_AFTER_S, _Force(kill=True), key="force")
 

@@ -277,8 +277,21 @@ class HAProxyProcess:
         return total
 
     def stop_gracefully(self) -> None:
-        """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it)."""
+        """Stop listening, let every connection finish, then end (`hard-stop-after` bounds it).
+
+        A master that loads a reload ignores it (2.2 to 3.4). Not to be said again before `goes_on`: a worker that was
+        just forked, or is about to end, dies of the signal, and on 2.2, 3.2 and 3.4 all others with it.
+        """
         self._signal(signal.SIGUSR1)
+
+    def goes_on(self, timeout_s: float = ANSWER_TIMEOUT_S) -> bool:
+        """Whether a worker serves that was not told to stop, and no reload is under way; not where nobody says."""
+        end_s = time.monotonic() + timeout_s
+        try:
+            info = self._worker(timeout_s).info()
+            return not info.stopping and self._master(end_s).processes().current == info.pid
+        except (RuntimeSocketError, ReplyError):
+            return False
 
     def terminate(self) -> None:
         """End now; connections are cut."""

@@ -1,3 +1,4 @@
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -312,6 +313,38 @@ def test_a_public_listener_that_a_late_reload_opened_again_is_closed_again() -> 
         eventually(lambda: there.process.said == ["close public"] * 2, "it is closed again")
         there.process.in_flight = 0
         eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
+
+
+def test_a_haproxy_that_was_told_to_end_while_it_reloads_is_told_again_after_that() -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.loading = True
+        there.drain(10.0)
+        eventually(lambda: there.process.activity_asked > 0, "it was told")
+
+        there.process.reload()
+        there.process.loading = False
+
+        eventually(lambda: there.process.said == ["close public", *["stop gracefully"] * 2], "it is told again")
+        asked = there.process.activity_asked
+        eventually(lambda: there.process.activity_asked > asked + 1, "it was looked at again")
+        assert there.process.said[3:] == []
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_the_log_says_that_all_is_done_only_where_it_is(in_time: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with scene(FakeProcess()) as there, caplog.at_level(logging.INFO):
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+
+        there.drain(10.0 if in_time else 0.1)
+        eventually(lambda: "stop gracefully" in there.process.said, "a graceful stop")
+        if in_time:
+            there.process.die()
+
+        assert there.drained.wait(5.0)
+    assert ("all connections are done" in caplog.text) is in_time
 
 
 def test_a_restarted_actor_leaves_no_thread_behind() -> None:

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -317,6 +318,49 @@ def test_a_graceful_stop_lets_connections_finish_and_takes_no_new_ones(there: St
     wait_until(there.process.reap, "HAProxy ends with its last connection")
     assert not exists(there.layout.master_socket)
     assert not exists(there.layout.stats_socket)
+
+
+def test_a_graceful_stop_that_a_reload_swallows_is_seen_when_it_is_over(there: Stage) -> None:
+    port = serve(there)
+    slow = there.layout.config + ".fifo"
+    os.mkfifo(slow)
+    text = Path(there.layout.config).read_text()
+    # Whoever loads it waits for whoever writes to that file.
+    held = (
+        f"frontend slow\n  mode tcp\n  bind unix@{slow}.sock\n  tcp-request connection reject if {{ src -f {slow} }}\n"
+    )
+    write_private(there.layout.config, text + held)
+    os.kill(there.process.pid, signal.SIGUSR2)
+    loading: list[int] = []
+    wait_until(lambda: opened_by_a_reader(slow, loading), "the reload")
+
+    there.process.stop_gracefully()
+    time.sleep(0.2)
+    assert not there.process.goes_on(0.5)
+
+    def goes_on() -> bool:
+        # Some versions read the file more than once.
+        opened_by_a_reader(slow, loading)
+        while loading:
+            os.close(loading.pop())
+        return there.process.goes_on(0.5)
+
+    wait_until(goes_on, "the end of the reload")
+
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert client.recv(100) == b"peer\n"
+        there.process.stop_gracefully()
+        wait_until(lambda: not there.process.goes_on(), "the stop")
+        client.sendall(b"finishing")
+        assert client.recv(100) == b"finishing"
+    wait_until(there.process.reap, "HAProxy ends with its last connection")
+
+
+def opened_by_a_reader(fifo: str, found: list[int]) -> bool:
+    """Whether somebody reads it; then a descriptor that keeps the reader waiting is added."""
+    with contextlib.suppress(OSError):
+        found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    return bool(found)
 
 
 def test_a_worker_that_stops_says_all_that_it_still_does_or_nothing(there: Stage) -> None:

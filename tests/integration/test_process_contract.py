@@ -444,6 +444,18 @@ def test_a_graceful_stop_waits_for_whoever_is_connected(subject: Subject) -> Non
     assert process.reap() == Exit(pid, 0)
 
 
+def test_one_that_was_told_to_end_does_not_go_on(subject: Subject) -> None:
+    process = subject.process
+    assert not process.goes_on()
+    process.launch()
+    process.wait_ready(timeout_s=DEADLINE_S)
+    assert process.goes_on()
+    with subject.connected():
+        process.stop_gracefully()
+        wait_until(lambda: not process.goes_on(), "the stop")
+        assert process.reap() is None
+
+
 def test_one_that_is_to_terminate_waits_for_nobody(subject: Subject) -> None:
     process, pid = subject.process, launched(subject)
 
