@@ -56,7 +56,12 @@ def _spared(best: Mapping[str, Endpoint], admitted: Container[Peer] | None, sile
     if not silent:
         return frozenset()
     able = {name for name, one in best.items() if _enabled(one, admitted)}
-    quiet = [name for peer in silent if (name := _name(peer.address, peer.port)) in able]
+    # Another service may be listed at the same place, and be refused there.
+    quiet = [
+        name
+        for peer in silent
+        if (name := _name(peer.address, peer.port)) in able and best[name].identity == peer.identity
+    ]
     return frozenset(quiet[: len(able) // 2])
 
 

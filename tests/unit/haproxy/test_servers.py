@@ -34,7 +34,7 @@ def test_of_two_on_one_address_the_better_one_counts() -> None:
 
 def out(count: int, *silent: int, critical: int = 0) -> list[int]:
     """Of so many endpoints, the numbers of those in maintenance while these are silent, in the order they fell so."""
-    some = [endpoint(f"10.0.0.{number}") for number in range(1, count + 1)]
+    some = [endpoint(f"10.0.0.{number}", identity="spiffe://web") for number in range(1, count + 1)]
     some += [endpoint(f"10.0.1.{number}", health=Health.CRITICAL) for number in range(critical)]
     found = servers(some, None, (), [Peer(f"10.0.0.{number}", 21000, "spiffe://web") for number in silent])
     return [
@@ -60,6 +60,14 @@ def test_one_that_is_not_admitted_counts_neither_as_silent_nor_as_serving() -> N
     peers = [Peer("10.0.0.1", 21000, "spiffe://web"), Peer("10.0.0.2", 21000, "spiffe://web")]
     found = servers([one, two], peers[:1], (), peers)
     assert [server.enabled for server in found] == [True, False]
+
+
+def test_one_is_not_left_out_as_another_service_that_is_listed_there_is_refused() -> None:
+    web = [endpoint(f"10.0.0.{number}", identity="spiffe://web") for number in (1, 2)]
+    found = servers(
+        web, [Peer(one.address, one.port, one.identity) for one in web], (), [Peer("10.0.0.1", 21000, "spiffe://api")]
+    )
+    assert [server.enabled for server in found] == [True, True]
 
 
 def test_one_that_stands_by_is_there_in_maintenance_unless_it_is_one_of_the_others() -> None:
