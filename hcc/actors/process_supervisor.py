@@ -420,8 +420,10 @@ class ProcessSupervisor(Actor):
             self._on_drained()
             return
         self.after(max(0.0, deadline_s - time.monotonic()), _Force(kill=False), key="force")
-        if self._process.starting or self._draining.ending:
-            # It has served nobody yet, or was told before.
+        if self._draining.ending:
+            self._await_quiet()
+        elif self._process.starting:
+            # It has served nobody yet.
             self._end_gracefully()
         else:
             self._stop_when_served()
@@ -459,6 +461,9 @@ class ProcessSupervisor(Actor):
     def _end_gracefully(self) -> None:
         self._draining.ending = True
         self._process.stop_gracefully()
+        self._await_quiet()
+
+    def _await_quiet(self) -> None:
         self._quiet = Quiet()
         self.after(QUIET_CHECK_S, _CheckQuiet(), key="quiet")
 

@@ -332,6 +332,23 @@ def test_a_haproxy_that_was_told_to_end_while_it_reloads_is_told_again_after_tha
         assert there.process.said[3:] == []
 
 
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_an_actor_restarted_after_that_tells_haproxy_again_only_where_it_goes_on(reloaded: bool) -> None:
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.drain(10.0)
+        eventually(lambda: there.process.said == ["close public", "stop gracefully"], "a graceful stop")
+
+        there.restart()
+        if reloaded:
+            there.process.reload()
+
+        asked = there.process.activity_asked
+        eventually(lambda: there.process.activity_asked > asked + 1, "it was looked at")
+        assert there.process.said[2:] == ["stop gracefully"] * reloaded
+
+
 @pytest.mark.parametrize("in_time", [True, False])
 def test_the_log_says_that_all_is_done_only_where_it_is(in_time: bool, caplog: pytest.LogCaptureFixture) -> None:
     with scene(FakeProcess()) as there, caplog.at_level(logging.INFO):
