@@ -2,16 +2,14 @@
 
 A chain that leads to another service asks a new question, and so does an hcc that starts beside a HAProxy that serves.
 Until the answer is there, or if it never comes, an empty list would be a guess. So would be one of instances of which
-none has been probed yet, or one without those to whom a service failed over, when another target takes their place:
-there only whom Consul calls unable to serve goes. With the servers stays what is asked of their answers. And where a
-router or splitter leads somewhere new, requests are sent as before until it is known who serves there.
+none has been probed yet. With the servers stays what is asked of their answers. And where a router or splitter leads
+somewhere new, requests are sent as before until it is known who serves there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import attrgetter
 
 from hcc.haproxy.model import MAX_WEIGHT, ActualServers, Backend, Desired, PeerCheck, Server, UpstreamListener
 from hcc.haproxy.slots import is_spare
@@ -19,7 +17,7 @@ from hcc.haproxy.slots import is_spare
 
 def is_guessed(wanted: Desired) -> bool:
     """Whether some servers are not known."""
-    return any(not (backend.known and backend.others_known) for backend in wanted.backends)
+    return any(not backend.known for backend in wanted.backends)
 
 
 def is_astray(wanted: Desired, running: ActualServers) -> bool:
@@ -45,20 +43,10 @@ def braked(wanted: Desired, running: ActualServers, before: Desired | None = Non
 
 
 def _braked(backend: Backend, running: tuple[Server, ...], check: PeerCheck | None) -> Backend:
-    if (backend.known and backend.others_known) or backend.tls is None:
+    if backend.known or backend.tls is None:
         return backend
-    # Of these it is known whether they can serve.
-    told = backend.servers if backend.known else ()
-    names, places = {one.name for one in told}, {(one.address, one.port) for one in told}
-    stay = [
-        replace(one, weight=min(max(one.weight, 1), MAX_WEIGHT))
-        for one in running
-        if not is_spare(one) and one.name not in names and (one.address, one.port) not in places
-    ]
-    if backend.known:
-        stay = [one for one in stay if one.enabled]
-    servers = tuple(sorted((*told, *stay), key=attrgetter("name")))
-    return replace(backend, servers=servers, check=check) if stay else backend
+    stay = [replace(one, weight=min(max(one.weight, 1), MAX_WEIGHT)) for one in running if not is_spare(one)]
+    return replace(backend, servers=tuple(stay), check=check) if stay else backend
 
 
 def _sent_as_before(wanted: Desired, running: Mapping[str, tuple[Server, ...]], before: Desired) -> Desired:
@@ -105,5 +93,5 @@ def _sends_on(now: UpstreamListener, old: UpstreamListener, here: Mapping[str, B
 def _gone_on(old: Backend, heir: Backend | None, running: tuple[Server, ...]) -> Backend:
     """A backend that is not wanted any more: with the servers of the one that is there for the same instances."""
     if heir is not None and heir.known:
-        return _braked(replace(heir, name=old.name, changes=old.changes), running, old.check)
+        return replace(heir, name=old.name, changes=old.changes)
     return _braked(replace(old, known=False, servers=()), running, old.check)

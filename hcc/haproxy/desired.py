@@ -531,9 +531,8 @@ def _backend(upstream: Upstream, leg: Leg, protocol: Protocol, tls: Tls | None) 
         tls=tls,
         timeouts=_timeouts(protocol, _connect_ms(upstream, leg), answer_ms),
         draws=_draws(leg),
-        # Where another one may serve for it, that is no reason to let its instances go on that cannot.
+        # Where another one may serve for it, that is no reason to let what runs go on serving.
         known=all(target.known for target in leg.targets[:1]),
-        others_known=leg.known,
         resolver=leg.resolver.name if leg.resolver else "",
     )
 

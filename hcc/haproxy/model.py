@@ -224,7 +224,6 @@ class Backend:
         label: as in `UpstreamListener`.
         tls: None until our certificate and the CAs are known; then there are no servers either.
         known: whether Consul has said which servers there are; until it has, those that run stay (`hcc.haproxy.brake`).
-        others_known: whether it has said who else serves where none of these does; until it has, others that do stay.
         check: None where answers are not looked at.
         draws: so many servers are drawn at random, and the least busy of them is taken; 0: each has its turn.
         changes: of the ways that lead here, those that change something.
@@ -238,7 +237,6 @@ class Backend:
     timeouts: Timeouts
     servers: tuple[Server, ...] = ()
     known: bool = True
-    others_known: bool = True
     check: PeerCheck | None = None
     draws: int = 0
     changes: tuple[WayChanges, ...] = ()

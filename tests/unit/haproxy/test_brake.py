@@ -9,13 +9,12 @@ from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import ActualServers, Desired, Server, WayChanges
 from hcc.haproxy.render import render
-from hcc.mesh.chain import Route, Split, Target
+from hcc.mesh.chain import Route, Split
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import EVERY_REQUEST, Changes, HeaderChanges, Match
-from hcc.mesh.snapshot import Endpoint, Health, TargetEndpoints, UpstreamState
+from hcc.mesh.snapshot import TargetEndpoints, UpstreamState
 from tests.builders import (
     certificates,
-    chain,
     endpoint,
     options,
     resolver,
@@ -79,37 +78,6 @@ def test_while_nobody_who_is_new_was_probed_those_that_run_stay_with_the_check_o
     assert (kept.servers, kept.check) == ((one,), before.backend(NAME).check)
     assert braked(new, (), before).backend(NAME).servers == new.backend(NAME).servers
     assert not is_guessed(led_to("new", probing=False))
-
-
-def failing_over(number: int, *spare: Endpoint, known: bool = True) -> Desired:
-    """Web, whose only instance is critical, and that fails over to the service of that number."""
-    made = chain("web", failover=(Target(f"spare-{number}", f"spare-{number}", "dc1"),))
-    down = TargetEndpoints("web", (endpoint(health=Health.CRITICAL),), identity=service_uri("web"))
-    other = TargetEndpoints(f"spare-{number}", spare, known, identity=service_uri(f"spare-{number}"))
-    return result(UpstreamState(WEB, made, (down, other))).desired
-
-
-@pytest.mark.parametrize("slot", [False, True])
-def test_another_target_for_failover_takes_nobody_away_who_serves_before_it_is_known(slot: bool) -> None:
-    before, after = failing_over(1, endpoint("10.0.1.1")), failing_over(2, endpoint("10.0.2.1"))
-    primary, first = (replace(one, name=f"s{n}" if slot else one.name) for n, one in enumerate(servers(before), 1))
-    assert first.enabled
-    # That its own instance serves was so before it turned critical.
-    kept = braked(failing_over(2, known=False), running(replace(primary, enabled=True), first), before)
-
-    assert {one.address: one.enabled for one in servers(kept)} == {"10.0.0.1": False, "10.0.1.1": True}
-    assert kept.backend(NAME).check == before.backend(NAME).check
-    assert is_guessed(failing_over(2, known=False))
-    assert braked(after, running(primary, first), kept) == after
-
-
-def test_an_instance_that_stands_by_or_leaves_does_not_stay_for_a_target_that_is_not_known() -> None:
-    before, now = failing_over(1, endpoint("10.0.1.1")), failing_over(2, known=False)
-    assert braked(now, running(*(replace(one, enabled=False) for one in servers(before))), before) == now
-
-
-def servers(found: Desired) -> tuple[Server, ...]:
-    return found.backend(NAME).servers
 
 
 V1, V2 = resolver("v1"), resolver("v2")
