@@ -74,7 +74,7 @@ class Control(Protocol):
         """What this HAProxy can do; `render` wants them."""
 
     def running(self) -> bool:
-        """Whether a worker answers now, ours or that of an earlier hcc."""
+        """Whether a worker runs now, ours or that of an earlier hcc; one that does not answer within 2 s counts."""
 
     def unguarded(self) -> bool:
         """Whether a public listener runs that refuses nobody, or it cannot be told that none does."""

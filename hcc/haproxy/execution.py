@@ -57,6 +57,8 @@ from hcc.haproxy.side_files import stored_digest, write_ticket_keys
 # it is no longer than changes are gathered anyway; what is left stays in maintenance and is planned again.
 DELETE_BUDGET_S = 0.05
 BATCH = 40
+# For whether it runs, which a start of hcc waits for.
+ASK_TIMEOUT_S = 2.0
 # HAProxy makes a TLS context for each, half a millisecond in which a thread of it does nothing else.
 ADD_BATCH = 10
 
@@ -93,6 +95,7 @@ class SocketControl:
         # Texts are written one after the other, whichever thread it is.
         self._storing = threading.Lock()
         self._runtime = RuntimeSocket(layout.stats_socket, capabilities.payload_bytes, master=layout.master_socket)
+        self._asked = RuntimeSocket(layout.stats_socket, timeout_s=ASK_TIMEOUT_S, master=layout.master_socket)
         self._told_through_master = False
         # By us: whatever version runs since then is the one that is installed.
         self._has_reloaded = False
@@ -107,9 +110,10 @@ class SocketControl:
 
     def running(self) -> bool:
         try:
-            self._runtime.info()
-        except RuntimeSocketError:
-            return False
+            self._asked.info()
+        except RuntimeSocketError as exc:
+            # Whatever keeps one that listens from answering, it is there.
+            return not isinstance(exc, NotListeningError)
         return True
 
     def unguarded(self) -> bool:

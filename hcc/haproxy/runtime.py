@@ -33,6 +33,10 @@ JOINED_BYTES = 12_000
 LOST_FILE_TIMEOUT_S = 0.5
 # While nothing comes.
 LOOK_S = 0.5
+# Between tries to connect to a process that is behind with taking connections.
+FULL_POLL_S = 0.01
+# What is left of a time that is just over: 0 would mean not to wait at all, which is another error.
+LEAST_S = 0.001
 # What such commands answer ends with a blank line, the only one where there is nothing to say; of 2.6 not every other.
 LISTS = "show "
 NO_WORKER = ("Can't find the target", "Can't connect to the target")
@@ -47,7 +51,7 @@ class NotListeningError(RuntimeSocketError):
 
 
 class SilentError(RuntimeSocketError):
-    """Somebody took what was said on a socket of HAProxy, and did not answer in time."""
+    """Somebody listens on a socket of HAProxy, and did not answer in time."""
 
 
 class BrokenOffError(RuntimeSocketError):
@@ -242,8 +246,9 @@ def exchange(path: str, data: bytes, timeout_s: float, over: Callable[[], bool] 
     deadline = time.monotonic() + timeout_s
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(timeout_s)
-            client.connect(path)
+            if not _connected(client, path, deadline, over):
+                return ""
+            client.settimeout(max(deadline - time.monotonic(), LEAST_S))
             client.sendall(data)
             # The master never closes by itself; with our side closed it does, right after the answer.
             client.shutdown(socket.SHUT_WR)
@@ -257,10 +262,30 @@ def exchange(path: str, data: bytes, timeout_s: float, over: Callable[[], bool] 
         raise RuntimeSocketError(f"HAProxy does not answer on {path}: {exc}") from exc
 
 
+def _connected(client: socket.socket, path: str, deadline: float, over: Callable[[], bool]) -> bool:
+    """Whether there is a connection by then; False when none needs to be any more.
+
+    Some ten connections wait for a process that takes none, such as those of whoever asked before and gave up. The next
+    one is refused at once with EAGAIN, which says the same as an answer that does not come.
+    """
+    client.setblocking(False)
+    while True:
+        try:
+            client.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError from None
+        else:
+            return True
+        if over():
+            return False
+        time.sleep(FULL_POLL_S)
+
+
 def _read_all(client: socket.socket, deadline: float, over: Callable[[], bool]) -> str:
     received = bytearray()
     while True:
-        client.settimeout(min(max(deadline - time.monotonic(), 0.001), LOOK_S))
+        client.settimeout(min(max(deadline - time.monotonic(), LEAST_S), LOOK_S))
         try:
             chunk = client.recv(CHUNK_BYTES)
         except TimeoutError:

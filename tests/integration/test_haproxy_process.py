@@ -31,6 +31,7 @@ from hcc.haproxy.process import (
     start_time,
 )
 from hcc.haproxy.replies import Activity
+from hcc.haproxy.runtime import SilentError, exchange
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
@@ -80,6 +81,28 @@ def test_a_process_that_takes_questions_and_does_not_answer_is_told_apart(there:
             assert there.process.look(0.3).silent == name
         finally:
             os.kill(pid, signal.SIGCONT)
+    assert there.process.look(DEADLINE_S).silent == ""
+
+
+@pytest.mark.parametrize("hangs", ["worker", "master"])
+def test_a_process_that_hangs_is_silent_also_when_it_takes_no_more_questions(there: Stage, hangs: str) -> None:
+    serve(there)
+    pid, path = (
+        (there.worker(), there.layout.stats_socket)
+        if hangs == "worker"
+        else (there.process.pid, there.layout.master_socket)
+    )
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # So many wait to be taken; each that gives up goes on waiting there.
+        for _ in range(15):
+            with pytest.raises(SilentError, match="does not answer"):
+                exchange(path, b"show proc\n", 0.02)
+
+        assert there.process.look(0.3).silent == hangs
+        assert there.control.running()
+    finally:
+        os.kill(pid, signal.SIGCONT)
     assert there.process.look(DEADLINE_S).silent == ""
 
 

@@ -21,7 +21,15 @@ from hcc.haproxy.listeners import taken_binds
 from hcc.haproxy.model import CertificateFile, TcpBind, UnixBind
 from hcc.haproxy.plan import DeleteServer, Operation, SetCertificate, SetServerAddress, SetServerWeight
 from hcc.haproxy.process import record_pid
-from hcc.haproxy.runtime import MasterSocket, NotListeningError, PayloadError, RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.runtime import (
+    MasterSocket,
+    NotListeningError,
+    PayloadError,
+    RuntimeSocket,
+    RuntimeSocketError,
+    SilentError,
+    exchange,
+)
 from hcc.haproxy.takeover import MASTER_TIMEOUT_S, TakeOver
 from hcc.mesh.secret import Secret
 from tests.builders import V2_6
@@ -130,6 +138,31 @@ def test_a_part_of_an_answer_is_not_taken_for_all_of_it(fake: Fake, answer: byte
     fake.answer = lambda _: answer
     with pytest.raises(RuntimeSocketError, match="broke off its answer"):
         runtime(fake).send("show servers state")
+
+
+def test_who_takes_no_more_questions_is_asked_until_the_time_is_over_or_nobody_waits_any_more(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(path)
+        listener.listen(0)
+        waiting.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        began = time.monotonic()
+        with pytest.raises(SilentError, match="does not answer"):
+            exchange(path, b"show info\n", 0.2)
+        assert 0.2 <= time.monotonic() - began < DEADLINE_S
+        assert exchange(path, b"show info\n", DEADLINE_S, lambda: True) == ""
+
+        def take() -> None:
+            listener.accept()[0].close()
+            with listener.accept()[0] as asked:
+                said = b"".join(iter(lambda: asked.recv(100), b""))
+                asked.sendall(said.upper())
+
+        # As soon as there is room, it is said.
+        taking = threading.Timer(0.1, take)
+        taking.start()
+        assert exchange(path, b"show info\n", DEADLINE_S) == "SHOW INFO\n"
+        taking.join()
 
 
 def test_nobody_listening_is_told_apart(tmp_path: Path) -> None:
