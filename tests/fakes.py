@@ -318,10 +318,11 @@ class FakeProcess:
 
     Args:
         left_running: process id that an earlier hcc left, 0 for none.
+        left_starting: whether that one had just been launched.
         failing: launches that fail before one succeeds. By turns the program cannot be run, and ends at once.
     """
 
-    def __init__(self, left_running: int = 0, failing: int = 0) -> None:
+    def __init__(self, left_running: int = 0, failing: int = 0, *, left_starting: bool = False) -> None:
         self.pid = 0
         self.said: list[str] = []
         self.launched = 0
@@ -343,6 +344,7 @@ class FakeProcess:
         self.ends_at_once = False
         self.starting = False
         self._left_running = left_running
+        self._left_starting = left_starting
         self._adopted = False
         self._closed_public = False
         # Whether a reload is under way, and whether it was told to end since it listens.
@@ -362,7 +364,7 @@ class FakeProcess:
         if not self._left_running:
             return None
         self._begin(self._left_running, adopted=True)
-        self._left_running = 0
+        self._left_running, self.starting = 0, self._left_starting
         return self.pid
 
     def launch(self) -> int:

@@ -188,9 +188,11 @@ class ProcessSupervisor(Actor):
         self._leaving = os.eventfd(0)
         if self._dataplane is not None:
             self._start_dataplane(self._dataplane)
+        if not self._process.pid:
+            self._process.adopt()
         if self._process.starting:
             self._launched()
-        elif self._process.pid or self._process.adopt():
+        elif self._process.pid:
             _log.info("adopted the running HAProxy, process %d", self._process.pid)
             if self._process.access_log_is_in_file():
                 _log.warning(

@@ -44,7 +44,6 @@ ANSWERS_TIMEOUT_S = 5.0
 NO_PROXY = "No such proxy"
 NO_FRONTEND = "No such frontend"
 KILL_TIMEOUT_S = 5.0
-ADOPT_TIMEOUT_S = 10.0
 # What `Look.silent` says of a HAProxy that cannot be asked at all.
 LOST = "sockets"
 
@@ -117,7 +116,7 @@ class HAProxyProcess:
 
     @property
     def starting(self) -> bool:
-        """Whether it was launched and `wait_ready` has not seen it ready since."""
+        """Whether it was launched, maybe by an earlier hcc, and `wait_ready` has not seen it ready since."""
         return self._starting
 
     def fileno(self) -> int:
@@ -147,22 +146,19 @@ class HAProxyProcess:
     def adopt(self) -> int | None:
         """Take over the master that an earlier hcc left running; its process id, None when there is none.
 
-        A master whose process is ours by the pid file but whose socket does not answer is killed: nobody can
-        use it. So is what outlives one that is gone.
+        It may not answer: up to 3.0 it listens no more while it loads its configuration, for a start or a reload, and
+        that takes as long as it takes. Whoever looks after it sees whether it hangs. What outlives one that is gone is
+        killed.
         """
-        answering = self._answering_master()
-        if answering is None:
-            recorded = recorded_pid(self._layout.pid_file)
-            if recorded is not None:
-                self._take(recorded)
-                self.kill()
-                self.forget()
-            else:
-                end_session(_noted(self._layout.pid_file)[0], self._layout.config)
+        master = master_pid(self._layout.master_socket) or self._recorded()
+        if master is None:
+            end_session(_noted(self._layout.pid_file)[0], self._layout.config)
             return None
-        self._take(answering)
-        record_pid(self._layout.pid_file, answering)
-        return answering
+        self._take(master)
+        # One that loads for the first time has no worker.
+        self._starting = not children(master)
+        record_pid(self._layout.pid_file, master)
+        return master
 
     def wait_ready(self, structure: str = "", timeout_s: float = 30.0) -> int:
         """The worker's process id, once it answers and runs the structure of that digest (any, when empty).
@@ -391,14 +387,10 @@ class HAProxyProcess:
         while self.alive() and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
-    def _answering_master(self) -> int | None:
-        """The master that listens on our socket. One that starts anew, as in a reload, gets time to be back."""
-        deadline = time.monotonic() + ADOPT_TIMEOUT_S
-        while True:
-            answering = master_pid(self._layout.master_socket)
-            if answering or recorded_pid(self._layout.pid_file) is None or time.monotonic() > deadline:
-                return answering
-            time.sleep(POLL_S)
+    def _recorded(self) -> int | None:
+        """The master of the pid file; one that has ended and waits for its parent is none."""
+        recorded = recorded_pid(self._layout.pid_file)
+        return recorded if recorded is not None and lives(recorded) else None
 
     def _ready_worker(self, structure: str) -> int:
         try:

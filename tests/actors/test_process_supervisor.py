@@ -123,6 +123,19 @@ def test_a_haproxy_that_an_earlier_hcc_left_is_adopted() -> None:
         assert there.process.launched == 0
 
 
+def test_a_haproxy_that_an_earlier_hcc_had_just_started_is_waited_for() -> None:
+    process = FakeProcess(left_running=77, left_starting=True)
+    process.answering = False
+    with scene(process) as there:
+        there.settle()
+        assert not there.all_of(CONFIG_RECONCILER, HAProxyUp)
+
+        process.answering = True
+
+        assert there.expect(CONFIG_RECONCILER, HAProxyUp).pid == 77
+        assert (process.launched, process.said) == (0, [])
+
+
 @pytest.mark.parametrize("in_file", [False, True])
 def test_where_the_access_log_of_an_adopted_haproxy_goes_is_said_when_it_is_not_where_it_should(
     in_file: bool, caplog: pytest.LogCaptureFixture

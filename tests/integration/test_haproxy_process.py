@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ from hcc.haproxy.process import (
     Closing,
     HAProxyProcess,
     LaunchError,
+    Look,
+    NotReadyError,
     children,
     recorded_pid,
     start_time,
@@ -143,6 +145,63 @@ def test_a_master_is_looked_after_however_many_descriptors_are_open(there: Stage
         assert there.process.alive()
         there.process.kill()
         assert not there.process.alive()
+
+
+@contextlib.contextmanager
+def loading(there: Stage, begin: Callable[[], object]) -> Iterator[None]:
+    """HAProxy loads a configuration all the time, whoever of it does that; `begin` has it begin."""
+    slow = Path(there.directory) / "slow.map"
+    os.mkfifo(slow)
+    config = Path(there.layout.config).read_text()
+    uses = f"backend slow\n  mode http\n  http-request deny if {{ src -f {slow} }}\n"
+    write_private(there.layout.config, f"{config}\n{uses}")
+    begin()
+    with contextlib.ExitStack() as stack:
+
+        def reads() -> bool:
+            with contextlib.suppress(OSError):
+                stack.callback(os.close, os.open(slow, os.O_WRONLY | os.O_NONBLOCK))
+                return True
+            return False
+
+        wait_until(reads, "it loads")
+        yield
+
+
+def test_a_master_that_loads_for_a_reload_is_adopted_however_long_that_takes(there: Stage) -> None:
+    port = serve(there)
+    worker, master = there.worker(), there.process.pid
+
+    with loading(there, lambda: os.kill(master, signal.SIGUSR2)):
+        there.process.release()
+        there.process = HAProxyProcess(there.binary, there.layout)
+        assert there.process.adopt() == master
+
+        assert not there.process.starting
+        assert there.process.look(DEADLINE_S) == Look(worker=worker)
+        assert greeting(port) == "peer"
+    wait_until(lambda: there.process.look(DEADLINE_S).worker not in (0, worker), "the new worker")
+    assert there.process.wait_ready(timeout_s=DEADLINE_S)
+
+
+# Of 3.1 and newer the master does not load, and has a worker.
+@pytest.mark.parametrize("there", ["2.2", "2.8", "3.0"], indirect=True)
+def test_a_master_that_loads_for_its_start_is_adopted_as_one_that_starts(there: Stage) -> None:
+    serve(there)
+    there.process.kill()
+    wait_until(there.process.reap, "the master has ended")
+
+    with loading(there, there.process.launch):
+        master = there.process.pid
+        there.process.release()
+        there.process = HAProxyProcess(there.binary, there.layout)
+        assert there.process.adopt() == master
+
+        assert there.process.starting
+        with pytest.raises(NotReadyError):
+            there.process.wait_ready(timeout_s=0.1)
+    assert there.process.wait_ready(timeout_s=DEADLINE_S)
+    assert not there.process.starting
 
 
 def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
