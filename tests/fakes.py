@@ -330,6 +330,7 @@ class FakeProcess:
         self.answering = True
         self.lost = False
         self.trimmed = 0
+        self.noted = 0
         self.logs_to_file = False
         self.in_flight = 0
         # Whether it says how many these are.
@@ -442,6 +443,9 @@ class FakeProcess:
 
     def trim_log(self) -> None:
         self.trimmed += 1
+
+    def keep_record(self) -> None:
+        self.noted += 1
 
     def access_log_is_in_file(self) -> bool:
         return self.logs_to_file

@@ -292,6 +292,7 @@ class ProcessSupervisor(Actor):
         if not self._process.pid or self._draining.deadline_s is not None:
             return
         self._process.trim_log()
+        self._process.keep_record()
         seen = self._process.look(PROBE_TIMEOUT_S)
         is_reloaded_by_us = time.monotonic() < self._patient_until_s
         lost, before = seen.silent == LOST, self._lost

@@ -150,7 +150,7 @@ class HAProxyProcess:
         that takes as long as it takes. Whoever looks after it sees whether it hangs. What outlives one that is gone is
         killed.
         """
-        master = master_pid(self._layout.master_socket) or self._recorded()
+        master = master_pid(self._layout.master_socket) or self._recorded() or self._unrecorded()
         if master is None:
             end_session(_noted(self._layout.pid_file)[0], self._layout.config)
             return None
@@ -315,6 +315,14 @@ class HAProxyProcess:
         remove(self._layout.pid_file, self._layout.master_socket, self._layout.stats_socket)
         self._forget_process()
 
+    def keep_record(self) -> None:
+        """Have the master noted for the next hcc again, where somebody removed the pid file."""
+        # One that names a process is another hcc's, which was started after somebody removed the directory.
+        if self._pid and recorded_pid(self._layout.pid_file) is None:
+            # That there is no room was told when it was first noted.
+            with contextlib.suppress(OSError):
+                _note(self._layout.pid_file, self._pid)
+
     def trim_log(self) -> None:
         """Keep its log file from growing without limit."""
         trim_log(self._layout.log)
@@ -392,6 +400,19 @@ class HAProxyProcess:
         recorded = recorded_pid(self._layout.pid_file)
         return recorded if recorded is not None and lives(recorded) else None
 
+    def _unrecorded(self) -> int | None:
+        """The master that works in our directory with our configuration, where somebody removed the pid file."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                # It is for our user alone, and in another container another one may have its name.
+                if os.getsid(int(process.name)) == int(process.name) and (process / "cwd").samefile(
+                    self._layout.directory
+                ):
+                    words = (process / "cmdline").read_bytes().split(b"\0")
+                    if b"-W" in words and self._layout.config.encode() in words:
+                        return int(process.name)
+        return None
+
     def _ready_worker(self, structure: str) -> int:
         try:
             info = self._starting_worker.info()
@@ -441,7 +462,7 @@ def start_time(pid: int) -> int:
 def record_pid(pid_file: str, pid: int) -> None:
     """Note a process for the next hcc. A full disk is no reason to stop it: as long as it answers, it is found so."""
     try:
-        write_private(pid_file, f"{pid} {start_time(pid)}\n")
+        _note(pid_file, pid)
     except OSError as exc:
         _log.warning("process %d cannot be noted in %s: %s", pid, pid_file, exc.strerror)
 
@@ -462,8 +483,12 @@ def running_program(pid_file: str) -> str:
     return os.fsdecode(words.partition(b"\0")[0])
 
 
+def _note(pid_file: str, pid: int) -> None:
+    write_private(pid_file, f"{pid} {start_time(pid)}\n")
+
+
 def _noted(pid_file: str) -> tuple[int, int]:
-    """Process id and start time, as `record_pid` wrote them; both 0 when there is none."""
+    """Process id and start time, as `_note` wrote them; both 0 when there is none."""
     words = (read_text(pid_file) or "").split()
     if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004 - id and start time
         return 0, 0

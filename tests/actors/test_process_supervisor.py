@@ -155,6 +155,12 @@ def test_logs_are_kept_small_while_their_writers_run(monkeypatch: pytest.MonkeyP
         eventually(lambda: min(there.process.trimmed, dataplane.trimmed) > 2, "looks at both")
 
 
+def test_the_pid_file_of_a_haproxy_that_runs_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    with scene(FakeProcess(left_running=77)) as there:
+        eventually(lambda: there.process.noted > 2, "looks at it")
+
+
 def test_a_haproxy_that_dies_is_started_again_and_the_reconciler_knows() -> None:
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())

@@ -240,12 +240,47 @@ def test_a_log_that_has_grown_is_emptied_under_its_writer(there: Stage, wanted: 
 def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
     serve(there)
     master = there.process.pid
-    there.process.release()
-    Path(there.layout.pid_file).unlink()
-    there.process = HAProxyProcess(there.binary, there.layout)
-    # It may start anew once more; with the pid file that is waited for, without it is not.
-    wait_until(lambda: there.process.adopt() == master, "the master is adopted")
-    assert recorded_pid(there.layout.pid_file) == master
+
+    # Such a one does not listen, up to 3.0.
+    with loading(there, lambda: os.kill(master, signal.SIGUSR2)):
+        there.process.release()
+        Path(there.layout.pid_file).unlink()
+        there.process = HAProxyProcess(there.binary, there.layout)
+
+        assert there.process.adopt() == master
+        assert recorded_pid(there.layout.pid_file) == master
+
+
+def test_a_pid_file_that_somebody_removed_is_put_back_and_that_of_another_one_left_alone(there: Stage) -> None:
+    serve(there)
+    pid_file = Path(there.layout.pid_file)
+    before = pid_file.read_text()
+    pid_file.unlink()
+    there.process.keep_record()
+    assert pid_file.read_text() == before
+    another = f"{os.getpid()} {start_time(os.getpid())}\n"
+    write_private(there.layout.pid_file, another)
+    there.process.keep_record()
+    assert pid_file.read_text() == another
+    there.process.kill()
+    wait_until(there.process.reap, "the master has ended")
+    there.process.keep_record()
+    assert not pid_file.exists()
+
+
+@pytest.mark.parametrize("there", ["2.8"], indirect=True)
+@pytest.mark.parametrize("lacks", ["our directory", "our configuration", "a session of its own", "a master's flag"])
+def test_a_process_that_only_resembles_our_master_is_not_adopted(there: Stage, lacks: str) -> None:
+    config = "/nowhere" if lacks == "our configuration" else there.layout.config
+    command = ["sh", "-c", "sleep 300; true", "sh", "-c" if lacks == "a master's flag" else "-W", "-f", config]
+    where = "/" if lacks == "our directory" else there.directory
+    with subprocess.Popen(command, cwd=where, start_new_session=lacks != "a session of its own") as other:
+        try:
+            wait_until(lambda: list(map(words, children(other.pid))) == [b"sleep\x00300\x00"], "it waits")
+            assert there.process.adopt() is None
+        finally:
+            for pid in (other.pid, *children(other.pid)):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_why_it_did_not_start_is_of_this_start_not_of_an_earlier_one(there: Stage) -> None:
