@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 from hcc.errors import HccError
 from hcc.haproxy.capabilities import Capabilities
@@ -107,7 +108,9 @@ class DataplaneStore:
                 settle(layout)
             return self._report()
         finally:
-            remove(layout.wanted)
+            # It keeps each text that was refused, with the password, and one that is refused is tried again and again.
+            refused = Path(layout.dataplane_transactions, "failed").glob("*")
+            remove(layout.wanted, *map(str, refused))
 
     def _report(self) -> bool:
         """Whether something was repaired; said once for each line."""

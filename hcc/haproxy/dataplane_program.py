@@ -134,7 +134,7 @@ def command_line(program: DataplaneProgram, haproxy: str, layout: Layout) -> lis
         # 1.2 puts the bad text back after this; we post the good one again.
         "restart-cmd": shutil.which("true") or "/bin/true",
         "reload-strategy": "custom",
-        "transaction-dir": f"{own}/tx",
+        "transaction-dir": layout.dataplane_transactions,
         "spoe-transaction-dir": f"{own}/spoe-tx",
         "dataplane-storage-dir": f"{own}/storage",
     }

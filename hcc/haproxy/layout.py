@@ -100,6 +100,11 @@ class Layout:
         return self._path("dataplane")
 
     @property
+    def dataplane_transactions(self) -> str:
+        """Where it keeps a copy of each text that it could not bring about, below `failed`."""
+        return self._path("dataplane/tx")
+
+    @property
     def wanted(self) -> str:
         """What is being posted to the Data Plane API, for our reload command."""
         return self._path("dataplane.wanted")

@@ -44,6 +44,10 @@ def client_snapshot(*states: UpstreamState) -> Snapshot:
     return snapshot(*states, proxy_=proxy(local_port=0, upstreams=(state.upstream for state in states)))
 
 
+def holds(path: Path, text: str) -> bool:
+    return path.is_file() and text in path.read_text(encoding="utf-8")
+
+
 def at(server: Server, weight: int = 1) -> Endpoint:
     return endpoint("127.0.0.1", server.port, weight=weight)
 
@@ -128,6 +132,7 @@ def test_a_text_that_haproxy_refuses_changes_neither_what_runs_nor_the_file(ther
 
     assert applied.failure is not None
     assert "nonsense" in str(applied.failure)
+    assert not [one for one in Path(there.layout.dataplane_directory).rglob("*") if holds(one, "nonsense")]
     assert there.worker() == worker
     assert there.file_says(good)
     assert greeting(port) == "first"
