@@ -73,7 +73,7 @@ class Probe:
     def __init__(self, binary: str) -> None:
         self._binary = binary
         # Before it is asked, so that what comes in its place meanwhile is seen later.
-        self._signature = _signature(binary)
+        self._signature = signature(binary)
         try:
             self._asked = subprocess.Popen(
                 [binary, "-vv"],
@@ -153,25 +153,25 @@ class Program:
         One that cannot serve is none: HAProxy itself says so when it is to be reloaded or started. One that does not
         run is asked again: an upgrade may put the program there before a library of its, or no process be left.
         """
-        signature = _signature(self._binary)
-        if signature is None or signature == self._seen:
+        found = signature(self._binary)
+        if found is None or found == self._seen:
             self._problem.over()
             return None
-        if signature == self._unasked and time.monotonic() < self._again_s:
+        if found == self._unasked and time.monotonic() < self._again_s:
             return None
         began_s = time.monotonic()
         try:
             build = Probe(self._binary).build(LOOK_TIMEOUT_S)
         except HAProxyBuildError as exc:
-            self._seen = signature
+            self._seen = found
             self._problem.say(f"HAProxy was replaced by what cannot be used; what runs goes on: {exc}")
             return None
         except SettingError as exc:
             ended_s = time.monotonic()
-            self._unasked, self._again_s = signature, ended_s + PAUSE_FACTOR * (ended_s - began_s)
+            self._unasked, self._again_s = found, ended_s + PAUSE_FACTOR * (ended_s - began_s)
             self._problem.say(f"HAProxy was replaced by what cannot be used yet; what runs goes on: {exc}")
             return None
-        self._seen = signature
+        self._seen = found
         self._problem.over()
         if capabilities_of(self.build).can_the_same(capabilities_of(build)):
             _log.info("%s is %s now, for the next reload or start of HAProxy", self._binary, build.label())
@@ -179,8 +179,8 @@ class Program:
         return build
 
 
-def _signature(path: str) -> tuple[int, ...] | None:
-    """What is another one for another file; None where there is none."""
+def signature(path: str) -> tuple[int, ...] | None:
+    """What is another one for another program at that path; None where there is none."""
     try:
         found = Path(path).stat()
     except OSError:

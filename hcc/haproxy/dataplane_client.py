@@ -89,7 +89,8 @@ class DataplaneClient:
         return self._ask("POST", f"{path}?force_reload=true&version={version}", WRITE_TIMEOUT_S, text.encode())
 
     def _probed(self) -> int:
-        known = (self._generation,) if self._generation else GENERATIONS
+        # The one that answered last first: another program may have been started since.
+        known = sorted(GENERATIONS, key=lambda generation: generation != self._generation)
         found = next((generation for generation in known if self._is(generation)), 0)
         if not found:
             raise DataplaneError(

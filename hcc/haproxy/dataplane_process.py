@@ -12,7 +12,7 @@ import subprocess
 
 from hcc.children import child_environment
 from hcc.haproxy.control import ControlError
-from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, python_path
+from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, looked_at_again, python_path
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
@@ -60,6 +60,7 @@ class DataplaneProcess:
         if self.pid:
             raise ControlError(f"expected no Data Plane API to run, found process {self.pid}")
         end_left_over(self._layout)
+        self._program = looked_at_again(self._program)
         try:
             self._prepare()
             child = self._spawn()

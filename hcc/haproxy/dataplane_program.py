@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hcc
 from hcc.children import child_environment
 from hcc.errors import SettingError
+from hcc.haproxy.binary import signature
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.dataplane_text import USER
 from hcc.haproxy.layout import Layout
@@ -20,6 +21,8 @@ from hcc.haproxy.layout import Layout
 VARIABLE = "DATAPLANEAPI_BIN"
 NAME = "dataplaneapi"
 PROBE_TIMEOUT_S = 20.0
+# Of one that came in the place of another while hcc runs: an actor waits for it.
+LOOK_TIMEOUT_S = 3.0
 # Generation -> what its parser drops from the text, behind a 202. Source: reference/dataplane-api.md section 5.
 DROPS: dict[int, frozenset[Feature]] = {
     1: frozenset((
@@ -45,11 +48,13 @@ class DataplaneProgram:
         binary: its absolute path, as it is run in another directory.
         origin: where it came from, in words.
         flags: that it knows, by their long names; `f` when it has a YAML file.
+        seen: the `signature` of its file before it was asked for these.
     """
 
     binary: str
     origin: str
     flags: frozenset[str]
+    seen: tuple[int, ...] | None = None
 
     @property
     def generation(self) -> int:
@@ -71,7 +76,22 @@ def find_dataplane(flag: str = "") -> DataplaneProgram:
     if binary is None:
         raise SettingError(f"expected the Data Plane API at {name} (from {origin}), found no program there; "
                            "install it, name it with --dataplane, or use --control direct")  # fmt: skip
-    return DataplaneProgram(str(Path(binary).absolute()), origin, known_flags(_help(binary)))
+    seen = signature(binary)
+    return DataplaneProgram(str(Path(binary).absolute()), origin, known_flags(_help(binary, PROBE_TIMEOUT_S)), seen)
+
+
+def looked_at_again(program: DataplaneProgram) -> DataplaneProgram:
+    """The same with the flags that it has now, where an upgrade put another one in its place.
+
+    One that cannot be asked is as it was: whoever starts it sees what is wrong.
+    """
+    seen = signature(program.binary)
+    if seen in (None, program.seen):
+        return program
+    try:
+        return replace(program, flags=known_flags(_help(program.binary, LOOK_TIMEOUT_S)), seen=seen)
+    except SettingError:
+        return program
 
 
 def known_flags(text: str) -> frozenset[str]:
@@ -148,12 +168,12 @@ def command_line(program: DataplaneProgram, haproxy: str, layout: Layout) -> lis
 _DIRECTORIES = ("maps-dir", "ssl-certs-dir", "general-storage-dir", "spoe-dir", "backups-dir")
 
 
-def _help(binary: str) -> str:
+def _help(binary: str, timeout_s: float) -> str:
     try:
         done = subprocess.run(
             [binary, "--help"],
             capture_output=True,
-            timeout=PROBE_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
             text=True,
             errors="replace",

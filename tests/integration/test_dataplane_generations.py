@@ -40,9 +40,7 @@ class Scene:
         self.path = Path(self.layout.config)
         self.path.write_text(with_user("global\n  maxconn 10\n", PASSWORD), encoding="utf-8")
         self.reload_fails = ""
-        self.fake = FakeDataplane(
-            generation, self.layout.dataplane_socket, self.layout.config, reload=self._reload, check=self._check
-        )
+        self.fake = self._started(generation)
         self.control = DataplaneControl("/bin/true", self.layout, ABLE, Secret(PASSWORD))
 
     @property
@@ -59,8 +57,19 @@ class Scene:
         options = Options(process, (self.layout.agent_socket(1),), *maps, *keys, intentions)
         return render(desired(wanted, options, Certificates()).desired, ABLE)
 
+    def restart(self, generation: int) -> None:
+        """As another one."""
+        self.fake.close()
+        Path(self.layout.dataplane_socket).unlink()
+        self.fake = self._started(generation)
+
     def says(self, rendered: Rendered) -> bool:
         return not differences(with_user(rendered.config, PASSWORD), self.file)
+
+    def _started(self, generation: int) -> FakeDataplane:
+        return FakeDataplane(
+            generation, self.layout.dataplane_socket, self.layout.config, reload=self._reload, check=self._check
+        )
 
     def _reload(self) -> None:
         settle(self.layout)
@@ -115,6 +124,19 @@ def test_texts_follow_each_other_with_one_post_each(there: Scene) -> None:
         assert there.control.apply(Plan((Install(there.rendered(*ports)),))).failure is None
     assert len(there.fake.posts) == 3
     assert version_of(there.file) == 4
+
+
+@pytest.mark.parametrize("there", [1], indirect=True)
+def test_a_text_is_posted_to_another_generation_that_was_started_in_the_place_of_one(there: Scene) -> None:
+    assert there.control.apply(Plan((Install(there.rendered(9191)),))).failure is None
+    for generation in (3, 2):
+        there.restart(generation)
+        rendered = there.rendered(9191, 9190 + generation)
+
+        assert there.control.apply(Plan((Install(rendered),))).failure is None
+
+        assert there.says(rendered)
+        assert len(there.fake.posts) == 1
 
 
 def test_another_idea_of_the_version_is_taken_over(there: Scene) -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Feature, Version, capabilities
-from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, find_dataplane, known_flags, without_dropped
+from hcc.haproxy.dataplane_program import (
+    DataplaneProgram,
+    command_line,
+    find_dataplane,
+    known_flags,
+    looked_at_again,
+    without_dropped,
+)
 from hcc.haproxy.layout import layout
 
 V1 = """
@@ -91,3 +98,26 @@ def test_the_flag_comes_before_the_variable_and_that_before_path(
     assert find_dataplane("./flag").binary == paths[0]  # it is run in the state directory
     with pytest.raises(SettingError, match="--dataplane"):
         find_dataplane(str(tmp_path / "none"))
+
+
+def test_a_program_in_whose_place_an_upgrade_put_another_is_asked_for_its_flags_again(tmp_path: Path) -> None:
+    path = tmp_path / "dataplaneapi"
+
+    def put(text: str) -> None:
+        new = tmp_path / "new"
+        new.write_text(f"#!/bin/sh\ncat <<'E'\n{text}\nE\n", encoding="utf-8")
+        new.chmod(stat.S_IRWXU)
+        new.rename(path)
+
+    put(V1)
+    before = find_dataplane(str(path))
+    assert looked_at_again(before) is before
+    put(V3)
+    after = looked_at_again(before)
+    assert (before.generation, after.generation) == (1, 3)
+    assert looked_at_again(after) is after
+    # Whoever starts what is none sees that.
+    put("another program")
+    assert looked_at_again(after) is after
+    path.unlink()
+    assert looked_at_again(after) is after
