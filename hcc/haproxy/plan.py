@@ -308,7 +308,8 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True, because
         return _install(rendered, actual) if may_reload else Plan()
     why = _reason_to_reload(rendered, actual)
     if why and may_reload:
-        certificates = tuple(_certificate_operations(rendered, actual))
+        # One that is refused would keep back the new worker, which reads them all.
+        certificates = () if because else tuple(_certificate_operations(rendered, actual))
         reasons = (CERTIFICATES_DIFFER,) if certificates else ()
         return Plan((*certificates, Reload(rendered)), (*reasons, why))
     steps = changes(rendered, actual)

@@ -137,6 +137,13 @@ def test_a_change_of_structure_reloads_and_leaves_servers_to_the_reload() -> Non
     assert steps.reloads
 
 
+def test_where_a_new_worker_is_to_take_over_no_certificate_that_is_refused_keeps_it_back() -> None:
+    new = wanted(port=9999, fingerprint="B" * 40)
+    steps = plan(new, running(wanted()), because="HAProxy refuses to be changed at run time")
+    assert kinds(steps) == [Reload]
+    assert steps.reasons == (f"structure {new.structure} is wanted, {running(wanted()).structure} runs",)
+
+
 def test_a_foreign_configuration_is_replaced() -> None:
     assert kinds(plan(wanted(), replace(running(wanted()), structure=""))) == [Reload]
 
