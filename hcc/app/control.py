@@ -10,6 +10,7 @@ from hcc.haproxy.dataplane import DataplaneControl
 from hcc.haproxy.dataplane_process import DataplaneProcess, end_left_over, own_password
 from hcc.haproxy.dataplane_program import DataplaneProgram, find_dataplane, reload_command, without_dropped
 from hcc.haproxy.direct import DirectControl
+from hcc.haproxy.files import remove
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.process import HAProxyProcess
 from hcc.settings import RunSettings
@@ -58,9 +59,11 @@ def driven(choice: Choice, binary: str, layout: Layout, *, shares_stdout: bool) 
         SettingError: the Data Plane API cannot run in this directory.
     """
     process = HAProxyProcess(binary, layout, shares_stdout=shares_stdout)
+    # A Data Plane API of an earlier hcc would go on writing to our file, and may want to know what was posted.
+    # Later than here that may be by us.
+    end_left_over(layout)
+    remove(layout.wanted)
     if choice.program is None:
-        # A Data Plane API of an earlier hcc would go on writing to our file.
-        end_left_over(layout)
         return Driven(DirectControl(binary, layout, choice.capabilities), process, None)
     reload_command(layout)
     password = own_password(layout)
