@@ -57,7 +57,9 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self._gauge("hcc_build_info", "Version of hcc.", ("version",)).labels(VERSION).set(1)
         self.haproxy_info = self._gauge(
-            "hcc_haproxy_info", "The HAProxy that is driven.", ("version", "openssl", "control")
+            "hcc_haproxy_info",
+            "The HAProxy that runs, and the OpenSSL of its program.",
+            ("version", "openssl", "control"),
         )
         self.haproxy_up = self._gauge(
             "hcc_haproxy_up", "Whether a HAProxy runs whose start is over, though it may hang."

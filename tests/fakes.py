@@ -328,6 +328,7 @@ class FakeProcess:
         self.launched = 0
         self.public = True
         self.answering = True
+        self.version = "2.6.12"
         self.lost = False
         self.trimmed = 0
         self.noted = 0
@@ -439,7 +440,7 @@ class FakeProcess:
             return Look()
         if self.lost:
             return Look(LOST)
-        return Look(worker=self.pid + self._workers) if self.answering else Look("worker")
+        return Look(worker=self.pid + self._workers, version=self.version) if self.answering else Look("worker")
 
     def trim_log(self) -> None:
         self.trimmed += 1

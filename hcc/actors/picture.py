@@ -59,6 +59,7 @@ class Identity:
     hcc: str
     python: str
     haproxy: str
+    """The program when hcc started; an older one may run."""
     openssl: str
     control: str
 
@@ -95,7 +96,7 @@ def picture(identity: Identity, facts: Facts, observed: Observed) -> Status:
         versions=VersionsStatus(
             hcc=identity.hcc,
             python=identity.python,
-            haproxy=identity.haproxy,
+            haproxy=facts.haproxy.version or identity.haproxy,
             openssl=identity.openssl,
             control=identity.control,
             consul=observed.consul,

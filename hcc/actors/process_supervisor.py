@@ -154,14 +154,17 @@ class ProcessSupervisor(Actor):
         self,
         *,
         process: HAProxyProcess,
-        version: str,
+        installed: str,
+        on_version: Callable[[str], None],
         metrics: Metrics,
         on_drained: Callable[[], None],
         draining: Draining,
         dataplane: DataplaneProcess | None = None,
     ) -> None:
         self._process = process
-        self._version = version
+        # What the program on disk was when hcc started; what runs, as far as it was heard.
+        self._installed = self._version = installed
+        self._on_version = on_version
         self._metrics = metrics
         self._on_drained = on_drained
         self._draining = draining
@@ -200,6 +203,8 @@ class ProcessSupervisor(Actor):
                 )
             self._watch(self._process, _Ended(self._process.pid))
             self._look_after()
+            if self.context.generation == 1 and self._version != self._installed:
+                _log.info("HAProxy %s runs, %s is installed: the next reload brings it", self._version, self._installed)
         if self._draining.deadline_s is not None:
             self._drain(self._draining.deadline_s)
         elif self.context.generation > 1:
@@ -272,12 +277,14 @@ class ProcessSupervisor(Actor):
             return
         self._ready_by_s = None
         self._metrics.haproxy_starts.inc()
-        _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
         self._look_after()
+        _log.info("HAProxy %s runs, process %d", self._version, self._process.pid)
 
     def _look_after(self) -> None:
         """Tell that HAProxy runs, and see its silence."""
-        self._misses, self._lost, self._worker = 0, False, self._process.look(PROBE_TIMEOUT_S).worker
+        seen = self._process.look(PROBE_TIMEOUT_S)
+        self._misses, self._lost, self._worker = 0, False, seen.worker
+        self._see_version(seen.version)
         self.after(PROBE_S, _Probe(), key="probe")
         self._publish()
 
@@ -296,6 +303,7 @@ class ProcessSupervisor(Actor):
         seen = self._process.look(PROBE_TIMEOUT_S)
         is_reloaded_by_us = time.monotonic() < self._patient_until_s
         lost, before = seen.silent == LOST, self._lost
+        self._see_version(seen.version)
         if lost != before:
             self._lost, self._misses = lost, 0
             self._report()
@@ -314,6 +322,13 @@ class ProcessSupervisor(Actor):
         if before not in (0, pid):
             _log.warning("HAProxy was reloaded, not by hcc: what its new worker %d runs is looked at", pid)
             self._publish()
+
+    def _see_version(self, version: str) -> None:
+        """It may run since before an upgrade, or was reloaded after one."""
+        if version and version != self._version:
+            self._version = version
+            self._on_version(version)
+            self._report()
 
     def _start_failed(self, reason: str) -> None:
         self._ready_by_s = None

@@ -74,6 +74,7 @@ class HAProxyFacts:
     """What ProcessSupervisor sees.
 
     Args:
+        version: of the one that runs; of the program when hcc started, as long as none was seen to run.
         reachable: it can be asked and told; not when somebody removed its sockets.
     """
 

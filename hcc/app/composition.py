@@ -189,8 +189,7 @@ class Composition:
     def _collect(self) -> None:
         """What somebody else counts is asked for at each scrape."""
         metrics, settings = self._metrics, self._settings
-        build = self._parts.program.build
-        metrics.haproxy_info.labels(str(build.version), build.openssl, settings.control).set(1)
+        self._show_version(str(self._parts.program.build.version))
         metrics.collect_from(lambda: actor_metrics(self._tree))
         metrics.collect_from(lambda: watch_metrics(one.state() for one in self._ledger.page.watchers))
         metrics.collect_from(lambda: pool_metrics(self.pool.workers()))
@@ -201,6 +200,12 @@ class Composition:
         )
         scraped = self._everything if settings.metrics_per_endpoint else self._stats(SUMMARY)
         metrics.collect_from(lambda: haproxy_metrics(scraped.read, lambda: self._ledger.page.snapshot))
+
+    def _show_version(self, version: str) -> None:
+        """That of the HAProxy that runs, where it is known; its OpenSSL is taken for that of the program."""
+        info = self._metrics.haproxy_info
+        info.clear()
+        info.labels(version, self._parts.program.build.openssl, self._settings.control).set(1)
 
     def _admin(self) -> ChildSpec:
         settings, agent = self._settings, self._agent
@@ -271,7 +276,8 @@ class Composition:
         haproxy = self._parts.haproxy
         arguments = {
             "process": haproxy.process,
-            "version": str(self._parts.program.build.version),
+            "installed": str(self._parts.program.build.version),
+            "on_version": self._show_version,
             "metrics": self._metrics,
             "on_drained": self._ending.drained.set,
             "draining": self._ending.draining,

@@ -150,8 +150,8 @@ class Capabilities:
 
     def fit(self, version: str) -> bool:
         """Whether a HAProxy of the version that it prints can do the same, as far as the version tells."""
-        match = _NUMBERS.match(version)
-        return match is None or self.can_the_same(replace(self, version=_version(match)))
+        found = version_in(version)
+        return found is None or self.can_the_same(replace(self, version=found))
 
     def can_the_same(self, other: Capabilities) -> bool:
         """Whether it is told and asked the same things."""
@@ -235,6 +235,12 @@ def parse_build(text: str) -> Build:
         filters=frozenset(name for name in _FILTER.findall(text)),
         pcre=Version(int(pcre[1]), int(pcre[2])) if pcre else None,
     )
+
+
+def version_in(text: str) -> Version | None:
+    """That of a HAProxy by what `show info` says; None where that has no numbers in front."""
+    match = _NUMBERS.match(text)
+    return _version(match) if match else None
 
 
 def _version(numbers: re.Match[str]) -> Version:

@@ -21,6 +21,7 @@ from enum import Enum
 from pathlib import Path
 
 from hcc.children import child_environment
+from hcc.haproxy.capabilities import version_in
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.files import PRIVATE_FILE, read_since, read_text, remove, size_of, write_private
 from hcc.haproxy.layout import Layout
@@ -66,10 +67,12 @@ class Look:
         silent: which of them takes a question and does not answer in time: `worker`, `master`, or empty for none.
             Where the master lives and neither listens it is `LOST`: in a reload one does, so their files were removed.
         worker: process id of the worker that answered, 0 for none.
+        version: of that worker, such as `2.6.12`; the program may be another one by now.
     """
 
     silent: str = ""
     worker: int = 0
+    version: str = ""
 
 
 class Closing(Enum):
@@ -193,20 +196,21 @@ class HAProxyProcess:
         One that does not listen just now, or breaks off, is not silent: it starts, stops, or reloads.
         """
         worker, master = self._worker(timeout_s), MasterSocket(self._layout.master_socket, timeout_s)
-        pid, listening = 0, False
+        pid, version, listening = 0, "", False
         for name, ask in (("worker", worker.info), ("master", master.processes)):
             try:
                 answer = ask()
             except SilentError:
-                return Look(name, pid)
+                return Look(name, pid, version)
             except NotListeningError:
                 continue
             except (RuntimeSocketError, ReplyError):
                 pass
             else:
-                pid = answer.pid if isinstance(answer, Info) else pid
+                if isinstance(answer, Info):
+                    pid, version = answer.pid, str(version_in(answer.version) or answer.version)
             listening = True
-        return Look("" if listening or not self.alive() else LOST, pid)
+        return Look("" if listening or not self.alive() else LOST, pid, version)
 
     def reap(self) -> Exit | None:
         """How the master ended, None while it lives or there is none; then `launch` may be called again."""

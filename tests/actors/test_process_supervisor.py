@@ -50,10 +50,12 @@ class ProcessScene(Scene):
     def __init__(self, process: FakeProcess, dataplane: FakeProcess | None = None, reconciler: type[Ear] = Ear) -> None:
         self.process = process
         self.drained = threading.Event()
+        self.versions: list[str] = []
         self.draining = Draining()
         kwargs = {
             "process": process,
-            "version": "2.6.12",
+            "installed": "2.6.12",
+            "on_version": self.versions.append,
             "metrics": Metrics(),
             "on_drained": self.drained.set,
             "draining": self.draining,
@@ -134,6 +136,28 @@ def test_a_haproxy_that_an_earlier_hcc_had_just_started_is_waited_for() -> None:
 
         assert there.expect(CONFIG_RECONCILER, HAProxyUp).pid == 77
         assert (process.launched, process.said) == (0, [])
+
+
+def test_the_version_that_is_told_is_that_of_what_runs_not_of_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02)
+    caplog.set_level("INFO")
+    process = FakeProcess(left_running=77)
+    process.version = "2.6.9"
+    with scene(process) as there:
+        there.expect(ADMIN, FactsReported, lambda told: told.facts == HAProxyFacts(True, 77, "2.6.9"))
+        assert "HAProxy 2.6.9 runs, 2.6.12 is installed: the next reload brings it" in caplog.text
+        assert there.versions == ["2.6.9"]
+        there.restart()
+        there.expect(ADMIN, FactsReported, lambda told: told.facts == HAProxyFacts(True, 77, "2.6.9"))
+
+        process.version = "2.6.12"
+        process.reload()
+
+        there.expect(ADMIN, FactsReported, lambda told: told.facts == HAProxyFacts(True, 77, "2.6.12"))
+        assert there.versions[-1] == "2.6.12"
+    assert caplog.text.count("is installed") == 1
 
 
 @pytest.mark.parametrize("in_file", [False, True])

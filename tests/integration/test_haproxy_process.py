@@ -178,7 +178,8 @@ def test_a_master_that_loads_for_a_reload_is_adopted_however_long_that_takes(the
         assert there.process.adopt() == master
 
         assert not there.process.starting
-        assert there.process.look(DEADLINE_S) == Look(worker=worker)
+        version = str(there.capabilities.version)
+        assert there.process.look(DEADLINE_S) == Look(worker=worker, version=version)
         assert greeting(port) == "peer"
     wait_until(lambda: there.process.look(DEADLINE_S).worker not in (0, worker), "the new worker")
     assert there.process.wait_ready(timeout_s=DEADLINE_S)

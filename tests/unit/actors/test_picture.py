@@ -226,6 +226,11 @@ def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
     )
 
 
+@pytest.mark.parametrize(("runs", "shown"), [("", "2.6.12"), ("2.6.9", "2.6.9")])
+def test_the_version_shown_is_that_of_what_runs_where_it_is_known(runs: str, shown: str) -> None:
+    assert picture(IDENTITY, Facts(haproxy=HAProxyFacts(version=runs)), seen()).versions.haproxy == shown
+
+
 def test_a_sidecar_without_a_snapshot_is_shown_as_far_as_it_is_known() -> None:
     shown = picture(IDENTITY, Facts(), seen(snapshot=None))
     assert (shown.sidecar.service, shown.sidecar.listens, shown.upstreams) == ("", "", ())
