@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hcc.haproxy.files import read_text
+from hcc.haproxy.runtime import SilentError, exchange
 from tests import binaries
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
 from tests.e2e.faults.edges import UNIX_SOCKETS
@@ -435,6 +436,32 @@ def refused(member: Member) -> bool:
         return tcp_ask(member.namespace, FULL_PORT) == ""
     except OSError:
         return True
+
+
+def test_a_haproxy_that_hangs_is_started_again_however_often_it_was_asked_and_by_the_next_hcc(site: Site) -> None:
+    mesh = Mesh(site, binaries.haproxy("2.8"))
+    try:
+        member, _ = mesh.join(Service("fhang"), Service("fother", host="b"))
+        sidecar = member.sidecar
+        worker = sidecar.worker_pid()
+        os.kill(worker, signal.SIGSTOP)
+        # More than wait to be taken.
+        for _ in range(15):
+            with pytest.raises(SilentError):
+                exchange(str(sidecar.state_dir / "stats.sock"), b"show info\n", 0.02)
+        sidecar.kill()
+        sidecar.start()
+
+        def has_ended() -> bool:
+            with contextlib.suppress(OSError):
+                sidecar.metrics()
+            return not is_running(worker)
+
+        # It takes 16 s, from when hcc is there.
+        wait_until("its end, while it is asked all the time", has_ended, 40)
+        sidecar.wait_ready()
+    finally:
+        mesh.close()
 
 
 def test_a_haproxy_that_is_upgraded_is_driven_as_the_new_one_by_the_next_hcc(site: Site, tmp_path: Path) -> None:
