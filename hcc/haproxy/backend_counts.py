@@ -25,8 +25,8 @@ class News:
         cut: answers that were not let through, by backend.
         quiet: of backends' servers, the addresses (`10.0.0.1:21000`) of those that could not be reached, or did not
             answer before the client gave up.
-        liars: the addresses of those whose answers were cut; none where the backend's counter alone tells of it. They
-            may come later than `cut`.
+        liars: the addresses of those whose answers were cut; none where it is not known which they are. They may come
+            later than `cut`.
     """
 
     cut: tuple[tuple[str, int], ...] = ()
@@ -64,6 +64,8 @@ class BackendCounts:
         self._most: dict[str, dict[str, int]] = {}
         self._denied: dict[str, Rises] = {}
         self._uptime_s = 0
+        # Backends of which a worker that is older than we are had counted cuts by the first look.
+        self._cut_before: frozenset[str] = frozenset()
 
     def look(self, wanted: Callable[[str], bool]) -> News:
         """What is new of the backends that are `wanted`, by name; nothing while HAProxy does not say."""
@@ -75,9 +77,13 @@ class BackendCounts:
             # What one counted that is older than we are was told by whoever was there then.
             younger = stats.process.uptime_s <= self._clock() - self._began_s
             self._cut, self._failed = Rises(from_nothing=younger), Rises(from_nothing=younger)
+            if not younger:
+                cut_before = (row.proxy for row in stats.rows if row.kind is RowKind.BACKEND and row.denied_responses)
+                self._cut_before = frozenset(cut_before)
         if stats.process.uptime_s < self._uptime_s:
             self._most.clear()
             self._denied.clear()
+            self._cut_before = frozenset()
         self._uptime_s = stats.process.uptime_s
         rows = [row for row in stats.rows if row.kind is RowKind.BACKEND and wanted(row.proxy)]
         cut = self._cut.of({row.proxy: row.denied_responses for row in rows})
@@ -98,7 +104,8 @@ class BackendCounts:
             except StatsUnavailableError:
                 continue
             quiet.append((backend, self._quiet_of(backend, rows)))
-            denied = self._denied.setdefault(backend, Rises(from_nothing=True))
+            # Of those the first reading does not tell new cuts from old ones: it is what later ones start from.
+            denied = self._denied.setdefault(backend, Rises(from_nothing=backend not in self._cut_before))
             risen = denied.of({row.server: row.denied_responses for row in rows})
             if risen or backend in self._deceived:
                 liars.append((backend, frozenset(row.address for row in rows if row.server in risen)))

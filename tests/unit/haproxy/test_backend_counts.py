@@ -192,6 +192,34 @@ def test_what_an_older_worker_counted_before_is_no_news_and_what_a_younger_one_d
     assert younger.look() == News(cut=(("web", 5),), quiet=UNREACHED_ONE, liars=(("web", frozenset({TWO})),))
 
 
+def test_cuts_that_an_older_worker_counted_before_make_no_liar_of_a_server_that_fails() -> None:
+    older = Counting()
+    older.cut["web"], older.lies[ONE] = 1, 1
+    older.look()
+
+    older.failed["web", ONE] = 1
+    assert older.look() == News(quiet=UNREACHED_ONE)
+
+    older.cut["web"], older.lies[TWO] = 2, 1
+    assert older.look().liars == (("web", frozenset({TWO})),)
+
+
+def test_whose_the_first_cut_of_an_older_worker_was_is_not_known_and_whose_the_next_ones_are_is() -> None:
+    older = Counting()
+    older.cut["web"], older.lies[ONE] = 1, 1
+    older.look()
+
+    older.cut["web"], older.lies[TWO] = 2, 1
+    assert older.look().liars == (("web", frozenset()),)
+
+    older.cut["web"], older.lies[TWO] = 3, 2
+    assert older.look().liars == (("web", frozenset({TWO})),)
+
+    # Another worker of it counts from nothing.
+    older.uptime_s, older.cut["web"], older.lies = 1, 1, {ONE: 1, TWO: 0}
+    assert older.look().liars == (("web", frozenset({ONE})),)
+
+
 def test_while_haproxy_does_not_say_there_is_no_news_and_nothing_is_lost(counting: Counting) -> None:
     counting.failed["web", ONE] = 2
     counting.silent = True
