@@ -334,7 +334,8 @@ class Verifier(Actor):
     def _say(self, judgement: Judgement) -> None:
         peer = judgement.peer
         if judgement.now is Standing.REFUSED and judgement.before is not Standing.REFUSED:
-            what = "is another service" if judgement.impostor else "is not to be trusted"
+            # Of one that is refused by its cut answers it was not seen who it is.
+            what = "is another service" if judgement.impostor and judgement.seen else "is not to be trusted"
             _log.error("%s: %s %s and gets no traffic: %s", self._name(peer), peer.where, what, judgement.reason)
         elif judgement.now is Standing.ADMITTED and judgement.before is Standing.REFUSED:
             _log.info("%s: %s is who it should be, and gets traffic", self._name(peer), peer.where)

@@ -2,8 +2,8 @@
 
 An endpoint gets traffic once a probe has seen that its certificate is verified and names the wanted SPIFFE URI and no
 other. One that shows another certificate is refused until it shows the right one, and so is one whose answers HAProxy
-cut and that answers no probe. One that was admitted and does not answer otherwise stays so; it is silent once HAProxy
-got no answer either, until it answers a probe.
+cut and that answers no two probes in a row. One that was admitted and does not answer otherwise stays so; it is silent
+once HAProxy got no answer either, until it answers a probe.
 
 The book decides; probing is left to others (`hcc.peers`). It reads no clock: `now_s` are monotonic seconds, `jitter` is
 from 0 up to 1.
@@ -31,8 +31,9 @@ MAX_RETRY_S = 30.0
 # Of the probes that may be under way, those that only first probes may use.
 FOR_FIRST = 16
 NEVER = float("inf")
-# The same endpoint is not suspected more often. Of all, no more than AGAIN_PER_S are.
-SUSPECT_S = 1.0
+# The same endpoint is not suspected more often, and so long after a probe that it did not answer it has another chance:
+# an honest one may just be restarting. Of all, no more than AGAIN_PER_S are suspected.
+SUSPECT_S = 2.0
 # Nor is one doubted: clients may give up on a slow application again and again. Of all, no more than AGAIN_PER_S are.
 DOUBT_S = 10.0
 # So long it must not have answered to be silent. HAProxy tries a request again for about as long: an instance that
@@ -78,9 +79,14 @@ class Unverified:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Nothing was seen of its certificate."""
+    """Nothing was seen of its certificate.
+
+    Args:
+        asked: whether it could be asked; if not, we had no descriptor, no port or no route, which is not its doing.
+    """
 
     reason: str
+    asked: bool = True
 
 
 Outcome = Seen | Unverified | NoAnswer
@@ -102,6 +108,7 @@ class Judgement:
         before, now: what was thought of the endpoint, and is.
         reason: why it is not admitted, or not seen again; empty when all is well.
         impostor: it is verified as somebody else, by a probe or, as it answers none, by HAProxy.
+        seen: whether this probe saw a verified certificate.
         was_silent, silent: whether it answered neither HAProxy nor probes before, and does not now.
     """
 
@@ -110,6 +117,7 @@ class Judgement:
     now: Standing
     reason: str = ""
     impostor: bool = False
+    seen: bool = False
     was_silent: bool = False
     silent: bool = False
 
@@ -173,6 +181,8 @@ class _Record:
     doubted: bool = False
     # Whether HAProxy cut an answer of it since it was last seen to be who it should be.
     suspected: bool = False
+    # Whether it did not answer the last probe that it got while suspected.
+    evasive: bool = False
     silent_s: float = NEVER
     probing: bool = False
     asked_s: float = float("-inf")
@@ -310,11 +320,18 @@ class PeerBook:
         self._judge(peer, record, outcome)
         self._listen(record, outcome, now_s)
         # It may have been asked for again meanwhile.
-        self._plan(peer, record, min(record.due_s, now_s + self._delay_s(record, jitter)))
+        self._plan(peer, record, min(record.due_s, now_s + self._delay_s(record, now_s, jitter)))
         if record.standing is not before or was_first or record.silent is not was_silent:
             self._admission = None
         return Judgement(
-            peer, before, record.standing, record.reason, record.impostor, was_silent=was_silent, silent=record.silent
+            peer,
+            before,
+            record.standing,
+            record.reason,
+            record.impostor,
+            seen=isinstance(outcome, Seen),
+            was_silent=was_silent,
+            silent=record.silent,
         )
 
     def suspect(self, peers: Iterable[Peer], now_s: float) -> None:
@@ -418,7 +435,7 @@ class PeerBook:
         match outcome:
             case Seen(certificate) if certificate.names_only(peer.identity):
                 record.standing, record.reason, record.impostor, record.failures = Standing.ADMITTED, "", False, 0
-                record.suspected = False
+                record.suspected = record.evasive = False
                 self._remember(KnownLeaf(certificate.digest, peer.identity, certificate.expires_s))
             case Seen(certificate):
                 found = ", ".join(certificate.uris) or "no URI"
@@ -429,13 +446,14 @@ class PeerBook:
                 record.standing, record.impostor = Standing.REFUSED, False
                 record.reason = f"its certificate is not verified: {reason}"
                 record.failures += 1
-            case NoAnswer(reason) if record.suspected and record.standing is Standing.ADMITTED:
+            case NoAnswer(reason, asked=True) if record.evasive and record.standing is Standing.ADMITTED:
                 record.standing, record.impostor = Standing.REFUSED, True
                 record.reason = f"its answers were cut, and it answers no probe: {reason}"
                 record.failures += 1
-            case NoAnswer(reason):
+            case NoAnswer(reason, asked):
                 # What is known of it stays; so does why it is refused.
                 record.failures += 1
+                record.evasive = record.evasive or (record.suspected and asked)
                 if record.standing is not Standing.REFUSED:
                     record.reason = reason
 
@@ -450,7 +468,9 @@ class PeerBook:
         if lost and not record.silent:
             record.silent_s = now_s
 
-    def _delay_s(self, record: _Record, jitter: float) -> float:
+    def _delay_s(self, record: _Record, now_s: float, jitter: float) -> float:
+        if record.standing is Standing.ADMITTED and record.suspected:
+            return max(0.0, record.asked_s + SUSPECT_S - now_s)
         if record.standing is Standing.ADMITTED and not record.failures:
             return self._interval_s * (0.75 + jitter / 2)
         most_s = self._interval_s if record.standing is Standing.ADMITTED else MAX_RETRY_S

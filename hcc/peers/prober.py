@@ -166,7 +166,7 @@ class _Loop:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as exc:
-            self._done.append(Probed(peer, NoAnswer(reason(exc))))
+            self._done.append(Probed(peer, NoAnswer(reason(exc), asked=False)))
             return
         sock.setblocking(False)
         probe = _Probe(next(self._numbers), peer, sock, Handshake(context), time.monotonic() + self._timeout_s)
@@ -178,7 +178,8 @@ class _Loop:
             text = os.strerror(failed)
         if failed not in (0, errno.EINPROGRESS):
             sock.close()
-            self._done.append(Probed(peer, NoAnswer(f"cannot be connected to: {text}")))
+            # Nothing was sent: what the other side says to it comes later.
+            self._done.append(Probed(peer, NoAnswer(f"cannot be connected to: {text}", asked=False)))
             return
         self._probes[probe.number] = probe
         heapq.heappush(self._deadlines, (probe.deadline_s, probe.number))

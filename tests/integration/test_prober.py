@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import resource
 import socket
 import ssl
 import tempfile
@@ -193,7 +194,7 @@ def test_who_is_silent_closes_refuses_or_speaks_something_else_does_not_answer(m
     ):
         outcomes = mesh.probe(closing, silent, other, flooding, free_port())
 
-    assert all(isinstance(outcome, NoAnswer) for outcome in outcomes.values()), outcomes
+    assert all(isinstance(outcome, NoAnswer) and outcome.asked for outcome in outcomes.values()), outcomes
     reasons = [outcome.reason for outcome in outcomes.values() if isinstance(outcome, NoAnswer)]
     assert sum("within 1 s" in reason for reason in reasons) == 1
     assert any("Connection refused" in reason for reason in reasons)
@@ -229,8 +230,25 @@ def test_what_is_no_port_does_not_answer_and_the_next_one_is_probed(mesh: Mesh) 
     with shows(mesh.server_context(mesh.authority.leaf(WEB))) as port:
         outcomes = mesh.probe(70_000, port)
 
-    assert isinstance(outcomes[70_000], NoAnswer)
+    assert isinstance(no_port := outcomes[70_000], NoAnswer)
+    assert not no_port.asked
     assert isinstance(outcomes[port], Seen)
+
+
+def test_a_probe_that_was_not_made_for_want_of_a_descriptor_or_a_route_says_so(mesh: Mesh) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as one:
+        lowest_free = one.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        assert mesh.probe(9) == {9: NoAnswer("Too many open files", asked=False)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    # No connection goes to a broadcast address.
+    mesh.prober.ask([Peer("255.255.255.255", 9, WEB)], mesh.context)
+    (probed,) = mesh.outcomes.get(timeout=DEADLINE_S)
+    assert probed.outcome == NoAnswer("cannot be connected to: Network is unreachable", asked=False)
 
 
 def test_a_prober_that_fails_says_so_and_ends(mesh: Mesh) -> None:

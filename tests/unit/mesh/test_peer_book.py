@@ -31,6 +31,7 @@ from tests.builders import endpoint, service_uri, snapshot, upstream, upstream_s
 
 WEB, EVIL = service_uri("web"), service_uri("evil")
 SILENT = NoAnswer("does not finish the handshake within 3 s")
+UNASKED = NoAnswer("Too many open files", asked=False)
 MIDDLE = 0.5
 
 
@@ -80,7 +81,7 @@ def test_the_wanted_uri_alone_admits() -> None:
 
     judgement = probed(book, seen(WEB))
 
-    assert judgement == Judgement(peer(), Standing.UNKNOWN, Standing.ADMITTED)
+    assert judgement == Judgement(peer(), Standing.UNKNOWN, Standing.ADMITTED, seen=True)
     assert book.admission().admitted == {peer()}
     assert not book.admission().probing
     assert book.leaves() == {"A": WEB}
@@ -408,7 +409,11 @@ def test_one_whose_answers_were_cut_and_that_answers_no_probe_is_refused_until_i
     probed(book, seen(WEB))
     book.suspect([peer()], 10.0)
 
-    judgement = probed(book, SILENT, now_s=10.0)
+    assert probed(book, SILENT, now_s=10.0).now is Standing.ADMITTED
+    # Its answers go on to be cut.
+    book.suspect([peer()], 11.0)
+    assert book.take_due(10.0 + SUSPECT_S * 0.9, 64) == ()
+    judgement = probed(book, SILENT, now_s=10.0 + SUSPECT_S)
 
     assert (judgement.before, judgement.now, judgement.impostor) == (Standing.ADMITTED, Standing.REFUSED, True)
     assert judgement.reason == f"its answers were cut, and it answers no probe: {SILENT.reason}"
@@ -419,6 +424,29 @@ def test_one_whose_answers_were_cut_and_that_answers_no_probe_is_refused_until_i
     assert probed(book, SILENT, now_s=120.0 + 2 * AGAIN_S).now is Standing.ADMITTED
 
 
+def test_one_that_restarts_just_after_an_answer_of_it_was_cut_is_not_refused() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    for began_s in (10.0, 20.0):
+        book.suspect([peer()], began_s)
+        assert probed(book, SILENT, now_s=began_s).now is Standing.ADMITTED
+        assert probed(book, seen(WEB), now_s=began_s + SUSPECT_S).now is Standing.ADMITTED
+    assert book.take_due(20.0 + AGAIN_S / 2, 64) == ()
+
+
+def test_a_suspect_that_could_not_be_asked_is_asked_again_soon_and_not_refused() -> None:
+    book = book_of(endpoint())
+    probed(book, seen(WEB))
+    book.suspect([peer()], 10.0)
+    for turn in range(10):
+        judgement = probed(book, UNASKED, now_s=10.0 + turn * SUSPECT_S)
+        assert (judgement.now, judgement.reason) == (Standing.ADMITTED, UNASKED.reason)
+
+    assert probed(book, SILENT, now_s=50.0).now is Standing.ADMITTED
+    assert probed(book, UNASKED, now_s=52.0).now is Standing.ADMITTED
+    assert probed(book, SILENT, now_s=54.0).now is Standing.REFUSED
+
+
 def test_one_that_is_refused_for_that_is_not_silent_any_more() -> None:
     book = book_of(endpoint())
     probed(book, seen(WEB))
@@ -427,8 +455,9 @@ def test_one_that_is_refused_for_that_is_not_silent_any_more() -> None:
     assert probed(book, SILENT, now_s=20.0).silent
 
     book.suspect([peer()], 20.5)
+    assert probed(book, SILENT, now_s=30.0).silent
 
-    assert not probed(book, SILENT, now_s=30.0).silent
+    assert not probed(book, SILENT, now_s=40.0).silent
     assert (book.admission().silent, book.silent()) == ((), ())
 
 
