@@ -68,7 +68,7 @@ class Instance:
     """One instance's sidecar, and whom it stands for.
 
     Args:
-        address: IP address or host name; only IP addresses leave `hcc.consul.watch`.
+        address: IP address or host name; only IP addresses leave `hcc.consul.watch`, but of gateways.
         weight: for its present health, at least 0.
         is_gateway: it is a terminating gateway, in the place of instances outside the mesh, and cannot be called.
     """

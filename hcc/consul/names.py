@@ -97,7 +97,7 @@ class Names:
     def resolved(self, answer: Answer) -> Answer:
         """The answer with the addresses that are known now.
 
-        An instance that never had one is left out; the application's name stays.
+        An instance that never had one is left out; the application's name stays, and a gateway as it is.
         """
         names, _, _ = _names_in(answer)
         if not names:
@@ -107,7 +107,10 @@ class Names:
         if isinstance(answer, Registration):
             name = answer.proxy.local_address
             return replace(answer, proxy=replace(answer.proxy, local_address=known[name] or name))
-        found = (replace(one, address=known.get(one.address, one.address)) for one in _instances(answer))
+        found = (
+            one if one.is_gateway else replace(one, address=known.get(one.address, one.address))
+            for one in _instances(answer)
+        )
         return tuple(instance for instance in found if instance.address)
 
     def stop(self) -> None:
@@ -172,7 +175,8 @@ def _names_in(answer: Answer) -> tuple[frozenset[str], str, str]:
         name = answer.proxy.local_address
         names = frozenset() if is_ip(name) else frozenset((name,))
         return names, "application", "its callers get no answer until it has one"
-    names = frozenset(one.address for one in _instances(answer) if not is_ip(one.address))
+    # Nobody calls a gateway.
+    names = frozenset(one.address for one in _instances(answer) if not (one.is_gateway or is_ip(one.address)))
     return names, "endpoint", "left out"
 
 

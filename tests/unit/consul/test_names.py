@@ -57,6 +57,26 @@ def test_of_names_that_an_answer_has_no_more_not_all_are_remembered_for_ever(mon
     assert subject.resolved(answer("stays"))
 
 
+def test_a_gateway_is_not_looked_up_and_stays_as_it_is_among_instances_that_have_no_address() -> None:
+    asked = []
+
+    def lookup(name: str) -> tuple[str, ...]:
+        asked.append(name)
+        raise OSError(name)
+
+    subject = Names(lookup)
+    (gateway,) = gateways = tuple(replace(one, is_gateway=True) for one in answer("gateway.example"))
+
+    subject.ask(gateways)
+    assert (subject.resolved(gateways), asked) == (gateways, [])
+
+    for hosts in ("web.example", "gateway.example"):
+        both = (gateway, *answer(hosts))
+        subject.ask(both)
+        assert subject.resolved(both) == gateways
+    assert asked == ["web.example", "gateway.example"]
+
+
 def test_a_name_that_no_thread_could_be_started_for_is_looked_up_when_one_can(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
