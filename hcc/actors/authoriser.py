@@ -531,9 +531,11 @@ class Authoriser(Actor):
             self._stopping_retries.reset()
             self._stopping_problem.over()
             return
-        self._stopping_problem.say(
-            "workers of HAProxy that stop may not know who is denied; they are told until they do"
-        )
+        if self._stopping_retries.failing:
+            # Once is nothing: up to HAProxy 3.0 the master does not listen while it loads.
+            self._stopping_problem.say(
+                "workers of HAProxy that stop may not know who is denied; they are told until they do"
+            )
         _log.debug("workers that stop: %s", failure)
         delay_s = self._stopping_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_STOPPING_RETRY_S)
         self.after(delay_s, _TellStopping(), key="stopping")
