@@ -123,7 +123,7 @@ def test_an_admitted_address_that_another_service_takes_over_is_cut_and_then_out
         wait_until("it to serve again", lambda: http_get(client, WEB_PORT).text == NAME)
 
 
-@on_several
+@pytest.mark.parametrize("haproxy_version", ["2.2", "3.2"], indirect=True)
 def test_one_that_took_over_an_admitted_address_and_hangs_up_on_probes_is_out_by_its_answers(mesh: Mesh) -> None:
     caller = joined(mesh)
     client = caller.namespace
