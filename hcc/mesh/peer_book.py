@@ -340,9 +340,7 @@ class PeerBook:
             record = self._records.get(peer)
             if record is not None:
                 record.suspected = True
-                turn_s = max(now_s, self._suspect_s)
-                if self._hasten(peer, record, max(turn_s, record.asked_s + SUSPECT_S)):
-                    self._suspect_s = turn_s + 1 / AGAIN_PER_S
+                self._suspect_s = self._take_turn(peer, record, max(now_s, self._suspect_s), SUSPECT_S)
 
     def doubt(self, peers: Iterable[Peer], now_s: float) -> None:
         """HAProxy got no answer from these: have them probed now, or as soon as that is not too often."""
@@ -350,9 +348,7 @@ class PeerBook:
             record = self._records.get(peer)
             if record is not None:
                 record.doubted = True
-                turn_s = max(now_s, self._doubt_s)
-                if self._hasten(peer, record, max(turn_s, record.asked_s + DOUBT_S)):
-                    self._doubt_s = turn_s + 1 / AGAIN_PER_S
+                self._doubt_s = self._take_turn(peer, record, max(now_s, self._doubt_s), DOUBT_S)
 
     def distrust(self, now_s: float, jitter: float) -> None:
         """The CAs changed: have everybody probed again, who is not admitted at once."""
@@ -418,12 +414,13 @@ class PeerBook:
     def _new(self, peer: Peer) -> _Record:
         return _Record(Standing.ADMITTED if peer in self._kept else Standing.UNKNOWN)
 
-    def _hasten(self, peer: Peer, record: _Record, due_s: float) -> bool:
-        """Whether it would have been probed later."""
-        later = record.due_s > due_s
-        if later:
-            self._plan(peer, record, due_s)
-        return later
+    def _take_turn(self, peer: Peer, record: _Record, turn_s: float, pause_s: float) -> float:
+        """Have it probed in this turn, or after its pause, unless it is probed before that anyway; the next turn."""
+        due_s = max(turn_s, record.asked_s + pause_s)
+        if record.due_s <= due_s:
+            return turn_s
+        self._plan(peer, record, due_s)
+        return turn_s + 1 / AGAIN_PER_S
 
     def _plan(self, peer: Peer, record: _Record, due_s: float) -> None:
         record.due_s = due_s
