@@ -63,7 +63,15 @@ def site(consul_line: str) -> Iterator[Site]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=haproxies())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test the HAProxys of its file, where it names none itself."""
+    named = any("haproxy_version" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "haproxy_version" in metafunc.fixturenames and not named:
+        file = Path(metafunc.module.__file__ or "").stem
+        metafunc.parametrize("haproxy_version", haproxies(file), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def haproxy_version(request: pytest.FixtureRequest) -> str:
     """A branch such as 2.6."""
     return str(request.param)

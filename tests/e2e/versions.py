@@ -1,8 +1,8 @@
 """Which HAProxy, control and Consul the end-to-end tests run on, through the fixtures that pytest has for each.
 
-Most tests run on two HAProxys, driven directly, with the Consul of the environment; tests that take long or show
-nothing new on the other one run on one. The example's cases run on a pairwise choice: every HAProxy with every Consul,
-and each of these with each control.
+Most tests run on one HAProxy, driven directly, with the Consul of the environment: on that of their file (OF_FILE),
+so that a run meets every branch and takes half the time that two for each test would. The example's cases run on a
+pairwise choice: every HAProxy with every Consul, and each of these with each control.
 
 E2E_HAPROXY names other branches, such as `2.2,3.4`, or `all`; the cases then run on their full product with controls
 and Consuls. A build in HAPROXY_BIN of a branch that is none of ours is always run as well.
@@ -22,6 +22,21 @@ DIRECT, DATAPLANE = CONTROLS = ("direct", "dataplane")
 _NAMED = os.environ.get("E2E_HAPROXY", "")
 _FOREIGN = tuple(branch for branch in (binaries.given_haproxy(),) if branch not in ("", *binaries.HAPROXY_BRANCHES))
 
+# Two where what HAProxy itself can do changes the way (rotation of certificates), or all else would fail with it.
+OF_FILE = {
+    "test_audit": ("3.2",),
+    "test_callers": ("3.4",),
+    "test_discovery": ("2.6",),
+    "test_drain": ("2.6",),
+    "test_intentions": ("3.0",),
+    "test_rotation": ("2.6", "3.4"),
+    "test_routes": ("3.2",),
+    "test_rules": ("3.0",),
+    "test_status": ("2.6",),
+    "test_tokens": ("3.4",),
+    "test_traffic": ("2.6", "3.2"),
+}
+
 on_2_6 = pytest.mark.parametrize("haproxy_version", ["2.6"], indirect=True)
 on_2_8 = pytest.mark.parametrize("haproxy_version", ["2.8"], indirect=True)
 
@@ -32,9 +47,9 @@ def can(branch: str, feature: Feature) -> bool:
     return capabilities(Version(int(major), int(minor))).has(feature)
 
 
-def haproxies() -> tuple[str, ...]:
-    """The branches that whole files of tests run on."""
-    return _named() or ("2.6", "2.8", *_FOREIGN)
+def haproxies(file: str) -> tuple[str, ...]:
+    """The branches that a file of tests runs on, by its name such as `test_traffic`; 2.8 where nothing is said."""
+    return _named() or (*OF_FILE.get(file, ("2.8",)), *_FOREIGN)
 
 
 def on_combinations(control: str) -> pytest.MarkDecorator:
