@@ -96,7 +96,7 @@ class RunSettings:
         on_exit: what SIGTERM does to HAProxy: `drain` ends it, `leave` lets it go on for the next hcc.
         drain_timeout_s: how long open connections may take to finish after SIGTERM.
         drain_delay_s: how long before that readiness is off and everything still served.
-        drain_maintenance: put the proxy into Consul's maintenance for the drain, and out of it at the start.
+        drain_maintenance: put the proxy into Consul's maintenance for the drain; each start takes it out of that.
         cached_start: keep Consul's answers, and start from them when the agent does not answer.
     """
 

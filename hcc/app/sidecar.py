@@ -155,8 +155,7 @@ class Sidecar:
         """
         self._pool.start()
         self._tree = start_tree(self._specs, intensity=INTENSITY, on_exit=lambda cause: self._give_up(cause, signals))
-        if self._settings.drain_maintenance:
-            self._maintenance.end(signals.stop)
+        self._maintenance.end(signals.stop)
         end = End.GAVE_UP
         try:
             self._wait(signals)

@@ -180,6 +180,10 @@ class ConsulClient:
         """Deregister a service of this agent."""
         self._http.put(_ignored, f"/v1/agent/service/deregister/{_segment(service_id)}", self._own([]))
 
+    def critical_checks(self) -> Result:
+        """The checks of this agent that are critical, by ID; one of each service that is in maintenance mode."""
+        return self._get("/v1/agent/checks", [("filter", 'Status == "critical"')])
+
     def maintenance(self, service_id: str, *, on: bool, reason: str) -> None:
         """Put a service of this agent into maintenance mode, or out of it."""
         params = self._own([("enable", "true" if on else "false"), ("reason", reason)])

@@ -121,6 +121,14 @@ def probe(data: object) -> Probe:
     return Probe(body.flag("Authorized"), by_intention=by_intention)
 
 
+def maintenance_reason(data: object, service_id: str) -> str | None:
+    """Why a service is in maintenance mode, by `agent/checks`; None where it is not."""
+    # The keys are not taken: what they are is not documented.
+    checks = [check for _, check in fields({"checks": data}, "").entries("checks")]
+    ours = (check for check in checks if check.text("CheckID") == f"_service_maintenance:{service_id}")
+    return next((check.text("Notes") for check in ours), None)
+
+
 def _root(root: Fields) -> Root:
     return Root(root.required("ID"), root.required("RootCert"))
 

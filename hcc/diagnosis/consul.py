@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from hcc.app.maintenance import REASON
 from hcc.app.selection import chosen
 from hcc.consul.answers import Registration
 from hcc.consul.client import ConsulClient
-from hcc.consul.decode import answer, leaf, roots
+from hcc.consul.decode import answer, leaf, maintenance_reason, roots
 from hcc.consul.errors import ConsulError, ConsulPermissionError, ConsulStatusError, ConsulTlsError, SelectionError
 from hcc.consul.fields import fields
 from hcc.consul.keys import ProxyWatch
@@ -154,8 +155,22 @@ def _proxy(client: ConsulClient, services: object, selection: Selection, known: 
     proxy = registration.proxy
     count = len(proxy.upstreams)
     yield ok("proxy", f"{proxy.id}: service {proxy.service}, {count} upstream{'' if count == 1 else 's'}")
+    yield from _maintenance(client, proxy.id)
     for text in proxy.warnings:
         yield warning("registration", text, "correct the sidecar's registration")
+
+
+def _maintenance(client: ConsulClient, proxy_id: str) -> Iterator[Finding]:
+    """That nobody calls it as Consul has it in maintenance mode; nothing where it has not."""
+    try:
+        reason = maintenance_reason(client.critical_checks().data, proxy_id)
+    except ConsulError as exc:
+        yield warning("maintenance", str(exc), _remedy(exc))
+        return
+    if reason is not None:
+        end = f"consul maint -disable -service={proxy_id}"
+        remedy = f"start hcc, which ends it, or {end}" if reason == REASON else f"if that is over: {end}"
+        yield warning("maintenance", f"Consul has it in maintenance mode, so that nobody calls it: {reason}", remedy)
 
 
 def _version(client: ConsulClient) -> Finding:

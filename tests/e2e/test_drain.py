@@ -90,6 +90,19 @@ def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start
     wait_until("the end of maintenance", lambda: not _maintenance(shop))
 
 
+@on_2_8
+def test_a_start_ends_the_maintenance_of_a_drain_also_without_the_setting(street: Street) -> None:
+    till = street.tills[0]
+    assert till.sidecar.stop() == 0
+    # As a sidecar with --drain-maintenance leaves it.
+    path = f"/v1/agent/service/maintenance/{till.service.service_id}-sidecar-proxy"
+    till.agent.ask("PUT", f"{path}?enable=true&reason=drained+by+hcc")
+    assert _maintenance(till) == ["drained by hcc"]
+    till.sidecar.start()
+    till.sidecar.wait_ready()
+    wait_until("the end of maintenance", lambda: not _maintenance(till))
+
+
 def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(street: Street) -> None:
     street.wait_for_both_shops()
     relayed: list[str] = []

@@ -229,6 +229,24 @@ def test_what_is_wrong_with_the_registration_is_told_once(agent: DevAgent, base:
     assert told(examine(chosen, consul, lambda _: seen)) == [first, "registration: read_timeout: of before"]
 
 
+@pytest.mark.parametrize(("reason", "remedy"), [("drained by hcc", "start hcc"), ("disk is full", "if that is over")])
+def test_that_consul_has_the_proxy_in_maintenance_mode_is_told(
+    agent: DevAgent, base: Path, reason: str, remedy: str
+) -> None:
+    token = token_with(agent, {"ServiceIdentities": [{"ServiceName": "web"}]})
+    client = ConsulClient(consul_settings(http_addr=agent.http_addr, token=token))
+    with contextlib.closing(client):
+        client.maintenance("web-sidecar-proxy", on=True, reason=reason)
+        told = found(agent, token, base)["maintenance"]
+        client.maintenance("web-sidecar-proxy", on=False, reason="")
+
+    assert told.level is Level.WARNING
+    assert told.text.endswith(f": {reason}")
+    assert told.remedy.startswith(remedy)
+    assert "consul maint -disable -service=web-sidecar-proxy" in told.remedy
+    assert "maintenance" not in found(agent, token, base)
+
+
 def test_a_sidecar_that_has_its_directory_and_does_not_answer_is_told(agent: DevAgent, base: Path) -> None:
     (base / "web-sidecar-proxy").mkdir(mode=0o700)
     lock = os.open(base / "web-sidecar-proxy" / "lock", os.O_CREAT | os.O_RDWR, 0o600)

@@ -10,16 +10,24 @@ from typing import cast
 import pytest
 
 from hcc.app import maintenance
-from hcc.app.maintenance import Maintenance
+from hcc.app.maintenance import REASON, Maintenance
 from hcc.consul.client import ConsulClient
 from hcc.consul.errors import ConsulStatusError, ConsulUnavailableError
+from hcc.consul.response import Result
 
 
 class Agent:
-    """Refuses as often as it has reasons to, then takes what it is told."""
+    """Refuses as often as it has reasons to, then takes what it is told.
 
-    def __init__(self, *reasons: Exception) -> None:
+    Args:
+        reasons: why it refuses.
+        reason: the reason of the proxy's maintenance mode, None without one.
+    """
+
+    def __init__(self, *reasons: Exception, reason: str | None = REASON) -> None:
         self._reasons = list(reasons)
+        self._reason = reason
+        self.asked = 0
         self.answers = threading.Event()
         self.answers.set()
         self.taken = threading.Event()
@@ -28,8 +36,19 @@ class Agent:
     def __call__(self) -> Agent:
         return self
 
+    def critical_checks(self) -> Result:
+        self.asked += 1
+        checks = {"web-proxy": self._reason, "db-proxy": REASON}
+        return Result(
+            {
+                f"check-{proxy}": {"CheckID": f"_service_maintenance:{proxy}", "Notes": reason}
+                for proxy, reason in checks.items()
+                if reason is not None
+            }
+        )
+
     def maintenance(self, service_id: str, *, on: bool, reason: str) -> None:
-        assert reason == "drained by hcc"
+        assert reason == REASON
         self.told.append((service_id, on))
         assert self.answers.wait(10)
         if self._reasons:
@@ -68,10 +87,29 @@ def test_who_stops_is_not_told_out_of_maintenance_any_more() -> None:
 
     of(agent).end(stop)
 
-    ended = [thread for thread in threading.enumerate() if thread.name == "maintenance"]
-    for thread in ended:
-        thread.join(10)
+    wait_for_ends()
     assert agent.told == [("web-proxy", False)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "lines"),
+    [(None, []), ("disk", ["Consul has this proxy in maintenance mode, so that nobody calls it: disk"])],
+)
+def test_a_start_leaves_maintenance_that_no_drain_began(
+    reason: str | None, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = Agent(reason=reason)
+
+    of(agent).end(threading.Event())
+
+    wait_for_ends()
+    assert (agent.asked, agent.told) == (1, [])
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+def wait_for_ends() -> None:
+    for thread in [thread for thread in threading.enumerate() if thread.name == "maintenance"]:
+        thread.join(10)
 
 
 def test_a_drain_that_consul_does_not_hear_of_is_a_line_in_the_log(
