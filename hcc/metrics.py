@@ -74,6 +74,9 @@ class Metrics:
         self.reloads = self._counter("hcc_reloads", "Reloads of HAProxy that succeeded.")
         self.applied_version = self._gauge("hcc_snapshot_version", "Version of the last snapshot applied.")
         self.problems = self._gauge("hcc_configuration_problems", "What Consul asks for that cannot be served.")
+        self.listeners_left_out = self._gauge(
+            "hcc_listeners_left_out", "Listeners that are not served, as somebody else has their address."
+        )
         self.watch_answers = self._counter("hcc_watch_answers", "Changed answers of Consul.", ("watch",))
         self.watch_failures = self._counter("hcc_watch_failures", "Failed queries to Consul.", ("watch",))
         self.consul_requests = self._counter(

@@ -45,7 +45,7 @@ GROUPS = (
     ("Authorisation", ("hcc_spoe_", "hcc_policy_", "hcc_callers_", "hcc_sessions_", "hcc_audit_", "hcc_token_")),
     ("Certificates", ("hcc_leaf_", "hcc_root_", "hcc_certificate_")),
     ("Consul", ("hcc_watch_", "hcc_consul_", "hcc_snapshot_", "hcc_configuration_", "hcc_stale_")),
-    ("What is done to HAProxy", ("hcc_plan", "hcc_operations", "hcc_reloads", "hcc_drift")),
+    ("What is done to HAProxy", ("hcc_plan", "hcc_operations", "hcc_reloads", "hcc_drift", "hcc_listeners")),
     ("HAProxy", ("hcc_haproxy_",)),
     ("hcc itself", ("hcc_", "process_", "python_")),
 )

@@ -621,6 +621,7 @@ class ConfigReconciler(Actor):
             if one not in taken and one.bind in wanted.binds():
                 _log.info("%s is free now", one.bind)
         self._taken = taken
+        self._metrics.listeners_left_out.set(len(taken))
         self._facts = replace(self._facts, taken=tuple(str(one) for one in taken))
 
     def _tell_problems(self, problems: tuple[str, ...]) -> None:

@@ -549,6 +549,7 @@ def test_a_taken_address_is_left_out_and_the_others_serve(
     assert "127.0.0.1:9191" not in config
     left_out = ("cannot listen on 127.0.0.1:9191: in use",)
     assert scene.reported().taken == left_out
+    assert scene.metrics.registry.get_sample_value("hcc_listeners_left_out") == 1.0
     eventually(lambda: previewed(scene).operations == (), "it is at rest")
     assert previewed(scene).left_out == left_out
 
@@ -556,6 +557,7 @@ def test_a_taken_address_is_left_out_and_the_others_serve(
     scene.tell(SnapshotChanged(replace(two, version=2)))
     eventually(lambda: scene.reported().taken == (), "it is free")
     assert previewed(scene).left_out == ()
+    assert scene.metrics.registry.get_sample_value("hcc_listeners_left_out") == 0.0
     assert "127.0.0.1:9191 is free now" in caplog.text
 
 
