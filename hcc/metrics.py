@@ -73,7 +73,10 @@ class Metrics:
         )
         self.reloads = self._counter("hcc_reloads", "Reloads of HAProxy that succeeded.")
         self.applied_version = self._gauge("hcc_snapshot_version", "Version of the last snapshot applied.")
-        self.problems = self._gauge("hcc_configuration_problems", "What Consul asks for that cannot be served.")
+        self.problems = self._gauge(
+            "hcc_configuration_problems",
+            "What Consul asks for that is not served as asked, the registration's warnings among it.",
+        )
         self.listeners_left_out = self._gauge(
             "hcc_listeners_left_out", "Listeners that are not served, as somebody else has their address."
         )

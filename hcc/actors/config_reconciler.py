@@ -342,7 +342,7 @@ class ConfigReconciler(Actor):
         self._reconciled_version = snapshot.version
         try:
             wanted = self._wanted(snapshot)
-            self._tell_problems(tuple(str(problem) for problem in wanted.problems))
+            self._tell_problems(tuple(str(problem) for problem in wanted.problems), snapshot.proxy.warnings)
             done = None if thorough else self._done_at_run_time(wanted.desired)
             if done is None and self._draining.frozen:
                 return
@@ -624,11 +624,12 @@ class ConfigReconciler(Actor):
         self._metrics.listeners_left_out.set(len(taken))
         self._facts = replace(self._facts, taken=tuple(str(one) for one in taken))
 
-    def _tell_problems(self, problems: tuple[str, ...]) -> None:
+    def _tell_problems(self, problems: tuple[str, ...], warnings: tuple[str, ...]) -> None:
+        """Those of the registration are in the log and in the status already; all of them count."""
         for problem in problems:
             if problem not in self._facts.problems:
                 _log.warning("%s", problem)
-        self._metrics.problems.set(len(problems))
+        self._metrics.problems.set(len(problems) + len(warnings))
         self._facts = replace(self._facts, problems=problems)
 
     def _report(self, facts: ReconcilerFacts) -> None:

@@ -392,6 +392,18 @@ def test_an_upstream_that_haproxy_cannot_be_told_of_keeps_nothing_of_the_rest_fr
     assert scene.reported().problems == ()
 
 
+def test_what_the_registration_asks_for_in_vain_is_counted_with_the_problems(scene: ReconcilerScene) -> None:
+    odd = replace(proxy(), warnings=("mode transparent: not served", "read_timeout: expected a duration"))
+    scene.run(snapshot(upstream_state(upstream("web"), (ONE,)), proxy_=odd, version=1))
+
+    assert scene.metrics.registry.get_sample_value("hcc_configuration_problems") == 2.0
+    assert scene.reported().problems == ()
+
+    scene.tell(SnapshotChanged(replace(odd_api(ONE, version=2), proxy=odd)))
+    eventually(lambda: scene.reported().snapshot_version == 2, "the rest is applied")
+    assert scene.metrics.registry.get_sample_value("hcc_configuration_problems") == 3.0
+
+
 def odd_api(*endpoints: object, version: int) -> Snapshot:
     """As `with_api`, which cannot be written."""
     whole = with_api(*endpoints, version=version)
