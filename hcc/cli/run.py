@@ -87,12 +87,14 @@ def agent_settings(options: argparse.Namespace) -> ConsulSettings:
 
 
 def _check_access_log(where: str) -> None:
-    """Raises SettingError where a path is nothing that HAProxy could be told; it would never run."""
-    if where.startswith("/"):
-        from hcc.haproxy.words import WordError, path
+    """Raises SettingError where it is nothing that HAProxy could be told; it would never run."""
+    # The two of most sidecars cost no import before HAProxy's program is asked what it is.
+    if where not in ("", "stdout"):
+        from hcc.haproxy.access_log import target
+        from hcc.haproxy.words import WordError
 
         try:
-            path(where)
+            tuple(target(where))
         except WordError as exc:
             raise SettingError(f"--access-log cannot stand in HAProxy's configuration: {exc}") from exc
 

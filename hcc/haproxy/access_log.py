@@ -23,11 +23,15 @@ _ENDING = '"bytes_in":%U,"bytes_out":%B,"ms":%Tt,"end":"%ts"'
 
 
 def target(where: str) -> Iterator[str]:
-    """Where lines go: `stdout`, the path of a syslog socket, `host:port` of a syslog server; empty for nowhere."""
+    """Where lines go: `stdout`, the path of a syslog socket, `host:port` of a syslog server; empty for nowhere.
+
+    Raises:
+        WordError: nothing that HAProxy could be told.
+    """
     if where == STDOUT:
         yield f"  log stdout len {_MAX_LINE_BYTES} format raw local0 info"
     elif where.startswith("/"):
-        yield f"  log {words.path(where)} len {_MAX_LINE_BYTES} format rfc3164 local0 info"
+        yield f"  log {words.socket_path(where)} len {_MAX_LINE_BYTES} format rfc3164 local0 info"
     elif where:
         host, _, port = where.rpartition(":")
         yield f"  log {words.address(host.strip('[]'), int(port))} len {_MAX_LINE_BYTES} format rfc5424 local0 info"

@@ -73,6 +73,8 @@ def test_haproxy_is_driven_directly_unless_a_data_plane_api_is_asked_for_or_name
             ("--sidecar-for", "a", "--access-log", "/dev/l og"),
             "^--access-log cannot stand in HAProxy.s configuration: .*without blanks",
         ),
+        (("--sidecar-for", "a", "--access-log", f"/{'x' * 97}"), "^--access-log .*a socket path of at most 97 bytes"),
+        (("--sidecar-for", "a", "--access-log", "[fe80::1%lo]:514"), "^--access-log .*an IP address without a zone"),
         (("--sidecar-for", "a", "--intentions=maybe"), "expected enforce, audit or off, found 'maybe'"),
         (("--sidecar-for",), "expected one argument"),
     ],
