@@ -172,11 +172,20 @@ def whole_number(text: str, low: int, high: int) -> int | None:
     return number if number is not None and low <= number <= high else None
 
 
+def is_host_name(text: str) -> bool:
+    """Whether it can be looked up, and said in a handshake: no part between dots is empty or has over 63 characters."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def parse_listen_address(text: str) -> ListenAddress:
     """The address in `host:port`, `:port` or `[ipv6]:port`.
 
     Raises:
-        SettingError: no port, or one outside 1 to 65535.
+        SettingError: no port, or one outside 1 to 65535; a host that can be none.
     """
     host, separator, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -187,6 +196,8 @@ def parse_listen_address(text: str) -> ListenAddress:
     if number is None:
         msg = f"expected HOST:PORT with a port from 1 to {MAX_PORT}, found {text!r}"
         raise SettingError(msg)
+    if not is_host_name(host) or "\0" in host:
+        raise SettingError(f"expected HOST:PORT with a host name or an IP address, found {text!r}")
     return ListenAddress(host, number)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hcc.errors import SettingError
-from hcc.settings import MAX_PORT, whole_number
+from hcc.settings import MAX_PORT, is_host_name, whole_number
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 # As a URL without a port, and as Consul's own programs do; 8500 is the default of the whole address only.
@@ -102,15 +102,6 @@ def _host_and_port(text: str, authority: str, source: str) -> tuple[str, int]:
     if not _plain(host) or not is_host_name(host):
         raise _error(text, source, f"the host {host!r}")
     return host, _port(text, port, source) if rest else 0
-
-
-def is_host_name(text: str) -> bool:
-    """Whether it can be looked up, and said in a handshake: no part between dots is empty or has over 63 characters."""
-    try:
-        text.encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def _plain(host: str) -> bool:

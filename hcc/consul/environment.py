@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hcc.consul.address import AgentAddress, agent_address, is_host_name
+from hcc.consul.address import AgentAddress, agent_address
 from hcc.errors import SettingError
 from hcc.mesh.secret import Secret
+from hcc.settings import is_host_name
 
 
 @dataclass(frozen=True, slots=True)

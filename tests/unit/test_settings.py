@@ -63,6 +63,12 @@ def test_a_bad_listen_address_is_refused(text: str) -> None:
         parse_listen_address(text)
 
 
+@pytest.mark.parametrize("host", ["\u00fc..b", "a..b", "x" * 64, "a\0b"])
+def test_a_listen_address_whose_host_cannot_be_looked_up_is_refused(host: str) -> None:
+    with pytest.raises(SettingError, match="expected HOST:PORT with a host name or an IP address"):
+        parse_listen_address(f"{host}:80")
+
+
 def test_log_levels_of_the_go_program_are_taken() -> None:
     assert [parse_log_level(name) for name in ("INFO", "trace", "warn", "fatal")] == [
         "info",
