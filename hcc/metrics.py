@@ -66,6 +66,9 @@ class Metrics:
         )
         self.haproxy_starts = self._counter("hcc_haproxy_starts", "Starts of HAProxy, the first included.")
         self.plans = self._counter("hcc_plans", "Plans applied, by outcome.", ("outcome",))
+        for outcome in ("applied", "failed"):
+            # From the start: the first failure is a step that `increase()` sees.
+            self.plans.labels(outcome)
         self.operations = self._counter("hcc_operations", "Operations applied to HAProxy, by kind.", ("kind",))
         self.drift = self._counter("hcc_drift_repairs", "Repairs that nobody asked for: HAProxy had come to differ.")
         self.plan_seconds = Histogram(

@@ -50,7 +50,6 @@ def everything() -> Metrics:
     """Of an http service with one upstream and one caller."""
     metrics = Metrics()
     metrics.haproxy_info.labels("2.6.12", "OpenSSL 3.0.17", "direct").set(1)
-    metrics.plans.labels("applied").inc()
     metrics.operations.labels("Reload").inc()
     metrics.watch_answers.labels("LeafWatch").inc()
     metrics.watch_failures.labels("LeafWatch").inc()

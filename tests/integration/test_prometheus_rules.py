@@ -103,6 +103,16 @@ ILL: dict[str, tuple[SERIES, str]] = {
     "HccHAProxyRestartLoop": ({"hcc_haproxy_starts_total": growing(1)}, "10m"),
     "HccActorDown": ({'hcc_actor_up{actor="Admin"}': steady(0)}, "2m"),
 }
+# How many at once make an alert that counts fire; one less does not.
+COUNTED: dict[str, tuple[str, int]] = {
+    "HccSPOERestartLoop": ("hcc_spoe_worker_exits_total", 6),
+    "HccCertificatesRefused": ("hcc_certificate_rejects_total", 21),
+    "HccReloadStorm": ("hcc_reloads_total", 6),
+    "HccPlansFail": ('hcc_plans_total{outcome="failed"}', 2),
+    "HccDrift": ("hcc_drift_repairs_total", 3),
+    "HccRestartLoop": ('hcc_actor_restarts_total{actor="Admin"}', 4),
+    "HccHAProxyRestartLoop": ("hcc_haproxy_starts_total", 4),
+}
 DATES = tuple(series for series in HEALTHY if series.endswith("_timestamp_seconds"))
 WHO = 'instance="web-1",service="web",source="web",destination="api",datacenter="dc1",protocol="http"'
 
@@ -135,6 +145,10 @@ def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_pat
         case("stopped before Prometheus knew", {'up{job="hcc"}': "1+0x40 0 0 stale"}, "50m", ()),
         case("came back", {'up{job="hcc"}': "1+0x40 0+0x4 _x20 1+0x400"}, "50m", ()),
     ]
+    for alert, (series, count) in COUNTED.items():
+        # From 9 on: what begins at 0 is not extrapolated.
+        cases.append(case(f"{alert}, one too few", {series: f"9+0x40 {9 + count - 1}+0x200"}, "17m", ()))
+        cases.append(case(f"{alert}, just enough", {series: f"9+0x40 {9 + count}+0x200"}, "17m", (alert,)))
     leg = {"hcc_upstream_leg_serving_endpoints": steady(0)}
     cases += [case("one leg is without endpoints", leg, "3m", ("HccUpstreamWithoutEndpoints",))]
     cases += [case("no leaf yet", {series: as_at_the_start(series) for series in DATES}, "70m", ())]
@@ -149,6 +163,15 @@ def test_each_alert_fires_alone_when_it_should_and_none_when_all_is_well(tmp_pat
 
 def test_every_alert_is_in_the_table_above() -> None:
     assert set(re.findall(r"alert: (\S+)", RULES.read_text())) == set(ILL)
+
+
+def test_every_alert_that_counts_is_in_the_table_of_those() -> None:
+    counting = re.findall(r"alert: (\S+)\n\s+expr: increase\(.*\) > [1-9]", RULES.read_text())
+    assert set(counting) == set(COUNTED)
+
+
+def test_the_first_plan_that_fails_is_a_step() -> None:
+    assert Metrics().registry.get_sample_value("hcc_plans_total", {"outcome": "failed"}) == 0.0
 
 
 def test_the_rules_are_sound() -> None:
