@@ -212,6 +212,11 @@ class _Server(ThreadingHTTPServer):
 class _TcpServer6(_Server):
     address_family = socket.AF_INET6
 
+    def server_bind(self) -> None:
+        # `::` is every address, those of IPv4 among them, whatever net.ipv6.bindv6only says.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
 
 class _UnixServer(_Server):
     address_family = socket.AF_UNIX
@@ -262,9 +267,10 @@ def serve_tcp(address: ListenAddress, answer: Answer) -> WebServer:
     Raises:
         ListenError: the address is taken or is not ours.
     """
-    kind = _TcpServer6 if ":" in address.host else _Server
+    host = address.host or ("::" if socket.has_dualstack_ipv6() else "")
+    kind = _TcpServer6 if ":" in host else _Server
     try:
-        return WebServer(kind((address.host, address.port), answer), "web-tcp")
+        return WebServer(kind((host, address.port), answer), "web-tcp")
     except OSError as exc:
         raise ListenError(f"cannot listen on {address.host}:{address.port}: {exc.strerror}") from exc
 

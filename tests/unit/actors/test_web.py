@@ -16,13 +16,29 @@ from hcc.settings import ListenAddress
 from tests.ports import free_port
 
 
-def _status(port: int) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def _status(port: int, host: str = "127.0.0.1") -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_no_host_is_every_address_of_ipv6_too_where_there_is_that(monkeypatch: pytest.MonkeyPatch, dual: bool) -> None:
+    port = free_port()
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: dual)
+    server = serve_tcp(ListenAddress("", port), lambda *_: Response(200, b"ok"))
+    try:
+        assert _status(port) == 200
+        if dual:
+            assert _status(port, "::1") == 200
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                _status(port, "::1")
+    finally:
+        server.close()
 
 
 def test_a_lack_of_threads_costs_no_place_for_later_connections(monkeypatch: pytest.MonkeyPatch) -> None:
