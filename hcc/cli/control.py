@@ -35,6 +35,10 @@ class EndedError(ControlError):
     """The hcc of the proxy that was asked for ended without taking its HAProxy along, which may go on."""
 
 
+class BarredError(ControlError):
+    """None was found, and there are directories that we may not look into: it may run there."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
@@ -59,7 +63,7 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
 
     Raises:
         ControlError: none or several fit; the text says what there is. SilentError when it may be one that hangs,
-            EndedError when it is the wanted proxy's own that ended.
+            EndedError when it is the wanted proxy's own that ended, BarredError when it may be where we may not look.
     """
     places, barred = _control_sockets(base)
     # A proxy's directory has its name: one that hangs is found all the same.
@@ -82,7 +86,8 @@ def find_control_socket(base: Path, proxy_id: str, sidecar_for: str, timeout_s: 
         f"there are: {', '.join(others)}" if others else "",
         f"may not look into: {', '.join(barred)} (ask as root, or as the user that runs hcc)" if barred else "",
     ]
-    kind = EndedError if proxy_id and directory_name(proxy_id) in ended else ControlError
+    has_ended = proxy_id and directory_name(proxy_id) in ended
+    kind = EndedError if has_ended else BarredError if barred else ControlError
     raise kind("; ".join([text, *(each for each in told if each)]) if any(told) else f"{text}, see --state-dir")
 
 

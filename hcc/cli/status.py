@@ -49,13 +49,13 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
-def running(options: argparse.Namespace, proxy_id: str) -> Running:
+def running(options: argparse.Namespace, proxy_id: str) -> Running:  # noqa: PLR0911 - one return for each outcome
     """The status of the chosen sidecar, or why there is none.
 
     `proxy_id` is what Consul says that was chosen; empty when it says nothing.
     """
     from hcc.actors.status import StatusError, from_json
-    from hcc.cli.control import EndedError, SilentError
+    from hcc.cli.control import BarredError, EndedError, SilentError
     from hcc.diagnosis.sidecar import Running
 
     if options.sidecar_for_tag and not proxy_id:
@@ -69,6 +69,8 @@ def running(options: argparse.Namespace, proxy_id: str) -> Running:
         return Running(None, str(exc), other=True)
     except EndedError as exc:
         return Running(None, str(exc), ended=True)
+    except BarredError as exc:
+        return Running(None, str(exc), barred=True)
     except HccError as exc:
         return Running(None, str(exc))
 

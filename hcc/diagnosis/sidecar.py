@@ -22,6 +22,7 @@ class Running:
         hangs: it is there, but does not answer.
         other: it answers, but as another version of hcc does: what it says cannot be read.
         ended: it ran and does not any more, without a drain.
+        barred: it may run where we may not look.
     """
 
     status: Status | None
@@ -29,11 +30,14 @@ class Running:
     hangs: bool = False
     other: bool = False
     ended: bool = False
+    barred: bool = False
 
     def finding(self, subject: str) -> Finding:
         """What is said where there is no status, to who expects one."""
         if self.other:
             return warning(subject, self.problem, RENEW)
+        if self.barred:
+            return skipped(subject, self.problem)
         return failed(subject, self.problem, REPLACE if self.hangs else "start it: hcc run")
 
 

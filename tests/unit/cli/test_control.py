@@ -152,6 +152,11 @@ def test_a_directory_of_somebody_else_is_said_to_be_one(base: Path, monkeypatch:
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ControlError, match=f"may not look into: {base}/web"):
         find_control_socket(base, "", "web")
+    # It may run there: nothing is said to be broken for that.
+    seen = running(options(base), "web-sidecar-proxy")
+    for finding in (*check_sidecar(seen), *_haproxy(upstream(), (), seen)):
+        assert finding.level is Level.SKIPPED
+        assert "ask as root, or as the user that runs hcc" in finding.text
     with well(base, "own-sidecar-proxy", "own") as path:
         assert find_control_socket(base, "", "own") == path
 
