@@ -27,7 +27,7 @@ over its last 1024 connections.
 | `code` | class of an HTTP status (`2xx`); of `hcc_consul_requests_total` the status itself, or `none` |
 | `endpoint` | address and port of an instance, with `--metrics-per-endpoint` only |
 | `watch` | kind of question to Consul |
-| `actor`, `kind` | name of an actor (`hcc actors`), of an operation on HAProxy (`ServerAdd`) |
+| `actor`, `kind` | name of an actor (`hcc actors`), of an operation on HAProxy (`AddServer`) |
 | `health` | of an instance, as Consul says: `passing`, `warning` or `critical` |
 | `outcome` | of plans `applied` or `failed`; of probes what was seen |
 | `phase` | of a SPOE worker: `starting`, `ready` or `exited` |
