@@ -137,7 +137,7 @@ def parse_duration(text: str) -> float:
     else:
         found = math.inf
     if found > _LONGEST_S:
-        raise SettingError(f"expected a duration such as 15s, 500ms, 2m or 1h30m, found {text!r}")
+        raise SettingError(f"expected a duration such as 15s, 500ms, 2m or 1h30m, 10 years at most, found {text!r}")
     return found
 
 

@@ -96,6 +96,8 @@ def checked_token(text: str, source: str) -> Secret:
         SettingError: it is empty, or more than one word of printable ASCII, which alone can go into a header.
     """
     token = text.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+    if not token.isascii():
+        raise SettingError(f"{source}: expected one token, found other characters than ASCII")
+    if not token or not token.isprintable() or " " in token:
         raise SettingError(f"{source}: expected one token, found {'more' if token else 'nothing'}")
     return Secret(token)
