@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import sys
 import threading
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from types import TracebackType
 
+# What waits for a reader that does not read.
+QUEUE_BYTES = 1024 * 1024
+# Of this many at most, lines of several programs on one pipe do not come to stand in each other: pipe(7), PIPE_BUF.
+WRITE_BYTES = select.PIPE_BUF
+# At the end of the process, for one that may never read.
+FLUSH_S = 1.0
 _OURS = "hcc."
 
 _log = logging.getLogger("hcc")
@@ -68,6 +77,94 @@ class JsonFormatter(_Formatter):
         return json.dumps(fields | {"trace": trace} if trace else fields, ensure_ascii=False)
 
 
+class Writer(logging.Handler):
+    """Lines that a thread of its own writes, so that nobody who logs waits for whoever reads.
+
+    A reader that hangs, or a terminal after Ctrl-S, does not close its end: a write there takes for ever. QUEUE_BYTES
+    may wait; what comes then is dropped until all that wait are written, and a line in its place says how many.
+
+    Args:
+        fd: where to; it may be non-blocking, as others share it.
+        encoding: of the lines.
+
+    Attributes:
+        dropped: how many lines were, or could not be written.
+    """
+
+    def __init__(self, fd: int, encoding: str) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._fd = fd
+        self._encoding = encoding
+        self._lines = deque[bytes]()
+        self._waiting_bytes = 0
+        # Since the last line that waits.
+        self._left_out = 0
+        self._writing = False
+        self._changed = threading.Condition(threading.Lock())
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have it written, or drop it; at once in any case."""
+        try:
+            line = self._line(record)
+        except Exception:  # noqa: BLE001 - as every handler of logging
+            self.handleError(record)
+            return
+        with self._changed:
+            if self._left_out or self._waiting_bytes + len(line) > QUEUE_BYTES:
+                self._left_out += 1
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            self._waiting_bytes += len(line)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when all is written, or after FLUSH_S; logging calls it at the end of the process."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._lines or self._left_out or self._writing), FLUSH_S)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines or self._left_out)
+                self._writing = True
+                lines = self._next()
+            self._write(lines)
+
+    def _next(self) -> bytes:
+        """The next lines to write, or how many are missing here."""
+        if not self._lines:
+            text, left_out = "%d lines were dropped here: nobody read the log", self._left_out
+            self._left_out = 0
+            return self._line(logging.LogRecord(_log.name, logging.WARNING, "", 0, text, (left_out,), None))
+        lines = self._lines.popleft()
+        while self._lines and len(lines) + len(self._lines[0]) <= WRITE_BYTES:
+            lines += self._lines.popleft()
+        self._waiting_bytes -= len(lines)
+        return lines
+
+    def _write(self, lines: bytes) -> None:
+        while lines:
+            try:
+                lines = lines[os.write(self._fd, lines) :]
+            except BlockingIOError:
+                ready = select.poll()
+                ready.register(self._fd, select.POLLOUT)
+                ready.poll()
+            except OSError:
+                # Nobody is there to read, or the disk is full.
+                with self._changed:
+                    self.dropped += lines.count(b"\n")
+                return
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")
+
+
 class LastingProblem:
     """Something that goes wrong again and again: said once, until it is over or becomes another problem."""
 
@@ -87,8 +184,8 @@ class LastingProblem:
         self._said = ""
 
 
-def set_up_logging(level: str, form: str = "auto") -> None:
-    """Send every line of `level` (debug to critical) and above to standard error.
+def set_up_logging(level: str, form: str = "auto") -> Writer:
+    """Send every line of `level` (debug to critical) and above to standard error; gives who writes them.
 
     What ends a thread, or the process, unexpectedly is such a line from then on, unless somebody else tells of it:
     Python's own way is a traceback of many lines, which whoever reads JSON cannot take.
@@ -97,7 +194,8 @@ def set_up_logging(level: str, form: str = "auto") -> None:
         level: the least one that is told.
         form: `text`, `json`, or `auto`: text on a terminal and JSON elsewhere.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    # Not through the stream: at its end Python would wait for a write to it that hangs, and abort.
+    handler = Writer(sys.stderr.fileno(), sys.stderr.encoding)
     is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.getLogger().handlers[:] = [handler]
@@ -109,6 +207,7 @@ def set_up_logging(level: str, form: str = "auto") -> None:
         threading.excepthook = _tell_of_thread
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _tell_of_end
+    return handler
 
 
 def set_level(level: str) -> None:

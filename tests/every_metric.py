@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hcc.actors.lifecycle import ActorState, ActorStatus
-from hcc.app.collectors import actor_metrics_of, pool_metrics, watch_metrics, worker_metrics
+from hcc.app.collectors import actor_metrics_of, log_metrics, pool_metrics, watch_metrics, worker_metrics
 from hcc.app.haproxy_metrics import haproxy_metrics
 from hcc.consul.keys import LeafWatch
 from hcc.consul.watch_state import WatchState
@@ -72,6 +72,7 @@ def everything() -> Metrics:
     counters = WorkerCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (0,) * (len(BUCKET_BOUNDS_NS) + 1))
     worker = WorkerState(0, "/run/hcc/w", WorkerPhase.READY, 1, 1, 1)
     actor = ActorStatus("Admin", ActorState.RUNNING, 1, 0, None, 0, 1.0, "root")
+    metrics.collect_from(lambda: log_metrics(0))
     metrics.collect_from(lambda: actor_metrics_of((actor,)))
     metrics.collect_from(lambda: watch_metrics((WatchState(LeafWatch("web"), 1.0, answered=True),)))
     metrics.collect_from(lambda: pool_metrics((worker,)))

@@ -36,6 +36,11 @@ def actor_metrics_of(statuses: tuple[ActorStatus, ...]) -> tuple[Metric, ...]:
     )
 
 
+def log_metrics(dropped: int) -> Iterator[Metric]:
+    """How many lines of the log nobody will read."""
+    yield _sum("hcc_log_dropped_lines", "Lines of the log dropped, as nobody reads it or it takes none.", [dropped])
+
+
 def watch_metrics(states: Iterable[WatchState]) -> Iterator[Metric]:
     """How old the answers of Consul are, by kind of question: of several, the oldest counts."""
     ages: dict[str, float] = {}

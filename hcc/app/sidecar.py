@@ -23,6 +23,7 @@ from hcc.actors.picture import UNENFORCED
 from hcc.actors.tree import Tree, TreeExit, start_tree
 from hcc.app.allocator import keep_few_arenas
 from hcc.app.answers_file import kept_choice
+from hcc.app.collectors import log_metrics
 from hcc.app.composition import INTENSITY, Agent, Composition, Ending, Parts, Watchers, consul_agent
 from hcc.app.control import Choice, choose_control, driven
 from hcc.app.head_start import HeadStart
@@ -65,9 +66,10 @@ def run(settings: RunSettings, consul: ConsulSettings, head_start: HeadStart, si
         HccError: it could not be started.
     """
     keep_few_arenas()
-    set_up_logging(settings.log_level, settings.log_format)
+    log = set_up_logging(settings.log_level, settings.log_format)
     manager = ServiceManager(os.environ)
     metrics = Metrics()
+    metrics.collect_from(lambda: log_metrics(log.dropped))
     agent = consul_agent(consul, metrics)
     found, program = head_start.found, head_start.program()
     choice = choose_control(settings, program.build)

@@ -22,7 +22,7 @@ from tests.e2e.clients import fresh_requests, http_get, kept_requests, read_line
 from tests.e2e.load import Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
 from tests.e2e.namespaces import is_running
-from tests.e2e.sidecar import Sidecar
+from tests.e2e.sidecar import HCC, Sidecar
 from tests.e2e.versions import can, on_2_8
 from tests.e2e.waiting import wait_until
 
@@ -191,6 +191,32 @@ def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -
             with contextlib.suppress(ConnectionResetError):
                 assert held.recv(100) == b""
         assert kiosk.sidecar.stop(5) == 0
+
+
+def test_a_sidecar_whose_log_nobody_reads_denies_and_drains_all_the_same(
+    site: Site, haproxy: str, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "stderr"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with closing(Mesh(site, haproxy)) as mesh, os.fdopen(end, "r+b", buffering=0) as unread:
+        (caller,) = mesh.join(Service("guest", host="b", upstreams=(upstream("kiosk", KIOSK_PORT),)))
+        silent = ("sh", "-c", 'exec "$@" 2>"$0"', str(pipe), HCC)
+        kiosk = mesh.add(Service("kiosk"), "--log-level", "debug", program=silent)
+        kiosk.wait_ready()
+        place = caller.namespace
+        wait_until("the kiosk to answer", lambda: tcp_ask(place, KIOSK_PORT) == "kiosk")
+        while unread.write(b"x") is not None:
+            pass
+        held = place.connect("127.0.0.1", KIOSK_PORT)
+        held.sendall(b"WHO\n")
+        assert read_line(held) == "kiosk"
+
+        mesh.intend("guest", "kiosk", "deny")
+        with held, contextlib.suppress(ConnectionResetError):
+            assert held.recv(100) == b""
+        assert kiosk.sidecar.ready()[0] == 200
+        assert kiosk.sidecar.stop(10) == 0
 
 
 @pytest.mark.parametrize("restarted", [False, True])
