@@ -41,6 +41,8 @@ DOUBT_S = 10.0
 SILENT_S = 3.0
 # At most so long one that is silent waits for its next probe.
 SILENT_AGAIN_S = 5.0
+# What an earlier hcc admitted counts so long for upstreams of which Consul does not even say whose instances they have.
+KEPT_S = 600.0
 # Ten thousand endpoints, each with the leaf that it has and the one it had. About 8 MB in HAProxy's memory.
 MAX_LEAVES = 20_000
 
@@ -216,7 +218,10 @@ class PeerBook:
 
     def __init__(self, most_leaves: int = MAX_LEAVES) -> None:
         self._records: dict[Peer, _Record] = {}
+        # Whom an earlier hcc admitted, while Consul has not told of its target; and the URIs of such targets.
         self._kept: frozenset[tuple[str, int, str]] = frozenset()
+        self._awaited: frozenset[str] = frozenset()
+        self._kept_until_s = NEVER
         # Who waits for a probe, in three queues by how much it matters. What is no longer true in them is passed over.
         self._first: list[_Waiting] = []
         self._failing: list[_Waiting] = []
@@ -239,6 +244,8 @@ class PeerBook:
         Only who may get traffic is probed.
         """
         self._version, self._admission = snapshot.version, None
+        if now_s >= self._kept_until_s:
+            self._kept = frozenset(one for one in self._kept if one[2] in self._awaited)
         found = _looks(snapshot)
         for peer in self._records.keys() - found.keys():
             del self._records[peer]
@@ -254,8 +261,8 @@ class PeerBook:
             elif record.look != look:
                 record.look = look
                 self._plan(peer, record, now_s)
-        if snapshot.roots is not None and all(state.known for state in snapshot.upstreams):
-            self._kept = frozenset()
+        if snapshot.roots is not None:
+            self._forget_kept(snapshot, now_s)
 
     def __len__(self) -> int:
         """How many endpoints there are."""
@@ -396,7 +403,7 @@ class PeerBook:
         return Kept(tuple(sorted(self.admission().admitted | self._kept)), tuple(self._leaves.values()))
 
     def restore(self, kept: Kept) -> None:
-        """Take over what an earlier hcc kept; it counts for the endpoints that Consul still names once it told all.
+        """Take over what an earlier hcc kept; it counts for those that Consul names when it first tells of a target.
 
         Its leaves are no news: whoever has told HAProxy of them, they are compared once it runs.
         """
@@ -410,6 +417,22 @@ class PeerBook:
     @property
     def _interval_s(self) -> float:
         return max(AGAIN_S, len(self._records) / AGAIN_PER_S)
+
+    def _forget_kept(self, snapshot: Snapshot, now_s: float) -> None:
+        """Who is there has a record now, and whom Consul does not name of a target that it told of is gone.
+
+        A target that is not told of, as its datacenter is silent, is waited for as long as that takes: HAProxy goes on
+        with its servers.
+        """
+        if all(state.known for state in snapshot.upstreams):
+            self._kept = frozenset()
+            return
+        self._kept_until_s = min(self._kept_until_s, now_s + KEPT_S)
+        targets = [target for state in snapshot.upstreams for target in state.targets]
+        told = {uri for target in targets if target.known for uri in target.identities}
+        self._awaited = frozenset(uri for target in targets if not target.known for uri in target.identities)
+        gone = told - self._awaited
+        self._kept = frozenset(one for one in self._kept if one not in self._records and one[2] not in gone)
 
     def _new(self, peer: Peer) -> _Record:
         return _Record(Standing.ADMITTED if peer in self._kept else Standing.UNKNOWN)

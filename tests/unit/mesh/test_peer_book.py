@@ -12,11 +12,13 @@ from hcc.mesh.peer_book import (
     DISTRUST_S,
     DOUBT_S,
     FOR_FIRST,
+    KEPT_S,
     MAX_RETRY_S,
     SILENT_AGAIN_S,
     SILENT_S,
     SUSPECT_S,
     Judgement,
+    Kept,
     NoAnswer,
     Outcome,
     Peer,
@@ -26,7 +28,7 @@ from hcc.mesh.peer_book import (
     Unverified,
 )
 from hcc.mesh.peer_certificate import PeerCertificate
-from hcc.mesh.snapshot import Endpoint, Health, Snapshot
+from hcc.mesh.snapshot import Endpoint, Health, Snapshot, UpstreamState
 from tests.builders import endpoint, service_uri, snapshot, upstream, upstream_state
 
 WEB, EVIL = service_uri("web"), service_uri("evil")
@@ -513,6 +515,64 @@ def test_what_was_kept_stays_kept_until_consul_told_all() -> None:
     book.follow(replace(here(), roots=None, upstreams=()), 0.0, MIDDLE)
 
     assert book.kept().admitted == (peer(),)
+
+
+# Of these Consul tells nothing: who has the chain is not known, or the target's datacenter is silent.
+CHAINLESS = UpstreamState(upstream("gone"), None, ())
+FAR = service_uri("db")
+
+
+def far(*endpoints: Endpoint, known: bool = True) -> UpstreamState:
+    state = upstream_state(upstream("db"), endpoints)
+    return replace(state, targets=tuple(replace(one, known=known) for one in state.targets))
+
+
+def restored(*kept: Peer) -> PeerBook:
+    book = PeerBook()
+    book.restore(Kept(kept))
+    return book
+
+
+def test_what_was_kept_ends_for_each_target_that_consul_tells_of_whatever_else_it_does_not() -> None:
+    book = restored(peer(), peer("10.0.0.2"), peer("10.0.0.9", FAR))
+    near = upstream_state(endpoints=(endpoint(),))
+    book.follow(snapshot(near, far(known=False), CHAINLESS, version=1), 0.0, MIDDLE)
+    assert set(book.kept().admitted) == {peer(), peer("10.0.0.9", FAR)}
+
+    # An address that was gone comes back, as whose ever.
+    near = upstream_state(endpoints=(endpoint(), endpoint("10.0.0.2")))
+    book.follow(snapshot(near, far(known=False), CHAINLESS, version=2), 1.0, MIDDLE)
+    assert book.admission().admitted == {peer()}
+    assert book.take_due(1.0, 64) == (peer("10.0.0.2"),)
+
+
+def test_who_was_kept_and_is_refused_or_gone_is_kept_no_more() -> None:
+    book = restored(peer(), peer("10.0.0.2"))
+    both = upstream_state(endpoints=(endpoint(), endpoint("10.0.0.2")))
+    book.follow(snapshot(both, CHAINLESS, version=1), 0.0, MIDDLE)
+    assert len(book.take_due(AGAIN_S, 64)) == 2
+    book.note(peer(), seen(EVIL), AGAIN_S, MIDDLE)
+    book.follow(snapshot(upstream_state(endpoints=(endpoint(),)), CHAINLESS, version=2), AGAIN_S, MIDDLE)
+    assert book.kept().admitted == ()
+
+
+def test_a_silent_datacenter_is_waited_for_and_loses_no_server_when_it_tells() -> None:
+    book = restored(peer("10.0.0.9", FAR))
+    for now_s in (0.0, KEPT_S, 1000 * KEPT_S):
+        book.follow(snapshot(far(known=False), CHAINLESS, version=1), now_s, MIDDLE)
+        assert book.kept().admitted == (peer("10.0.0.9", FAR),)
+    served = replace(endpoint("10.0.0.9"), identity=FAR)
+    book.follow(snapshot(far(served), CHAINLESS, version=2), 1000 * KEPT_S, MIDDLE)
+    assert book.admission().admitted == {peer("10.0.0.9", FAR)}
+
+
+@pytest.mark.parametrize(("later_s", "counts"), [(KEPT_S - 1.0, True), (KEPT_S, False)])
+def test_of_upstreams_whose_instances_nobody_can_name_it_counts_for_minutes(later_s: float, *, counts: bool) -> None:
+    book = restored(peer("10.0.0.9", FAR))
+    book.follow(snapshot(CHAINLESS, version=1), 5.0, MIDDLE)
+    served = replace(endpoint("10.0.0.9"), identity=FAR)
+    book.follow(snapshot(far(served), CHAINLESS, version=2), 5.0 + later_s, MIDDLE)
+    assert book.admission().admitted == (frozenset({peer("10.0.0.9", FAR)}) if counts else frozenset())
 
 
 def test_leaves_that_were_kept_are_known_and_no_news() -> None:
