@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ RESTART_TIMEOUT_S = 20.0
 PREVIEW_TIMEOUT_S = 20.0
 LISTEN_AGAIN_S = 5.0
 CONTROL_LOOK_S = 2.0
+CLOCK_LOOK_S = 2.0
 DEREGISTER_TIMEOUT_S = 2.0
 # Who reports facts.
 SOURCES = (CONSUL_WATCHER, CERT_MANAGER, CONFIG_RECONCILER, PROCESS_SUPERVISOR, SPOE_POOL, AUTHORISER, VERIFIER)
@@ -63,6 +65,11 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _ListenAgain:
     """To itself: the stats address was taken; try once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LookAtClock:
+    """To itself: a leaf expires without a word of anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ class Admin(Actor):
         self._listen()
         self._renew()
         self._ask_version()
+        self.after(CLOCK_LOOK_S, _LookAtClock(), key="clock")
 
     def handle(self, message: object) -> None:
         match message:
@@ -133,6 +141,9 @@ class Admin(Actor):
                 self._deregister()
             case _ListenAgain():
                 self._listen()
+            case _LookAtClock():
+                self._note_readiness()
+                self.after(CLOCK_LOOK_S, _LookAtClock(), key="clock")
             case _LookForControl():
                 self._look_for_control()
             case _Renew():
@@ -211,7 +222,7 @@ class Admin(Actor):
         self.after(VERSION_S if self._sources.consul.text else VERSION_UNKNOWN_S, _AskVersion(), key="version")
 
     def _note_readiness(self) -> None:
-        missing = missing_parts(self._facts)
+        missing = missing_parts(self._facts, time.time())
         self._metrics.ready.set(not missing)
         if missing == self._missing:
             return
@@ -238,7 +249,7 @@ class Admin(Actor):
         return answer() if answer else Response(404, f"expected one of {', '.join(shown)}\n".encode())
 
     def _ready(self) -> Response:
-        missing = missing_parts(self._facts)
+        missing = missing_parts(self._facts, time.time())
         text = "".join(f"{part}\n" for part in (*(missing or ("ready",)), *reservations(self._facts)))
         return Response(503 if missing else 200, text.encode())
 

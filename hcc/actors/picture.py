@@ -87,7 +87,7 @@ class Observed:
 
 def picture(identity: Identity, facts: Facts, observed: Observed) -> Status:
     """All of it together."""
-    missing = missing_parts(facts)
+    missing = missing_parts(facts, observed.now)
     rows = observed.stats.rows if observed.stats else ()
     return Status(
         at=observed.now,
@@ -154,8 +154,9 @@ def _warnings(facts: Facts, observed: Observed) -> Iterator[str]:
 
 def _certificate_warnings(certificates: tuple[Validity, ...], now: float) -> Iterator[str]:
     for one in certificates:
-        if one.kind == "leaf" and now >= one.not_before + RENEWED_BY * (one.not_after - one.not_before):
-            yield f"leaf: not renewed, {max(0.0, one.not_after - now):.0f} s are left"
+        renewed_at = one.not_before + RENEWED_BY * (one.not_after - one.not_before)
+        if one.kind == "leaf" and renewed_at <= now < one.not_after:
+            yield f"leaf: not renewed, {one.not_after - now:.0f} s are left"
 
 
 def _watch_warnings(watches: tuple[WatchState, ...]) -> Iterator[str]:

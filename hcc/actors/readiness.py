@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from hcc.actors.status import CallerStatus, PlanStatus
 from hcc.mesh.peer_book import Peer
@@ -148,13 +149,15 @@ class Facts:
     peers: PeerFacts = field(default_factory=PeerFacts)
 
 
-def missing_parts(facts: Facts) -> tuple[str, ...]:
-    """What keeps the sidecar from being ready, a phrase each; empty when it is ready."""
+def missing_parts(facts: Facts, now: float) -> tuple[str, ...]:
+    """What keeps the sidecar from being ready at that Unix time, a phrase each; empty when it is ready."""
     reconciler = facts.reconciler
+    expired = _expired(facts.credentials, now)
     parts = (
         (facts.draining, "draining: the sidecar is stopping"),
         (not facts.consul.proxy_known, "proxy: its registration was not read from Consul yet"),
         (not facts.credentials.leaf, "leaf: no usable certificate yet"),
+        (expired is not None, f"leaf: expired at {expired:%FT%TZ}, and was not renewed" if expired else ""),
         (not facts.credentials.roots, "roots: no CA certificates yet"),
         (facts.intentions.asks and facts.policy.version is None, "policy: intentions are not known yet"),
         (
@@ -173,6 +176,12 @@ def missing_parts(facts: Facts) -> tuple[str, ...]:
         ),
     )
     return tuple(text for lacking, text in parts if lacking)
+
+
+def _expired(credentials: CredentialFacts, now: float) -> datetime | None:
+    """When the leaf expired; None when it has not."""
+    ends = (one.not_after for one in credentials.certificates if one.kind == "leaf" and one.not_after <= now)
+    return next((datetime.fromtimestamp(end, UTC) for end in ends), None)
 
 
 def reservations(facts: Facts) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -28,6 +30,7 @@ from hcc.actors.readiness import (
     HAProxyFacts,
     PolicyFacts,
     ReconcilerFacts,
+    Validity,
     missing_parts,
 )
 from hcc.actors.sources import Sources
@@ -199,6 +202,25 @@ def test_draining_is_not_ready(scene: AdminScene) -> None:
     eventually(lambda: "draining" in scene.get("/ready")[1], "not ready while draining")
 
 
+def test_a_leaf_that_expires_while_nobody_says_a_word_ends_readiness(scene: AdminScene) -> None:
+    end = time.time() + 1.5
+    leaf = Validity("leaf", "web", end - 100, end)
+    for facts in (*READY, CredentialFacts(leaf=True, roots=True, certificates=(leaf,))):
+        scene.tell(FactsReported(facts))
+    eventually(lambda: () in scene.readiness, "to be ready")
+
+    eventually(lambda: scene.readiness[-1] != (), "the end of it")
+    (missing,) = scene.readiness[-1]
+    assert missing == f"leaf: expired at {datetime.fromtimestamp(end, UTC):%FT%TZ}, and was not renewed"
+    assert scene.get("/ready")[:2] == (503, f"{missing}\n")
+    assert "hcc_ready 0.0" in scene.get("/metrics")[1]
+    scene.settle()
+    scene.tell(
+        FactsReported(CredentialFacts(leaf=True, roots=True, certificates=(replace(leaf, not_after=end + 100),)))
+    )
+    eventually(lambda: scene.get("/ready")[0] == 200, "the new leaf")
+
+
 def test_one_that_is_restarted_in_a_drain_is_not_ready_either(scene: AdminScene) -> None:
     scene.draining.announced = True
     scene.restart()
@@ -230,7 +252,7 @@ def test_a_renewal_that_is_under_way_does_not_register_the_stats_address_again(t
     with playing(made):
         eventually(made.listening, "the stats address")
         made.tell(Drain())
-        eventually(lambda: made.readiness[-1:] == [missing_parts(Facts(draining=True))], "the drain")
+        eventually(lambda: made.readiness[-1:] == [missing_parts(Facts(draining=True), 0.0)], "the drain")
         agent.takes_registrations.set()
         eventually(lambda: len(agent.told) > 1, "Consul is told")
 

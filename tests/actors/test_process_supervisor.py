@@ -690,7 +690,7 @@ def test_a_haproxy_whose_sockets_are_gone_is_not_ready_and_then_killed_and_start
         assert there.process.said == ["kill"]
         again = HAProxyFacts(True, 1002, "2.6.12")
         eventually(lambda: there.facts(ADMIN, HAProxyFacts) == again, "it can be reached again")
-        assert missing_parts(Facts(haproxy=replace(again, reachable=False)))[-2].startswith("haproxy: its sockets")
+        assert missing_parts(Facts(haproxy=replace(again, reachable=False)), 0.0)[-2].startswith("haproxy: its sockets")
 
 
 def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ours_is_not(

@@ -226,6 +226,13 @@ def test_what_an_operator_should_look_at_is_a_warning_each() -> None:
     )
 
 
+def test_an_expired_leaf_is_missing_and_no_warning_besides() -> None:
+    expired = CredentialFacts(leaf=True, roots=True, certificates=(Validity("leaf", "web", NOW - 95, NOW),))
+    readiness = picture(IDENTITY, Facts(credentials=expired), seen()).readiness
+    assert [one.partition(" at ")[0] for one in readiness.missing if one.startswith("leaf")] == ["leaf: expired"]
+    assert not [one for one in readiness.warnings if one.startswith("leaf")]
+
+
 @pytest.mark.parametrize(("runs", "shown"), [("", "2.6.12"), ("2.6.9", "2.6.9")])
 def test_the_version_shown_is_that_of_what_runs_where_it_is_known(runs: str, shown: str) -> None:
     assert picture(IDENTITY, Facts(haproxy=HAProxyFacts(version=runs)), seen()).versions.haproxy == shown
