@@ -515,6 +515,9 @@ def end_session(master: int, config: str) -> None:
     while not all(has_ended(one) for one in ending) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     for one in ending:
+        # As PID 1 of a container we are the parent of whoever lost its own: nobody else would take it from the kernel.
+        with contextlib.suppress(OSError):
+            os.waitid(os.P_PIDFD, one, os.WEXITED | os.WNOHANG)
         os.close(one)
 
 

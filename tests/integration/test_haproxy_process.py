@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -400,6 +401,24 @@ def test_what_is_left_of_somebody_else_is_not_ended(there: Stage, of: str) -> No
             assert other.poll() is None
         finally:
             os.killpg(other.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def _like_pid_1() -> Iterator[None]:
+    """We are the parent of whoever loses its own, as PID 1 is: prctl(2), PR_SET_CHILD_SUBREAPER."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(36, 1, 0, 0, 0) == 0
+    yield
+    assert libc.prctl(36, 0, 0, 0, 0) == 0
+
+
+@pytest.mark.usefixtures("_like_pid_1")
+def test_as_pid_1_we_keep_no_dead_worker(there: Stage) -> None:
+    serve(there)
+    master, worker = there.process.pid, there.worker()
+    os.kill(master, signal.SIGKILL)
+    wait_until(lambda: there.process.reap() is not None, "the end of the master is seen")
+    assert [pid for pid in (master, worker) if start_time(pid)] == []
 
 
 def test_the_death_of_the_worker_ends_the_master(there: Stage) -> None:
