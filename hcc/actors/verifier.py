@@ -116,6 +116,11 @@ class _StartProbing:
 
 
 @dataclass(frozen=True, slots=True)
+class _UseAgain:
+    """To itself: the newest credentials could not be used for probes; try again."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Store:
     """To itself: write what is known."""
 
@@ -174,6 +179,8 @@ class Verifier(Actor):
         self._prober: Probes | None = None
         self._context: ssl.SSLContext | None = None
         self._roots: frozenset[str] | None = None
+        # The newest credentials, as long as probes do without them.
+        self._unused: CredentialsReady | None = None
         self._under_way = 0
         self._stored = True
         self._disk_problem = LastingProblem(_log)
@@ -218,7 +225,10 @@ class Verifier(Actor):
             case SnapshotChanged(snapshot):
                 self._follow(snapshot)
             case CredentialsReady():
-                self._use(message)
+                self._unused = message
+                self._use()
+            case _UseAgain():
+                self._use()
             case _Outcomes(probed):
                 self._hear(probed)
             case HAProxyUp() | WorkerReplaced() | _Resync():
@@ -271,12 +281,19 @@ class Verifier(Actor):
             self._probe()
             self._publish()
 
-    def _use(self, credentials: CredentialsReady) -> None:
+    def _use(self) -> None:
+        credentials = self._unused
+        if credentials is None:
+            return
         try:
             self._context = client_context(credentials.certificate.name, credentials.ca.pem)
         except OSError as exc:
-            _log.error("endpoints cannot be probed with the new certificate, the old one stays: %s", exc)
+            text = "endpoints cannot be probed with the new certificate, the old one stays; next try in %.0f s: %s"
+            _log.error(text, MAX_RETRY_S, exc)
+            self.after(MAX_RETRY_S, _UseAgain(), key="use")
             return
+        self.cancel("use")
+        self._unused = None
         if self._roots is not None and credentials.ca.fingerprints != self._roots:
             self._book.distrust(time.monotonic(), _jitter())
         self._roots = credentials.ca.fingerprints

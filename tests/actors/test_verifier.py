@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import logging
 import random
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +41,7 @@ from hcc.mesh.peer_certificate import PeerCertificate
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
 from hcc.metrics import Metrics
+from hcc.peers.tls import client_context
 from hcc.settings import VerifyUpstream
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import eventually
@@ -240,6 +243,31 @@ def test_several_impostors_are_cut_together_and_in_workers_that_stop_after_all_e
     scene.settle()
     assert scene.leaves.told_stopping == [both]
     assert len([text for text in caplog.messages if "workers of HAProxy that stop" in text]) == 1
+
+
+def test_a_certificate_for_which_no_descriptor_was_left_is_tried_again(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "MAX_RETRY_S", 0.05)
+    scene.begin(ONE)
+    scene.probers.now.answer({ONE.address: seen()})
+    scene.expect_admitted(ONE)
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 2
+    made: list[int] = []
+
+    def fails_twice(path: str, roots_pem: str) -> ssl.SSLContext:
+        if failures:
+            raise failures.pop()
+        made.append(roots_pem.count("BEGIN"))
+        return client_context(path, roots_pem)
+
+    monkeypatch.setattr(verifier, "client_context", fails_twice)
+    scene.give_credentials(Authority())
+    eventually(lambda: made == [2], "probes use the new roots")
+    scene.give_credentials()
+    eventually(lambda: made == [2, 1], "and others when they come")
+    scene.settle()
+    assert made == [2, 1]
 
 
 def test_workers_that_stop_are_told_until_they_know_of_those_that_are_refused_still(
