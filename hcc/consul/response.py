@@ -70,8 +70,14 @@ def status_error(code: int, request: str, text: str, headers: Mapping[str, str])
     if code == _TOO_MANY_REQUESTS and _CROWDED in said:
         message += "; raise limits.http_max_conns_per_client of the agent, which all sidecars of this machine share"
     if code == _NOT_FOUND:
+        if request.startswith(_OWN_REGISTRATION):
+            message += "; if the proxy is registered under another ID now, hcc has to be started again"
         return ConsulNotFoundError(message, code)
     return ConsulStatusError(message, code, _number(headers.get("Retry-After")))
+
+
+# Which proxy to serve is found out once, at the start.
+_OWN_REGISTRATION = "GET /v1/agent/service/"
 
 
 def _remedy(request: str, said: str) -> str:

@@ -55,6 +55,15 @@ def test_a_refusal_elsewhere_points_to_consul_s_own_words() -> None:
     assert "names" in str(status_error(403, "GET /v1/other", "Permission denied", {}))
 
 
+@pytest.mark.parametrize(
+    ("request_", "says"), [("GET /v1/agent/service/web-proxy", True), ("PUT /v1/agent/service/deregister/web", False)]
+)
+def test_a_proxy_that_is_gone_may_have_another_id_now(request_: str, *, says: bool) -> None:
+    error = status_error(404, request_, "unknown service ID: web-proxy", {})
+    assert isinstance(error, ConsulNotFoundError)
+    assert ("started again" in str(error)) is says
+
+
 def test_not_found_and_other_statuses_are_told_apart() -> None:
     assert isinstance(status_error(404, "GET /v1/x", "unknown service ID: x", {}), ConsulNotFoundError)
     error = status_error(429, "GET /v1/x", "slow\ndown", {"Retry-After": "7"})
