@@ -46,7 +46,8 @@ def remove_unfinished(directory: str) -> None:
 
 def is_below(path: str, directory: str) -> bool:
     """Whether a path leads into a directory, links followed."""
-    return Path(path).resolve().is_relative_to(Path(directory).resolve())
+    # Not by Path.resolve(), which raises where links lead in a circle, as others may have them do.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def read_text(path: str) -> str | None:

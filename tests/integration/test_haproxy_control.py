@@ -735,6 +735,19 @@ def test_no_application_is_looked_for_behind_a_link_to_haproxys_own_sockets(ther
     assert "leads to files of hcc" in str(applied.failure)
 
 
+@pytest.mark.parametrize("there", ["2.8"], indirect=True)
+def test_a_circle_of_links_in_the_place_of_the_application_keeps_nothing_from_being_applied(
+    there: Stage, tmp_path: Path
+) -> None:
+    link = tmp_path / "app.sock"
+    link.symlink_to(link)
+    peer, port = there.peer("peer"), free_port()
+    called = upstream_state(upstream("db", port), [endpoint("127.0.0.1", peer.port)])
+    registered = proxy(bind_port=free_port(), local_socket=str(link))
+    there.converge(there.rendered(snapshot(called, proxy_=registered)))
+    assert greeting(port) == "peer"
+
+
 def test_a_unix_socket_listener_serves_with_its_mode(there: Stage, tmp_path: Path) -> None:
     peer = there.peer("peer")
     path = f"{tmp_path}/up.sock"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hcc.haproxy.files import private_directory, read_text, remove, remove_unfinished, write_private
+from hcc.haproxy.files import is_below, private_directory, read_text, remove, remove_unfinished, write_private
 
 
 def mode(path: Path) -> int:
@@ -66,6 +66,18 @@ def test_a_directory_is_private_even_when_it_was_not(tmp_path: Path) -> None:
     path.chmod(0o755)
     private_directory(str(path))
     assert mode(path) == 0o700
+
+
+def test_a_path_leads_where_its_links_do_and_a_circle_of_links_nowhere(tmp_path: Path) -> None:
+    private, link, circle = tmp_path / "private", tmp_path / "link", tmp_path / "circle"
+    private.mkdir()
+    link.symlink_to(private)
+    circle.symlink_to(circle)
+    assert is_below(str(link / "stats.sock"), str(private))
+    assert is_below(str(private / "new"), str(link))
+    assert not is_below(str(tmp_path / "app.sock"), str(private))
+    assert not is_below(str(circle), str(private))
+    assert not is_below(str(circle / "app.sock"), str(private))
 
 
 def test_what_is_not_there_reads_as_none_and_is_removed_without_complaint(tmp_path: Path) -> None:
