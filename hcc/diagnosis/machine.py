@@ -197,13 +197,13 @@ def _hard_limit(pid: int) -> int:
 def _bind_problem(listener: Listener) -> OSError | None:
     """Why nobody can listen there, also that its name has no address."""
     family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((listener.address, listener.port))
             sock.listen(1)
-        except OSError as exc:
-            return exc
+    except OSError as exc:
+        return exc
     return None
 
 

@@ -269,13 +269,13 @@ def _listening(upstream: Upstream) -> Finding:
     address: tuple[str, int] | str = (upstream.local_bind_address, upstream.local_bind_port)
     if upstream.local_bind_socket:
         family, address = socket.AF_UNIX, upstream.local_bind_socket
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(CONNECT_TIMEOUT_S)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(CONNECT_TIMEOUT_S)
             sock.connect(address)
-        except OSError as exc:
-            remedy = "another process may have the port (`hcc doctor`); look at HAProxy's alerts in the sidecar's log"
-            return failed(subject, exc.strerror or str(exc), remedy)
+    except OSError as exc:
+        remedy = "another process may have the port (`hcc doctor`); look at HAProxy's alerts in the sidecar's log"
+        return failed(subject, exc.strerror or str(exc), remedy)
     return ok(subject, "takes connections")
 
 

@@ -49,7 +49,14 @@ def _reason(bind: Bind, ours: frozenset[int], listeners: Callable[[], tuple[List
 
 def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
     family = socket.AF_INET6 if ":" in bind.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
+    try:
+        trial = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        if exc.errno != errno.EAFNOSUPPORT:
+            # Such as a lack of descriptors on our side, which says nothing of the address.
+            raise
+        return exc.strerror or str(exc)
+    with trial:
         # Not SO_REUSEPORT, which HAProxy uses: it would share the port with another sidecar's HAProxy.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Nor IPV6_V6ONLY: what `::` takes of IPv4 is left to the system, as HAProxy leaves it.

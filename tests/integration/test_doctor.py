@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -306,6 +307,15 @@ def test_a_handshake_needs_no_place_for_temporary_files(monkeypatch: pytest.Monk
     context = handshake.context_of(leaf(cert_pem=issued.cert_pem, key_pem=issued.key_pem), roots(authority.pem))
 
     assert context.cert_store_stats()["x509_ca"] == 1
+
+
+def test_an_address_of_a_family_that_the_kernel_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_ipv6(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    told = check_port(Listener("upstream db", "::1", 9191), None, 0)
+    assert (told.level, told.text) == (Level.FAILED, "Address family not supported by protocol")
 
 
 def test_an_address_of_another_machine_is_told() -> None:

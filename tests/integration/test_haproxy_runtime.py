@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -34,6 +35,7 @@ from hcc.haproxy.takeover import MASTER_TIMEOUT_S, TakeOver
 from hcc.mesh.secret import Secret
 from tests.builders import V2_6
 from tests.haproxy_stage import DEADLINE_S
+from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 # No process has that id: they end at 2^22.
@@ -275,6 +277,36 @@ def test_binds_that_cannot_be_are_found_with_the_reason(fake: Fake, tmp_path: Pa
         (str(private / "stats.sock"), f"{private} is for files of hcc alone"),
         (str(link / "stats.sock"), f"{private} is for files of hcc alone"),
     ]
+
+
+@pytest.fixture
+def no_socket(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have the kernel make no IPv6 socket any more, for that reason."""
+    real = socket.socket
+
+    def fail_with(number: int) -> None:
+        def made(family: int, kind: int) -> socket.socket:
+            if family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            return real(family, kind)
+
+        monkeypatch.setattr(socket, "socket", made)
+
+    return fail_with
+
+
+def test_an_address_of_a_family_that_the_kernel_lacks_cannot_be_bound(no_socket: Callable[[int], None]) -> None:
+    binds = [TcpBind("127.0.0.1", free_port()), TcpBind("::1", 1)]
+    no_socket(errno.EAFNOSUPPORT)
+    assert [str(taken) for taken in taken_binds(binds, owners=())] == [
+        "cannot listen on [::1]:1: Address family not supported by protocol"
+    ]
+
+
+def test_a_lack_of_descriptors_says_nothing_of_an_address(no_socket: Callable[[int], None]) -> None:
+    no_socket(errno.EMFILE)
+    with pytest.raises(OSError, match="Too many open files"):
+        taken_binds([TcpBind("::1", 1)], owners=())
 
 
 def test_nothing_is_said_to_be_taken_when_it_cannot_be_seen_what_is_ours() -> None:
