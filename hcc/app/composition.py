@@ -64,6 +64,7 @@ from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.desired import Options
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
+from hcc.haproxy.process import most_descriptors
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, servers_of
 from hcc.mesh.secret import Secret
 from hcc.metrics import Metrics
@@ -334,7 +335,7 @@ class Composition:
             intentions=settings.intentions,
             leaves=layout.leaves if settings.verify_upstream.checks_answers else "",
             token_socket=layout.token_socket,
-            descriptors=_descriptors(),
+            descriptors=_descriptors(layout.pid_file),
             patterns=capabilities.has(Feature.LOOKAHEAD),
             route_timeouts=capabilities.has(Feature.SET_TIMEOUT),
         )
@@ -371,7 +372,8 @@ def _stats_service(
     return StatsService(make_client, definition)
 
 
-def _descriptors() -> int:
-    """How many HAProxy may have, 0 for any number."""
+def _descriptors(pid_file: str) -> int:
+    """How many HAProxy may have, 0 for any number: as many as we, and no more than one that runs was started with."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 0 if hard_limit == resource.RLIM_INFINITY else hard_limit
+    ours = 0 if hard_limit == resource.RLIM_INFINITY else hard_limit
+    return min((most for most in (ours, most_descriptors(pid_file)) if most), default=0)

@@ -27,7 +27,9 @@ from hcc.diagnosis.machine import (
 )
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.errors import HccError
+from hcc.haproxy.layout import layout
 from hcc.haproxy.model import FDS_PER_CONNECTION, SPARE_FDS
+from hcc.haproxy.process import recorded_pid
 from hcc.settings import RunSettings
 
 
@@ -86,7 +88,8 @@ def _machine(
     else:
         for listener in listeners(registration, settings):
             yield check_port(listener, directory, pid)
-    yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS)
+    haproxy = (recorded_pid(layout(str(directory)).pid_file) if directory is not None else None) or 0
+    yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS, haproxy)
     yield from check_state_directory(Path(settings.state_dir), directory, pid)
     if settings.access_log.startswith("/"):
         yield check_access_log(settings.access_log)

@@ -78,7 +78,7 @@ def _taken(subject: str, port: int, directory: Path | None, sidecar_pid: int) ->
     return failed(subject, f"taken by {names}", "stop it, or register another port")
 
 
-def check_file_descriptors(pid: int, wanted: int, per_connection: int, spare: int) -> Finding:
+def check_file_descriptors(pid: int, wanted: int, per_connection: int, spare: int, haproxy: int = 0) -> Finding:
     """Whether the limit leaves room for connections.
 
     Args:
@@ -86,11 +86,15 @@ def check_file_descriptors(pid: int, wanted: int, per_connection: int, spare: in
         wanted: connections that hcc makes room for where it can.
         per_connection: file descriptors that one takes.
         spare: file descriptors besides.
+        haproxy: the master that runs, 0 for none; it keeps the limit that it was started with.
     """
-    hard = _hard_limit(pid)
+    ours = _hard_limit(pid)
+    hard = min(ours, _hard_limit(haproxy)) if haproxy else ours
     room = max(0, (hard - spare) // per_connection)
     text = f"limit {hard}: room for {min(wanted, room)} connections at once"
     remedy = f"for {wanted}, raise LimitNOFILE= or `ulimit -Hn` to {wanted * per_connection + spare}"
+    if hard < ours:
+        remedy = f"HAProxy, process {haproxy}, keeps what it was started with, hcc has {ours}: stop both, and start hcc"
     if room < _FEW_CONNECTIONS:
         return failed("file descriptors", text, remedy)
     return warning("file descriptors", text, remedy) if room < wanted else ok("file descriptors", text)

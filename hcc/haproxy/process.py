@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -485,6 +486,17 @@ def running_program(pid_file: str) -> str:
     except OSError:
         return ""
     return os.fsdecode(words.partition(b"\0")[0])
+
+
+def most_descriptors(pid_file: str) -> int:
+    """How many file descriptors the recorded master may have, whoever reloads it; 0 for any number, or without one."""
+    pid = recorded_pid(pid_file)
+    try:
+        # Not of 0, which is ourselves.
+        _, hard_limit = resource.prlimit(pid, resource.RLIMIT_NOFILE) if pid else (0, 0)
+    except OSError:
+        return 0
+    return 0 if hard_limit == resource.RLIM_INFINITY else hard_limit
 
 
 def _note(pid_file: str, pid: int) -> None:

@@ -322,6 +322,18 @@ def test_an_address_of_another_machine_is_told() -> None:
     assert "no address of this machine" in check_port(Listener("public", "192.0.2.1", 21000), None, 0).text
 
 
+def test_a_haproxy_that_was_started_with_fewer_file_descriptors_than_hcc_is_told() -> None:
+    with subprocess.Popen(["sh", "-c", "ulimit -n 1000; echo; exec sleep 60"], stdout=subprocess.PIPE) as haproxy:
+        try:
+            assert haproxy.stdout is not None
+            haproxy.stdout.readline()
+            told = check_file_descriptors(0, wanted=600, per_connection=1, spare=450, haproxy=haproxy.pid)
+        finally:
+            haproxy.kill()
+    assert (told.level, told.text) == (Level.WARNING, "limit 1000: room for 550 connections at once")
+    assert f"HAProxy, process {haproxy.pid}, keeps what it was started with" in told.remedy
+
+
 @pytest.mark.parametrize("level", [Level.WARNING, Level.FAILED])
 def test_too_few_file_descriptors_are_told(level: Level) -> None:
     spare = _limit() - 550 if level is Level.WARNING else _limit()

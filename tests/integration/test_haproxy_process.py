@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import Probe, find_haproxy, probe
 from hcc.haproxy.files import write_private
+from hcc.haproxy.model import connections_within
 from hcc.haproxy.process import (
     MAX_LOG_BYTES,
     Closing,
@@ -30,9 +32,11 @@ from hcc.haproxy.process import (
     Look,
     NotReadyError,
     children,
+    most_descriptors,
     recorded_pid,
     start_time,
 )
+from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.replies import Activity
 from hcc.haproxy.runtime import SilentError, exchange
 from hcc.mesh.snapshot import Protocol
@@ -215,6 +219,40 @@ def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
     state = upstream_state(upstream("api", port), [endpoint("127.0.0.1", peer.port)])
     assert there.converge(there.rendered(snapshot(state, proxy_=proxy(local_port=0)))).reloaded
     assert greeting(port) == "another"
+
+
+def limited(there: Stage, tmp_path: Path, descriptors: int) -> Rendered:
+    """HAProxy that was launched where nobody may have more file descriptors; what it runs."""
+    program = tmp_path / "haproxy"
+    program.write_text(f'#!/bin/sh\nulimit -n {descriptors}\nexec {there.binary} "$@"\n')
+    program.chmod(0o755)
+    there.process = HAProxyProcess(str(program), there.layout)
+    state = upstream_state(upstream("web", free_port()), [endpoint("127.0.0.1", there.peer("peer").port)])
+    rendered = there.rendered(snapshot(state, proxy_=proxy(local_port=0)))
+    there.converge(rendered)
+    return rendered
+
+
+def with_room_for(there: Stage, rendered: Rendered, descriptors: int) -> Rendered:
+    most = connections_within(descriptors, len(rendered.desired.upstreams))
+    process = replace(rendered.desired.options, max_connections=most)
+    return render(replace(rendered.desired, options=process), there.capabilities, there.control.servers())
+
+
+def test_a_master_keeps_the_limit_of_descriptors_that_it_was_started_with(there: Stage, tmp_path: Path) -> None:
+    assert most_descriptors(there.layout.pid_file) == 0
+    rendered = limited(there, tmp_path, 1_500)
+    assert most_descriptors(there.layout.pid_file) == 1_500
+    assert there.converge(with_room_for(there, rendered, 1_500)).reloaded
+    assert most_descriptors(there.layout.pid_file) == 1_500
+
+
+@pytest.mark.parametrize("there", ["2.6", "3.4"], indirect=True)
+def test_haproxy_takes_no_reload_for_which_it_has_too_few_descriptors(there: Stage, tmp_path: Path) -> None:
+    rendered = limited(there, tmp_path, 1_500)
+    # It is checked by our limit.
+    applied = there.control.apply(there.plan(with_room_for(there, rendered, 3_000)))
+    assert "Cannot raise FD limit" in str(applied.failure)
 
 
 @pytest.mark.parametrize("wanted", [False, True])
