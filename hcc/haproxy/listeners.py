@@ -22,6 +22,7 @@ from hcc.haproxy.model import Bind, TcpBind, UnixBind
 
 _LISTEN = "0A"
 _ANY = "::"
+_CAP_NET_BIND_SERVICE = 1 << 10
 
 Listener = tuple[IPv4Address | IPv6Address, int, int]
 """Address, port and inode."""
@@ -39,15 +40,32 @@ def taken_binds(binds: Iterable[Bind], owners: Iterable[int], private: str = "")
         return ()
     # Once for all, and only when a port is held: the kernel lists every connection of the machine, not only listeners.
     listeners = cache(lambda: tuple(_tcp_listeners()))
-    found = ((bind, _reason(bind, ours, listeners, private)) for bind in binds)
-    return tuple(Taken(bind, reason) for bind, reason in found if reason)
+    reserved_below = _reserved_below(processes)
+
+    def reason(bind: Bind) -> str:
+        if isinstance(bind, UnixBind):
+            return _unix_reason(bind, ours, private)
+        return _tcp_reason(bind, ours, listeners, reserved_below)
+
+    return tuple(Taken(bind, why) for bind in binds if (why := reason(bind)))
 
 
-def _reason(bind: Bind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]], private: str) -> str:
-    return _tcp_reason(bind, ours, listeners) if isinstance(bind, TcpBind) else _unix_reason(bind, ours, private)
+def _reserved_below(owners: tuple[int, ...]) -> int:
+    """The lowest port that the processes may listen on without the capability that they lack; 0 where they lack none.
+
+    They have the rights with which HAProxy was started, maybe by an earlier hcc that had less of them than we have.
+    Source: proc(5), CapEff; capabilities(7); ip(7), ip_unprivileged_port_start, which Linux has from 4.11 on.
+    """
+    words = (line.split() for pid in owners for line in _lines(f"/proc/{pid}/status"))
+    effective = [int(row[1], 16) for row in words if row and row[0] == "CapEff:"]
+    if not effective or any(rights & _CAP_NET_BIND_SERVICE for rights in effective):
+        return 0
+    return int(next(iter(_lines("/proc/sys/net/ipv4/ip_unprivileged_port_start")), "1024"))
 
 
-def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]]) -> str:
+def _tcp_reason(
+    bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tuple[Listener, ...]], reserved_below: int
+) -> str:
     family = socket.AF_INET6 if ":" in bind.address else socket.AF_INET
     try:
         trial = socket.socket(family, socket.SOCK_STREAM)
@@ -66,7 +84,8 @@ def _tcp_reason(bind: TcpBind, ours: frozenset[int], listeners: Callable[[], tup
             if exc.errno == errno.EADDRINUSE and _all_ours(bind, ours, listeners()):
                 return ""
             return exc.strerror or str(exc)
-    return ""
+    # Free, as far as we may have it.
+    return "HAProxy was started without CAP_NET_BIND_SERVICE" if bind.port < reserved_below else ""
 
 
 def _all_ours(bind: TcpBind, ours: frozenset[int], listeners: tuple[Listener, ...]) -> bool:
@@ -148,5 +167,5 @@ def _unix_listeners(path: str) -> set[int]:
 def _lines(table: str) -> list[str]:
     try:
         return Path(table).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []

@@ -38,6 +38,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
     changes,
 )
+from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered
 from hcc.haproxy.replies import Processes
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError
@@ -722,6 +723,41 @@ def test_a_socket_is_not_ours_because_one_of_ours_has_a_longer_name(there: Stage
         assert [str(taken) for taken in found] == [
             f"cannot listen on {tmp_path}/db: another process listens on {tmp_path}/db"
         ]
+
+
+def privileged_port() -> int:
+    """A free one that not everybody may listen on."""
+    for port in range(1023, 512, -1):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    pytest.fail("expected a free port below 1024, found none")
+
+
+def test_a_port_that_we_may_have_and_haproxy_may_not_is_left_out(there: Stage, tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-net_bind_service {there.binary} "$@"\n')
+    program.chmod(0o755)
+    there.process = HAProxyProcess(str(program), there.layout)
+    ours, port = upstream_state(upstream("web", free_port())), privileged_port()
+    there.converge(there.rendered(client_snapshot(ours)))
+
+    wanted = there.rendered(client_snapshot(ours, upstream_state(upstream("db", port))))
+
+    assert [str(taken) for taken in there.control.taken(wanted.desired, there.actual(wanted))] == [
+        f"cannot listen on 127.0.0.1:{port}: HAProxy was started without CAP_NET_BIND_SERVICE"
+    ]
+    # So it is: the reload fails as a whole.
+    assert "cannot bind socket" in str(there.control.apply(there.plan(wanted)).failure)
+
+
+@pytest.mark.parametrize("there", ["3.4"], indirect=True)
+def test_a_port_that_haproxy_may_have_is_bound(there: Stage) -> None:
+    ours, port = upstream_state(upstream("web", free_port())), privileged_port()
+    there.converge(there.rendered(client_snapshot(ours)))
+    wanted = there.rendered(client_snapshot(ours, upstream_state(upstream("db", port))))
+    assert there.control.taken(wanted.desired, there.actual(wanted)) == ()
+    there.converge(wanted)
+    assert there.control.taken(wanted.desired, there.actual(wanted)) == ()
 
 
 @pytest.mark.parametrize("there", ["2.8"], indirect=True)
