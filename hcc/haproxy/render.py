@@ -31,6 +31,8 @@ DESCRIPTION = "hcc"
 SIDE_FILE = ".side.cfg"
 KEEPER = "certificates"
 DIGEST_CHARACTERS = 16
+# Connections to the runtime socket, and through the master to the worker, at once.
+MOST_CLIENTS = 100
 # Of one connection of a client. HAProxy's own 100 are soon taken by calls that last, and a gRPC client then lets all
 # others wait. As many as Envoy's newest versions take.
 MOST_STREAMS = 1_024
@@ -200,6 +202,9 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     expose = "" if capabilities.has(Feature.NO_EXPOSE_FD) else " expose-fd listeners"
     yield f"  stats socket {words.path(options.stats_socket)} mode 600 level admin{expose}"
     yield "  stats timeout 1m"
+    # By itself it takes 10. With as many idle ones, of somebody's tools, it looks as if it hangs. They count among the
+    # descriptors that it wants to have (`SPARE_FDS`).
+    yield f"  stats maxconn {words.number(MOST_CLIENTS)}"
     yield f"  hard-stop-after {words.milliseconds(options.hard_stop_after_ms)}"
     yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
     yield f"  nbthread {words.number(options.threads)}"

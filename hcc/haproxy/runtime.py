@@ -265,8 +265,8 @@ def exchange(path: str, data: bytes, timeout_s: float, over: Callable[[], bool] 
 def _connected(client: socket.socket, path: str, deadline: float, over: Callable[[], bool]) -> bool:
     """Whether there is a connection by then; False when none needs to be any more.
 
-    Some ten connections wait for a process that takes none, such as those of whoever asked before and gave up. The next
-    one is refused at once with EAGAIN, which says the same as an answer that does not come.
+    Ten or a hundred connections wait for a process that takes none, such as those of whoever asked before and gave up.
+    The next one is refused at once with EAGAIN, which says the same as an answer that does not come.
     """
     client.setblocking(False)
     while True:

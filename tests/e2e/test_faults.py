@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from hcc.haproxy.files import read_text
+from hcc.haproxy.render import MOST_CLIENTS
 from hcc.haproxy.runtime import SilentError, exchange
 from tests import binaries
 from tests.e2e.clients import fresh_requests, http_get, kept_requests, tcp_ask, tcp_requests
@@ -446,9 +447,9 @@ def test_a_haproxy_that_hangs_is_started_again_however_often_it_was_asked_and_by
         worker = sidecar.worker_pid()
         os.kill(worker, signal.SIGSTOP)
         # More than wait to be taken.
-        for _ in range(15):
+        for _ in range(2 * MOST_CLIENTS):
             with pytest.raises(SilentError):
-                exchange(str(sidecar.state_dir / "stats.sock"), b"show info\n", 0.02)
+                exchange(str(sidecar.state_dir / "stats.sock"), b"show info\n", 0.005)
         sidecar.kill()
         sidecar.start()
 

@@ -36,7 +36,7 @@ from hcc.haproxy.process import (
     recorded_pid,
     start_time,
 )
-from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.render import MOST_CLIENTS, Rendered, render
 from hcc.haproxy.replies import Activity
 from hcc.haproxy.runtime import SilentError, exchange
 from hcc.mesh.snapshot import Protocol
@@ -91,6 +91,15 @@ def test_a_process_that_takes_questions_and_does_not_answer_is_told_apart(there:
     assert there.process.look(DEADLINE_S).silent == ""
 
 
+def test_a_worker_is_not_silent_for_some_idle_connections_to_its_socket(there: Stage) -> None:
+    serve(there)
+    with contextlib.ExitStack() as idle:
+        for _ in range(MOST_CLIENTS - 10):
+            idle.enter_context(socket.socket(socket.AF_UNIX)).connect(there.layout.stats_socket)
+        found = there.process.look(DEADLINE_S)
+    assert (found.silent, found.worker) == ("", there.worker())
+
+
 @pytest.mark.parametrize("hangs", ["worker", "master"])
 def test_a_process_that_hangs_is_silent_also_when_it_takes_no_more_questions(there: Stage, hangs: str) -> None:
     serve(there)
@@ -102,9 +111,9 @@ def test_a_process_that_hangs_is_silent_also_when_it_takes_no_more_questions(the
     os.kill(pid, signal.SIGSTOP)
     try:
         # So many wait to be taken; each that gives up goes on waiting there.
-        for _ in range(15):
+        for _ in range(2 * MOST_CLIENTS):
             with pytest.raises(SilentError, match="does not answer"):
-                exchange(path, b"show proc\n", 0.02)
+                exchange(path, b"show proc\n", 0.005)
 
         assert there.process.look(0.3).silent == hangs
         assert there.control.running()
