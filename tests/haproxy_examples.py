@@ -45,7 +45,7 @@ def tokens_policy(intention: Intention) -> Policy:
 def _routes() -> Chain:
     """A chain that shows each kind of condition and change."""
     headers = (
-        HeaderRule("x-role", HeaderMatch.EXACT, "it's }"),
+        HeaderRule("x-role", HeaderMatch.EXACT, "it's  }"),
         HeaderRule("x-role", HeaderMatch.PREFIX, "-i", invert=True),
         HeaderRule("x-debug", HeaderMatch.PRESENT),
         HeaderRule("host", HeaderMatch.REGEX, r"(?i)shop\.[a-z]+"),
@@ -54,7 +54,7 @@ def _routes() -> Chain:
     changes = Changes(
         rewrite=Rewrite("/new/%41", "/old/"),
         timeout_ms=1_500,
-        request=HeaderChanges(("x-gone",), (("x-set", 'a "b" $c'),), (("x-add", "caf\u00e9"),)),
+        request=HeaderChanges(("x-gone",), (("x-set", 'a "b"  $c'),), (("x-add", "caf\u00e9"),)),
         response=HeaderChanges(("server",), (("x-by", "v2"),)),
     )
     return routed_chain(

@@ -12,6 +12,8 @@ USER = "hcc"
 DESCRIPTION = re.compile(r"^\s*description hcc:(\w+)\s*$", re.MULTILINE)
 _VERSION = re.compile(r"^# _version=(\d+)\s*$", re.MULTILINE)
 _TIME = re.compile(r"(\d+)(ms|s|m|h|d)")
+# As HAProxy tells words apart: not by blanks that are quoted.
+_WORD = re.compile(r"""(?:[^\s'"\\]+|\\.|'[^']*'|"(?:\\.|[^"\\])*"|\S)+""")
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SECTIONS = frozenset((
     "acme", "backend", "cache", "crt-store", "defaults", "fcgi-app", "frontend", "global", "http-errors", "listen",
@@ -56,8 +58,8 @@ def structure_of(text: str) -> str:
 def differences(sent: str, found: str) -> tuple[str, ...]:
     """In words, what `found` lacks of what was sent, and what it has beyond; empty when both mean the same.
 
-    Sections may come in any order, as may lines that begin with different words; comments, blanks and the
-    units of times do not count. Lines that begin alike, such as rules, must keep their order.
+    Sections may come in any order, as may lines that begin with different words; comments, blanks
+    between words and the units of times do not count. Lines that begin alike, such as rules, must keep their order.
     """
     wanted, there = _grouped(sent), _grouped(found)
     said: list[str] = []
@@ -86,7 +88,7 @@ def _grouped(text: str) -> dict[tuple[str, str], list[str]]:
     groups: dict[tuple[str, str], list[str]] = {}
     section = ""
     for line in text.splitlines():
-        words = line.split()
+        words = _WORD.findall(line)
         if not words or words[0].startswith("#"):
             continue
         if words[0] in _SECTIONS:

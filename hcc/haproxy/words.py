@@ -27,8 +27,9 @@ _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A
 _URI = re.compile(r"[A-Za-z0-9_./:@&+=~$%-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9_./:@&+=,;~$%-]+")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@=,+-]+")
-_STRONG = re.compile(r"[ !-&(-~]+")
-_PARTS = re.compile(rf"{_STRONG.pattern}|[^ !-&(-~]+")
+# What stands between strong quotes, where nothing but their end means something; and what is told by its bytes. So are
+# `#` and all but the first of blanks in a row, which the Data Plane API 1.2.5 changes between quotes, too.
+_PARTS = re.compile(r"((?:[!\"$-&(-~]|(?<! ) )+)|((?:[^ !\"$-&(-~]|(?<= ) )+)")
 _MODE = re.compile(r"[0-7]{3,4}")
 MAX_PORT = 65535
 # HAProxy before 3.4 finds no backend with a name of 4,096 characters or more.
@@ -105,12 +106,11 @@ def quoted(text: str) -> str:
         raise WordError(f"expected a text without NUL, found {text!r}")
     if _PLAIN.fullmatch(text):
         return text
-    return "".join(_quoted_part(part) for part in _PARTS.findall(text))
+    return "".join(f"'{strong}'" if strong else _in_bytes(rest) for strong, rest in _PARTS.findall(text))
 
 
-def _quoted_part(part: str) -> str:
-    """Between strong quotes nothing but their end means something; the rest is told by its bytes."""
-    return f"'{part}'" if _STRONG.fullmatch(part) else "".join(f"\\x{byte:02x}" for byte in part.encode())
+def _in_bytes(text: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in text.encode())
 
 
 def number(value: int, most: int = 2**31 - 1) -> str:

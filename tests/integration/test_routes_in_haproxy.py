@@ -439,7 +439,7 @@ def lines_of(changes: Changes, able: Capabilities, port: int) -> str:
 @pytest.mark.parametrize("branch", binaries.HAPROXY_BRANCHES)
 def test_paths_and_headers_are_changed_as_envoy_does(branch: str, tmp_path: Path) -> None:
     able = capabilities(probe(binaries.haproxy(branch)).version)
-    told = (("x-set", 'it\'s "a" $b #c \\x41 }'),)
+    told = (("x-set", 'it\'s "a"  $b #c   \\x41 }'),)
     changes = Changes(
         rewrite=Rewrite("/%41'new", "/old"),
         timeout_ms=5_000,

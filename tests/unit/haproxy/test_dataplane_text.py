@@ -65,6 +65,23 @@ def test_a_lost_or_changed_line_is_named(old: str, new: str, said: str) -> None:
     assert any(line.startswith(said) for line in differences(SENT, REWRITTEN.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("sent", "found", "same"),
+    [
+        ("x 'a  b'  if TRUE", "x 'a  b' if TRUE", True),
+        ("x 'a  b' if TRUE", "x 'a b' if TRUE", False),
+        ('x "a\\"  b" if TRUE', 'x "a\\" b" if TRUE', False),
+        ("x a\\  b", "x a\\ b", False),
+        ("x 'after 1s'", "x 'after 1000'", False),
+        ("x it's  1s", "x it's 1000", True),
+    ],
+)
+def test_blanks_and_times_between_quotes_count(sent: str, found: str, *, same: bool) -> None:
+    section = "backend app\n  http-request set-header"
+
+    assert (not differences(f"{section} {sent}\n", f"{section} {found}\n")) is same
+
+
 def test_an_added_line_is_named() -> None:
     found = differences(SENT, f"{REWRITTEN}  tcp-request content accept\n")
     assert found == ("frontend public has instead or besides: tcp-request content accept",)

@@ -38,8 +38,10 @@ def test_nothing_empty_passes(check: object) -> None:
         ("it's", "'it'\\x27's'"),
         ("a\nb\t", "'a'\\x0a'b'\\x09"),
         ("caf\u00e9", "'caf'\\xc3\\xa9"),
-        ('$HOME "x" \\x41 #y', "'$HOME \"x\" \\x41 #y'"),
+        ('$HOME "x" \\x41 #y', "'$HOME \"x\" \\x41 '\\x23'y'"),
         ("'", "\\x27"),
+        ("a  b   ", "'a '\\x20'b '\\x20\\x20"),
+        ("'  '", "\\x27' '\\x20\\x27"),
     ],
 )
 def test_any_text_can_be_a_word(text: str, word: str) -> None:
