@@ -514,11 +514,14 @@ class ConfigReconciler(Actor):
 
     def _reloaded(self, steps: Plan) -> Applied:
         """With thousands of servers the master says nothing for long, and must not be taken for hung."""
+        replaced = False
         self.tell(PROCESS_SUPERVISOR, Reloading(True))
         try:
-            return self._control.apply(steps)
+            applied = self._control.apply(steps)
+            replaced = applied.reloaded
+            return applied
         finally:
-            self.tell(PROCESS_SUPERVISOR, Reloading(False))
+            self.tell(PROCESS_SUPERVISOR, Reloading(False, replaced))
 
     def _written(self, told: Written) -> None:
         self._writer.over()

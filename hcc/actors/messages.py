@@ -144,9 +144,15 @@ class ConfigurationInstalled:
 
 @dataclass(frozen=True, slots=True)
 class Reloading:
-    """ConfigReconciler to ProcessSupervisor: a reload begins, or is over: until then HAProxy may be slow to answer."""
+    """ConfigReconciler to ProcessSupervisor: a reload begins, or is over: until then HAProxy may be slow to answer.
+
+    Args:
+        under_way: whether it begins.
+        replaced: whether it is over and a new worker took over, which all were told of.
+    """
 
     under_way: bool
+    replaced: bool = False
     coalesce_key: ClassVar[str] = "reloading"
 
 

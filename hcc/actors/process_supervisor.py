@@ -289,11 +289,18 @@ class ProcessSupervisor(Actor):
         self._publish()
 
     def _about_silence(self, message: _Probe | Reloading) -> None:
-        if isinstance(message, Reloading):
-            self._patient_until_s = time.monotonic() + PATIENCE_S if message.under_way else 0.0
-            self._worker = 0 if message.under_way else self._process.look(PROBE_TIMEOUT_S).worker
-        else:
-            self._probe()
+        match message:
+            case Reloading(under_way=True):
+                self._patient_until_s = time.monotonic() + PATIENCE_S
+            case Reloading(replaced=replaced):
+                self._patient_until_s = 0.0
+                worker = self._process.look(PROBE_TIMEOUT_S).worker
+                if replaced:
+                    self._worker = worker
+                elif worker:
+                    self._see_worker(worker)
+            case _:
+                self._probe()
 
     def _probe(self) -> None:
         if not self._process.pid or self._draining.deadline_s is not None:
@@ -320,7 +327,7 @@ class ProcessSupervisor(Actor):
     def _see_worker(self, pid: int) -> None:
         before, self._worker = self._worker, pid
         if before not in (0, pid):
-            _log.warning("HAProxy was reloaded, not by hcc: what its new worker %d runs is looked at", pid)
+            _log.warning("HAProxy was reloaded, not by hcc or late: what its new worker %d runs is looked at", pid)
             self._publish()
 
     def _see_version(self, version: str) -> None:

@@ -6,6 +6,7 @@ reload command answers without a reload. Why, and its traps: reference/dataplane
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 from hcc.errors import HccError
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
-from hcc.haproxy.dataplane_client import DataplaneClient
-from hcc.haproxy.dataplane_text import bare, differences, version_of, versioned, with_user
+from hcc.haproxy.dataplane_client import AnswerLostError, DataplaneClient, DataplaneError
+from hcc.haproxy.dataplane_text import bare, differences, structure_of, version_of, versioned, with_user
 from hcc.haproxy.direct import check
 from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import read_text, remove, write_private
@@ -29,6 +30,8 @@ from hcc.mesh.secret import Secret
 # For a moment the old worker may still accept on the stats socket beside the new one.
 CONFIRM_TIMEOUT_S = 5.0
 BACK_TIMEOUT_S = 2.0
+# So long our reload command may go on after the Data Plane API that began it.
+LATE_TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ class DataplaneStore:
         self._apply(operation, Purpose.KEEP)
 
     def reload(self, operation: Reload) -> None:
-        self._apply(operation, Purpose.RELOAD)
+        self._apply(operation, Purpose.RELOAD, replaces=self._runtime.info().pid)
         wanted, deadline = operation.rendered.structure, time.monotonic() + CONFIRM_TIMEOUT_S
         while (running := self._runtime.info().structure) != wanted:
             if time.monotonic() > deadline:
@@ -78,13 +81,19 @@ class DataplaneStore:
     def _text(self, rendered: Rendered) -> str:
         return with_user(rendered.config, self._password.reveal())
 
-    def _apply(self, operation: Install | WriteConfig | Reload, purpose: Purpose) -> bool:
-        """Whether the text had to be repaired."""
+    def _apply(self, operation: Install | WriteConfig | Reload, purpose: Purpose, *, replaces: int = 0) -> bool:
+        """Whether the text had to be repaired.
+
+        Args:
+            operation: with the text.
+            purpose: what it is posted for.
+            replaces: process id of the worker from which another one is to take over, 0 for none.
+        """
         rendered = operation.rendered
         write_side_files(rendered)
         last_good = read_text(self._layout.config) or ""
         try:
-            repaired = self._send(self._text(rendered), purpose)
+            repaired = self._send(self._text(rendered), purpose, replaces=replaces)
         except (HccError, OSError) as exc:
             self._back_to(last_good)
             # Asked by ourselves, HAProxy names lines of our text, not of the Data Plane API's.
@@ -93,7 +102,7 @@ class DataplaneStore:
         remove_old_side_files(rendered)
         return repaired
 
-    def _send(self, text: str, purpose: Purpose) -> bool:
+    def _send(self, text: str, purpose: Purpose, *, replaces: int = 0) -> bool:
         layout = self._layout
         remove(layout.repaired)
         want(layout, purpose, text)
@@ -102,7 +111,7 @@ class DataplaneStore:
             # Somebody removed it: without a file it takes no text, and an empty one will do.
             write_private(layout.config, "")
         try:
-            self._client.post(text, version_of(before or ""))
+            self._post(text, version_of(before or ""), replaces)
             if differences(text, read_text(layout.config) or ""):
                 # Damaged after our reload command saw it, or that never ran.
                 settle(layout)
@@ -111,6 +120,28 @@ class DataplaneStore:
             # It keeps each text that was refused, with the password, and one that is refused is tried again and again.
             refused = Path(layout.dataplane_transactions, "failed").glob("*")
             remove(layout.wanted, *map(str, refused))
+
+    def _post(self, text: str, version: int, replaces: int) -> None:
+        """Post it. It failed only if no other worker has taken over, whatever the Data Plane API says."""
+        try:
+            self._client.post(text, version)
+        except DataplaneError as exc:
+            late_s = LATE_TIMEOUT_S if isinstance(exc, AnswerLostError) else 0.0
+            if not replaces or not self._is_replaced(replaces, structure_of(text), late_s):
+                raise
+            _log.warning("HAProxy was reloaded, although: %s", exc)
+
+    def _is_replaced(self, worker: int, structure: str, timeout_s: float) -> bool:
+        """Whether, within the time, another worker than that one runs the structure."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(HccError):
+                info = self._runtime.info()
+                if info.structure == structure and info.pid != worker:
+                    return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
 
     def _report(self) -> bool:
         """Whether something was repaired; said once for each line."""

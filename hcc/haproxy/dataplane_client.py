@@ -37,6 +37,10 @@ class DataplaneError(ControlError):
     """The Data Plane API cannot be reached, or refused."""
 
 
+class AnswerLostError(DataplaneError):
+    """It was given a configuration and said nothing: its reload command may have run, or run still."""
+
+
 class DataplaneClient:
     """Talks to one Data Plane API, of whatever generation answers."""
 
@@ -70,6 +74,7 @@ class DataplaneClient:
             version: in the head of the file; when that is not its own idea, it says which is.
 
         Raises:
+            AnswerLostError: it does not say what came of it.
             DataplaneError: it cannot be reached or refused, or HAProxy did; what the file holds then is open.
         """
         path = f"/v{self.generation()}/services/haproxy/configuration/raw"
@@ -86,7 +91,10 @@ class DataplaneClient:
             self._follow(reload_id)
 
     def _post(self, path: str, version: int, text: str) -> requests.Response:
-        return self._ask("POST", f"{path}?force_reload=true&version={version}", WRITE_TIMEOUT_S, text.encode())
+        try:
+            return self._ask("POST", f"{path}?force_reload=true&version={version}", WRITE_TIMEOUT_S, text.encode())
+        except DataplaneError as exc:
+            raise AnswerLostError(str(exc)) from exc
 
     def _probed(self) -> int:
         # The one that answered last first: another program may have been started since.

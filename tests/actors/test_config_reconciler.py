@@ -289,10 +289,12 @@ def test_a_refused_configuration_leaves_the_old_one_and_is_reported_and_the_next
 
     eventually(lambda: "line 3 is wrong" in scene.reported().failure, "the failure is reported")
     assert scene.control.actual == before
+    assert scene.expect(PROCESS_SUPERVISOR, Reloading, lambda told: not told.under_way) == Reloading(False)
     scene.control.refusing = ""
     scene.tell(SnapshotChanged(snapshot(upstream_state(upstream("web", 9998)), version=3)))
     eventually(lambda: scene.reported().snapshot_version == 3, "the next good configuration applies")
     assert scene.kinds() == [Reload]
+    scene.expect(PROCESS_SUPERVISOR, Reloading, lambda told: told.replaced)
 
 
 def test_a_refused_line_is_told_with_the_words_of_consul_that_it_comes_from(scene: ReconcilerScene) -> None:

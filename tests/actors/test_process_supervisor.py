@@ -705,7 +705,7 @@ def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ou
         time.sleep(0.1)  # Some probes, as after it: it may take seconds until the new worker is there.
         there.process.reload()
         time.sleep(0.1)
-        there.tell(Reloading(False))
+        there.tell(Reloading(False, replaced=True))
         there.settle()
         time.sleep(0.1)
         assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 1
@@ -717,8 +717,27 @@ def test_a_worker_that_comes_by_a_reload_of_somebody_elses_is_told_and_one_of_ou
         time.sleep(0.1)
         assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 2
     assert [one.message for one in caplog.records if "not by hcc" in one.message] == [
-        "HAProxy was reloaded, not by hcc: what its new worker 1004 runs is looked at"
+        "HAProxy was reloaded, not by hcc or late: what its new worker 1004 runs is looked at"
     ]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_of_a_reload_that_was_told_as_failed_is_told(monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
+    monkeypatch.setattr(process_supervisor, "PROBE_S", 0.02 if late else 60.0)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.tell(Reloading(True))
+        if not late:
+            there.process.reload()
+        there.tell(Reloading(False))
+        there.settle()
+        if late:
+            assert len(there.all_of(CONFIG_RECONCILER, HAProxyUp)) == 1
+            there.process.reload()
+
+        hearers = (CONFIG_RECONCILER, AUTHORISER, VERIFIER)
+        eventually(lambda: [len(there.all_of(one, HAProxyUp)) for one in hearers] == [2, 2, 2], "all hear of it")
 
 
 def test_a_haproxy_that_is_slow_to_start_is_waited_for() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import socket
+import socketserver
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,6 +161,63 @@ def test_a_reload_that_fails_leaves_the_last_good_text(there: DataplaneStage) ->
     assert there.file_says(good)
     assert greeting(port) == "first"
     assert not there.plan(good)
+
+
+@contextlib.contextmanager
+def losing_the_answer(there: DataplaneStage, then: Callable[[], object]) -> Iterator[None]:
+    """Passes everything on to the Data Plane API and back, but for its first answer to a post; `then` comes instead."""
+    path = Path(there.layout.dataplane_socket)
+    beyond = path.rename(path.with_suffix(".beyond"))
+    lost = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            lines = list(iter(self.rfile.readline, b"\r\n"))
+            length = next((int(line.split()[1]) for line in lines if line.lower().startswith(b"content-length:")), 0)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as onward:
+                onward.connect(str(beyond))
+                onward.sendall(b"".join((*lines, b"\r\n", self.rfile.read(length))))
+                answer = b"".join(iter(lambda: onward.recv(65536), b""))
+            if lines[0].startswith(b"POST") and not lost.is_set():
+                lost.set()
+                then()
+            else:
+                self.wfile.write(answer)
+
+    with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+    assert lost.is_set()
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_reload_whose_answer_is_lost_is_done_where_the_new_worker_runs(
+    there: DataplaneStage, caplog: pytest.LogCaptureFixture, *, dies: bool
+) -> None:
+    first, port, other = there.peer("first"), free_port(), free_port()
+    web, db = (upstream_state(upstream(name, at_port), [at(first)]) for name, at_port in (("web", port), ("db", other)))
+    there.converge(there.rendered(client_snapshot(web)))
+    worker, rendered = there.worker(), there.rendered(client_snapshot(web, db))
+
+    def end() -> None:
+        if dies:
+            there.dataplane.kill()
+            wait_until(there.dataplane.reap, "the Data Plane API is gone")
+
+    with losing_the_answer(there, end):
+        applied = there.control.apply(there.plan(rendered))
+
+    assert (applied.failure, applied.reloaded) == (None, True)
+    assert there.worker() != worker
+    assert there.file_says(rendered)
+    assert greeting(other) == "first"
+    assert "HAProxy was reloaded, although: the Data Plane API does not answer" in caplog.text
+    assert not there.plan(rendered)
 
 
 @pytest.mark.parametrize("name", sorted(examples()))
