@@ -35,7 +35,6 @@ COMMAND_BYTES = 256
 # More servers than these come sooner by a reload: for each, HAProxy halts all its threads and looks through the servers
 # that its backend has. Ten thousand took more than 20 s one by one, and 5 s in the file (2.8.25, busy machine).
 MOST_ADDED = 2_000
-CERTIFICATES_DIFFER = "certificates differ from what runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +225,8 @@ ServerOperation = AddServer | AddCaller | SetServerAddress | SetServerWeight | S
 ListenerOperation = EnableListener | SetListenerLimit | SetProcessLimit | LiftRateLimit
 RunTimeOperation = SetCa | SetCertificate | SetTicketKeys | ListenerOperation | ServerOperation
 Operation = RunTimeOperation | Install | Reload | WriteConfig
+# Why, and what is done.
+_Group = tuple[str, tuple[RunTimeOperation, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +310,8 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True, because
     why = _reason_to_reload(rendered, actual)
     if why and may_reload:
         # One that is refused would keep back the new worker, which reads them all.
-        certificates = () if because else tuple(_certificate_operations(rendered, actual))
-        reasons = (CERTIFICATES_DIFFER,) if certificates else ()
-        return Plan((*certificates, Reload(rendered)), (*reasons, why))
+        first = Plan() if because else _joined(*_credential_groups(rendered, actual))
+        return Plan((*first.operations, Reload(rendered)), (*first.reasons, why))
     steps = changes(rendered, actual)
     if are_too_many(steps):
         because = f"more than {MOST_ADDED} servers come sooner by a reload"
@@ -326,12 +326,21 @@ def plan(rendered: Rendered, actual: Actual, *, may_reload: bool = True, because
 
 def changes(rendered: Rendered, actual: Actual) -> Plan:
     """What of a plan is done in what runs: neither file nor reload. The text of `rendered` is not looked at."""
-    groups: tuple[tuple[str, tuple[RunTimeOperation, ...]], ...] = (
-        (CERTIFICATES_DIFFER, tuple(_certificate_operations(rendered, actual))),
-        ("TLS sessions of other certificates could go on", tuple(_ticket_operations(rendered, actual))),
+    return _joined(
+        *_credential_groups(rendered, actual),
         ("listeners differ from what was started", tuple(_listener_operations(rendered, actual))),
         ("servers differ from what runs", tuple(_server_operations(rendered, actual))),
     )
+
+
+def _credential_groups(rendered: Rendered, actual: Actual) -> tuple[_Group, ...]:
+    return (
+        ("certificates differ from what runs", tuple(_certificate_operations(rendered, actual))),
+        ("TLS sessions of other certificates could go on", tuple(_ticket_operations(rendered, actual))),
+    )
+
+
+def _joined(*groups: _Group) -> Plan:
     operations = tuple(operation for _, those in groups for operation in those)
     return Plan(operations, tuple(reason for reason, those in groups if those))
 
@@ -385,10 +394,11 @@ def _certificate_operations(rendered: Rendered, actual: Actual) -> Iterator[SetC
 
 
 def _ticket_operations(rendered: Rendered, actual: Actual) -> Iterator[SetTicketKeys]:
-    """Not before a reload that brings a certificate or CA: a session could begin with what is about to go."""
+    """After certificates and CAs; not where a reload may bring one: a session could begin with what is about to go."""
     wanted = rendered.desired.ticket_keys
     stale = wanted is not None and actual.ticket_keys not in ("", wanted.digest)
-    if wanted is not None and stale and not _reason_to_reload(rendered, actual):
+    at_run_time = rendered.replaces_cas and rendered.replaces_certificates and not _too_long(rendered, actual)
+    if wanted is not None and stale and (at_run_time or not _reason_to_reload(rendered, actual)):
         yield SetTicketKeys(wanted)
 
 

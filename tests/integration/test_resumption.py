@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from hcc.mesh.snapshot import Protocol
+from hcc.haproxy.capabilities import Feature
+from hcc.haproxy.plan import plan
+from hcc.haproxy.render import Rendered
+from hcc.mesh.snapshot import Protocol, UpstreamState
 from tests.binaries import HAPROXY_BRANCHES
-from tests.builders import proxy, snapshot
+from tests.builders import proxy, snapshot, upstream, upstream_state
 from tests.haproxy_stage import Stage, stage
 from tests.pki import Authority, service_uri
 from tests.ports import free_port
@@ -31,8 +34,13 @@ class Caller:
 
     def serve(self) -> None:
         """Let HAProxy run with the present leaf and roots."""
-        proxy_ = proxy(bind_port=self.port, local_port=self._app.port, protocol=Protocol.TCP)
-        self._stage.converge(self._stage.rendered(snapshot(proxy_=proxy_)))
+        self._stage.converge(self.wanted())
+
+    def wanted(self, *states: UpstreamState) -> Rendered:
+        """With the present leaf and roots."""
+        upstreams = tuple(state.upstream for state in states)
+        proxy_ = proxy(bind_port=self.port, local_port=self._app.port, protocol=Protocol.TCP, upstreams=upstreams)
+        return self._stage.rendered(snapshot(*states, proxy_=proxy_))
 
     def resumed(self) -> bool:
         """Whether this connection resumed the session of the one before."""
@@ -88,3 +96,21 @@ def test_not_after_the_ca_of_the_caller_has_gone(made: Stage, caller: Caller) ->
     caller.serve()
     with pytest.raises((ssl.SSLError, ConnectionError)):
         caller.resumed()
+
+
+def test_nor_while_a_reload_that_something_else_asks_for_is_refused(made: Stage, caller: Caller) -> None:
+    made.authorities.remove(made.authority)
+    rendered = caller.wanted(upstream_state(upstream("late", free_port())))
+
+    applied = made.control.apply(plan(rendered, made.actual(rendered), may_reload=False))
+
+    assert applied.failure is None
+    if made.capabilities.has(Feature.CA_UPDATE):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            caller.resumed()
+    else:
+        # The CA itself stays until the reload, and nothing that begins meanwhile may outlive it.
+        assert caller.resumed()
+        made.converge(rendered)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            caller.resumed()

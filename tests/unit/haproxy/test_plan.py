@@ -36,6 +36,8 @@ from tests.builders import V2_6, V2_8, certificates, endpoint, result, upstream,
 from tests.fakes import changed, loaded
 
 V2_2 = capabilities(Version(2, 2))
+# Of a certificate that no socket takes.
+LONG = "x" * 1_000_000
 
 
 def running(rendered: Rendered) -> Actual:
@@ -121,6 +123,19 @@ def test_keys_of_sessions_change_with_what_the_sessions_began_with_and_not_befor
     assert len({each.desired.ticket_keys for each in (before, leaf, ca, wanted(endpoint()))}) == 3
     stale = replace(running(leaf), ticket_keys=running(before).ticket_keys)
     assert kinds(plan(leaf, stale)) == [SetTicketKeys]
+
+
+@pytest.mark.parametrize(
+    ("version", "pem", "expected"),
+    [(V2_8, "", [SetCa, SetCertificate, SetTicketKeys]), (V2_6, "", [SetCertificate]), (V2_8, LONG, [SetCa])],
+)
+def test_beside_another_change_of_structure_keys_of_sessions_do_not_wait_where_all_is_replaced_at_run_time(
+    version: Capabilities, pem: str, expected: list[type[Operation]]
+) -> None:
+    actual = running(wanted(version=version))
+    new = wanted(port=9999, fingerprint="B" * 40, ca="D" * 40, pem=pem, version=version)
+    assert kinds(plan(new, actual)) == [*expected, Reload]
+    assert kinds(plan(new, actual, may_reload=False)) == expected
 
 
 @pytest.mark.parametrize(("version", "expected"), [(V2_6, [SetCertificate, Reload]), (V2_2, [Reload])])
