@@ -219,8 +219,12 @@ class ConfigReconciler(Actor):
                 self._waits_for_targets = True
                 self.after(FAILOVER_GRACE_S, _Reconcile(), key="soon")
             case _Reconcile(retry, thorough):
-                self._refused_structure = "" if retry else self._refused_structure
-                self._reconcile(thorough=thorough and not self._draining.frozen)
+                thorough = thorough and not self._draining.frozen
+                if retry and self._refused_structure:
+                    # A reload may take long to fail again: what can be done without does not wait for it.
+                    self._reconcile(thorough=thorough)
+                    self._refused_structure = ""
+                self._reconcile(thorough=thorough)
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
                 self._arm_resync()

@@ -397,7 +397,6 @@ class ProcessSupervisor(Actor):
         except ControlError as exc:
             self._start_dataplane_again(str(exc))
             return
-        _log.info("the Data Plane API runs, process %d", pid)
         self._watch(dataplane, _DataplaneEnded(pid))
         # One that has not answered yet is starting, which takes it up to half a minute.
         self._dataplane_answered, self._dataplane_misses = False, 0
@@ -408,6 +407,8 @@ class ProcessSupervisor(Actor):
             return
         dataplane.trim_log()
         if dataplane.answers(PROBE_TIMEOUT_S):
+            if not self._dataplane_answered:
+                _log.info("the Data Plane API runs, process %d", dataplane.pid)
             self._dataplane_answered, self._dataplane_misses = True, 0
         else:
             self._dataplane_misses += 1

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from hcc.errors import HccError
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
-from hcc.haproxy.dataplane_client import AnswerLostError, DataplaneClient, DataplaneError
+from hcc.haproxy.dataplane_client import READY_TIMEOUT_S, AnswerLostError, DataplaneClient, DataplaneError
+from hcc.haproxy.dataplane_process import is_starting
 from hcc.haproxy.dataplane_text import bare, differences, structure_of, version_of, versioned, with_user
 from hcc.haproxy.direct import check
 from hcc.haproxy.execution import SocketControl
@@ -50,7 +52,8 @@ class DataplaneStore:
         self._binary = binary
         self._layout = layout
         self._password = password
-        self._client = DataplaneClient(layout.dataplane_socket, password)
+        starting = partial(is_starting, layout, READY_TIMEOUT_S)
+        self._client = DataplaneClient(layout.dataplane_socket, password, starting)
         self._runtime = RuntimeSocket(layout.stats_socket, master=layout.master_socket)
         self._reported: frozenset[str] = frozenset()
 

@@ -9,7 +9,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import requests
@@ -28,6 +28,8 @@ READ_TIMEOUT_S = 5.0
 # A check, and a reload with its end, of a large text.
 WRITE_TIMEOUT_S = 90.0
 RELOAD_TIMEOUT_S = 60.0
+# One that does not run, or should have answered long ago, is waited for no longer: it may be about to be started again.
+AGAIN_TIMEOUT_S = 0.5
 POLL_S = 0.05
 TRIES = 3
 _CONFLICT = re.compile(r"(?:file is|version is|expected) (\d+)")
@@ -42,10 +44,17 @@ class AnswerLostError(DataplaneError):
 
 
 class DataplaneClient:
-    """Talks to one Data Plane API, of whatever generation answers."""
+    """Talks to one Data Plane API, of whatever generation answers.
 
-    def __init__(self, socket_path: str, password: Secret) -> None:
+    Args:
+        socket_path: where it listens.
+        password: by which we log in.
+        is_starting: whether it can be expected to answer within `READY_TIMEOUT_S` of its launch.
+    """
+
+    def __init__(self, socket_path: str, password: Secret, is_starting: Callable[[], bool]) -> None:
         self._path = socket_path
+        self._is_starting = is_starting
         self._auth = (USER, password.reveal())
         self._generation = 0
 
@@ -53,14 +62,14 @@ class DataplaneClient:
         """1, 2 or 3, as soon as one of their paths answers; one that was just started gets the time it needs.
 
         Raises:
-            DataplaneError: nobody answers within the time.
+            DataplaneError: nobody answers within the time, nor is anybody about to.
         """
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
         while True:
             try:
                 self._generation = self._probed()
             except DataplaneError:
-                if time.monotonic() > deadline:
+                if time.monotonic() - began > (timeout_s if self._is_starting() else min(timeout_s, AGAIN_TIMEOUT_S)):
                     raise
                 time.sleep(POLL_S)
             else:

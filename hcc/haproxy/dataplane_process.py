@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 
 from hcc.children import child_environment
 from hcc.haproxy.control import ControlError
@@ -16,7 +17,7 @@ from hcc.haproxy.dataplane_program import DataplaneProgram, command_line, looked
 from hcc.haproxy.dataplane_text import USER, version_of, versioned, with_user
 from hcc.haproxy.files import PRIVATE_FILE, private_directory, read_text, remove, write_private
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import Exit, has_ended, record_pid, recorded_pid, trim_log, watched
+from hcc.haproxy.process import Exit, has_ended, record_pid, recorded_pid, start_time, trim_log, watched
 from hcc.mesh.secret import Secret
 
 STOP_TIMEOUT_S = 3.0
@@ -142,6 +143,15 @@ class DataplaneProcess:
             )
         finally:
             os.close(log)
+
+
+def is_starting(layout: Layout, within_s: float) -> bool:
+    """Whether a Data Plane API runs that was launched within that time."""
+    pid = recorded_pid(layout.dataplane_pid_file)
+    if pid is None:
+        return False
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - start_time(pid) / os.sysconf("SC_CLK_TCK")
+    return age_s < within_s
 
 
 def end_left_over(layout: Layout) -> None:

@@ -321,6 +321,23 @@ def test_while_a_structure_is_refused_endpoints_still_change_at_run_time(scene: 
     eventually(lambda: AddServer in scene.kinds(), "the endpoint is added")
 
 
+def test_before_a_reload_is_tried_again_all_is_done_that_can_be_done_without(
+    scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_reconciler, "RETRY_S", 0.02)
+    scene.run(with_endpoints(ONE, version=1))
+    scene.control.refusing = "no"
+
+    scene.tell(SnapshotChanged(with_api(ONE, TWO, version=2)))
+
+    eventually(lambda: running(scene) == {"10.0.0.1": True, "10.0.0.2": True}, "the endpoint is there")
+    scene.settle()
+    tried = [plan.describe()[0].split()[0] for plan in scene.control.plans[1:4]]
+    assert tried[:3] == ["reload", "add", "reload"]
+    scene.control.refusing = ""
+    eventually(lambda: scene.reported().applied, "the new structure runs")
+
+
 def test_what_haproxy_refuses_at_run_time_again_and_again_comes_by_one_reload(
     scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

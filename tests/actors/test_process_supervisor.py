@@ -823,7 +823,10 @@ def test_a_data_plane_api_that_hangs_is_killed_and_started_again(monkeypatch: py
         assert dataplane.said == ["kill"]
 
 
-def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start_and_is_not_said_to_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(process_supervisor, "PROBE_S", 0.01)
     monkeypatch.setattr(process_supervisor, "START_MISSES", 1000)
     dataplane = FakeProcess()
@@ -832,3 +835,8 @@ def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start(monke
         eventually(lambda: dataplane.pid == 1001, "the Data Plane API runs")
         time.sleep(0.2)  # More probes than one that answered before may miss.
         assert dataplane.said == []
+        assert "the Data Plane API runs" not in caplog.text
+
+        dataplane.answering = True
+
+        eventually(lambda: "the Data Plane API runs, process 1001" in caplog.text, "it runs")

@@ -10,6 +10,7 @@ import socket
 import socketserver
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.dataplane_process import end_left_over
+from hcc.haproxy.dataplane_client import READY_TIMEOUT_S
+from hcc.haproxy.dataplane_process import end_left_over, is_starting
 from hcc.haproxy.dataplane_text import version_of
 from hcc.haproxy.plan import AddServer, DeleteServer, Plan, Reload, SetServerWeight, WriteConfig
 from hcc.mesh.snapshot import Endpoint, Snapshot, UpstreamState
@@ -317,6 +319,25 @@ def test_one_that_is_killed_is_replaced_and_goes_on(there: DataplaneStage) -> No
     assert there.file_says(rendered)
     assert there.worker() == worker
     assert greeting(port) == "first"
+
+
+def test_one_that_is_gone_fails_a_reload_at_once_and_one_that_starts_is_waited_for(plain: DataplaneStage) -> None:
+    port, other = free_port(), free_port()
+    plain.converge(plain.rendered(client_snapshot(upstream_state(upstream("web", port)))))
+    rendered = plain.rendered(client_snapshot(upstream_state(upstream("web", other))))
+    assert is_starting(plain.layout, 3600.0)
+    assert not is_starting(plain.layout, 0.0)
+    plain.dataplane.kill()
+    wait_until(plain.dataplane.reap, "the Data Plane API is gone")
+    assert not is_starting(plain.layout, 3600.0)
+    began = time.monotonic()
+
+    applied = plain.control.apply(plain.plan(rendered))
+
+    assert "does not answer" in str(applied.failure)
+    assert time.monotonic() - began < READY_TIMEOUT_S / 4
+    plain.dataplane.launch()
+    assert plain.converge(rendered).reloaded
 
 
 def test_one_left_by_a_killed_hcc_is_ended_by_the_next(plain: DataplaneStage) -> None:

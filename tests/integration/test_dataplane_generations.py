@@ -12,7 +12,7 @@ import pytest
 
 from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.dataplane import DataplaneControl
-from hcc.haproxy.dataplane_client import DataplaneClient, DataplaneError
+from hcc.haproxy.dataplane_client import AGAIN_TIMEOUT_S, DataplaneClient, DataplaneError
 from hcc.haproxy.dataplane_text import USER, differences, version_of, with_user
 from hcc.haproxy.desired import Certificates, Options, desired
 from hcc.haproxy.layout import Layout, layout
@@ -91,22 +91,31 @@ def there(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_the_generation_is_found_by_probing(there: Scene) -> None:
-    client = DataplaneClient(there.layout.dataplane_socket, Secret(PASSWORD))
+    client = DataplaneClient(there.layout.dataplane_socket, Secret(PASSWORD), lambda: True)
     assert client.generation() == there.fake.generation
 
 
 def test_a_wrong_password_is_said_and_not_waited_out_for_ever(there: Scene) -> None:
-    client = DataplaneClient(there.layout.dataplane_socket, Secret("other"))
+    client = DataplaneClient(there.layout.dataplane_socket, Secret("other"), lambda: True)
     with pytest.raises(DataplaneError, match="with our password"):
         client.generation(timeout_s=0.1)
 
 
 def test_nobody_there_is_said_within_the_time(tmp_path: Path) -> None:
-    client = DataplaneClient(str(tmp_path / "none.sock"), Secret(PASSWORD))
+    client = DataplaneClient(str(tmp_path / "none.sock"), Secret(PASSWORD), lambda: True)
     started = time.monotonic()
     with pytest.raises(DataplaneError, match="does not answer"):
         client.generation(timeout_s=0.1)
     assert time.monotonic() - started < 10
+
+
+def test_one_that_starts_is_waited_for_until_it_ends(tmp_path: Path) -> None:
+    started = time.monotonic()
+    ends_s = 2 * AGAIN_TIMEOUT_S
+    client = DataplaneClient(str(tmp_path / "none.sock"), Secret(PASSWORD), lambda: time.monotonic() - started < ends_s)
+    with pytest.raises(DataplaneError, match="does not answer"):
+        client.generation()
+    assert ends_s <= time.monotonic() - started < 10
 
 
 def test_an_installed_text_is_on_disk_and_needs_no_further_plan(there: Scene) -> None:
