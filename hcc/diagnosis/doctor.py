@@ -80,6 +80,16 @@ def _consul(settings: RunSettings, consul: ConsulSettings, known: Known) -> Iter
         client.close()
 
 
+def _haproxy(directory: Path | None) -> int:
+    """Process id of the sidecar's HAProxy, 0 where none is known or we may not look."""
+    if directory is None:
+        return 0
+    try:
+        return recorded_pid(layout(str(directory)).pid_file) or 0
+    except OSError:
+        return 0
+
+
 def _machine(
     settings: RunSettings, registration: Registration | None, directory: Path | None, pid: int
 ) -> Iterator[Finding]:
@@ -88,8 +98,7 @@ def _machine(
     else:
         for listener in listeners(registration, settings):
             yield check_port(listener, directory, pid)
-    haproxy = (recorded_pid(layout(str(directory)).pid_file) if directory is not None else None) or 0
-    yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS, haproxy)
+    yield check_file_descriptors(pid, MAX_CONNECTIONS, FDS_PER_CONNECTION, SPARE_FDS, _haproxy(directory))
     yield from check_state_directory(Path(settings.state_dir), directory, pid)
     if settings.access_log.startswith("/"):
         yield check_access_log(settings.access_log)
