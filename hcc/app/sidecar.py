@@ -37,7 +37,7 @@ from hcc.errors import HccError, SettingError
 from hcc.haproxy.access_log import STDOUT
 from hcc.haproxy.binary import Found, Probe, Program
 from hcc.haproxy.capabilities import NEWEST, Build, Feature, capabilities_of, is_newer_than_known
-from hcc.haproxy.process import recorded_pid, running_program
+from hcc.haproxy.process import lost_program, recorded_pid, running_program
 from hcc.log import LastingProblem, set_up_logging
 from hcc.metrics import Metrics
 from hcc.settings import RunSettings, VerifyUpstream
@@ -281,13 +281,18 @@ def _wait_for(event: threading.Event, signals: Signals, timeout_s: float) -> Non
 def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> tuple[Found, Program] | None:
     """The program of a HAProxy that an earlier hcc left running, where it has to be told other things than ours.
 
-    Its master starts anew by its own path in each reload: ours would not come, whatever the text says.
+    Its master starts anew by its own path in each reload: ours would not come, whatever the text says. Where that path
+    is gone it cannot be reloaded, and what it is started with next is ours.
     """
-    path = running_program(directory.layout.pid_file)
+    pid_file = directory.layout.pid_file
+    pid, path, lost = recorded_pid(pid_file), running_program(pid_file), lost_program(pid_file)
+    if lost:
+        text = "process %d, which an earlier hcc left running, cannot be reloaded: its program %s is gone"
+        _log.warning(f"{text}; to have every change, end it: HAProxy is then started anew", pid, lost)
     try:
-        if not path or Path(path).samefile(found.binary):
+        if not path or (not lost and Path(path).samefile(found.binary)):
             return None
-        runs = Probe(path).program()
+        runs = Probe(f"/proc/{pid}/exe" if lost else path).program()
     except (OSError, SettingError):
         return None
     if capabilities_of(build).can_the_same(capabilities_of(runs.build)):
@@ -296,9 +301,9 @@ def _other_that_runs(directory: StateDirectory, found: Found, build: Build) -> t
         "not %s is used but %s, until hcc was stopped with it: an earlier hcc left it running, process %d",
         build.label(),
         runs.build.label(),
-        recorded_pid(directory.layout.pid_file),
+        pid,
     )
-    return Found(path, "the HAProxy that runs"), runs
+    return Found(found.binary if lost else path, "the HAProxy that runs"), runs
 
 
 def _say_what_runs(settings: RunSettings, found: Found, build: Build, choice: Choice) -> None:

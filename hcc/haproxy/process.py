@@ -488,6 +488,12 @@ def running_program(pid_file: str) -> str:
     return os.fsdecode(words.partition(b"\0")[0])
 
 
+def lost_program(pid_file: str) -> str:
+    """That path, where nobody can start it any more; empty where it can be started, and without a recorded master."""
+    path = running_program(pid_file)
+    return path if path and not os.access(path, os.X_OK) else ""
+
+
 def most_descriptors(pid_file: str) -> int:
     """How many file descriptors the recorded master may have, whoever reloads it; 0 for any number, or without one."""
     pid = recorded_pid(pid_file)

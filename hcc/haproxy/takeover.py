@@ -11,7 +11,7 @@ from pathlib import Path
 from hcc.haproxy.control import ApplyError, ControlError
 from hcc.haproxy.files import read_since, size_of
 from hcc.haproxy.layout import Layout
-from hcc.haproxy.process import recorded_pid
+from hcc.haproxy.process import lost_program, recorded_pid
 from hcc.haproxy.replies import Message, Processes, ReloadAnswer, ReplyError, alerts, parse_info
 from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError, lives
 
@@ -44,6 +44,10 @@ class TakeOver:
             ControlError: the master does not answer, or ended.
         """
         master = recorded_pid(self._layout.pid_file)
+        if program := lost_program(self._layout.pid_file):
+            # The master would end, or listen to nobody any more.
+            text = f"HAProxy cannot be reloaded: its program {program} is gone; put it back, or end process {master}"
+            raise ApplyError(f"{text}: hcc then starts HAProxy anew", operation)
         before = self._processes()
         logged = size_of(self._layout.log)
         answer = self._reload(structure, before)

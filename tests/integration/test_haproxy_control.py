@@ -513,6 +513,28 @@ def test_a_failed_reload_leaves_the_last_good_configuration(there: Stage) -> Non
     assert there.converge(bad).reloaded
 
 
+def test_one_whose_program_is_gone_is_told_no_reload_and_goes_on(there: Stage) -> None:
+    peer, port, later = there.peer("peer"), free_port(), free_port()
+    # As an earlier hcc started it, by a path that is no more.
+    program = Path(there.directory, "haproxy-of-before")
+    program.symlink_to(there.binary)
+    there.process = HAProxyProcess(str(program), there.layout)
+    served = upstream_state(upstream("web", port), [at(peer)])
+    there.converge(there.rendered(client_snapshot(served)))
+    worker = there.worker()
+    program.unlink()
+    more = there.rendered(client_snapshot(served, upstream_state(upstream("api", later), [at(peer)])))
+    failed = there.control.apply(there.plan(more)).failure
+    assert failed is not None
+    assert f"its program {program} is gone" in str(failed)
+    assert there.worker() == worker
+    assert greeting(port) == "peer"
+    # Nor does it hold up what is done at run time; and with its program back it is reloaded.
+    program.symlink_to(there.binary)
+    assert there.converge(more).reloaded
+    assert greeting(later) == "peer"
+
+
 @pytest.mark.parametrize("there", ["3.2", "3.4"], indirect=True)
 def test_after_two_failed_reloads_changes_are_still_applied_and_a_good_reload_heals(
     there: Stage, caplog: pytest.LogCaptureFixture
