@@ -336,6 +336,8 @@ class FakeProcess:
         self.in_flight = 0
         # Whether it says how many these are.
         self.counts = True
+        # Whether it takes it when it is told to close the public listener.
+        self.closes = True
         # Requests that are over.
         self.asked = 0
         self.in_flight_asked = 0
@@ -402,7 +404,7 @@ class FakeProcess:
 
     def close_public(self, timeout_s: float = 2.0) -> Closing:
         self.may_take_s.append(timeout_s)
-        if not (self.answering and self._alive()):
+        if not (self.answering and self._alive()) or not self.closes:
             return Closing.UNKNOWN
         if not self.public:
             return Closing.ABSENT

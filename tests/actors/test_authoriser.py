@@ -3,6 +3,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -1244,3 +1245,91 @@ def test_an_actor_ends_in_order_though_the_disk_does_not_take_what_it_knows(
     assert maps.writes == 1
     assert "cannot be written for its next start: No space left on device" in caplog.text
     assert "failed" not in caplog.text
+
+
+class Late(FakeMaps):
+    """While HAProxy is being reloaded its master tells of no worker that stops."""
+
+    unseen = 0
+
+    def tell_stopping(self, *args: Any) -> Any:
+        if self.unseen:
+            self.unseen -= 1
+            self.stopping_told += 1
+            return (), None
+        return super().tell_stopping(*args)
+
+
+def test_a_worker_that_stops_and_of_which_the_master_tells_late_is_told_who_is_denied() -> None:
+    maps = Late()
+    scene = AuthoriserScene(maps)
+    with playing(scene):
+        scene.tell(PolicyChanged(policy(web=Action.DENY)))
+        eventually(lambda: maps.stopping_told == 1, "the policy")
+        maps.stopping = {service_uri("web"): "allow", service_uri("db"): "allow"}
+        maps.stopping_sessions = [("web:dc1", "10.0.0.1:4711"), ("db:dc1", "10.0.0.2:4711")]
+        maps.unseen = 1
+        scene.tell(WorkerReplaced())
+        eventually(lambda: [line for line, _ in maps.stopping_sessions] == ["db:dc1"], "who is denied is cut")
+
+
+def test_sessions_of_another_trust_domain_are_still_to_be_cut_in_a_worker_that_hangs_after_one_more_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 0.05)
+    monkeypatch.setattr(authoriser, "MAX_STOPPING_RETRY_S", 0.05)
+    other = "22222222-2222-2222-2222-222222222222.consul"
+    scene = AuthoriserScene()
+    with playing(scene):
+        scene.tell(HAProxyUp(1))
+        scene.tell(PolicyChanged(policy()))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:4711"),)))
+        scene.verdicts(web="allow")
+        scene.maps.stopping_sessions = [("web:dc1", "10.0.0.1:4711")]
+        scene.maps.stopping_hangs = 10**6
+        scene.tell(PolicyChanged(replace(policy(2), trust_domain=other)))
+        scene.settle()
+        time.sleep(0.2)  # Some tries more.
+        scene.tell(PolicyChanged(replace(policy(3, db=Action.DENY), trust_domain=other)))
+        scene.settle()
+        time.sleep(0.2)
+        assert scene.maps.stopping_sessions
+        scene.maps.stopping_hangs = 0
+        eventually(lambda: not scene.maps.stopping_sessions, "who began under the other trust domain is cut")
+
+
+def test_a_denied_caller_that_comes_again_is_looked_for_a_second_time_too() -> None:
+    scene = AuthoriserScene()
+    with playing(scene):
+        scene.tell(PolicyChanged(policy(web=Action.DENY)))
+        scene.tell(HAProxyUp(1))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        scene.verdicts(web="deny")
+        scene.settle()
+        time.sleep(1.2)  # What the policy had it look for is over.
+        scene.tell(CallersMet(((WEB, "10.0.0.1:2"),)))
+        scene.settle()
+        scene.maps.sessions = [("web:dc1", "10.0.0.1:2")]
+        eventually(lambda: not scene.maps.sessions, "the second look")
+
+
+def test_a_worker_that_stops_hears_of_rules_that_were_held_back_once_they_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_STOPPING_S", 1.0)
+    scene = AuthoriserScene()
+    with playing(scene):
+        scene.tell(HAProxyUp(1))
+        scene.tell(PolicyChanged(ruled(1, Permission(True, PathRule(PathMatch.PREFIX, "/")))))
+        scene.tell(CallersMet(((WEB, "10.0.0.1:1"),)))
+        eventually(lambda: bool(scene.maps.loaded["verdicts"]), "a verdict")
+        scene.settle()
+        old = scene.maps.loaded["verdicts"][service_uri("web")]
+        scene.tell(PolicyChanged(by_role(2)))
+        scene.settle()
+        assert web_verdict(scene.maps.loaded["verdicts"]) == old
+        scene.maps.stopping = {service_uri("web"): old}
+        scene.tell(WorkerReplaced())
+        eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) != old, "the verdict in the new worker")
+        scene.settle()
+        eventually(lambda: scene.maps.stopping[service_uri("web")] != old, "the verdict in the one that stops, too")

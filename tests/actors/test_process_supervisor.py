@@ -566,7 +566,7 @@ def test_one_whose_public_listener_may_be_open_is_not_ended_though_nobody_waits(
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
-        there.process.answering = False
+        there.process.closes = False
 
         there.drain(0.5)
 
@@ -840,3 +840,13 @@ def test_a_data_plane_api_that_has_not_answered_yet_gets_the_time_to_start_and_i
         dataplane.answering = True
 
         eventually(lambda: "the Data Plane API runs, process 1001" in caplog.text, "it runs")
+
+
+def test_one_that_ignores_sigterm_at_the_end_of_a_drain_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "KILL_AFTER_S", 0.1)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp)
+        there.process.answering = False
+        there.drain(0.2)
+        eventually(lambda: there.process.said == ["terminate", "kill"], "the kill")

@@ -842,6 +842,7 @@ def test_a_server_line_that_rightly_serves_somebody_else_is_not_taken_out(scene:
     # A query finds both at one address, of which Consul does not know yet that one is gone.
     other = replace(TWO, identity=EVIL)
     find = upstream("find", query=True)
+    scene.leaves.backends = [backend_name(find)]
     scene.give_credentials()
     scene.tell(SnapshotChanged(snapshot(upstream_state(find, (TWO,)))))
     eventually(lambda: len(scene.asked()) == 1, "it is probed")
@@ -872,3 +873,35 @@ def test_credentials_that_cannot_be_used_leave_the_old_ones(
     eventually(lambda: len(scene.asked()) == 2, "who is new is probed by the old ones")
     assert "the old one stays" in caplog.text
     assert scene.generation() == 1
+
+
+def test_two_that_are_taken_out_one_after_the_other_are_both_cut_once_more(scene: VerifierScene) -> None:
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({one.address: seen() for one in (ONE, TWO)})
+    scene.expect_admitted(ONE, TWO)
+    scene.tell(SnapshotChanged(here(*(replace(one, weight=2) for one in (ONE, TWO)), version=2)))
+    eventually(lambda: len(scene.asked()) == 2, "probed again")
+    scene.probers.now.answer({ONE.address: seen(EVIL)})
+    eventually(lambda: len(scene.leaves.taken_out) == 1, "the first")
+    scene.probers.now.answer({TWO.address: seen(EVIL)})
+    eventually(lambda: len(scene.leaves.taken_out) >= 4, "each is taken out once more")
+    assert sorted(a for a, _, _ in scene.leaves.taken_out) == [ONE.address] * 2 + [TWO.address] * 2
+
+
+def test_two_that_are_taken_out_one_after_the_other_are_both_cut_in_a_worker_that_hangs_meanwhile(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "CUT_RETRY_S", 3.0)
+    scene.leaves.stopping_hangs = True
+    scene.begin(ONE, TWO)
+    scene.probers.now.answer({one.address: seen() for one in (ONE, TWO)})
+    scene.expect_admitted(ONE, TWO)
+    scene.tell(SnapshotChanged(here(*(replace(one, weight=2) for one in (ONE, TWO)), version=2)))
+    eventually(lambda: len(scene.asked()) == 2, "probed again")
+    scene.probers.now.answer({ONE.address: seen(EVIL)})
+    eventually(lambda: len(scene.leaves.told_stopping) == 1, "the first")
+    time.sleep(0.6)  # Both cuts of the first are over.
+    scene.probers.now.answer({TWO.address: seen(EVIL)})
+    scene.leaves.stopping_hangs = False
+    eventually(lambda: len(scene.leaves.told_stopping) == 2, "both")
+    assert scene.leaves.told_stopping[1] == frozenset((ONE.address, TWO.address))

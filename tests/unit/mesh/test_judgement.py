@@ -23,7 +23,7 @@ EVERYBODY = [
     ServiceIdentity(TRUST_DOMAIN, name, "dc1", namespace, partition)
     for name in ("web", "db", "other", "*")
     for namespace in ("default", "team", "elsewhere")
-    for partition in ("default", "apart")
+    for partition in ("default", "north", "apart")
 ]
 
 
@@ -43,7 +43,7 @@ POLICIES = st.builds(
             st.integers(1, 3),
             st.sampled_from((ON, OFF, SOME)),
             st.sampled_from(("default", "team", "*")),
-            st.sampled_from(("default", "*")),
+            st.sampled_from(("default", "north", "*")),
             st.sampled_from(("", "", "", "cluster")),
         ),
         max_size=5,
