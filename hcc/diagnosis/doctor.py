@@ -28,8 +28,8 @@ from hcc.diagnosis.machine import (
 from hcc.diagnosis.sidecar import Running, check_sidecar
 from hcc.errors import HccError
 from hcc.haproxy.layout import layout
-from hcc.haproxy.model import FDS_PER_CONNECTION, SPARE_FDS
 from hcc.haproxy.process import recorded_pid
+from hcc.haproxy.room import FDS_PER_CONNECTION, SPARE_FDS
 from hcc.settings import RunSettings
 
 

@@ -38,7 +38,6 @@ from hcc.haproxy.model import (
     UpstreamListener,
     WayChanges,
     WayTo,
-    connections_within,
 )
 from hcc.haproxy.names import (
     AGENTS,
@@ -52,6 +51,7 @@ from hcc.haproxy.names import (
 from hcc.haproxy.owners import protocol_of
 from hcc.haproxy.render_tokens import token_places
 from hcc.haproxy.request_rules import rule_headers
+from hcc.haproxy.room import UPSTREAM_REQUESTS, Room, room
 from hcc.haproxy.servers import servers
 from hcc.mesh.caller import CLIENT_CERT_HEADER
 from hcc.mesh.chain import Balancing, NodeType
@@ -148,8 +148,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
+    """An upstream.
+
+    Args:
+        requests: how many it should have at once over HTTP/2, 0 where they do not come over it.
+        registered: how many its registration says.
+    """
+
     listener: UpstreamListener
     backends: tuple[Backend, ...]
+    requests: int
+    registered: int
 
 
 def desired(
@@ -181,13 +190,15 @@ def desired(
     taken = _taken_first(snapshot.proxy)
     parts = _upstreams(snapshot, options, certificates, admitted, silent, taken, problems)
     exposed = tuple(_exposed(snapshot.proxy, taken, problems))
-    process = _process(options, len(parts) + len(exposed))
+    app = _app(snapshot.proxy, callers) if public else None
+    found = _room(options, app, parts, exposed)
+    process = replace(options.process, max_connections=found.connections, max_requests=found.requests)
     wanted = Desired(
         options=process,
         public=public,
-        app=_bounded(_app(snapshot.proxy, callers), process) if public else None,
-        upstreams=tuple(part.listener for part in parts),
-        exposed=tuple(_bounded_exposed(one, process) for one in exposed),
+        app=_bounded(app, options, found) if app else None,
+        upstreams=tuple(_bounded_upstream(part, found, problems) for part in parts),
+        exposed=tuple(_bounded_exposed(one, options, found) for one in exposed),
         backends=tuple(_unless_awaited(backend, probing=probing) for part in parts for backend in part.backends),
         authorisation=_authorisation(public, options, snapshot.policy),
         certificates=(certificates.leaf,) if certificates.leaf else (),
@@ -197,23 +208,45 @@ def desired(
     return Result(wanted, tuple(problems))
 
 
-def _bounded(app: AppBackend, process: GlobalOptions) -> AppBackend:
-    """The application, of whose connections no caller gets so many that HAProxy has no file descriptor for others.
-
-    Each request of an HTTP/2 connection takes one of its own to the application; HAProxy counts on one for each.
-    """
-    return replace(app, most_connections=process.max_connections // 2) if app.h2 else app
-
-
-def _bounded_exposed(listener: ExposedListener, process: GlobalOptions) -> ExposedListener:
-    return replace(listener, paths=tuple(replace(one, app=_bounded(one.app, process)) for one in listener.paths))
+def _room(options: Options, app: AppBackend | None, parts: Sequence[_Part], exposed: Sequence[ExposedListener]) -> Room:
+    """What there is for each who is reached over HTTP/2, where every request has a connection of its own."""
+    paths = {one.name for listener in exposed for one in listener.apps if one.h2}
+    asked = sum(part.requests for part in parts) + len(paths) * _most_of_one(options)
+    if app and app.h2:
+        asked += 2 * _most_of_one(options)
+    return room(options.descriptors, len(parts) + len(exposed), options.process.max_connections, asked)
 
 
-def _process(options: Options, listeners: int) -> GlobalOptions:
-    if not options.descriptors:
-        return options.process
-    most = min(options.process.max_connections, connections_within(options.descriptors, listeners))
-    return replace(options.process, max_connections=most)
+def _most_of_one(options: Options) -> int:
+    """Requests that one caller may have in progress at an http2 application."""
+    return options.process.max_connections // 2
+
+
+def _bounded(app: AppBackend, options: Options, found: Room) -> AppBackend:
+    """The application, of whose connections no caller gets more than half, nor all together those of others."""
+    if not app.h2:
+        return app
+    most = found.share(_most_of_one(options))
+    return replace(app, most_connections=most, most_together=2 * most)
+
+
+def _bounded_exposed(listener: ExposedListener, options: Options, found: Room) -> ExposedListener:
+    most = found.share(_most_of_one(options)) if any(one.h2 for one in listener.apps) else 0
+    bounded = (
+        replace(path, app=replace(path.app, most_connections=most)) if path.app.h2 else path for path in listener.paths
+    )
+    return replace(listener, paths=tuple(bounded))
+
+
+def _bounded_upstream(part: _Part, found: Room, problems: list[Problem]) -> UpstreamListener:
+    """The listener with its share of requests over HTTP/2, so that nobody else is held up by instances that hang."""
+    if not part.requests:
+        return part.listener
+    limit = found.share(part.requests)
+    if limit < part.registered:
+        text = f"limits.max_concurrent_requests is {limit}, as HAProxy may have no more file descriptors"
+        problems.append(Problem(f"upstream {part.listener.label}", text))
+    return replace(part.listener, limit=limit)
 
 
 def _unless_awaited(backend: Backend, *, probing: bool) -> Backend:
@@ -492,19 +525,20 @@ def _upstream(
         limit=_limit(upstream, protocol),
         ways=tuple(WayTo(way.match, way.below, names[way.resolver]) for way in found),
     )
-    return _Part(listener, backends)
+    return _Part(listener, backends, listener.limit if protocol.is_h2 else 0, upstream.max_requests)
 
 
 def _limit(upstream: Upstream, protocol: Protocol) -> int:
-    """How many requests, or connections, there may be at once; 0 for any number.
+    """How many requests, or connections, there should be at once; 0 for any number.
 
     Over http a request has a connection of its own. Over http2 and grpc one has many, so that their number, as Envoy
     counts them, limits no requests.
     """
+    if protocol.is_h2:
+        return upstream.max_requests or UPSTREAM_REQUESTS
     if not protocol.is_http:
         return upstream.max_connections
-    connections = 0 if protocol.is_h2 else upstream.max_connections
-    return min((limit for limit in (connections, upstream.max_requests) if limit), default=0)
+    return min((limit for limit in (upstream.max_connections, upstream.max_requests) if limit), default=0)
 
 
 def _unlimited(state: UpstreamState) -> Iterator[Problem]:

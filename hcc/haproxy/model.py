@@ -130,7 +130,8 @@ class UpstreamListener:
     Args:
         label: the upstream for people and metrics (`web`, `web.dc2`, `query:web`).
         backend: of all requests that take none of `ways`.
-        limit: of requests (http: then 503) or connections (tcp: a close) of all backends together; 0 for none.
+        limit: of requests (http: then 503) or connections (tcp: a close) of all backends together; 0 for none. Over
+            http2 and grpc there is one.
         ways: in order, numbered from 1 on; of http alone.
     """
 
@@ -253,6 +254,7 @@ class AppBackend:
         callers: names of the services that have a server line of their own, sorted: by it their sessions are
             counted and cut. They come and go at run time.
         most_connections: how many each of its lines may have, beyond which requests wait; 0 for any number.
+        most_together: how many all of its lines may have, beyond which requests are refused (503); 0 for any number.
     """
 
     name: str
@@ -264,6 +266,7 @@ class AppBackend:
     h2: bool = False
     callers: tuple[str, ...] = ()
     most_connections: int = 0
+    most_together: int = 0
 
     @property
     def is_placed(self) -> bool:
@@ -391,6 +394,7 @@ class GlobalOptions:
         spoe_directory: where the files beside haproxy.cfg go, named after their content.
         hard_stop_after_ms: how long a draining process may live.
         max_connections: how many it takes at once, on all listeners together.
+        max_requests: over HTTP/2, to all servers together; there is a descriptor for each besides those of connections.
         max_reloads: how many reloads an old worker may survive.
         access_log: where each connection or request is logged (`hcc.haproxy.access_log`); empty for nowhere.
     """
@@ -400,19 +404,9 @@ class GlobalOptions:
     hard_stop_after_ms: int = 30_000
     threads: int = 1
     max_connections: int = 8_000
+    max_requests: int = 0
     max_reloads: int = 20
     access_log: str = ""
-
-
-# What a connection through HAProxy takes of its file descriptors, and what HAProxy needs besides. A listener takes one.
-FDS_PER_CONNECTION = 2
-SPARE_FDS = 200
-FEWEST_CONNECTIONS = 100
-
-
-def connections_within(descriptors: int, listeners: int = 0) -> int:
-    """How many connections HAProxy may take so that it starts: it refuses to with less descriptors than it may need."""
-    return max(FEWEST_CONNECTIONS, (descriptors - SPARE_FDS - listeners) // FDS_PER_CONNECTION)
 
 
 @dataclass(frozen=True, slots=True)

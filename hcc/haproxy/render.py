@@ -209,6 +209,10 @@ def _global(options: GlobalOptions, capabilities: Capabilities) -> Iterator[str]
     yield f"  mworker-max-reloads {words.number(options.max_reloads)}"
     yield f"  nbthread {words.number(options.threads)}"
     yield f"  maxconn {words.number(options.max_connections)}"
+    if options.max_requests:
+        # Nothing of ours uses pipes. But HAProxy has two descriptors for each, beyond two for each connection, and
+        # there is no other word that gives it more (`ulimit-n` does not).
+        yield f"  maxpipes {words.number(options.max_requests // 2 + 1)}"
     yield f"  tune.h2.max-concurrent-streams {words.number(MOST_STREAMS)}"
     if capabilities.has(Feature.STREAMS_TO_SERVERS):
         # HAProxy does not read on from a server while the client of one of the connection's streams does not read, and

@@ -134,6 +134,8 @@ def app_backend(
     if asked and asked.enforced and asks_for_tokens(asked, capabilities):
         # Before all else: tokens are asked about on the way here.
         yield from token_lines(asked)
+    if app.most_together and has_caller_lines(app, capabilities):
+        yield from _bounded_together(app)
     if public and public.mode is Mode.HTTP:
         yield from no_h2c_tunnel(capabilities)
         # Here, as the listener's rules on requests end with the first that allows.
@@ -143,6 +145,16 @@ def app_backend(
     yield app_server(app)
     if has_caller_lines(app, capabilities):
         yield from (f"  server {words.name(caller)} {caller_arguments(app)}" for caller in app.callers)
+
+
+def _bounded_together(app: AppBackend) -> Iterator[str]:
+    """What refuses requests when all lines together have their most: one line, and who waits for it, never does so."""
+    condition = f"be_conn({words.name(app.name)}),sub(txn.hcc_waiting) gt {words.number(app.most_together)}"
+    yield f"  http-request set-var(txn.hcc_waiting) queue({words.name(app.name)})"
+    yield (
+        "  http-request return status 503 content-type text/plain"
+        f' string "too many requests to this application" if {{ {condition} }}'
+    )
 
 
 def no_h2c_tunnel(capabilities: Capabilities) -> Iterator[str]:

@@ -23,7 +23,6 @@ from hcc.errors import SettingError
 from hcc.haproxy import binary
 from hcc.haproxy.binary import Probe, find_haproxy, probe
 from hcc.haproxy.files import write_private
-from hcc.haproxy.model import connections_within
 from hcc.haproxy.process import (
     MAX_LOG_BYTES,
     Closing,
@@ -38,6 +37,7 @@ from hcc.haproxy.process import (
 )
 from hcc.haproxy.render import MOST_CLIENTS, Rendered, render
 from hcc.haproxy.replies import Activity
+from hcc.haproxy.room import room
 from hcc.haproxy.runtime import SilentError, exchange
 from hcc.mesh.snapshot import Protocol
 from hcc.settings import Enforcement
@@ -243,8 +243,8 @@ def limited(there: Stage, tmp_path: Path, descriptors: int) -> Rendered:
 
 
 def with_room_for(there: Stage, rendered: Rendered, descriptors: int) -> Rendered:
-    most = connections_within(descriptors, len(rendered.desired.upstreams))
-    process = replace(rendered.desired.options, max_connections=most)
+    found = room(descriptors, len(rendered.desired.upstreams), connections=descriptors, requests=0)
+    process = replace(rendered.desired.options, max_connections=found.connections)
     return render(replace(rendered.desired, options=process), there.capabilities, there.control.servers())
 
 

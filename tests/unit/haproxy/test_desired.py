@@ -8,6 +8,7 @@ import pytest
 
 from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, Options, Result, desired
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind, WayChanges, WayTo
+from hcc.haproxy.room import UPSTREAM_REQUESTS
 from hcc.mesh.chain import LoadBalancer, Route, Split, Target
 from hcc.mesh.peer_book import peer_of
 from hcc.mesh.permissions import PathMatch, PathRule
@@ -579,7 +580,8 @@ def test_a_greatest_tls_version_that_leaves_none_is_passed_over(limits: TlsLimit
         ("http", 3, 2, 2),
         ("http", 3, 4, 3),
         ("http", 0, 4, 4),
-        ("http2", 3, 0, 0),
+        ("http", 0, 0, 0),
+        ("http2", 3, 0, UPSTREAM_REQUESTS),
         ("grpc", 3, 4, 4),
     ],
 )
@@ -591,6 +593,36 @@ def test_requests_are_limited_where_envoy_would_and_by_connections_where_each_ha
     assert found.desired.upstreams[0].limit == limit
     unserved = f"upstream web: limits.max_connections is not served for {protocol}; limits.max_concurrent_requests is"
     assert [str(one) for one in found.problems] == ([unserved] if protocol in ("http2", "grpc") else [])
+
+
+def test_few_descriptors_leave_fewer_requests_to_each_who_is_reached_over_http2() -> None:
+    registered = proxy(
+        protocol=Protocol.HTTP2,
+        exposed=(ExposedPath("/a", 9000, 8080, h2=True), ExposedPath("/b", 9001, 8080, h2=True)),
+    )
+    states = (
+        upstream_state(replace(upstream("web"), max_requests=2_000), protocol="grpc"),
+        upstream_state(upstream("api", 9192), protocol="http2"),
+        upstream_state(upstream("old", 9193), protocol="http"),
+    )
+
+    def found(descriptors: int) -> tuple[Result, list[int]]:
+        told = result(*states, proxy_=registered, options_=replace(options(), descriptors=descriptors))
+        app, exposed = told.desired.app, [path.app for one in told.desired.exposed for path in one.paths]
+        assert app is not None
+        limits = [one.limit for one in told.desired.upstreams]
+        return told, [*limits, app.most_connections, app.most_together, *(one.most_connections for one in exposed)]
+
+    told, shares = found(0)
+    assert shares == [2_000, UPSTREAM_REQUESTS, 0, 4_000, 8_000, 4_000, 4_000]
+    # Both exposed paths lead to the same port of the application.
+    assert told.desired.options.max_requests == 2_000 + UPSTREAM_REQUESTS + 8_000 + 4_000
+    assert told.problems == ()
+    told, shares = found(4_205)
+    assert told.desired.options.max_requests == 1_333
+    assert shares == [177, 90, 0, 354, 708, 354, 354]
+    (problem,) = map(str, told.problems)
+    assert problem.startswith("upstream web: limits.max_concurrent_requests is 177, as HAProxy")
 
 
 def test_limits_and_header_options_are_carried_over() -> None:
