@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 
 from hcc.haproxy import words
 from hcc.haproxy.model import (
+    FOR_EVER_MS,
     AppBackend,
     Authorisation,
     Backend,
@@ -349,7 +350,7 @@ def _app(proxy: Proxy, callers: tuple[str, ...]) -> AppBackend:
         socket=proxy.local_socket,
         h2=proxy.protocol.is_h2,
         callers=tuple(sorted(callers)),
-        timeouts=_timeouts(proxy.protocol, proxy.local_connect_timeout_ms, _answer_ms(proxy, proxy.protocol)),
+        timeouts=_app_timeouts(proxy, proxy.protocol),
     )
 
 
@@ -450,7 +451,7 @@ def _exposed(proxy: Proxy, taken: list[tuple[Bind, str]], problems: list[Problem
         yield ExposedListener(
             name=exposed_name(port),
             bind=bind,
-            client_timeout_ms=_idle_ms(Protocol.HTTP, proxy.read_timeout_ms),
+            client_timeout_ms=_client_ms(proxy.read_timeout_ms, _app_timeouts(proxy, Protocol.HTTP)),
             paths=tuple(PathTo(path, _exposing_app(proxy, one)) for path, one in paths.items()),
             unsaid=tuple(name for name in (CLIENT_CERT_HEADER, proxy.appname_header) if name),
         )
@@ -475,7 +476,7 @@ def _exposing_app(proxy: Proxy, path: ExposedPath) -> AppBackend:
         address=proxy.local_address,
         port=path.local_port,
         h2=path.h2,
-        timeouts=_timeouts(Protocol.HTTP, proxy.local_connect_timeout_ms, _answer_ms(proxy, Protocol.HTTP)),
+        timeouts=_app_timeouts(proxy, Protocol.HTTP),
     )
 
 
@@ -521,7 +522,7 @@ def _upstream(
         bind=bind,
         mode=_mode(protocol),
         backend=backends[0].name,
-        client_timeout_ms=_idle_ms(protocol, upstream.read_timeout_ms),
+        client_timeout_ms=_application_ms(upstream, protocol, backends),
         limit=_limit(upstream, protocol),
         ways=tuple(WayTo(way.match, way.below, names[way.resolver]) for way in found),
     )
@@ -692,15 +693,35 @@ def _idle_ms(protocol: Protocol, read_timeout_ms: int) -> int:
     return read_timeout_ms or (HTTP_TIMEOUT_MS if protocol.is_http else HOUR_MS)
 
 
-def _answer_ms(proxy: Proxy, protocol: Protocol) -> int:
-    """How long the application may be silent; 0 when nobody says."""
-    return proxy.read_timeout_ms or (proxy.local_answer_timeout_ms if protocol.is_http else 0)
+def _app_timeouts(proxy: Proxy, protocol: Protocol) -> Timeouts:
+    """Those of the application, asked by that protocol."""
+    answer_ms = proxy.read_timeout_ms or (proxy.local_answer_timeout_ms if protocol.is_http else 0)
+    return _timeouts(protocol, proxy.local_connect_timeout_ms, answer_ms)
 
 
 def _caller_ms(proxy: Proxy) -> int:
     """How long a caller may be silent; over tcp until there is a session: then the backend's `tunnel_ms` counts."""
-    idle = _idle_ms(proxy.protocol, proxy.read_timeout_ms)
-    return idle if proxy.protocol.is_http else min(idle, HTTP_TIMEOUT_MS)
+    if proxy.protocol.is_http:
+        # So long a stranger may also take for the handshake: bounded, as otherwise they could take all connections.
+        return min(_client_ms(proxy.read_timeout_ms, _app_timeouts(proxy, proxy.protocol)), HOUR_MS)
+    return min(_idle_ms(proxy.protocol, proxy.read_timeout_ms), HTTP_TIMEOUT_MS)
+
+
+def _application_ms(upstream: Upstream, protocol: Protocol, backends: Iterable[Backend]) -> int:
+    """How long the application may be silent that calls an upstream."""
+    if not protocol.is_http:
+        return _idle_ms(protocol, upstream.read_timeout_ms)
+    return max(_client_ms(upstream.read_timeout_ms, backend.timeouts, backend.changes) for backend in backends)
+
+
+def _client_ms(read_timeout_ms: int, timeouts: Timeouts, changes: Iterable[WayChanges] = ()) -> int:
+    """How long an http client may be silent in a request: as long as whoever answers it, if that is longer.
+
+    While the client has not ended a call, such as a stream of gRPC, nothing but this time ends it (2.8 to 3.4).
+    """
+    routes = (change.timeout_ms for one in changes for change in one.changes)
+    longest = max(FOR_EVER_MS if asked < 0 else asked for asked in (timeouts.server_ms, *routes))
+    return max(_idle_ms(Protocol.HTTP, read_timeout_ms), longest)
 
 
 def _timeouts(protocol: Protocol, connect_ms: int, read_timeout_ms: int) -> Timeouts:

@@ -23,6 +23,8 @@ from hcc.mesh.token_providers import TokenPlace
 
 # Highest weight of a HAProxy server; configuration.txt section 5.2, `weight`.
 MAX_WEIGHT = 256
+# Longer than any answer is waited for.
+FOR_EVER_MS = 86_400_000
 
 
 class DesiredError(HccError):

@@ -9,6 +9,7 @@ from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
 
 KEEP_ALIVE_MS = 3_600_000
+REQUEST_MS = 60_000
 # Connections that nothing goes over: asked about well before a firewall that forgets idle ones after a minute does so,
 # and given up after two and a half, so that they outlive what sessions with data outlive, a network that fails a while.
 _ASK_IDLE_S, _ASK_AGAIN_S, _ASK_TIMES = 30, 15, 8
@@ -37,10 +38,11 @@ def no_h2(capabilities: Capabilities) -> Iterator[str]:
 
 
 def kept_alive() -> Iterator[str]:
-    """How long an http client may be silent between requests.
+    """How long an http client may be silent between requests, and before its request is there.
 
     Who opened a connection closes it: a request must not cross with our closing. Envoy waits as long.
     """
+    yield f"  timeout http-request {words.milliseconds(REQUEST_MS)}"
     yield f"  timeout http-keep-alive {words.milliseconds(KEEP_ALIVE_MS)}"
 
 

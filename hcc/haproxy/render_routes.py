@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
-from hcc.haproxy.model import UpstreamListener, WayChanges
+from hcc.haproxy.model import FOR_EVER_MS, UpstreamListener, WayChanges
 from hcc.haproxy.request_rules import expression, literal
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
 from hcc.mesh.routes import Changes, HeaderChanges, Match, QueryMatch, QueryRule, Rewrite
@@ -19,8 +19,6 @@ from hcc.mesh.ways import SHARES
 _WAY, _DRAW, _COMMA, _LINE = "txn.hcc_way", "txn.hcc_draw", "txn.hcc_comma", "txn.hcc_line"
 # Of one header, as many of its lines as are joined to what is compared.
 MOST_LINES = 4
-# Longer than any answer is waited for.
-_FOR_EVER_MS = 86_400_000
 # A line of HAProxy's configuration has at most 64 words.
 _NUMBERS_IN_LINE = 50
 _HEADER_KINDS = {
@@ -81,7 +79,7 @@ def answer_timeouts(changes: Iterable[WayChanges], capabilities: Capabilities) -
     """
     for condition, change in _each(changes):
         if change.timeout_ms and capabilities.has(Feature.SET_TIMEOUT):
-            milliseconds = change.timeout_ms if change.timeout_ms > 0 else _FOR_EVER_MS
+            milliseconds = change.timeout_ms if change.timeout_ms > 0 else FOR_EVER_MS
             yield f"  http-request set-timeout server {words.milliseconds(milliseconds)} {condition}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
-from hcc.haproxy.model import Backend, Mode, PeerCheck, Server, Tls, UpstreamListener
+from hcc.haproxy.model import FOR_EVER_MS, Backend, Mode, PeerCheck, Server, Tls, UpstreamListener
 from hcc.haproxy.render_lines import (
     backend_mode,
     bind_address,
@@ -37,8 +37,6 @@ _RANDOM_BYTES = 32
 _CHECKED_CONNECTIONS = 10_000
 _CHECKED_FOR = "10m"
 H2 = "h2"
-# Longer than any answer is waited for.
-INSPECT_MS = 86_400_000
 
 
 def upstream_listener(listener: UpstreamListener, capabilities: Capabilities, log: Iterable[str]) -> Iterator[str]:
@@ -116,7 +114,7 @@ def _check_answers(table: str, mode: Mode, check: PeerCheck, changes: Iterable[s
     # No http-response rule sees an interim answer (100, 103), which goes to the client at once; so on a new connection
     # the first answer is waited for. Not on others: 2.2 and 2.6 repeat no request while a rule waits (tried).
     interim = "{ status lt 200 }"
-    yield f"  tcp-response inspect-delay {words.milliseconds(INSPECT_MS)}"
+    yield f"  tcp-response inspect-delay {words.milliseconds(FOR_EVER_MS)}"
     yield f"  tcp-response content accept if {known}"
     yield from (f"  tcp-response content reject if {interim} !{seen} !{other}" for other in (plain_key, named))
     yield from changes

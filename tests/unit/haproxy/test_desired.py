@@ -175,6 +175,33 @@ def test_http_timeouts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("resolver_ms", "route_ms", "registered_ms", "client_ms"),
+    [
+        (300_000, 0, 0, 300_000),
+        (300_000, 400_000, 0, 400_000),
+        (0, -1, 0, 86_400_000),
+        (300_000, -1, 9_000, 9_000),
+        (7_000, 0, 0, 60_000),
+    ],
+)
+def test_a_client_is_waited_for_as_long_as_any_answer_that_its_upstream_may_give(
+    resolver_ms: int, route_ms: int, registered_ms: int, client_ms: int
+) -> None:
+    legs = (resolver("v1"), resolver("v2", request_timeout_ms=resolver_ms))
+    routes = (Route("v1", match=API, changes=Changes(timeout_ms=route_ms)), Route("v2", match=ALL))
+    state = routed_state(routed_chain(*routes, legs=legs), ENDPOINTS, upstream(read_timeout_ms=registered_ms))
+    assert result(state).desired.upstreams[0].client_timeout_ms == client_ms
+
+
+def test_a_caller_is_waited_for_as_long_as_the_application() -> None:
+    asked = proxy(protocol=Protocol.GRPC, exposed=(ExposedPath("/a", 9000, 8080),))
+    found = result(proxy_=replace(asked, local_answer_timeout_ms=300_000, local_connect_timeout_ms=1_000)).desired
+    assert found.public is not None
+    (exposed,) = found.exposed
+    assert (found.public.client_timeout_ms, exposed.client_timeout_ms) == (300_000, 300_000)
+
+
+@pytest.mark.parametrize(
     ("second", "why"),
     [
         (upstream("api", 9191), "upstream web has"),
