@@ -62,6 +62,8 @@ from hcc.haproxy.binary import Program
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.desired import Options
+from hcc.haproxy.files import remove
+from hcc.haproxy.layout import MOST_AGENTS
 from hcc.haproxy.leaf_map import LeafMap
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.process import most_descriptors
@@ -159,6 +161,8 @@ class Composition:
         self._enforced = settings.intentions is not Enforcement.AUDIT
         self._layout = layout = parts.directory.layout
         self._agent_sockets = tuple(layout.agent_socket(number) for number in range(1, settings.spoe_workers + 1))
+        # An earlier hcc's workers end once their place is gone: those of which we have none would decide by its policy.
+        remove(*(layout.agent_socket(number) for number in range(settings.spoe_workers + 1, MOST_AGENTS + 1)))
         self.pool = WorkerPool(self._agent_sockets, zygote=parts.zygote)
         self.tokens = TokenServer(layout.token_socket, self._metrics)
         capabilities = parts.haproxy.control.capabilities

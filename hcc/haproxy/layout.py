@@ -9,6 +9,9 @@ from hcc.errors import SettingError
 from hcc.haproxy import words
 from hcc.haproxy.words import MAX_SOCKET_PATH_BYTES
 
+# Sockets of SPOE workers that there may be.
+MOST_AGENTS = 99
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -141,7 +144,7 @@ def layout(directory: str) -> Layout:
         raise SettingError(f"the state directory cannot stand in HAProxy's configuration: {exc}") from exc
     found = Layout(directory)
     check_socket_path(found.master_socket)
-    check_socket_path(found.agent_socket(99))
+    check_socket_path(found.agent_socket(MOST_AGENTS))
     return found
 
 

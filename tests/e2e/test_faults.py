@@ -491,6 +491,33 @@ def test_a_haproxy_that_is_upgraded_is_driven_as_the_new_one_by_the_next_hcc(sit
         mesh.close()
 
 
+def test_workers_of_an_hcc_that_had_more_end_where_the_next_one_has_fewer(site: Site, tmp_path: Path) -> None:
+    mesh = Mesh(site, binaries.haproxy("2.8"), ("--spoe-workers", "3"))
+    try:
+        web, caller = mesh.join(
+            Service("fweb", "http"), Service("fcaller", host="b", upstreams=(upstream("fweb", WEB_PORT),))
+        )
+        old = web.sidecar
+        words = hcc_run("fweb", binaries.haproxy("2.8"), old.stats_port, old.state_base, "--spoe-workers", "1")
+        new = Sidecar(web.namespace, tmp_path, words, stats_port=old.stats_port, state_base=old.state_base)
+        try:
+            before = old.spoe_workers()
+            assert len(before) == 3
+            with Load(fresh_requests(caller.namespace, WEB_PORT, "fweb")) as load:
+                old.kill()
+                new.start()
+                new.wait_ready()
+                wait_until("the old workers to end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+                load.go_on(20)
+            load.assert_clean()
+            assert [path.name for path in new.state_dir.glob("spoe-*.sock")] == ["spoe-1.sock"]
+        finally:
+            new.clear()
+            new.process.forget()
+    finally:
+        mesh.close()
+
+
 @pytest.mark.parametrize(("first", "then"), [("2.8", "3.4"), ("3.4", "2.2")])
 def test_a_haproxy_that_goes_on_is_driven_as_what_it_is_where_another_program_is_named_since(
     site: Site, tmp_path: Path, first: str, then: str
