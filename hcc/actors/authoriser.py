@@ -483,7 +483,7 @@ class Authoriser(Actor):
         self._cut(unknown_too=self._must_cut)
 
     def _cut(self, *, unknown_too: bool) -> None:
-        """End every session whose caller is denied, or not known: one too many is better than a denied one."""
+        """End every session whose caller is denied, and of whom nobody knows who it is only with `unknown_too`."""
         if not self._cuts or self._policy is None:
             return
         self._expect_none()

@@ -109,7 +109,7 @@ class CallersMet:
 
 @dataclass(frozen=True, slots=True)
 class CallersChanged:
-    """Authoriser to ConfigReconciler: names of the services that called and were let in, and are remembered."""
+    """Authoriser to ConfigReconciler: names of the services that called, whether let in or not, and are remembered."""
 
     callers: tuple[str, ...]
     coalesce_key: ClassVar[str] = "callers"

@@ -17,7 +17,7 @@ from hcc.haproxy.render import Rendered
 
 
 class ControlError(PeerError):
-    """HAProxy could not be asked or told; as far as is known, what runs is unchanged by the failed call."""
+    """HAProxy could not be asked or told. Of a change of several steps, as of verdicts, some may have been done."""
 
 
 class ApplyError(ControlError):
@@ -54,8 +54,8 @@ class Applied:
 
     Args:
         done: operations carried out, in order.
-        pending: deletions of servers that still have connections: in maintenance now, to be planned again
-            later.
+        pending: deletions of servers, and slots to be freed, that still have connections: in maintenance now, to be
+            planned again later.
         reloaded: whether a new worker runs.
         failure: why the rest was left, None when all was done or is pending.
     """
