@@ -236,6 +236,7 @@ def test_what_is_no_port_does_not_answer_and_the_next_one_is_probed(mesh: Mesh) 
 
 
 def test_a_probe_that_was_not_made_for_want_of_a_descriptor_or_a_route_says_so(mesh: Mesh) -> None:
+    mesh.probe(free_port())  # Its thread has its own descriptors before there are no more.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as one:
         lowest_free = one.fileno()
