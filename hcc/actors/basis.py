@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from hcc.haproxy.desired import Certificates, Options, Result, desired
 from hcc.haproxy.review import Review
-from hcc.mesh.peer_book import Admission, Peer
+from hcc.haproxy.sight import Sight, sight_for
+from hcc.mesh.judgement import Judgement
+from hcc.mesh.peer_book import UNVETTED, Admission, Vetted
 from hcc.mesh.snapshot import Snapshot
 
 
@@ -19,6 +21,7 @@ class Basis:
         probes: whether endpoints are probed. Then nothing is done before it is known who may get traffic.
         untouched: HAProxy ran before us, may go on as it is, and nothing was done to it yet.
         held: a newer snapshot that would close the public listener because one answer is not there yet.
+        sight: what the snapshot's policy looks at in a request.
         callers: None before it was told who calls: the lines that run stay.
     """
 
@@ -27,6 +30,7 @@ class Basis:
     untouched: bool = False
     snapshot: Snapshot | None = None
     held: Snapshot | None = None
+    sight: Sight = field(default_factory=Sight)
     certificates: Certificates = field(default_factory=Certificates)
     callers: tuple[str, ...] | None = None
     admission: Admission | None = None
@@ -38,12 +42,19 @@ class Basis:
         """
         if serves and self.options.intentions.asks and snapshot.policy is None:
             return replace(self, held=snapshot)
-        return replace(self, snapshot=snapshot, held=None)
+        return self._upon(snapshot)
 
     @property
     def released(self) -> Basis:
         """The same; the snapshot that was held counts, whatever it lacks."""
-        return replace(self, snapshot=self.held or self.snapshot, held=None)
+        return self if self.held is None else self._upon(self.held)
+
+    def _upon(self, snapshot: Snapshot) -> Basis:
+        """The same with this snapshot, which counts."""
+        policy, earlier = snapshot.policy, self.snapshot.policy if self.snapshot else None
+        # Most news are of something else, and to see what a policy looks at takes longer than all the rest.
+        sight = self.sight if policy == earlier else sight_for(Judgement(policy)) if policy else Sight()
+        return replace(self, snapshot=snapshot, held=None, sight=sight)
 
     @property
     def lacks(self) -> str:
@@ -80,33 +91,18 @@ class Basis:
         return self.admission.version < self.snapshot.version or self.admission.probing
 
     @property
-    def admitted(self) -> frozenset[Peer] | None:
-        """Who may get traffic; None where that is not looked at."""
-        return self.admission.admitted if self.probes and self.admission else None
-
-    @property
-    def silent(self) -> tuple[Peer, ...]:
-        """Those of them that do not answer, and after these who is not admitted as probes have failed."""
+    def vetted(self) -> Vetted:
+        """Which endpoints may get traffic."""
         if not self.probes or self.admission is None:
-            return ()
-        return (*self.admission.silent, *sorted(self.admission.failed))
-
-    def sees_as(self, other: Basis) -> bool:
-        """Whether it is known of the same endpoints who they are, and of all of them here as there."""
-        return (self.admitted, self.silent, self.probing) == (other.admitted, other.silent, other.probing)
+            return UNVETTED
+        silent = (*self.admission.silent, *sorted(self.admission.failed))
+        return Vetted(self.admission.admitted, silent, self.probing)
 
     def wanted(self, snapshot: Snapshot, callers: tuple[str, ...]) -> Result:
         """What HAProxy should do, with these `callers`."""
-        return desired(
-            snapshot,
-            self.options,
-            self.certificates,
-            callers,
-            self.admitted,
-            silent=self.silent,
-            probing=self.probing,
-        )
+        return desired(snapshot, self.options, self.certificates, callers, self.vetted, self.sight)
 
     def review(self, snapshot: Snapshot, callers: tuple[str, ...]) -> Review:
         """The same, to look at elsewhere."""
-        return Review(self.options, callers, snapshot, self.admitted, self.silent)
+        vetted = self.vetted
+        return Review(self.options, callers, snapshot, vetted.admitted, vetted.silent)

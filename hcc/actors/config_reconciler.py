@@ -275,7 +275,7 @@ class ConfigReconciler(Actor):
         if snapshot is None or admission.version > snapshot.version:
             # The snapshot that it is about comes next.
             return
-        if self._gathering or not self._basis.sees_as(before):
+        if self._gathering or self._basis.vetted != before.vetted:
             # Who may serve now waits for others of its kind, not for the change that named it.
             applied = snapshot.version == self._reconciled_version
             self._news = True

@@ -26,7 +26,7 @@ from hcc.haproxy.origin import origin
 from hcc.haproxy.render import Rendered, render
 from hcc.haproxy.review import Review, ReviewError
 from hcc.haproxy.side_files import write_side_files
-from hcc.mesh.peer_book import Peer
+from hcc.mesh.peer_book import Peer, Vetted
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Leaf, Roots
 
@@ -43,7 +43,7 @@ def made_offline(review: Review) -> Result:
     admitted = None if review.admitted is None else frozenset(Peer(*one) for one in review.admitted)
     silent = tuple(Peer(*one) for one in review.silent)
     certificates = _certificates(review, directory)
-    return desired(review.snapshot, review.options, certificates, review.callers, admitted, silent=silent)
+    return desired(review.snapshot, review.options, certificates, review.callers, Vetted(admitted, silent))
 
 
 def checked_offline(review: Review, binary: str, capabilities: Capabilities) -> Rendered:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -50,15 +50,15 @@ from hcc.haproxy.names import (
     upstream_name,
 )
 from hcc.haproxy.owners import protocol_of
-from hcc.haproxy.render_tokens import token_places
-from hcc.haproxy.request_rules import rule_headers
 from hcc.haproxy.room import UPSTREAM_REQUESTS, Room, room
 from hcc.haproxy.servers import servers
+from hcc.haproxy.sight import Sight, sight_for
 from hcc.mesh.caller import CLIENT_CERT_HEADER
 from hcc.mesh.chain import Balancing, NodeType
 from hcc.mesh.failover import order
 from hcc.mesh.intentions import Policy
-from hcc.mesh.peer_book import Peer
+from hcc.mesh.judgement import Judgement
+from hcc.mesh.peer_book import UNVETTED, Vetted
 from hcc.mesh.request import CONSULS_DEFAULT
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import (
@@ -167,10 +167,8 @@ def desired(
     options: Options,
     certificates: Certificates,
     callers: tuple[str, ...] = (),
-    admitted: Container[Peer] | None = None,
-    *,
-    silent: Sequence[Peer] = (),
-    probing: bool = False,
+    vetted: Vetted = UNVETTED,
+    sight: Sight | None = None,
 ) -> Result:
     """The configuration that serves a snapshot as far as it can be served now.
 
@@ -179,9 +177,8 @@ def desired(
         options: what the operator chose.
         certificates: what has been checked and written.
         callers: names of the services that were let in, and are remembered.
-        admitted: endpoints that may get traffic; None where their identity is not looked at.
-        silent: those of them that do not answer, who fell silent first coming first, and who fails to be admitted.
-        probing: there may be more of them soon.
+        vetted: which endpoints may get traffic.
+        sight: what the snapshot's policy looks at in a request; None to find that out here.
 
     The public listener is there once leaf, roots and (with intentions) policy are; an upstream's once its
     chain is.
@@ -189,7 +186,7 @@ def desired(
     problems: list[Problem] = []
     public = _public(snapshot, options, certificates, problems)
     taken = _taken_first(snapshot.proxy)
-    parts = _upstreams(snapshot, options, certificates, admitted, silent, taken, problems)
+    parts = _upstreams(snapshot, options, certificates, vetted, taken, problems)
     exposed = tuple(_exposed(snapshot.proxy, taken, problems))
     app = _app(snapshot.proxy, callers) if public else None
     found = _room(options, app, parts, exposed)
@@ -200,8 +197,8 @@ def desired(
         app=_bounded(app, options, found) if app else None,
         upstreams=tuple(_bounded_upstream(part, found, problems) for part in parts),
         exposed=tuple(_bounded_exposed(one, options, found) for one in exposed),
-        backends=tuple(_unless_awaited(backend, probing=probing) for part in parts for backend in part.backends),
-        authorisation=_authorisation(public, options, snapshot.policy),
+        backends=tuple(_unless_awaited(backend, probing=vetted.probing) for part in parts for backend in part.backends),
+        authorisation=_authorisation(public, options, snapshot.policy, sight),
         certificates=(certificates.leaf,) if certificates.leaf else (),
         ca_files=(certificates.ca,) if certificates.ca else (),
         ticket_keys=_ticket_keys(options, certificates) if public else None,
@@ -354,9 +351,13 @@ def _app(proxy: Proxy, callers: tuple[str, ...]) -> AppBackend:
     )
 
 
-def _authorisation(public: PublicListener | None, options: Options, policy: Policy | None) -> Authorisation | None:
+def _authorisation(
+    public: PublicListener | None, options: Options, policy: Policy | None, sight: Sight | None
+) -> Authorisation | None:
     if public is None or not public.authorised or policy is None:
         return None
+    if sight is None:
+        sight = sight_for(Judgement(policy))
     return Authorisation(
         AGENTS,
         options.agent_sockets,
@@ -364,10 +365,10 @@ def _authorisation(public: PublicListener | None, options: Options, policy: Poli
         options.identities,
         options.verdicts,
         options.rules,
-        rule_headers(policy) if public.mode is Mode.HTTP else (),
+        sight.headers if public.mode is Mode.HTTP else (),
         policy.normalization or CONSULS_DEFAULT,
         token_socket=options.token_socket,
-        token_places=token_places(policy) if options.token_socket else (),
+        token_places=sight.places if options.token_socket else (),
         enforced=options.intentions is Enforcement.ENFORCE,
     )
 
@@ -376,8 +377,7 @@ def _upstreams(
     snapshot: Snapshot,
     options: Options,
     certificates: Certificates,
-    admitted: Container[Peer] | None,
-    silent: Sequence[Peer],
+    vetted: Vetted,
     taken: list[tuple[Bind, str]],
     problems: list[Problem],
 ) -> tuple[_Part, ...]:
@@ -389,7 +389,7 @@ def _upstreams(
         if bind is not None and _known(state):
             found = _ways(state, snapshot, options, problems)
             problems.extend((*_unlimited(state), *_behind_gateways(state)))
-            part = _upstream(state, bind, found, certificates, limits, admitted, silent)
+            part = _upstream(state, bind, found, certificates, limits, vetted)
             parts.append(_checked(part, state, options, problems))
     return tuple(parts)
 
@@ -497,8 +497,7 @@ def _upstream(
     found: tuple[Way, ...],
     certificates: Certificates,
     limits: TlsLimits,
-    admitted: Container[Peer] | None,
-    silent: Sequence[Peer],
+    vetted: Vetted,
 ) -> _Part:
     upstream, protocol = state.upstream, protocol_of(state)
     tls = _tls(certificates, _upstream_alpn(protocol), limits)
@@ -510,7 +509,7 @@ def _upstream(
     backends = tuple(
         replace(
             _backend(upstream, leg, protocol, tls),
-            servers=_servers(leg, admitted, silent) if tls else (),
+            servers=_servers(leg, vetted) if tls else (),
             changes=changed,
         )
         for leg, changed in zip(legs, changes, strict=True)
@@ -628,10 +627,10 @@ def _check(leg: Leg, label: str, options: Options, problems: list[Problem]) -> P
     return PeerCheck(options.leaves, identities)
 
 
-def _servers(leg: Leg, admitted: Container[Peer] | None, silent: Sequence[Peer]) -> tuple[Server, ...]:
-    found = order(leg, admitted, silent)
+def _servers(leg: Leg, vetted: Vetted) -> tuple[Server, ...]:
+    found = order(leg, vetted.admitted, vetted.silent)
     others = (*found.passed, *found.standby)
-    return servers(_endpoints(found.serving), admitted, _endpoints(others), silent)
+    return servers(_endpoints(found.serving), vetted.admitted, _endpoints(others), vetted.silent)
 
 
 def _endpoints(targets: tuple[TargetEndpoints, ...]) -> Iterator[Endpoint]:

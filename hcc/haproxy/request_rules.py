@@ -31,7 +31,6 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from hcc.haproxy.capabilities import Capabilities, Feature
-from hcc.mesh.intentions import Policy, rule_sets
 from hcc.mesh.patterns import compiled_bytes, unnamed
 from hcc.mesh.permissions import HeaderMatch, HeaderRule, PathMatch, PathRule
 from hcc.mesh.request import LookedAt
@@ -51,11 +50,6 @@ _FLAGS = re.compile(r"\(\?([is]{1,2})\)")
 def bound(capabilities: Capabilities) -> str:
     """What stands before an expression for HAProxy, where its PCRE can be told how much to try."""
     return _BOUND if capabilities.has(Feature.MATCH_LIMIT) else ""
-
-
-def rule_headers(policy: Policy | None) -> tuple[LookedAt, ...]:
-    """The headers that rules look at, by name."""
-    return looked_at(rule_sets(policy)) if policy is not None else ()
 
 
 def headers_digest(headers: tuple[LookedAt, ...]) -> str:

@@ -27,7 +27,7 @@ class Sight:
 
 
 def sight_for(judgement: Judgement) -> Sight:
-    """That of a worker whose configuration was made for this policy."""
+    """That of a worker whose configuration was made for this policy. All of its permissions are compiled for it."""
     return Sight(judgement.headers, token_places(judgement.policy))
 
 

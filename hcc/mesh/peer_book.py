@@ -150,6 +150,26 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Vetted:
+    """What is known of endpoints that decides who gets traffic.
+
+    Args:
+        admitted: those that may; None where their identity is not looked at.
+        silent: those of them that do not answer, who fell silent first coming first, and after these those that are not
+            admitted although a probe has ended.
+        probing: there may be more that are admitted soon.
+    """
+
+    admitted: frozenset[Peer] | None = None
+    silent: tuple[Peer, ...] = ()
+    probing: bool = False
+
+
+# Where nobody looks at who they are.
+UNVETTED = Vetted()
+
+
+@dataclass(frozen=True, slots=True)
 class KnownLeaf:
     """A leaf certificate that a probe has seen."""
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from hcc.actors.basis import Basis
-from hcc.haproxy.desired import Certificates
-from hcc.mesh.peer_book import Admission, peer_of
+from hcc.haproxy.desired import Certificates, desired
+from hcc.mesh.peer_book import UNVETTED, Admission, Vetted, peer_of
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
 from tests.builders import certificates, endpoint, options, proxy, service_uri, snapshot
+from tests.haproxy_examples import examples
 
 ENDPOINT = endpoint(identity=service_uri("web"))
 
@@ -58,24 +59,22 @@ def test_what_a_haproxy_that_ran_before_us_must_not_be_changed_without(known: Ba
 def test_where_endpoints_are_probed_nothing_is_decided_before_the_first_admission() -> None:
     known = Basis(options(), probes=True, snapshot=snapshot())
     assert not known.decides
-    assert known.admitted is None
+    assert known.vetted == UNVETTED
     told = replace(known, admission=Admission(snapshot().version, frozenset(), probing=False))
     assert told.decides
-    assert (told.admitted, told.probing) == (frozenset(), False)
+    assert told.vetted == Vetted(frozenset())
     later = replace(told, snapshot=replace(snapshot(), version=snapshot().version + 1))
-    assert later.probing
+    assert later.vetted.probing
 
 
 def test_who_was_admitted_does_not_count_where_nobody_is_probed() -> None:
     peer = peer_of(ENDPOINT)
     admission = Admission(1, frozenset((peer,)), probing=False, silent=(peer,))
-    assert Basis(options(), probes=True, admission=admission).admitted == frozenset((peer,))
-    assert Basis(options(), probes=True, admission=admission).silent == (peer,)
+    assert Basis(options(), probes=True, admission=admission).vetted == Vetted(frozenset((peer,)), (peer,))
     failed = peer._replace(port=1)
     both = replace(admission, failed=frozenset((failed,)))
-    assert Basis(options(), probes=True, admission=both).silent == (peer, failed)
-    off = Basis(options(), probes=False, admission=admission)
-    assert (off.admitted, off.silent) == (None, ())
+    assert Basis(options(), probes=True, admission=both).vetted.silent == (peer, failed)
+    assert Basis(options(), probes=False, admission=admission).vetted == UNVETTED
 
 
 def test_a_snapshot_that_would_close_the_public_listener_is_held_until_it_is_released_or_another_comes() -> None:
@@ -95,3 +94,18 @@ def test_it_is_complete_with_every_answer_and_a_certificate() -> None:
     assert not replace(known, certificates=Certificates()).complete
     assert not replace(known, snapshot=without_policy()).complete
     assert not replace(known, snapshot=None).complete
+
+
+@pytest.mark.parametrize("name", examples())
+def test_what_a_policy_looks_at_is_worked_out_once_and_is_what_its_snapshot_needs(name: str) -> None:
+    asked = replace(examples()[name], version=1)
+    nothing = Basis(options(), probes=False, certificates=certificates())
+    known = nothing.with_snapshot(asked, serves=True)
+    assert known.wanted(asked, ()) == desired(asked, options(), certificates())
+
+    news = known.with_snapshot(replace(asked, version=2), serves=True)
+    assert news.sight is known.sight
+    assert news.with_snapshot(without_policy(3), serves=True).sight is known.sight
+    other = news.with_snapshot(without_policy(3), serves=True).released
+    assert other.sight == nothing.sight
+    assert other.with_snapshot(asked, serves=True).wanted(asked, ()) == desired(asked, options(), certificates())

@@ -10,6 +10,7 @@ from hcc.haproxy.desired import Certificates, desired
 from hcc.haproxy.model import ActualServers, Desired, Server, WayChanges
 from hcc.haproxy.render import render
 from hcc.mesh.chain import Route, Split
+from hcc.mesh.peer_book import Vetted
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import EVERY_REQUEST, Changes, HeaderChanges, Match
 from hcc.mesh.snapshot import TargetEndpoints, UpstreamState
@@ -69,7 +70,7 @@ def test_while_nobody_who_is_new_was_probed_those_that_run_stay_with_the_check_o
         state = upstream_state(WEB)
         target = TargetEndpoints(state.targets[0].target_id, (endpoint("10.0.0.2"),), identity=service_uri(service))
         state = replace(state, targets=(target,))
-        return desired(snapshot(state), options(), certificates(), (), frozenset(), probing=probing).desired
+        return desired(snapshot(state), options(), certificates(), (), Vetted(frozenset(), probing=probing)).desired
 
     one, before = Server("10.0.0.1:80", "10.0.0.1", 80), led_to("old", probing=False)
     new = led_to("new", probing=True)

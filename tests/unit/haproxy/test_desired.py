@@ -10,7 +10,7 @@ from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, Options, Result, d
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind, WayChanges, WayTo
 from hcc.haproxy.room import UPSTREAM_REQUESTS
 from hcc.mesh.chain import LoadBalancer, Route, Split, Target
-from hcc.mesh.peer_book import peer_of
+from hcc.mesh.peer_book import Vetted, peer_of
 from hcc.mesh.permissions import PathMatch, PathRule
 from hcc.mesh.routes import Changes, Match, Rewrite
 from hcc.mesh.snapshot import Endpoint, ExposedPath, Health, Protocol, Proxy, TargetEndpoints, Upstream, UpstreamState
@@ -524,7 +524,7 @@ def test_a_target_whose_every_instance_is_silent_is_passed_for_one_that_answers(
     peers = frozenset(peer_of(one) for one in admitted)
     quiet = tuple(peer_of(one) for one in silent)
 
-    made = desired(snapshot(state), options(), certificates(), (), peers, silent=quiet).desired.backends[0]
+    made = desired(snapshot(state), options(), certificates(), (), Vetted(peers, quiet)).desired.backends[0]
 
     assert [server.name for server in made.servers if server.enabled] == serving
     assert len(made.servers) == 4
