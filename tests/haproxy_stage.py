@@ -30,6 +30,7 @@ from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.plan import Actual, Install, Plan, plan
 from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered, render
+from hcc.haproxy.runtime import RuntimeSocket, RuntimeSocketError
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
@@ -45,6 +46,12 @@ def wait_until(true: Callable[[], object], what: str, timeout_s: float = DEADLIN
     while not true():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.01)
+
+
+def _answers(socket_: RuntimeSocket) -> bool:
+    with contextlib.suppress(RuntimeSocketError):
+        return bool(socket_.send("show proc"))
+    return False
 
 
 class Server:
@@ -234,6 +241,19 @@ class Stage:
 
     def worker(self) -> int:
         return self.process.wait_ready(timeout_s=DEADLINE_S)
+
+    def reload_by_signal(self) -> int:
+        """What somebody else's reload does, once the new worker runs; the process id of the one that stops."""
+        before = self.worker()
+        # The worker may be there before its master has started: what that hears then is not known.
+        master = RuntimeSocket(self.layout.master_socket)
+        wait_until(lambda: _answers(master), "the master's answer")
+        os.kill(self.process.pid, signal.SIGUSR2)
+        try:
+            wait_until(lambda: self.worker() != before, "a new worker")
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; HAProxy says:\n{Path(self.layout.log).read_text()[-2000:]}") from exc
+        return before
 
     def _kept(self, server: Server) -> Server:
         self.servers.append(server)

@@ -603,7 +603,7 @@ def test_callers_of_before_a_reload_are_not_known_while_whom_to_ask_hangs(there:
     raw = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
     with raw, context.wrap_socket(raw) as caller:
         assert caller.recv(100) == b"app\n"
-        before = _reloaded(there)
+        before = there.reload_by_signal()
         wait_until(lambda: there.process.requests_in_flight() == 1, "the caller")
         held = before if hangs == "worker" else there.process.pid
         os.kill(held, signal.SIGSTOP)
@@ -624,17 +624,9 @@ def test_connections_that_are_merely_kept_in_a_worker_of_before_a_reload_are_no_
     with raw, context.wrap_socket(raw) as caller:
         caller.sendall(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n")
         assert caller.recv(100).startswith(b"HTTP/1.1 200")
-        _reloaded(there)
+        there.reload_by_signal()
 
         wait_until(lambda: there.process.requests_in_flight() == 0, "nothing to be asked")
-
-
-def _reloaded(there: Stage) -> int:
-    """Process id of the worker that stops by a reload."""
-    before = there.worker()
-    os.kill(there.process.pid, signal.SIGUSR2)
-    wait_until(lambda: there.worker() != before, "a new worker")
-    return before
 
 
 def test_callers_are_counted_without_the_master_s_socket_where_one_worker_knows_all(there: Stage) -> None:

@@ -135,9 +135,7 @@ class RealSubject:
         hold(self._stage.worker())
 
     def reload(self) -> None:
-        before = self._stage.worker()
-        os.kill(self.process.pid, signal.SIGUSR2)
-        wait_until(lambda: self._stage.worker() != before, "a new worker")
+        self._stage.reload_by_signal()
 
     def pause(self) -> None:
         said = RuntimeSocket(self._stage.layout.stats_socket).send("disable frontend public")
