@@ -12,13 +12,16 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 
 from tests.e2e.payload import BLOCK, chunks
+
+RELAY_S = 3.0
 
 
 def read_digest(stream: BufferedIOBase, size: int) -> str:
@@ -33,7 +36,7 @@ def read_digest(stream: BufferedIOBase, size: int) -> str:
 class TcpApp(socketserver.StreamRequestHandler):
     """One command a line: `WHO`, `PUT n` and n bytes, `GET n`, `ECHO` until the end.
 
-    `RELAY port` gives, after a second, what an http application there says.
+    `RELAY port` gives, after RELAY_S seconds, what an http application there says.
     """
 
     disable_nagle_algorithm = True
@@ -71,12 +74,14 @@ class TcpApp(socketserver.StreamRequestHandler):
 class HttpApp(BaseHTTPRequestHandler):
     """GET /who, /headers, /seen, /bytes/N, /slow/SECONDS; PUT anything gives the body's hash. Keeps alive.
 
-    /relay/PORT gives, after a second, who this is and what another application there says.
+    /relay/PORT gives, after RELAY_S seconds, who this is and what another application there says. /held says how many
+    of these and of /slow are being answered.
     """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     seen = 0
+    held = 0
     _lock = threading.Lock()
 
     def __init__(self, name: str, *args: object) -> None:
@@ -92,12 +97,29 @@ class HttpApp(BaseHTTPRequestHandler):
             for piece in chunks(int(value)):
                 self.wfile.write(piece)
             return
-        if kind == "slow":
-            time.sleep(float(value))
-        if kind == "relay":
-            self._answer(f"{self.name}: {_relayed(int(value))}")
+        if kind in ("slow", "relay"):
+            with self._holding():
+                text = self._later(kind, value)
+            self._answer(text)
             return
-        self._answer({"headers": json.dumps(dict(self.headers)), "seen": str(HttpApp.seen)}.get(kind, self.name))
+        told = {"headers": json.dumps(dict(self.headers)), "seen": str(HttpApp.seen), "held": str(HttpApp.held)}
+        self._answer(told.get(kind, self.name))
+
+    def _later(self, kind: str, value: str) -> str:
+        if kind == "relay":
+            return f"{self.name}: {_relayed(int(value))}"
+        time.sleep(float(value))
+        return self.name
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        with HttpApp._lock:
+            HttpApp.held += 1
+        try:
+            yield
+        finally:
+            with HttpApp._lock:
+                HttpApp.held -= 1
 
     def do_PUT(self) -> None:
         self._answer(read_digest(self.rfile, int(self.headers["Content-Length"])))
@@ -121,7 +143,7 @@ class HttpApp(BaseHTTPRequestHandler):
 
 
 def _relayed(port: int) -> str:
-    time.sleep(1.0)
+    time.sleep(RELAY_S)
     try:
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/who")

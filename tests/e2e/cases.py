@@ -93,6 +93,7 @@ class Cases:
         with self._unharmed("api", "api-2"):
             second = self.mesh.add(Service("api", "http", id="api-2"))
             second.wait_ready()
+            second.wait_healthy(self.mesh.site.client)
             wait_until("both instances", lambda: self._names(10) == {"api", "api-2"}, CHANGED_S)
             self.mesh.site.server.deregister("api-2")
             wait_until("the first instance alone", lambda: self._names(20) == {"api"}, CHANGED_S)
@@ -165,5 +166,6 @@ def cases(mesh: Mesh, branch: str, directory: Path) -> Cases:
     made = Cases(mesh, branch, directory, api, db, caller)
     for member in (api, db, caller):
         member.wait_ready()
+        member.wait_healthy(mesh.site.client)
     made.wait_answers()
     return made

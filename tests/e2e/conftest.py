@@ -19,6 +19,8 @@ from tests.e2e.standing import Standing
 from tests.e2e.versions import DATAPLANE, DIRECT, haproxies
 
 HERE = Path(__file__).parent
+# Of a test with its fixtures, several members of which may take as long as Consul lets them.
+TIMEOUT_S = 300
 _SHOWN: list[BaseException] = []
 
 
@@ -112,7 +114,7 @@ def pytest_runtest_makereport(
     # A fixture that failed for many tests fails each of them with one exception: its logs are shown once.
     if report.failed and call.excinfo is not None and call.excinfo.value not in _SHOWN:
         _SHOWN.append(call.excinfo.value)
-        report.sections += [(f"log of {process.title}", process.log_text()) for process in EVIDENCE]
+        report.sections += [(f"log of {process.title}", process.log_tail()) for process in EVIDENCE]
     if report.when == "teardown":
         drop_obsolete()
     return report
@@ -121,6 +123,10 @@ def pytest_runtest_makereport(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of one Consul and one HAProxy together, so that each is started once."""
     places = [place for place, item in enumerate(items) if item.path.parent == HERE]
+    for item in (items[place] for place in places):
+        # What they wait for says more than where they were when all of their time was over.
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
     ordered = sorted((items[place] for place in places), key=_version)
     for place, item in zip(places, ordered, strict=True):
         items[place] = item

@@ -38,7 +38,7 @@ class Load:
         self.ok = 0
         self.failed: Counter[str] = Counter()
         self.last_failure_s = 0.0
-        """When a request failed last, by the monotonic clock; 0 when none did."""
+        """When the last request that failed began, by the monotonic clock; 0 when none did."""
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -85,12 +85,13 @@ class Load:
                 time.sleep(self._pause_s)
 
     def _one(self, request: Callable[[], None]) -> None:
+        began_s = time.monotonic()
         try:
             request()
         except (OSError, HTTPException, AssertionError) as exc:
             with self._lock:
                 self.failed[f"{type(exc).__name__}: {exc}"[:200]] += 1
-                self.last_failure_s = time.monotonic()
+                self.last_failure_s = max(began_s, self.last_failure_s)
         else:
             with self._lock:
                 self.ok += 1

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from tests.e2e.agents import ConsulAgent
 from tests.e2e.apps import App
-from tests.e2e.clients import is_answered
+from tests.e2e.clients import http_get, is_answered
 from tests.e2e.namespaces import Namespace
 from tests.e2e.sidecar import HCC, Sidecar, hcc_run
 from tests.e2e.waiting import wait_until
@@ -145,6 +145,14 @@ class Member:
             return True
 
         wait_until(f"{self._proxy_id} to be healthy in Consul", healthy, _CATALOGUE_S)
+
+    def wait_held(self, requests: int) -> None:
+        """Return when so many slow requests are in its application, which speaks http."""
+
+        def held() -> str:
+            return http_get(self.namespace, self.app_port, "/held").text
+
+        wait_until(f"{requests} requests in {self.service.service_id}", lambda: held() == str(requests))
 
     def wait_unhealthy(self, seen_by: ConsulAgent) -> None:
         """Return when the catalogue, as this agent sees it, has a check of the sidecar critical."""

@@ -155,7 +155,10 @@ def sweep() -> tuple[str, ...]:
     found = NAMES.glob(f"{PREFIX}-*-*") if NAMES.is_dir() else ()
     gone = tuple(path.name for path in found if _is_abandoned(path.name))
     for name in gone:
-        _remove(name)
+        # Another test process may be at it, too.
+        with contextlib.suppress(NamespaceError):
+            _remove(name)
+        assert not (NAMES / name).exists(), f"the namespace {name} cannot be removed"
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-e2e-*-*"):
         owner = path.name.split("-")[2]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():

@@ -13,6 +13,7 @@ from tests.e2e.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TAIL_BYTES = 12_000
+_STARTED = "--- "
 
 
 class Process:
@@ -34,7 +35,7 @@ class Process:
     def start(self) -> None:
         """Start it; output is appended to the log."""
         with self._log.open("ab") as log:
-            log.write(f"--- {' '.join(self._command)}\n".encode())
+            log.write(f"{_STARTED}{' '.join(self._command)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=self._env
@@ -77,7 +78,15 @@ class Process:
             self.stop(deadline_s)
 
     def log_text(self) -> str:
-        """The end of what it wrote."""
+        """All that it wrote; without the command lines that started it, which name what a test may look for."""
+        try:
+            lines = self._log.read_bytes().decode(errors="replace").splitlines(keepends=True)
+        except OSError as exc:
+            return f"no log: {exc}"
+        return "".join(line for line in lines if not line.startswith(_STARTED))
+
+    def log_tail(self) -> str:
+        """The end of it, as evidence."""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(0, self._log.stat().st_size - TAIL_BYTES))

@@ -67,7 +67,7 @@ class Sidecar:
 
         def ready() -> bool:
             if (status := self.process.status()) is not None:
-                raise RuntimeError(f"{self.process.title} ended with {status}:\n{self.process.log_text()[-3000:]}")
+                raise RuntimeError(f"{self.process.title} ended with {status}:\n{self.process.log_tail()[-3000:]}")
             code, text = self.ready()
             assert code == 200, f"/ready answers {code}: {text}"
             return True
@@ -164,6 +164,10 @@ class Sidecar:
         """The HAProxy worker that serves now; changes with every reload."""
         lines = (line.split(": ", 1) for line in self.runtime("show info").splitlines() if ": " in line)
         return int(dict(lines)["Pid"])
+
+    def haproxies(self) -> tuple[int, ...]:
+        """HAProxy processes that use this state directory: a master, its workers, whoever checks a text."""
+        return tuple(pid for pid in self.namespace.pids() if "-W" in _words(pid) and self._is_ours(pid))
 
     def haproxy_masters(self) -> tuple[int, ...]:
         """HAProxy master processes that use this state directory."""

@@ -119,6 +119,7 @@ def test_a_service_fails_over_to_another_datacenter_and_is_let_in_there_or_not(f
         federation.web.set_health("critical")
         wait_until("web in dc2", lambda: federation.answers() == {"web-2"})
         federation.web.set_health("passing")
+        federation.web.wait_healthy(federation.web.agent)
         wait_until("web in dc1", lambda: federation.answers() == {"web"})
     load.assert_clean()
     wait_until("web in dc1, from dc2", lambda: http_get(federation.db.namespace, WEB_PORT).text == "web")

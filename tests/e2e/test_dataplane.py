@@ -21,7 +21,7 @@ from tests.e2e.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 PORT, OTHER_PORT = 9471, 9472
-MENDED_S = 10.0
+MENDED_S = 30.0
 
 
 @dataclass
@@ -90,6 +90,7 @@ def test_it_serves_survives_kills_and_ends_without_a_trace(pair: Pair) -> None:
     config = sidecar.state_dir / "haproxy.cfg"
     wait_until("its maintenance on disk", lambda: " disabled" in _servers(config, "dpdb"), MENDED_S)
     pair.called.set_health("passing")
+    pair.called.wait_healthy(pair.called.agent)
     wait_until("an answer", lambda: tcp_ask(caller.namespace, PORT) == "dpdb", MENDED_S)
     wait_until("its return on disk", lambda: " disabled" not in _servers(config, "dpdb"), MENDED_S)
     assert sidecar.worker_pid() == worker
@@ -103,6 +104,7 @@ def test_it_serves_survives_kills_and_ends_without_a_trace(pair: Pair) -> None:
 
     caller.register(replace(caller.service, upstreams=(upstream("dpdb", OTHER_PORT),)))
     wait_until("the upstream at its new port", lambda: tcp_ask(caller.namespace, OTHER_PORT) == "dpdb", MENDED_S)
+    sidecar.wait_rest()
     worker = sidecar.worker_pid()
 
     second = dataplane_pid(caller)

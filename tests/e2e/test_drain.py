@@ -62,7 +62,8 @@ def street(site: Site, haproxy: str) -> Iterator[Street]:
     tills = [Service("till", id=f"till-{n}") for n in (1, 2)]
     caller = Service("walker", host="b", upstreams=(upstream("shop", SHOP_PORT), upstream("till", TILL_PORT)))
     try:
-        added = [mesh.add(shop, "--drain-delay", "700ms", "--drain-maintenance") for shop in shops]
+        delays = zip(shops, ("700ms", "5s"), strict=True)
+        added = [mesh.add(shop, "--drain-delay", delay, "--drain-maintenance") for shop, delay in delays]
         made = mesh.join(Service("stock", "http"), *tills, caller)
         for member in added:
             member.wait_ready()
@@ -75,17 +76,22 @@ def street(site: Site, haproxy: str) -> Iterator[Street]:
 @on_2_8
 def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start_takes_it_back(street: Street) -> None:
     street.wait_for_both_shops()
-    shop = street.shops[0]
-    stopping = threading.Thread(target=shop.sidecar.stop, args=(15,))
-    with Load(fresh_requests(street.caller.namespace, SHOP_PORT, "shop-1", "shop-2")) as load:
-        stopping.start()
-        wait_until("maintenance", lambda: "drained by hcc" in _maintenance(shop), pause_s=0.01)
-        assert shop.namespace.listening(shop.public_port, shop.namespace.address)
-        assert shop.sidecar.ready()[0] == 503
-        stopping.join(15)
-        load.go_on(20)
-    load.assert_clean()
-    shop.sidecar.start()
+    shop = street.shops[1]
+    ended: list[int] = []
+    stopping = threading.Thread(target=lambda: ended.append(shop.sidecar.stop(40)))
+    try:
+        with Load(fresh_requests(street.caller.namespace, SHOP_PORT, "shop-1", "shop-2")) as load:
+            stopping.start()
+            wait_until("maintenance", lambda: "drained by hcc" in _maintenance(shop), pause_s=0.01)
+            assert shop.namespace.listening(shop.public_port, shop.namespace.address)
+            assert shop.sidecar.ready()[0] == 503
+            stopping.join()
+            load.go_on(20)
+        load.assert_clean()
+        assert ended == [0]
+    finally:
+        stopping.join()
+        shop.sidecar.start()
     shop.sidecar.wait_ready()
     wait_until("the end of maintenance", lambda: not _maintenance(shop))
 
@@ -94,11 +100,13 @@ def test_a_drain_is_told_to_consul_before_the_listener_closes_and_the_next_start
 def test_a_start_ends_the_maintenance_of_a_drain_also_without_the_setting(street: Street) -> None:
     till = street.tills[0]
     assert till.sidecar.stop() == 0
-    # As a sidecar with --drain-maintenance leaves it.
-    path = f"/v1/agent/service/maintenance/{till.service.service_id}-sidecar-proxy"
-    till.agent.ask("PUT", f"{path}?enable=true&reason=drained+by+hcc")
-    assert _maintenance(till) == ["drained by hcc"]
-    till.sidecar.start()
+    try:
+        # As a sidecar with --drain-maintenance leaves it.
+        path = f"/v1/agent/service/maintenance/{till.service.service_id}-sidecar-proxy"
+        till.agent.ask("PUT", f"{path}?enable=true&reason=drained+by+hcc")
+        assert _maintenance(till) == ["drained by hcc"]
+    finally:
+        till.sidecar.start()
     till.sidecar.wait_ready()
     wait_until("the end of maintenance", lambda: not _maintenance(till))
 
@@ -123,7 +131,7 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
         calls = [threading.Thread(target=relay) for _ in range(4)]
         for call in calls:
             call.start()
-        time.sleep(0.3)  # They are in the application, and about to call `stock` through the sidecar that stops.
+        shop.wait_held(len(calls))  # They are about to call `stock` through the sidecar that stops.
         assert [member.sidecar.stop(15) for member in going] == [0, 0]
         for call in calls:
             call.join(10)
@@ -132,7 +140,7 @@ def test_sigterm_under_load_costs_no_request_where_there_is_another_instance(str
     for load in loads:
         load.assert_clean()
     assert [text.partition(b"\r\n\r\n")[2].strip() for text in relayed] == [b"shop-1: stock"] * len(calls)
-    wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)], 2)
+    wait_until("its processes to be gone", lambda: not [pid for pid in started if is_running(pid)])
     assert tcp_ask(street.caller.namespace, TILL_PORT) == "till-2"
 
 
@@ -151,7 +159,7 @@ def test_a_drain_waits_for_answers_and_not_for_connections_that_callers_merely_k
         answers: list[bytes] = []
         asking = threading.Thread(target=lambda: answers.append(answer(slow, GET % b"/slow/4")))
         asking.start()
-        time.sleep(0.5)  # It is in the application.
+        kiosk.wait_held(1)
         began_s = time.monotonic()
 
         assert kiosk.sidecar.stop(50) == 0
@@ -194,7 +202,7 @@ def test_who_is_denied_during_a_drain_is_cut_at_once(site: Site, haproxy: str) -
 
             with contextlib.suppress(ConnectionResetError):
                 assert held.recv(100) == b""
-        assert kiosk.sidecar.stop(5) == 0
+        assert kiosk.sidecar.stop(20) == 0
 
 
 def test_a_sidecar_whose_log_nobody_reads_denies_and_drains_all_the_same(
@@ -243,13 +251,14 @@ def test_endpoints_of_upstreams_come_and_go_during_a_drain(site: Site, haproxy: 
 
             second = mesh.add(Service("larder", "http", id="larder-2"))
             second.wait_ready()
+            second.wait_healthy(second.agent)
             first.set_health("critical")
 
             place = kiosk.namespace
             wait_until("the new one", lambda: {http_get(place, STOCK_PORT).text for _ in "123"} == {"larder-2"}, 20)
             held.sendall(b"WHO\n")
             assert read_line(held) == "kiosk"
-        assert kiosk.sidecar.stop(5) == 0
+        assert kiosk.sidecar.stop(20) == 0
         assert "reload with" not in kiosk.sidecar.log_text().partition("the public listener is closed")[2]
 
 
@@ -275,10 +284,10 @@ def test_who_came_before_a_reload_is_served_with_the_help_of_upstreams_while_it_
             wait_until("the drain", lambda: "the public listener is closed" in kiosk.sidecar.log_text())
             assert not kiosk.namespace.listening(kiosk.public_port, kiosk.namespace.address)
 
-            # A second after it was asked the application asks its upstream.
+            # The application asks its upstream a while after it was asked.
             held.sendall(b"RELAY %d\n" % STOCK_PORT)
             assert read_line(held) == "larder"
-        assert kiosk.sidecar.stop(5) == 0
+        assert kiosk.sidecar.stop(20) == 0
 
 
 @on_2_8
@@ -305,7 +314,7 @@ def test_a_haproxy_that_says_nothing_as_its_drain_begins_keeps_its_upstreams(sit
             assert not kiosk.namespace.listening(kiosk.public_port, kiosk.namespace.address)
             held.sendall(b"RELAY %d\n" % STOCK_PORT)
             assert read_line(held) == "larder"
-        assert kiosk.sidecar.stop(5) == 0
+        assert kiosk.sidecar.stop(20) == 0
 
 
 @on_2_8
@@ -314,13 +323,13 @@ def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy
     slow.write_text(f'#!/bin/sh\ncase "$1" in -c) : >{checks}; sleep 0.5;; esac\nexec {haproxy} "$@"\n')
     slow.chmod(0o755)
     with closing(Mesh(site, str(slow))) as mesh:
-        (kiosk,) = mesh.join(Service("kiosk", "http"))
+        (kiosk,) = mesh.join(Service("kiosk", "http"), flags=("--drain-timeout", "60s"))
         checks.unlink()
         kiosk.register(replace(kiosk.service, config={"appname_header": "X-App"}))
         wait_until("the reload to be under way", checks.exists, pause_s=0.01)
         began = time.monotonic()
-        assert kiosk.sidecar.stop(15) == 0
-        assert time.monotonic() - began < 4
+        assert kiosk.sidecar.stop(50) == 0
+        assert time.monotonic() - began < 30
         said = kiosk.sidecar.log_text()
         assert said.index("reload with configuration") < said.index("the public listener is closed")
 
@@ -328,12 +337,12 @@ def test_a_drain_closes_what_the_reload_under_way_has_opened(site: Site, haproxy
 @on_2_8
 def test_a_drain_is_done_though_who_is_to_do_it_is_just_being_started(site: Site, haproxy: str) -> None:
     with closing(Mesh(site, haproxy)) as mesh:
-        (kiosk,) = mesh.join(Service("kiosk", "http"))
+        (kiosk,) = mesh.join(Service("kiosk", "http"), flags=("--drain-timeout", "60s"))
         sidecar = kiosk.sidecar
         _fail_again_and_again(sidecar, "ProcessSupervisor")
         began = time.monotonic()
-        assert sidecar.stop(15) == 0
-        assert time.monotonic() - began < 4
+        assert sidecar.stop(50) == 0
+        assert time.monotonic() - began < 30
         assert "the public listener is closed" in sidecar.log_text()
 
 
@@ -350,7 +359,7 @@ def _fail_again_and_again(sidecar: Sidecar, actor: str) -> None:
         try:
             operator.sendall(f"POST /v1/actors/{actor}/restart HTTP/1.1\r\nHost: hcc\r\n\r\n".encode())
             again = f"Actor {actor} restarts in"
-            wait_until("it to fail", lambda: sidecar.log_text().count(again) == 6, pause_s=0.01)
+            wait_until("it to fail", lambda: sidecar.log_text().count(again) >= 6, pause_s=0.01)
         finally:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 

@@ -147,7 +147,7 @@ def test_a_certificate_of_the_mesh_alone_lets_in_only_whom_intentions_allow(stan
         with handshake(standing.client, host, port, roots, certificate) as sock:
             return answer(sock, b"WHO\n")
 
-    assert asked() == b"db\n"
+    wait_until("the intruder to be let in", lambda: asked() == b"db\n")
     with _denied(standing, "db", source="intruder"):
         wait_until("the intruder to be refused", lambda: asked() == b"")
         assert tcp_ask(standing.client, DB_PORT) == "db"

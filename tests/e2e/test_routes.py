@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,14 +43,8 @@ class Store:
         return self.buyer.sidecar.worker_pid()
 
     def settle(self) -> None:
-        """Return when no reload is under way: it is counted after the new worker answers, and so may the old one."""
-
-        def settled() -> bool:
-            before = self.reloads, self.worker
-            time.sleep(0.5)
-            return before == (self.reloads, self.worker)
-
-        wait_until("no reload", settled, 20)
+        """Return when no reload is under way: during one either worker may answer."""
+        self.buyer.sidecar.wait_rest()
 
     def put(self, kind: str, name: str = "store", **entry: Any) -> None:
         self.mesh.site.server.put("/v1/config", {"Kind": kind, "Name": name} | entry)
@@ -97,7 +90,7 @@ class Store:
             return found
 
     def wait_answers(self, what: str, names: set[str]) -> None:
-        wait_until(what, lambda: set(self.counted(60)) == names, 20)
+        wait_until(what, lambda: set(self.counted(60)) == names)
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +185,15 @@ def test_endpoints_of_a_leg_come_and_go_without_a_reload(shop: Store) -> None:
         worker = shop.worker
         with Load(fresh_requests(shop.buyer.namespace, PORT, "store", "canary", "canary-2")) as load:
             (second,) = shop.mesh.join(Service("canary", "http", id="canary-2"))
-            shop.wait_answers("another instance of a leg", {"store", "canary", "canary-2"})
-            second.set_health("critical")
-            shop.wait_answers("it to be left out", {"store", "canary"})
-            load.go_on(50)
+            try:
+                shop.wait_answers("another instance of a leg", {"store", "canary", "canary-2"})
+                second.set_health("critical")
+                shop.wait_answers("it to be left out", {"store", "canary"})
+                load.go_on(50)
+            finally:
+                second.remove()
         load.assert_clean()
         assert shop.worker == worker
-        second.remove()
 
 
 def test_a_leg_fails_over_by_itself(shop: Store) -> None:
@@ -214,6 +209,7 @@ def test_a_leg_fails_over_by_itself(shop: Store) -> None:
                 shop.wait_answers("the service that it fails over to", {"store", "books"})
             finally:
                 shop.canary.set_health("passing")
+                shop.canary.wait_healthy(shop.mesh.site.client)
             shop.wait_answers("the leg itself", {"store", "canary"})
         load.assert_clean()
         assert shop.worker == worker
@@ -304,13 +300,15 @@ def test_endpoints_come_and_go_while_it_is_not_known_who_serves_in_a_new_leg(sho
         wait_until("it to be asked for", lambda: "not known yet" in shop.buyer.sidecar.command("status").stdout, 20)
         with Load(fresh_requests(shop.buyer.namespace, PORT, "store", "store-2")) as load:
             (second,) = shop.mesh.join(Service("store", "http", id="store-2"))
-            shop.wait_answers("another instance", {"store", "store-2"})
-            second.set_health("critical")
-            shop.wait_answers("it to be left out", {"store"})
-            load.go_on(50)
+            try:
+                shop.wait_answers("another instance", {"store", "store-2"})
+                second.set_health("critical")
+                shop.wait_answers("it to be left out", {"store"})
+                load.go_on(50)
+            finally:
+                second.remove()
         load.assert_clean()
         assert shop.worker == worker
-        second.remove()
 
 
 def test_another_hcc_goes_on_with_what_runs(shop: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,9 +90,20 @@ def test_a_refused_request_is_logged_with_its_caller_and_counted(standing: Stand
     sidecar = standing.web.sidecar
     with permissions(standing, "web", deny(PathPrefix="/headers")):
         wait_until("the rules", lambda: status(standing, "/headers") == 403)
-        before = sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}']
+
+        def denials() -> float:
+            return sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}']
+
+        def rested() -> bool:
+            # A worker counts after its answer.
+            before = denials()
+            time.sleep(0.5)
+            return denials() == before
+
+        wait_until("the count to rest", rested)
+        before = denials()
         assert status(standing, "/headers/x?secret=1") == 403
-        wait_until("the count", lambda: sidecar.metrics()['hcc_spoe_verdicts_total{verdict="deny"}'] == before + 1)
+        wait_until("the count", lambda: denials() == before + 1)
         line = "denied: source=caller reason='no permission allows GET /headers"
         # Of many in ten seconds the first ten are told, and there were many before.
         wait_until("a line", lambda: status(standing, "/headers") == 403 and line in sidecar.log_text(), 25.0, 0.5)
@@ -193,4 +205,8 @@ def test_what_rules_decide_survives_a_reload(standing: Standing) -> None:
             assert status(standing, "/who") == 200
             assert status(standing, "/seen") == 403
         finally:
+            sidecar.wait_rest()
+            worker = sidecar.worker_pid()
             standing.web.register(registered)
+            wait_until("the reload back", lambda: sidecar.worker_pid() != worker)
+            sidecar.wait_rest()

@@ -111,7 +111,11 @@ class Town:
         self.db.sidecar.wait_ready()
 
     def settled(self) -> bool:
+        """Whether all is well, and nothing of what was done to it is under way: no worker that stops, no check."""
         return all(
+            member.sidecar.command("plan").stdout.startswith("nothing to do") and len(member.sidecar.haproxies()) == 2
+            for member in (self.web, self.caller)
+        ) and all(
             member.sidecar.ready() == (200, "ready\n")
             and len(member.sidecar.spoe_workers()) == 2
             and len(member.sidecar.zygotes()) == 1

@@ -55,6 +55,7 @@ def test_the_status_shows_endpoints_as_consul_and_haproxy_have_them_and_when_the
         assert began - 1 <= changed_at <= time.time()
     finally:
         standing.web.set_health("passing")
+        standing.web.wait_healthy(standing.site.client)
     wait_until("HAProxy to use it again", lambda: endpoint(standing, "web") == ("passing", "up"), 20)
 
 
@@ -85,7 +86,7 @@ def test_a_caller_is_named_and_counted_when_it_is_let_in_and_when_it_is_denied(
     server.set_intention("caller", "db", "deny")
     try:
         wait_until("a refusal", lambda: is_refused(lambda: tcp_ask(standing.client, DB_PORT)), 20)
-        wait_until("the reason", lambda: "caller -> deny" in status(standing.db).callers[0].reason, 5)
+        wait_until("the reason", lambda: "caller -> deny" in status(standing.db).callers[0].reason)
         assert status(standing.db).callers[0].verdict == "deny"
 
         def counted_too() -> bool:
@@ -93,11 +94,11 @@ def test_a_caller_is_named_and_counted_when_it_is_let_in_and_when_it_is_denied(
             assert is_refused(lambda: tcp_ask(standing.client, DB_PORT))
             return counts()[f"hcc_inbound_denied_total{{{labels}}}"] > before
 
-        wait_until("the count", counted_too, 5)
+        wait_until("the count", counted_too)
     finally:
         server.remove_intention("caller", "db")
     wait_until("an answer again", lambda: tcp_ask(standing.client, DB_PORT) == "db", 20)
-    wait_until("the verdict of today", lambda: status(standing.db).callers[0].verdict == "allow", 5)
+    wait_until("the verdict of today", lambda: status(standing.db).callers[0].verdict == "allow")
 
 
 def test_the_page_is_served_with_a_policy_that_lets_nothing_run(standing: Standing) -> None:

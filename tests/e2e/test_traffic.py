@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -27,6 +28,7 @@ from tests.e2e.clients import (
 from tests.e2e.mesh import Mesh, Service, upstream
 from tests.e2e.namespaces import Namespace
 from tests.e2e.payload import digest
+from tests.e2e.sidecar import Sidecar
 from tests.e2e.standing import (
     ABROAD_PORT,
     DB_PORT,
@@ -159,9 +161,9 @@ def test_a_bad_value_in_config_is_warned_about_and_the_default_used(mesh: Mesh) 
     service, client = mesh.join(Service("odd", config=config), Service("odd-caller", host="b", upstreams=(bad,)))
     assert tcp_ask(client.namespace, 9202) == "odd"
     for key in ("local_connect_timeout_ms", "max_inbound_connections", "carrier-pigeon", "appname_header"):
-        assert _warned(service.sidecar.log_text(), key), key
+        wait_until(f"a warning about {key}", partial(_warned, service.sidecar, key))
     for key in ("connect_timeout_ms", "max_connections"):
-        assert _warned(client.sidecar.log_text(), key), key
+        wait_until(f"a warning about {key}", partial(_warned, client.sidecar, key))
 
 
 @on_2_8
@@ -172,7 +174,7 @@ def test_the_second_upstream_on_one_port_is_reported_and_the_first_works(mesh: M
     client = mesh.join(Service("first"), Service("clash", host="b", upstreams=twice))[1]
     assert tcp_ask(client.namespace, 9203) == "first"
     assert tcp_ask(client.namespace, 9204) == "first"
-    wait_until("the clash in the log", lambda: _warned(client.sidecar.log_text(), "9203"))
+    wait_until("the clash in the log", lambda: _warned(client.sidecar, "9203"))
 
 
 @on_2_8
@@ -182,7 +184,7 @@ def test_an_upstream_on_the_public_port_is_reported_and_the_public_side_works(me
     clashing = (upstream("own", port), upstream("own", 9205, Datacenter="dc1"))
     service.register(replace(service.service, upstreams=clashing))
     wait_until("the other upstream", lambda: http_get(service.namespace, 9205).text == "own")
-    wait_until("the clash in the log", lambda: _warned(service.sidecar.log_text(), str(port)))
+    wait_until("the clash in the log", lambda: _warned(service.sidecar, str(port)))
     assert service.sidecar.ready()[0] == 200
 
 
@@ -209,7 +211,7 @@ def test_exposed_paths_come_move_and_go_and_are_nobodys_but_the_registrations(me
     wait_until("the refusal", lambda: http_get(client.namespace, 9208).status == 403)
     expose(9302, service.public_port)
     wait_until("the path at the other port alone", lambda: (at(9302), at(9301)) == (200, 0))
-    wait_until("the clash in the log", lambda: _warned(service.sidecar.log_text(), "exposed path /who"))
+    wait_until("the clash in the log", lambda: _warned(service.sidecar, "exposed path /who"))
     expose()
     wait_until("no path", lambda: at(9302) == 0)
     assert service.sidecar.ready()[0] == 200
@@ -243,5 +245,6 @@ def _answered_connection(namespace: Namespace, port: int) -> socket.socket:
         return sock
 
 
-def _warned(log: str, text: str) -> bool:
-    return any(text in line for line in log.splitlines() if '"level": "warning"' in line or '"level": "error"' in line)
+def _warned(sidecar: Sidecar, text: str) -> bool:
+    lines = sidecar.log_text().splitlines()
+    return any(text in line for line in lines if '"level": "warning"' in line or '"level": "error"' in line)

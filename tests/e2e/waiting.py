@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+# For whatever comes by itself, however busy the machine is: it says nothing about how fast that should be.
+DEADLINE_S = 30.0
 
 
 class DeadlineError(AssertionError):
     """Something awaited did not come in time."""
 
 
-def wait_until(what: str, condition: Callable[[], T], deadline_s: float = 10.0, pause_s: float = 0.05) -> T:
+def wait_until(what: str, condition: Callable[[], T], deadline_s: float = DEADLINE_S, pause_s: float = 0.05) -> T:
     """The condition's first true result.
 
     An assertion, an operating system error, or a `next` that finds none, inside the condition counts as "not yet" and

@@ -113,14 +113,14 @@ def _no_descriptors(scene: Scene) -> None:
     usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())), usual[1]))
     scene.inject()
-    try:
+    with contextlib.ExitStack() as scarce:
+        scarce.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, usual)
         for _ in range(20):
             with contextlib.suppress(OSError):
                 scene.caller.sidecar.fetch("/metrics")
         with scene.more_upstreams(scene.caller, SPARE_PORT):
             scene.wait(2.0)
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+            scarce.close()
     with scene.more_upstreams(scene.caller, SPARE_PORT):
         scene.mended("a change", lambda: tcp_ask(scene.caller.namespace, SPARE_PORT) == "fdb")
     scene.mended("health", scene.healthy)
@@ -143,7 +143,7 @@ def _clock_jumps(scene: Scene) -> None:
 @contextlib.contextmanager
 def _another_time(scene: Scene) -> Iterator[None]:
     order(scene, "calling", kind="clock", seconds=TEN_YEARS_S)
-    scene.wait(0.2)
+    wait_until("the clock to jump", lambda: not scene.orders["calling"].exists())
     try:
         yield
     finally:

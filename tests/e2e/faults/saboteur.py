@@ -133,9 +133,9 @@ def watch(orders: Path) -> None:
     """Look for orders until the end of the process."""
     while True:
         if orders.exists():
-            order = json.loads(orders.read_text())
+            # Gone once it is obeyed.
+            obey(json.loads(orders.read_text()))
             orders.unlink()
-            obey(order)
         time.sleep(LOOK_S)
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.binaries import dataplaneapi
-from tests.e2e.clients import fresh_requests, kept_requests, read_line, tcp_requests
+from tests.e2e.clients import fresh_requests, http_get, kept_requests, read_line, tcp_ask, tcp_requests
 from tests.e2e.faults.agent_proxy import AgentProxy
 from tests.e2e.load import Client, Load
 from tests.e2e.mesh import Member, Mesh, Service, Site, upstream
@@ -135,6 +135,18 @@ class Scene:
             yield
         finally:
             member.register(usual)
+        wait_until("the upstream to be gone", lambda: not member.namespace.listening(port), MENDED_S)
+        # The next row may keep news from it, or count reloads.
+        member.sidecar.wait_rest()
+
+    def wait_back(self) -> None:
+        """Return when Consul calls those that are called healthy, and the caller has heard."""
+        for member in (self.web, self.db, self.plane):
+            member.wait_healthy(self.site.client)
+        place = self.caller.namespace
+        wait_until("fweb to answer", lambda: http_get(place, WEB_PORT).text == "fweb")
+        wait_until("fplane to answer", lambda: http_get(place, PLANE_PORT).text == "fplane")
+        wait_until("fdb to answer", lambda: tcp_ask(place, DB_PORT) == "fdb")
 
     def healthy(self) -> bool:
         """Whether all sidecars are ready, with nothing stale."""
