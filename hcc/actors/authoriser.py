@@ -36,6 +36,7 @@ from hcc.actors.messages import (
 from hcc.actors.readiness import CallerFacts
 from hcc.haproxy.caller_maps import CallerMaps, DeniedSessions
 from hcc.haproxy.control import ControlError
+from hcc.haproxy.cut_debt import CutDebt, Reach
 from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
 from hcc.haproxy.request_rules import is_small, rule_entries
@@ -44,7 +45,6 @@ from hcc.log import LastingProblem
 from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
 from hcc.mesh.caller_book import CallerBook
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
-from hcc.mesh.identity import ServiceIdentity
 from hcc.mesh.intentions import Policy
 from hcc.mesh.judgement import Judgement, may_deny_anew
 from hcc.mesh.rules import ALLOW, DENY, RuleSet
@@ -100,13 +100,7 @@ class _Resync:
 
 @dataclass(frozen=True, slots=True)
 class _CutAgain:
-    """To itself: cut what came in while others were being cut.
-
-    Args:
-        version: of the policy by which whom nobody knows is cut, too.
-    """
-
-    version: int
+    """To itself: cut what came in while others were being cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +111,6 @@ class _TellStopping:
 @dataclass(frozen=True, slots=True)
 class _EndHold:
     """To itself: wait no longer for HAProxy to look at what rules look at."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Owed:
-    """What is to be cut in workers that stop, beyond callers that are known to be denied.
-
-    Args:
-        version: of the policy by which whom nobody knows is; None: nobody is.
-        strangers: whether all are, as they began under another trust domain.
-    """
-
-    version: int | None = None
-    strangers: bool = False
 
 
 class Authoriser(Actor):
@@ -147,14 +128,7 @@ class Authoriser(Actor):
         # As ProcessSupervisor told, which says it again to whoever asks.
         self._haproxy_is_up = False
         self._master = 0
-        # Whether there may be sessions of callers that were let in before and are denied now.
-        self._must_cut = False
-        # Whether there may be sessions that a predecessor, or an earlier hcc, was to cut: what it owed is not known.
-        self._must_look = True
-        # Whether all that are open began under another trust domain.
-        self._all_are_strangers = False
-        # What workers that stop have not all been told yet.
-        self._owed = _Owed()
+        self._debt = CutDebt()
         self._cut_retries, self._stopping_retries = Retries(), Retries()
         self._stopping_problem = LastingProblem(_log)
         # Keys of callers that workers let in since the maps were brought up to date.
@@ -249,8 +223,8 @@ class Authoriser(Actor):
                 self._hold.end()
                 self._decide()
                 self._tell_stopping_soon()
-            case _CutAgain(version):
-                self._cut_again(version)
+            case _CutAgain():
+                self._cut_again()
             case _TellStopping():
                 self._tell_stopping()
 
@@ -321,7 +295,7 @@ class Authoriser(Actor):
         # A worker may have decided by the policy before.
         met, self._met = self._met, set()
         if any((self._verdicts or {}).get(key) == DENY for key in met):
-            self._must_cut = True
+            self._debt = self._debt.found(denied=True)
             self._try(self._cut_due)
         news = self._book.take_news(but=self._without_line.names)
         change = MapChange(
@@ -377,10 +351,10 @@ class Authoriser(Actor):
         self._sets = before_sets | now.sets
         self._see(self._hold.sight)
         # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
-        self._all_are_strangers |= self._book.keep_only(policy.trust_domain.lower())
+        strangers = self._book.keep_only(policy.trust_domain.lower())
         # A caller need not be in the book to have sessions: its certificate has expired, or it came while hcc was away.
-        denied_anew = before is not None and may_deny_anew(before, now)
-        self._must_cut |= self._all_are_strangers or denied_anew
+        denies = before is not None and may_deny_anew(before, now)
+        self._debt = self._debt.taken(policy.version, denies=denies, strangers=strangers)
 
     def _note_worker(self, news: HAProxyUp | WorkerReplaced) -> None:
         before, self._master = self._master, news.pid if isinstance(news, HAProxyUp) else self._master
@@ -414,7 +388,7 @@ class Authoriser(Actor):
         decided = self._book.verdicts(judgement)
         held = self._hold.held(decided, found)
         wanted, rules = decided | held, self._wanted_rules(judgement, held)
-        self._must_cut |= self._denies_some(found, decided)
+        self._debt = self._debt.found(denied=self._denies_some(judgement, found, decided))
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
         added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
@@ -428,7 +402,7 @@ class Authoriser(Actor):
             self._tell_stopping_soon()
         self._verdicts = wanted
         self._hold.note(held)
-        if self._must_cut or self._must_look_now():
+        if self._debt.is_due(runs=self._haproxy_is_up):
             self._try(self._cut_due)
         self._tell_who_calls()
         if added and self._rules != rules:
@@ -474,36 +448,28 @@ class Authoriser(Actor):
             _log.error("permissions of %d intentions are too long for HAProxy, their requests are denied", len(names))
         self._left_out = names
 
-    def _must_look_now(self) -> bool:
-        # Where it is not known that a HAProxy runs, one that nobody listens on for a moment would count as none.
-        return self._must_look and self._haproxy_is_up
-
     def _cut_due(self) -> None:
-        # What a predecessor left may be known by its line alone; whom nobody knows may be whom every policy lets in.
-        self._cut(unknown_too=self._must_cut)
+        self._cut(self._debt.due)
 
-    def _cut(self, *, unknown_too: bool) -> None:
-        """End every session whose caller is denied, and of whom nobody knows who it is only with `unknown_too`."""
-        if not self._cuts or self._policy is None:
+    def _cut(self, reach: Reach) -> None:
+        """End every session whose caller is denied, and others as far as that reaches."""
+        if not self._cuts or self._judgement is None:
             return
         self._expect_none()
-        cut = self._maps.cut(self._denied_sessions(strangers=self._all_are_strangers, unknown_too=unknown_too))
-        self._must_look &= not self._haproxy_is_up
-        if self._must_cut:
-            self._must_cut = False
-            self._owed = _Owed(self._policy.version, self._owed.strangers or self._all_are_strangers)
-            self.after(CUT_AGAIN_S, _CutAgain(self._policy.version), key="cut-again")
+        cut = self._maps.cut(self._denied_sessions(self._judgement, reach))
+        before, self._debt = self._debt, self._debt.cut(runs=self._haproxy_is_up)
+        if before.denial:
+            self.after(CUT_AGAIN_S, _CutAgain(), key="cut-again")
             self._tell_stopping_soon()
-        self._all_are_strangers = False
         self._note_cut(cut)
 
-    def _cut_again(self, version: int) -> None:
-        if self._try(lambda: self._cut(unknown_too=self._is_by(version))):
+    def _cut_again(self) -> None:
+        if self._try(lambda: self._cut(self._debt.again)):
             self._cut_retries.reset()
         else:
             delay_s = self._cut_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_RETRY_S)
-            self.after(delay_s, _CutAgain(version), key="cut-again")
-        self._owed = _Owed(version, self._owed.strangers)
+            self.after(delay_s, _CutAgain(), key="cut-again")
+        self._debt = self._debt.repeated()
         self._tell_stopping_soon()
 
     def _tell_stopping_soon(self) -> None:
@@ -517,17 +483,16 @@ class Authoriser(Actor):
         # A denial waits for nothing; all else, where it is not known by what the current worker goes, until it is.
         waits = self._hold.untold if self._verdicts is not None else wanted.keys()
         left = {key for key in waits if wanted.get(key, DENY) != DENY}
-        owed = self._owed
         sessions = None
         # Without lines an address that somebody else has now would be taken for who had it before: only while it is new
         # that somebody is denied, all are cut.
-        if self._cuts and (self._maps.has_lines or owed.version is not None):
-            sessions = self._denied_sessions(strangers=owed.strangers, unknown_too=self._is_by(owed.version))
+        if self._cuts and (self._maps.has_lines or self._debt.stopping):
+            sessions = self._denied_sessions(self._judgement, self._debt.in_stopping)
         cut, failure = self._maps.tell_stopping(wanted, left, sessions)
         self._note_cut(cut)
         # Where no HAProxy runs none stops.
         if failure is None or not self._haproxy_is_up:
-            self._owed = _Owed()
+            self._debt = self._debt.told()
             self._stopping_retries.reset()
             self._stopping_problem.over()
             return
@@ -540,15 +505,13 @@ class Authoriser(Actor):
         delay_s = self._stopping_retries.next_delay_s(time.monotonic(), RETRY_S, MAX_STOPPING_RETRY_S)
         self.after(delay_s, _TellStopping(), key="stopping")
 
-    def _is_by(self, version: int | None) -> bool:
-        """Whether that policy counts still: under another whom nobody knows may be whom that lets in."""
-        return self._policy is not None and self._policy.version == version
-
-    def _denied_sessions(self, *, strangers: bool, unknown_too: bool) -> DeniedSessions:
-        """Those of whom the policy denies; of whom nobody knows, and of anybody, only where that is said."""
+    def _denied_sessions(self, judgement: Judgement, reach: Reach) -> DeniedSessions:
+        trust_domain = judgement.policy.trust_domain
 
         def denied(caller: str | None) -> bool:
-            return unknown_too if caller is None else strangers or self._is_denied(caller)
+            if caller is None:
+                return reach.unknown
+            return reach.everybody or judgement.denies(named_caller(caller, trust_domain))
 
         return DeniedSessions(denied, self._book.owner)
 
@@ -558,23 +521,14 @@ class Authoriser(Actor):
             names = sorted({caller or "unknown" for caller in cut})
             _log.warning("cut %d sessions of callers that are denied now: %s", len(cut), ", ".join(names))
 
-    def _denies_some(self, found: Mapping[str, str], decided: Mapping[str, str]) -> bool:
+    def _denies_some(self, judgement: Judgement, found: Mapping[str, str], decided: Mapping[str, str]) -> bool:
         """Whether it denies callers that HAProxy, as found, lets in; `decided` is what it says of those in the book."""
+        trust_domain = judgement.policy.trust_domain
         return any(
-            verdict != DENY and (decided[key] == DENY if key in decided else self._is_denied_by_key(key))
+            verdict != DENY
+            and (decided[key] == DENY if key in decided else judgement.denies(keyed_caller(key, trust_domain)))
             for key, verdict in found.items()
         )
-
-    def _is_denied(self, name: str) -> bool:
-        judgement = self._judgement
-        return judgement is None or self._denies(judgement, named_caller(name, judgement.policy.trust_domain))
-
-    def _is_denied_by_key(self, key: str) -> bool:
-        judgement = self._judgement
-        return judgement is None or self._denies(judgement, keyed_caller(key, judgement.policy.trust_domain))
-
-    def _denies(self, judgement: Judgement, caller: ServiceIdentity | None) -> bool:
-        return caller is None or self._all_are_strangers or judgement.word_on(caller) == DENY
 
     # ---- HAProxy
 
@@ -641,7 +595,7 @@ class Authoriser(Actor):
         refused = self._repair_rules(rules, self._wanted_rules(judgement, held), repaired)
         self._book.take_news(but=self._without_line.names)
         wanted_verdicts, wanted_identities = decided | held, self._wanted_identities(identities)
-        self._must_cut |= self._denies_some(verdicts, decided)
+        self._debt = self._debt.found(denied=self._denies_some(judgement, verdicts, decided))
         change = map_change(verdicts, wanted_verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
@@ -650,7 +604,7 @@ class Authoriser(Actor):
         self._verdicts = wanted_verdicts
         self._hold.note(held)
         self._tell_who_calls()
-        if self._must_cut or self._must_look_now():
+        if self._debt.is_due(runs=self._haproxy_is_up):
             self._cut_due()
         change = map_change(identities, wanted_identities)
         if change:

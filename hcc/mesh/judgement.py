@@ -34,6 +34,10 @@ class Judgement:
         one = governing(self.by_source.get(caller.service, self.by_source[WILDCARD]), caller)
         return word_of(by_default(self.policy, caller)) if one is None else self._says(one)[0]
 
+    def denies(self, caller: ServiceIdentity | None) -> bool:
+        """Whether whatever it requests is denied; None is whoever is no service."""
+        return caller is None or self.word_on(caller) == DENY
+
     @cached_property
     def by_source(self) -> dict[str, tuple[Intention, ...]]:
         """The intentions that can match a source of that name; under the wildcard those for all other names."""
@@ -91,4 +95,4 @@ def may_deny_anew(before: Judgement, now: Judgement) -> bool:
         for namespace in namespaces
         for partition in partitions
     )
-    return any(before.word_on(one) != DENY and now.word_on(one) == DENY for one in callers)
+    return any(not before.denies(one) and now.denies(one) for one in callers)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hcc.actors import authoriser, line_wait
-from hcc.actors.authoriser import Authoriser, _Resync
+from hcc.actors.authoriser import Authoriser, _CutAgain, _Resync, _TellStopping
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -399,6 +399,41 @@ def test_whom_nobody_knows_is_not_cut_in_a_worker_that_stops_by_a_later_policy(
 
     eventually(lambda: scene.maps.stopping == {service_uri("web"): "allow"}, "the last verdict")
     assert len(scene.maps.stopping_sessions) == 2
+
+
+def test_whom_nobody_knows_is_cut_a_second_time_in_workers_that_stop_too(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "CUT_AGAIN_S", 60.0)
+    scene.tell(PolicyChanged(policy()))
+    eventually(lambda: scene.maps.stopping_told == 1, "the policy")
+    scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
+    eventually(lambda: scene.maps.stopping_told == 2, "the denial")
+    scene.maps.stopping_sessions = [("app", "10.9.9.9:1")]
+
+    scene.tell(_CutAgain())
+
+    eventually(lambda: not scene.maps.stopping_sessions, "the cut")
+
+
+def test_where_no_haproxy_runs_workers_that_stop_are_owed_nothing_any_more(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "CUT_AGAIN_S", 60.0)
+    scene.tell(HAProxyUp(1))
+    deals_with(scene, policy())
+    scene.maps.stopping_hangs = 1_000_000
+    deals_with(scene, policy(2, web=Action.DENY))
+    scene.tell(HAProxyDown("ended"))
+    scene.tell(_TellStopping())
+    scene.settle()
+
+    scene.maps.stopping_sessions = [("web:dc1", "10.0.0.1:1"), ("app", "10.9.9.9:1")]
+    scene.maps.stopping_hangs = 0
+    scene.tell(HAProxyUp(2))
+
+    # Of another HAProxy: whom nobody knows there came under the policy that counts.
+    eventually(lambda: scene.maps.stopping_sessions == [("app", "10.9.9.9:1")], "who is denied is cut, nobody else")
 
 
 def test_a_second_look_for_sessions_that_fails_is_made_again(
@@ -1059,7 +1094,11 @@ def test_sessions_that_an_earlier_hcc_was_to_cut_are_cut_at_the_first_policy(
         assert maps.done.count("cut") == cuts
 
 
-def test_sessions_that_a_predecessor_was_to_cut_are_cut_though_haproxy_is_heard_of_late() -> None:
+@pytest.mark.parametrize("more", [False, True])
+def test_sessions_that_a_predecessor_was_to_cut_are_cut_though_haproxy_is_heard_of_late(
+    more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "CUT_AGAIN_S", 60.0)
     maps = remembering(WEB, "deny")
     maps.sessions = [("web:dc1", "10.0.0.1:1")]
     scene = AuthoriserScene(maps)
@@ -1067,6 +1106,9 @@ def test_sessions_that_a_predecessor_was_to_cut_are_cut_though_haproxy_is_heard_
         # As for a moment in a reload.
         maps.running = False
         deals_with(scene, policy(web=Action.DENY))
+        if more:
+            # A denial is cut in none then, which is no look at what the predecessor owed.
+            deals_with(scene, policy(2, web=Action.DENY, db=Action.DENY))
         maps.running = True
         assert maps.sessions
 

@@ -83,6 +83,13 @@ def test_that_somebody_may_be_denied_anew_is_known_whatever_the_name(before: Pol
     )
 
 
+def test_who_is_no_service_is_denied_and_who_has_rules_is_not() -> None:
+    ruled, denied = Intention("web", Action.PERMISSIONS, 9, SOME), Intention("db", Action.DENY, 9)
+    judgement = Judgement(policy(ruled, denied, http=True))
+    services = [*(ServiceIdentity(TRUST_DOMAIN, name, "dc1") for name in ("web", "db")), None]
+    assert [judgement.denies(one) for one in services] == [False, True, True]
+
+
 def test_another_trust_domain_denies_everybody_anew() -> None:
     ours = policy(Intention("web", Action.ALLOW, 9))
     assert may_deny_anew(Judgement(ours), Judgement(replace(ours, trust_domain="other.consul")))
