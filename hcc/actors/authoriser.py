@@ -39,15 +39,15 @@ from hcc.haproxy.control import ControlError
 from hcc.haproxy.cut_debt import CutDebt, Reach
 from hcc.haproxy.hold import Hold
 from hcc.haproxy.map_text import MapChange, MapTextError, map_change
-from hcc.haproxy.request_rules import is_small, rule_entries
 from hcc.haproxy.sight import Sight
+from hcc.haproxy.wanted import Wanted, WantedRules, denies_some
 from hcc.log import LastingProblem
-from hcc.mesh.caller import caller_key, caller_name, key_name, keyed_caller, named_caller
+from hcc.mesh.caller import caller_key, caller_name, key_name, named_caller
 from hcc.mesh.caller_book import CallerBook
 from hcc.mesh.caller_certificate import certificate_digest, remembered_caller
 from hcc.mesh.intentions import Policy
 from hcc.mesh.judgement import Judgement, may_deny_anew
-from hcc.mesh.rules import ALLOW, DENY, RuleSet
+from hcc.mesh.rules import ALLOW, DENY
 from hcc.metrics import Metrics
 
 STORE_S = 2.0
@@ -142,13 +142,10 @@ class Authoriser(Actor):
         # Who has a server line, as told last.
         self._told: tuple[str, ...] | None = None
         self._rules: dict[str, str] = {}
-        # What was wanted of rules last, and from what.
-        self._worked_out: tuple[tuple[object, ...], dict[str, str]] = ((), {})
-        # Sets of rules that HAProxy would not take.
+        self._wanted_rules = WantedRules(maps.before_rules)
+        # Sets of rules of which it was told that HAProxy would not take them.
         self._left_out: tuple[str, ...] = ()
         self._hold = Hold()
-        # Rule sets of the policy, and those that verdicts in HAProxy name.
-        self._sets: dict[str, RuleSet] = {}
         self._stored = True
         # What is on disk of verdicts and rules, as far as we know, and why the rest is not there.
         self._stored_policy: tuple[dict[str, str], dict[str, str]] | None = None
@@ -346,9 +343,7 @@ class Authoriser(Actor):
     def _take(self, policy: Policy) -> None:
         before, now = self._judgement, Judgement(policy)
         self._judgement = now
-        named = set((self._verdicts or {}).values())
-        before_sets = {name: each for name, each in self._sets.items() if name in named}
-        self._sets = before_sets | now.sets
+        self._wanted_rules.take(now, (self._verdicts or {}).values())
         self._see(self._hold.sight)
         # Names of lines do not say their trust domain: nobody of the old one is who the name says now.
         strangers = self._book.keep_only(policy.trust_domain.lower())
@@ -385,28 +380,26 @@ class Authoriser(Actor):
         self._report()
 
     def _tell_haproxy(self, found: dict[str, str], judgement: Judgement) -> None:
-        decided = self._book.verdicts(judgement)
-        held = self._hold.held(decided, found)
-        wanted, rules = decided | held, self._wanted_rules(judgement, held)
-        self._debt = self._debt.found(denied=self._denies_some(judgement, found, decided))
+        wanted = self._wanted(judgement, found)
+        self._debt = self._debt.found(denied=wanted.denies)
         # Rules that are new first, those that are old last: a verdict must always find its rules. One that finds none
         # denies, so verdicts do not wait for rules that HAProxy does not take.
-        added = self._rules == rules or self._try(lambda: self._replace_rules(self._rules | rules))
-        change = map_change(found, wanted)
-        if change and not self._try(lambda: self._change_verdicts(change, wanted)):
+        added = self._rules == wanted.rules or self._try(lambda: self._replace_rules(self._rules | wanted.rules))
+        change = map_change(found, wanted.verdicts)
+        if change and not self._try(lambda: self._change_verdicts(change, wanted.verdicts)):
             # Some of it may have been done.
             self._verdicts = None
             self._tell_stopping_soon()
             return
         if change.changed or change.removed:
             self._tell_stopping_soon()
-        self._verdicts = wanted
-        self._hold.note(held)
+        self._verdicts = wanted.verdicts
+        self._hold.note(wanted.held)
         if self._debt.is_due(runs=self._haproxy_is_up):
             self._try(self._cut_due)
         self._tell_who_calls()
-        if added and self._rules != rules:
-            self._try(lambda: self._replace_rules(rules))
+        if added and self._rules != wanted.rules:
+            self._try(lambda: self._replace_rules(wanted.rules))
 
     def _change_verdicts(self, change: MapChange, wanted: dict[str, str]) -> None:
         if not self._maps.change_verdicts(change, wanted):
@@ -427,26 +420,21 @@ class Authoriser(Actor):
         self._maps.replace_rules(rules)
         self._rules = rules
 
-    def _wanted_rules(self, judgement: Judgement, held: Mapping[str, str]) -> dict[str, str]:
-        """Those for the text that HAProxy will make of a request, and for that which it makes until it is reloaded."""
-        coming, sets = judgement.headers, judgement.sets
-        seen = self._hold.sight.headers if self._hold.sight is not None else coming
-        names = tuple(name for name in sorted(set(held.values())) if name in self._sets)
-        # Callers come far more often than rules change.
-        source = judgement, names, seen
-        if self._worked_out[0] != source:
-            self._tell_left_out(tuple(name for name, each in sets.items() if not is_small(each, coming)))
-            kept, before = [self._sets[name] for name in names], self._maps.before_rules
-            entries = rule_entries([*kept, *sets.values()], seen, before)
-            if kept or seen != coming:
-                entries |= rule_entries(sets.values(), coming, before)
-            self._worked_out = source, entries
-        return self._worked_out[1]
+    def _wanted(self, judgement: Judgement, found: Mapping[str, str]) -> Wanted:
+        """Of a HAProxy that has these verdicts."""
+        decided = self._book.verdicts(judgement)
+        held = self._hold.held(decided, found)
+        rules = self._rules_with(judgement, held)
+        return Wanted(decided | held, held, rules, denies_some(judgement, found, decided))
 
-    def _tell_left_out(self, names: tuple[str, ...]) -> None:
+    def _rules_with(self, judgement: Judgement, held: Mapping[str, str]) -> dict[str, str]:
+        """Those that HAProxy is to have, while it holds these verdicts."""
+        rules = self._wanted_rules.entries(judgement, held.values(), self._hold.sight)
+        names = self._wanted_rules.left_out
         if names and names != self._left_out:
             _log.error("permissions of %d intentions are too long for HAProxy, their requests are denied", len(names))
         self._left_out = names
+        return rules
 
     def _cut_due(self) -> None:
         self._cut(self._debt.due)
@@ -521,15 +509,6 @@ class Authoriser(Actor):
             names = sorted({caller or "unknown" for caller in cut})
             _log.warning("cut %d sessions of callers that are denied now: %s", len(cut), ", ".join(names))
 
-    def _denies_some(self, judgement: Judgement, found: Mapping[str, str], decided: Mapping[str, str]) -> bool:
-        """Whether it denies callers that HAProxy, as found, lets in; `decided` is what it says of those in the book."""
-        trust_domain = judgement.policy.trust_domain
-        return any(
-            verdict != DENY
-            and (decided[key] == DENY if key in decided else judgement.denies(keyed_caller(key, trust_domain)))
-            for key, verdict in found.items()
-        )
-
     # ---- HAProxy
 
     def _read_back(self) -> None:
@@ -563,12 +542,11 @@ class Authoriser(Actor):
         verdicts, identities, rules = self._maps.verdicts(), self._maps.identities(), self._maps.rules()
         if judgement is None or verdicts is None or identities is None:
             return ()
-        decided = self._book.verdicts(judgement)
-        held = self._hold.held(decided, verdicts)
+        wanted = self._wanted(judgement, verdicts)
         changes = {
-            "verdicts": map_change(verdicts, decided | held),
+            "verdicts": map_change(verdicts, wanted.verdicts),
             "identities": map_change(identities, self._wanted_identities(identities)),
-            "rules": map_change(rules or {}, self._wanted_rules(judgement, held)),
+            "rules": map_change(rules or {}, wanted.rules),
         }
         return tuple(f"change {len(change)} {name} of callers" for name, change in changes.items() if change)
 
@@ -587,22 +565,20 @@ class Authoriser(Actor):
         if verdicts is None or identities is None:
             # None runs, or one without public listener: the next one starts with what is on disk.
             self._expect_no_map()
-            self._verdicts, self._rules = self._book.verdicts(judgement), self._wanted_rules(judgement, {})
+            self._verdicts, self._rules = self._book.verdicts(judgement), self._rules_with(judgement, {})
             return ()
         repaired: list[str] = []
-        decided = self._book.verdicts(judgement)
-        held = self._hold.held(decided, verdicts)
-        refused = self._repair_rules(rules, self._wanted_rules(judgement, held), repaired)
+        wanted, wanted_identities = self._wanted(judgement, verdicts), self._wanted_identities(identities)
+        refused = self._repair_rules(rules, wanted.rules, repaired)
         self._book.take_news(but=self._without_line.names)
-        wanted_verdicts, wanted_identities = decided | held, self._wanted_identities(identities)
-        self._debt = self._debt.found(denied=self._denies_some(judgement, verdicts, decided))
-        change = map_change(verdicts, wanted_verdicts)
+        self._debt = self._debt.found(denied=wanted.denies)
+        change = map_change(verdicts, wanted.verdicts)
         if change:
             repaired.append(f"{len(change)} verdicts")
             self._verdicts = None
-            self._maps.change_verdicts(change, wanted_verdicts)
-        self._verdicts = wanted_verdicts
-        self._hold.note(held)
+            self._maps.change_verdicts(change, wanted.verdicts)
+        self._verdicts = wanted.verdicts
+        self._hold.note(wanted.held)
         self._tell_who_calls()
         if self._debt.is_due(runs=self._haproxy_is_up):
             self._cut_due()
