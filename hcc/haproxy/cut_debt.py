@@ -84,8 +84,8 @@ class CutDebt:
 
     @property
     def again(self) -> Reach:
-        """When it is cut once more."""
-        return Reach(self._still_counts, self.strangers)
+        """When it is cut once more; a denial that could not be cut yet is made good then."""
+        return Reach(self.denial or self._still_counts, self.strangers)
 
     @property
     def in_stopping(self) -> Reach:

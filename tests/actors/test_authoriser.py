@@ -1375,3 +1375,22 @@ def test_a_worker_that_stops_hears_of_rules_that_were_held_back_once_they_are_no
         eventually(lambda: web_verdict(scene.maps.loaded["verdicts"]) != old, "the verdict in the new worker")
         scene.settle()
         eventually(lambda: scene.maps.stopping[service_uri("web")] != old, "the verdict in the one that stops, too")
+
+
+def test_a_second_look_that_makes_good_a_later_denial_cuts_whom_nobody_knows_too(
+    scene: AuthoriserScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authoriser, "RETRY_S", 60.0)
+    monkeypatch.setattr(authoriser, "MAX_RETRY_S", 60.0)
+    monkeypatch.setattr(authoriser, "CUT_AGAIN_S", 60.0)
+    deals_with(scene, policy())
+    deals_with(scene, policy(2, db=Action.DENY))
+    scene.maps.failing_cuts = 1
+    deals_with(scene, policy(3, db=Action.DENY, web=Action.DENY))
+    assert not scene.maps.failing_cuts
+    scene.maps.sessions = [("app", "10.9.9.9:1")]
+
+    scene.tell(_CutAgain())
+    scene.settle()
+
+    assert not scene.maps.sessions
