@@ -7,7 +7,6 @@ with what it finds there.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -164,7 +163,7 @@ class Authoriser(Actor):
                 self.tell(source, Publish())
         self._read_back()
         self.after(EXPIRY_S, _Expire(), key="expire")
-        self._arm_resync()
+        self.after_about(self._resync_s, _Resync(), key="resync")
 
     def handle(self, message: object) -> object | None:
         if isinstance(message, Preview):
@@ -189,7 +188,7 @@ class Authoriser(Actor):
             case HAProxyUp() | WorkerReplaced() | _Resync():
                 if not isinstance(message, _Resync):
                     self._note_worker(message)
-                self._arm_resync()
+                self.after_about(self._resync_s, _Resync(), key="resync")
                 self._resync(drift=isinstance(message, _Resync) and not self._is_behind())
                 if isinstance(message, _Resync):
                     self._put_back()
@@ -663,10 +662,6 @@ class Authoriser(Actor):
             return False
         self._disk_problem.over()
         return True
-
-    def _arm_resync(self) -> None:
-        # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
     # ---- others
 

@@ -7,7 +7,6 @@ and is tried again.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -185,7 +184,7 @@ class ConfigReconciler(Actor):
         # One that refuses nobody must not go on where intentions are to be enforced, whatever is not known.
         enforced = self._basis.options.intentions is Enforcement.ENFORCE
         self._basis = replace(self._basis, untouched=running and not (enforced and self._control.unguarded()))
-        self._arm_resync()
+        self.after_about(self._resync_s, _Resync(), key="resync")
 
     def handle(self, message: object) -> object | None:
         match message:
@@ -227,7 +226,7 @@ class ConfigReconciler(Actor):
                 self._reconcile(thorough=thorough)
             case _Settle() | _Resync():
                 # Either way all is looked at: the next time without news is that much later.
-                self._arm_resync()
+                self.after_about(self._resync_s, _Resync(), key="resync")
                 self._alone = 0 if isinstance(message, _Resync) else self._alone
                 self._look()
             case Written():
@@ -642,10 +641,6 @@ class ConfigReconciler(Actor):
     def _report(self, facts: ReconcilerFacts) -> None:
         self._facts = facts
         self.tell(ADMIN, FactsReported(facts))
-
-    def _arm_resync(self) -> None:
-        # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
 
 def _all_open(wanted: Desired) -> tuple[ActualListener, ...]:

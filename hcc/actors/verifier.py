@@ -210,7 +210,7 @@ class Verifier(Actor):
             self._start_probing()
             self.after(EXPIRY_S, _Expire(), key="expire")
         if self._checks:
-            self._arm_resync()
+            self.after_about(self._resync_s, _Resync(), key="resync")
         if self._checks or self._mode.probes:
             self.after(LOOK_S, _Look(), key="look")
 
@@ -511,7 +511,7 @@ class Verifier(Actor):
     def _resync(self, *, drift: bool) -> None:
         """Make HAProxy know what it should; with `drift` it should already, and what is repaired is counted."""
         if self._checks:
-            self._arm_resync()
+            self.after_about(self._resync_s, _Resync(), key="resync")
             self._try(lambda: self._repair(drift=drift))
             # The next reload reads the file, which somebody may have damaged.
             self._store_leaves()
@@ -549,10 +549,6 @@ class Verifier(Actor):
         self._retries.reset()
         self._behind = not known
         return known
-
-    def _arm_resync(self) -> None:
-        # Spread, so that the sidecars of one host do not all look at the same moment.
-        self.after(self._resync_s * random.uniform(0.9, 1.1), _Resync(), key="resync")  # noqa: S311
 
     # ---- others
 
