@@ -38,7 +38,9 @@ class Load:
         self.ok = 0
         self.failed: Counter[str] = Counter()
         self.last_failure_s = 0.0
-        """When the last request that failed began, by the monotonic clock; 0 when none did."""
+        """When a request failed last, by the monotonic clock; 0 when none did."""
+        self.last_failed_began_s = 0.0
+        """When the last one that failed began."""
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -91,7 +93,8 @@ class Load:
         except (OSError, HTTPException, AssertionError) as exc:
             with self._lock:
                 self.failed[f"{type(exc).__name__}: {exc}"[:200]] += 1
-                self.last_failure_s = max(began_s, self.last_failure_s)
+                self.last_failure_s = time.monotonic()
+                self.last_failed_began_s = max(began_s, self.last_failed_began_s)
         else:
             with self._lock:
                 self.ok += 1

@@ -75,15 +75,12 @@ def _kept(fault: Fault, scene: Scene, found: Counter[str], back_s: float) -> Non
     elif fault.lost is Lost.FEW:
         assert _failed(found) <= FEW, found
     assert back_s <= scene.mended_s + BACK_S
-    assert _last_failure_s(scene) <= back_s, found
-
-
-def _last_failure_s(scene: Scene) -> float:
-    return max(load.last_failure_s for load in scene.loads)
+    assert max(load.last_failed_began_s for load in scene.loads) <= back_s, found
 
 
 def _record(fault: Fault, scene: Scene, found: Counter[str], haproxy: str, good: bool) -> Record:
     injected = scene.injected_s or time.monotonic()
+    last_failure_s = max(load.last_failure_s for load in scene.loads)
     return Record(
         fault.group,
         fault.injected,
@@ -91,7 +88,7 @@ def _record(fault: Fault, scene: Scene, found: Counter[str], haproxy: str, good:
         haproxy,
         sent=found.total(),
         failed=_failed(found),
-        outage_s=max(0.0, _last_failure_s(scene) - injected) if _failed(found) else 0.0,
+        outage_s=max(0.0, last_failure_s - injected) if _failed(found) else 0.0,
         mended_s=max(0.0, scene.mended_s - injected),
         good=good,
     )
