@@ -119,6 +119,19 @@ def introduced(standing: Standing, certificate: Path) -> Iterator[ssl.SSLSocket]
         yield found
 
 
+@contextmanager
+def away(sidecar: Sidecar) -> Iterator[None]:
+    """No hcc in the block, and after it no worker that it left: of whom such a one lets in the new hcc never hears."""
+    left = set(sidecar.spoe_workers())
+    sidecar.kill()
+    try:
+        yield
+    finally:
+        sidecar.start()
+    sidecar.wait_ready()
+    wait_until("the workers of before to be gone", lambda: not left & set(sidecar.spoe_workers()))
+
+
 def questions(sidecar: Sidecar) -> float:
     """How often the workers were asked."""
     return sum(value for name, value in sidecar.metrics().items() if name.startswith("hcc_spoe_verdicts_total"))
@@ -329,10 +342,9 @@ def test_a_caller_that_came_while_hcc_was_away_is_cut_when_it_is_denied(
     sidecar = standing.db.sidecar
     wait_until("the known one to have a line", lambda: _is_settled(sidecar, haproxy_version))
     lines, said = _lines(sidecar, haproxy_version), len(sidecar.log_text())
-    sidecar.kill()
-    with introduced(standing, stranger) as came:
-        sidecar.start()
-        sidecar.wait_ready()
+    with contextlib.ExitStack() as opened:
+        with away(sidecar):
+            came = opened.enter_context(introduced(standing, stranger))
         assert answer(came, b"WHO\n") == b"db\n"
         with intention(standing, _service(stranger), "db", "deny"):
             wait_until("it to be cut", lambda: _ended(came))
@@ -350,16 +362,14 @@ def test_a_caller_that_was_denied_while_hcc_was_away_is_cut_though_nothing_remem
     wait_until("it to be let in", lambda: asked(standing, standing.db, stranger) == b"db\n")
     wait_until("it to be remembered", lambda: remembers(sidecar, f"{_service(stranger)}:dc1"))
     wait_until("all to have lines", lambda: _is_settled(sidecar, haproxy_version))
-    with introduced(standing, stranger) as came:
-        sidecar.kill()
-        # As where its certificate has expired.
-        for name in ("verdicts", "identities"):
-            sidecar.runtime(f"clear map {sidecar.state_dir}/{name}.map")
-        with intention(standing, _service(stranger), "db", "deny"):
-            sidecar.start()
-            sidecar.wait_ready()
-            if can(haproxy_version, Feature.DYNAMIC_SERVERS):
-                wait_until("it to be cut", lambda: _ended(came))
+    with introduced(standing, stranger) as came, contextlib.ExitStack() as denied:
+        with away(sidecar):
+            # As where its certificate has expired.
+            for name in ("verdicts", "identities"):
+                sidecar.runtime(f"clear map {sidecar.state_dir}/{name}.map")
+            denied.enter_context(intention(standing, _service(stranger), "db", "deny"))
+        if can(haproxy_version, Feature.DYNAMIC_SERVERS):
+            wait_until("it to be cut", lambda: _ended(came))
     wait_known(standing)
 
 
