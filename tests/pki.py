@@ -63,10 +63,16 @@ class Authority:
         return made
 
     def authority(
-        self, other: Authority, *, path_length: int | None = None, days: int = 1, may_sign: bool | None = None
+        self,
+        other: Authority,
+        *,
+        ca: bool = True,
+        path_length: int | None = None,
+        days: int = 1,
+        may_sign: bool | None = None,
     ) -> str:
         """Another CA's certificate that this one signed, as PEM; with a key usage unless `may_sign` is None."""
-        usage = x509.BasicConstraints(ca=True, path_length=path_length)
+        usage = x509.BasicConstraints(ca=ca, path_length=path_length)
         builder = _builder(other._name, self._name, other._key.public_key(), days).add_extension(usage, critical=True)
         if may_sign is not None:
             builder = builder.add_extension(_key_usage(may_sign), critical=True)

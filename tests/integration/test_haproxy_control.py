@@ -323,6 +323,25 @@ def test_an_application_whose_host_name_has_no_address_is_nothing_to_repair(ther
     assert not there.plan(rendered), there.plan(rendered).describe()
 
 
+def test_who_cannot_be_asked_or_runs_something_else_than_the_file_says_is_taken_for_unguarded(there: Stage) -> None:
+    assert there.control.unguarded()
+    app = there.app()
+    there.converge(
+        there.rendered(
+            snapshot(proxy_=proxy(local_port=app.port, bind_port=free_port())), intentions=Enforcement.ENFORCE
+        )
+    )
+    assert not there.control.unguarded()
+    config = Path(there.layout.config)
+    text = config.read_text()
+    config.write_text(text.replace("description hcc:", "description hcc:0"))
+    assert there.control.unguarded()
+    config.write_text(text)
+    assert not there.control.unguarded()
+    os.kill(there.process.pid, signal.SIGKILL)
+    wait_until(lambda: not there.process.alive() and there.control.unguarded(), "nobody to answer")
+
+
 def served_leaf(there: Stage, port: int, caller: IssuedLeaf) -> bytes:
     """The present leaf, as soon as a new handshake shows it: after a reload the old worker may take one more."""
     leaf = there.leaf.certificate.public_bytes(Encoding.DER)

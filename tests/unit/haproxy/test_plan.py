@@ -58,9 +58,10 @@ def wanted(
     fingerprint: str = "A" * 40,
     ca: str = "C" * 40,
     pem: str = "pem",
+    ca_pem: str = "pem",
     version: Capabilities = V2_6,
 ) -> Rendered:
-    files = certificates(fingerprint=fingerprint, ca_fingerprints=(ca,), pem=pem)
+    files = certificates(fingerprint=fingerprint, ca_fingerprints=(ca,), pem=pem, ca_pem=ca_pem)
     return render(result(upstream_state(upstream(port=port), endpoints), certificates_=files).desired, version)
 
 
@@ -179,6 +180,12 @@ def test_a_certificate_too_long_for_the_socket_comes_with_a_reload() -> None:
     steps = plan(wanted(fingerprint="B" * 40, pem="x" * 16_000), running(wanted()))
     assert kinds(steps) == [Reload]
     assert "too long" in steps.reasons[0]
+
+
+def test_cas_too_long_for_the_socket_come_with_a_reload() -> None:
+    new, actual = wanted(ca="D" * 40, ca_pem="x" * 16_000, version=V2_8), running(wanted(version=V2_8))
+    assert kinds(plan(new, actual)) == [Reload]
+    assert not plan(new, actual, may_reload=False)
 
 
 def test_a_moved_server_is_moved_back() -> None:

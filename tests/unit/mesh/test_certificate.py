@@ -221,6 +221,8 @@ def test_a_nameless_issuer_is_the_one_that_signed_it() -> None:
         ({"path_length": 0}, True),
         ({"may_sign": True}, True),
         ({"may_sign": False}, False),
+        ({"ca": False}, False),
+        ({"ca": False, "may_sign": True}, False),
         ({"days": -2}, False),
     ],
 )
