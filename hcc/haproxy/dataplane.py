@@ -17,7 +17,8 @@ from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
 from hcc.haproxy.dataplane_client import READY_TIMEOUT_S, AnswerLostError, DataplaneClient, DataplaneError
 from hcc.haproxy.dataplane_process import is_starting
-from hcc.haproxy.dataplane_text import bare, differences, structure_of, version_of, versioned, with_user
+from hcc.haproxy.dataplane_text import bare, differences, version_of, versioned, with_user
+from hcc.haproxy.description import structure_of
 from hcc.haproxy.direct import check
 from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import read_text, remove, write_private

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 
 USER = "hcc"
-DESCRIPTION = re.compile(r"^\s*description hcc:(\w+)\s*$", re.MULTILINE)
 _VERSION = re.compile(r"^# _version=(\d+)\s*$", re.MULTILINE)
 _TIME = re.compile(r"(\d+)(ms|s|m|h|d)")
 # As HAProxy tells words apart: not by blanks that are quoted.
@@ -47,12 +46,6 @@ def bare(text: str) -> str:
 def with_user(text: str, password: str) -> str:
     """The text with the userlist by which we log in; it has no other use."""
     return f"{text.rstrip()}\n\nuserlist {USER}\n  user {USER} insecure-password {password}\n"
-
-
-def structure_of(text: str) -> str:
-    """The structure digest that a text carries, empty without one."""
-    found = DESCRIPTION.search(text)
-    return found[1] if found else ""
 
 
 def differences(sent: str, found: str) -> tuple[str, ...]:

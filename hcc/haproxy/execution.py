@@ -6,7 +6,6 @@ Shared by both back ends: `hcc.haproxy.direct` and `hcc.haproxy.dataplane` diffe
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Protocol, TypeVar
 from hcc.haproxy import commands
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.control import Applied, ApplyError, ControlError, Taken
+from hcc.haproxy.description import structure_of
 from hcc.haproxy.files import is_below, read_text
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.listeners import taken_binds
@@ -37,7 +37,7 @@ from hcc.haproxy.plan import (
     WriteConfig,
 )
 from hcc.haproxy.process import children, recorded_pid
-from hcc.haproxy.render import DESCRIPTION, Rendered
+from hcc.haproxy.render import Rendered
 from hcc.haproxy.render_public import is_unguarded
 from hcc.haproxy.replies import (
     Info,
@@ -121,8 +121,8 @@ class SocketControl:
             info, text = self._runtime.info(), read_text(self._config) or ""
         except (RuntimeSocketError, OSError):
             return True
-        is_what_runs = re.search(rf"^\s*description {DESCRIPTION}:{info.structure}\s*$", text, re.MULTILINE)
-        return is_what_runs is None or is_unguarded(text)
+        is_what_runs = bool(info.structure) and structure_of(text) == info.structure
+        return not is_what_runs or is_unguarded(text)
 
     def servers(self) -> ActualServers:
         try:

@@ -11,7 +11,8 @@ import sys
 from enum import Enum
 
 from hcc.errors import HccError
-from hcc.haproxy.dataplane_text import differences, structure_of, version_of, versioned
+from hcc.haproxy.dataplane_text import differences, version_of, versioned
+from hcc.haproxy.description import structure_of
 from hcc.haproxy.files import read_text, write_private
 from hcc.haproxy.layout import Layout
 from hcc.haproxy.runtime import NotListeningError, RuntimeSocket

@@ -15,6 +15,7 @@ from functools import cache, partial
 
 from hcc.haproxy import access_log, words
 from hcc.haproxy.capabilities import Capabilities, Feature
+from hcc.haproxy.description import description
 from hcc.haproxy.model import ActualServers, Desired, GlobalOptions, Mode, Tls
 from hcc.haproxy.render_exposed import exposed_backend, exposed_listener
 from hcc.haproxy.render_public import app_backend, has_caller_lines, public_listener, refusals
@@ -26,7 +27,6 @@ from hcc.haproxy.render_upstream import server_line, upstream_backend, upstream_
 from hcc.haproxy.servers import in_turn
 from hcc.haproxy.slots import slotted
 
-DESCRIPTION = "hcc"
 # How the names of files beside haproxy.cfg end.
 SIDE_FILE = ".side.cfg"
 KEEPER = "certificates"
@@ -156,7 +156,7 @@ def _skeleton(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
 
 def _file(desired: Desired, capabilities: Capabilities, files: Mapping[str, SideFile], structure: str) -> Iterator[str]:
     yield "global"
-    yield f"  description {DESCRIPTION}:{structure}"
+    yield f"  {description(structure)}"
     yield from _sections(desired, capabilities, files)
     dynamic = capabilities.has(Feature.DYNAMIC_SERVERS)
     for backend in desired.backends:

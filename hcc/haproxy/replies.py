@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from hcc.errors import PeerError
+from hcc.haproxy.description import structure_told
 from hcc.haproxy.model import ActualListener, ActualServers, Listening, Server, TicketKeys
-from hcc.haproxy.render import DESCRIPTION
 from hcc.mesh.secret import Secret
 
 
@@ -134,12 +134,11 @@ _RATE_LIMITS = {"ConnRateLimit": "connections", "SessRateLimit": "sessions", "Ss
 def parse_info(text: str) -> Info:
     """The answer to `show info`."""
     fields = dict(line.partition(": ")[::2] for line in text.splitlines() if ": " in line)
-    marker, _, digest = fields.get("description", "").partition(":")
     try:
         return Info(
             version=fields["Version"],
             pid=int(fields["Pid"]),
-            structure=digest if marker == DESCRIPTION else "",
+            structure=structure_told(fields.get("description", "")),
             uptime_s=int(fields["Uptime_sec"]),
             stopping=fields.get("Stopping", "0") not in ("", "0"),
             max_connections=int(fields.get("Maxconn", "0")),

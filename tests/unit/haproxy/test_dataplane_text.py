@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.haproxy.dataplane_text import bare, differences, structure_of, version_of, versioned, with_user
+from hcc.haproxy.dataplane_text import bare, differences, version_of, versioned, with_user
 
 SENT = """\
 global
@@ -111,8 +111,3 @@ def test_the_head_goes_and_comes_without_harm_to_the_rest() -> None:
     assert bare(versioned(SENT, 3)) == SENT
     assert bare(SENT) == SENT
     assert differences(versioned(SENT, 3), SENT) == ()
-
-
-def test_the_structure_is_that_of_the_description() -> None:
-    assert structure_of(REWRITTEN) == "0123456789abcdef"
-    assert not structure_of("global\n  maxconn 1\n")
