@@ -172,7 +172,7 @@ def test_a_stats_address_that_is_taken_is_tried_again_and_told_once(
             other.close()
             eventually(made.listening, "that it is free")
             assert made.get("/health")[0] == 200
-            assert not warnings_of(made, "stats address")
+            eventually(lambda: not warnings_of(made, "stats address"), "that it listens is known")
 
 
 def test_ready_names_what_is_missing_until_nothing_is(scene: AdminScene) -> None:

@@ -17,7 +17,6 @@ from hcc.actors.messages import (
     PROCESS_SUPERVISOR,
     CallersChanged,
     CallersMet,
-    FactsReported,
     HAProxyDown,
     HAProxyUp,
     PolicyChanged,
@@ -678,8 +677,7 @@ def test_a_new_worker_of_haproxy_is_told_what_it_should_remember(scene: Authoris
         scene.knows(WEB)
         scene.verdicts(web="allow")
     scene.tell(_Resync())
-    scene.tell(Publish())
-    eventually(lambda: bool(scene.all_of(ADMIN, FactsReported)), "all of that was dealt with")
+    scene.settle()
     assert scene.metrics.registry.get_sample_value("hcc_drift_repairs_total") == 0.0
 
 
@@ -788,6 +786,7 @@ def test_a_haproxy_that_does_not_answer_is_told_as_soon_as_it_does(
         scene.maps.silent = True
         scene.tell(PolicyChanged(policy(2, web=Action.DENY)))
         eventually(lambda: "not up to date" in caplog.text, "a word about it")
+    scene.settle()
     assert scene.maps.stored["verdicts"] == {service_uri("web"): "deny"}
     scene.maps.silent = False
 
@@ -813,7 +812,7 @@ def test_rules_are_there_before_a_verdict_names_them_and_go_after_the_last_one(s
 
     eventually(lambda: scene.maps.loaded["verdicts"][service_uri("web")].startswith("rules-"), "the rules")
     name = scene.maps.loaded["verdicts"][service_uri("web")]
-    eventually(lambda: len(scene.maps.done) == 3, "all of it")
+    scene.settle()
     assert scene.maps.done == ["replace rules", "change verdicts", "store verdicts"]
     assert [verdict for entry, verdict in scene.maps.loaded["rules"].items() if name in entry] == ["allow", "deny"]
     assert scene.maps.stored["rules"] == scene.maps.loaded["rules"]

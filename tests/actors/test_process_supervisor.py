@@ -147,6 +147,7 @@ def test_the_version_that_is_told_is_that_of_what_runs_not_of_what_is_installed(
     process.version = "2.6.9"
     with scene(process) as there:
         there.expect(ADMIN, FactsReported, lambda told: told.facts == HAProxyFacts(True, 77, "2.6.9"))
+        there.settle()
         assert "HAProxy 2.6.9 runs, 2.6.12 is installed: the next reload brings it" in caplog.text
         assert there.versions == ["2.6.9"]
         there.restart()
@@ -469,16 +470,19 @@ def test_connections_that_nothing_is_asked_on_are_cut_when_it_was_quiet_for_long
 
 def test_one_that_does_not_say_what_it_does_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_CHECK_S", 0.01)
-    monkeypatch.setattr("hcc.actors.process_supervisor.QUIET_S", 0.05)
+    clock = Clock()
+    monkeypatch.setattr(process_supervisor, "time", clock)
     with scene(FakeProcess()) as there:
         there.tell(ConfigurationInstalled())
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         there.drain(60.0)
         eventually(lambda: there.process.said[-1:] == ["stop gracefully"], "a graceful stop")
         there.process.answering = False
+        looked(there.process)
 
-        threading.Event().wait(0.5)
+        clock.now_s += 10.0
 
+        looked(there.process)
         assert there.process.said[-1] == "stop gracefully"
 
 

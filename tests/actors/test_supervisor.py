@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +13,7 @@ from hcc.actors.lifecycle import (
     ActorNameError,
     ActorState,
     ActorTimeoutError,
+    BeatDue,
     RootRestartError,
     StopReason,
     UnknownActorError,
@@ -19,13 +21,13 @@ from hcc.actors.lifecycle import (
 from hcc.actors.mailbox import Mailbox
 from hcc.actors.restart import Intensity, RestartType
 from hcc.actors.supervisor import Supervisor
+from hcc.actors.tree import ROOT
 from hcc.errors import HccError
 from tests.actors.stage import (
     DEADLINE_S,
     Echo,
     Forward,
     Hang,
-    Later,
     Probe,
     Raise,
     StopYourself,
@@ -48,6 +50,13 @@ def assert_siblings_did_not_notice(theatre: Theatre) -> None:
         assert theatre.generation(name) == 1
         assert theatre.stage.of(name) == [(name, 1, "setup"), (name, 1, "here")]
     assert not theatre.exits
+
+
+def beat(theatre: Theatre) -> None:
+    """Have b's first generation sent a heartbeat, or replaced where it did not answer the last one."""
+    assert theatre.tree.tell(ROOT, BeatDue("b", 1))
+    # The root has dealt with that.
+    theatre.generation("b")
 
 
 def all_running(theatre: Theatre) -> bool:
@@ -134,9 +143,12 @@ def test_errors_in_handler_and_teardown_make_one_restart(theatre: Theatre) -> No
 def test_a_hung_actor_is_abandoned_and_replaced(theatre: Theatre, place: str) -> None:
     if place != "handle":
         theatre.stage.faults["b", place, 1] = Hang()
-    open_trio(theatre, heartbeat_s=0.3)
+    open_trio(theatre)
     if place == "handle":
         theatre.tree.tell("b", Hang())
+    theatre.stage.wait("b", 1, "hangs" if place == "handle" else f"hangs in {place}")
+    beat(theatre)
+    beat(theatre)
     theatre.stage.wait("b", 2, "setup")
     assert theatre.tree.ask_actor("b", Echo("back"), DEADLINE_S) == "back"
     assert theatre.status("b").zombies == 1
@@ -144,10 +156,19 @@ def test_a_hung_actor_is_abandoned_and_replaced(theatre: Theatre, place: str) ->
     assert_siblings_did_not_notice(theatre)
 
 
-def test_an_abandoned_actor_that_wakes_up_ends_without_harm(theatre: Theatre) -> None:
+def test_a_hung_actor_is_found_by_the_time_that_passes(theatre: Theatre) -> None:
     open_trio(theatre, heartbeat_s=0.3)
     theatre.tree.tell("b", Hang())
+    theatre.stage.wait("b", 2, "setup")
+
+
+def test_an_abandoned_actor_that_wakes_up_ends_without_harm(theatre: Theatre) -> None:
+    open_trio(theatre)
+    theatre.tree.tell("b", Hang())
     theatre.tree.tell("b", Forward("a", Echo("from the grave")))
+    theatre.stage.wait("b", 1, "hangs")
+    beat(theatre)
+    beat(theatre)
     theatre.stage.wait("b", 2, "setup")
     theatre.stage.curtain.set()
     theatre.stage.wait("b", 1, StopReason.RESTART)
@@ -157,17 +178,24 @@ def test_an_abandoned_actor_that_wakes_up_ends_without_harm(theatre: Theatre) ->
 
 
 def test_requests_queued_behind_a_hung_handler_are_answered_when_it_is_abandoned(theatre: Theatre) -> None:
-    open_trio(theatre, heartbeat_s=0.3)
+    open_trio(theatre)
     theatre.tree.tell("b", Hang())
     theatre.stage.wait("b", 1, "hangs")
-    with pytest.raises(ActorDownError):
-        theatre.tree.ask_actor("b", Echo("anyone"), DEADLINE_S)
+    beat(theatre)
+    waiting = theatre.status("b").mailbox_depth
+    with ThreadPoolExecutor(1) as other:
+        answer = other.submit(theatre.tree.ask_actor, "b", Echo("anyone"), DEADLINE_S)
+        eventually(lambda: theatre.status("b").mailbox_depth > waiting, "the request to wait")
+        beat(theatre)
+        with pytest.raises(ActorDownError):
+            answer.result()
 
 
 def test_an_actor_that_answers_its_heartbeats_is_left_alone(theatre: Theatre) -> None:
-    open_trio(theatre, heartbeat_s=0.3)
-    theatre.tree.tell("b", Later(0.8, "still here"))
-    theatre.stage.wait("b", 1, "still here")
+    open_trio(theatre)
+    for _ in range(3):
+        assert theatre.tree.ask_actor("b", Echo("still here"), DEADLINE_S) == "still here"
+        beat(theatre)
     assert theatre.generation("b") == 1
 
 
