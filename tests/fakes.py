@@ -68,6 +68,7 @@ class FakeControl:
         may_write: what only writes waits for this.
         full: such a write fails with this text.
         begun: how many plans were begun.
+        lost: addresses of servers that are said to run when they are added, and do not: once each.
     """
 
     capabilities: Capabilities = V2_6
@@ -82,6 +83,7 @@ class FakeControl:
     may_write: threading.Event = field(default_factory=threading.Event)
     full: str = ""
     begun: int = 0
+    lost: set[str] = field(default_factory=set)
     plans: list[Plan] = field(default_factory=list)
     # What is known of `actual`: a test that changes that by hand is found out by reading alone.
     known: Actual | None = None
@@ -153,9 +155,15 @@ class FakeControl:
         return Applied(tuple(done), tuple(pending), reloaded=plan.reloads)
 
     def _change(self, operation: Operation) -> None:
-        self.actual = changed(self.actual, operation)
+        self.actual = self._without_lost(changed(self.actual, operation))
         if self.known is not None:
             self.known = None if isinstance(operation, Reload | Install) else changed(self.known, operation)
+
+    def _without_lost(self, actual: Actual) -> Actual:
+        found = self.lost & {server.address for _, servers in actual.servers for server in servers}
+        self.lost -= found
+        left = ((name, tuple(one for one in servers if one.address not in found)) for name, servers in actual.servers)
+        return replace(actual, servers=tuple(left)) if found else actual
 
     def start(self) -> None:
         """What ProcessSupervisor does with an installed configuration."""
