@@ -629,6 +629,8 @@ class FakeMaps:
         self.failed: list[str] = []
         # Line of the application's backend, and where the caller calls from; `app` is the common line.
         self.sessions: list[tuple[str, str]] = []
+        # Those that come right after the next cut.
+        self.comes_then: list[tuple[str, str]] = []
         # How many times more they cannot be cut.
         self.failing_cuts = 0
 
@@ -689,10 +691,12 @@ class FakeMaps:
         if self.silent or self.failing_cuts:
             self.failing_cuts -= not self.silent
             raise ControlError("the runtime socket does not answer")
+        cut: tuple[str | None, ...] = ()
+        if self.running:
+            left, cut = _without(self.sessions, sessions)
+            self.sessions = left + self.comes_then
+            self.comes_then = []
         self.done.append("cut")
-        if not self.running:
-            return ()
-        self.sessions, cut = _without(self.sessions, sessions)
         return cut
 
     def tell_stopping(

@@ -44,7 +44,7 @@ from hcc.metrics import Metrics
 from hcc.peers.tls import client_context
 from hcc.settings import VerifyUpstream
 from tests.actors.scene import Scene, playing
-from tests.actors.stage import eventually
+from tests.actors.stage import DEADLINE_S, eventually
 from tests.builders import (
     endpoint,
     resolver,
@@ -710,13 +710,13 @@ def test_a_prober_that_cannot_be_made_or_started_is_tried_again_and_nobody_fails
     with playing(made):
         made.begin(ONE)
         assert made.probers.failing == made.probers.stillborn == 0
-        assert [actor.restarts for actor in made.tree.actors(1.0) if actor.name == VERIFIER] == [0]
+        assert [actor.restarts for actor in made.tree.actors(DEADLINE_S) if actor.name == VERIFIER] == [0]
 
 
 def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(
     scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier, "CUT_AGAIN_S", 0.8)
+    monkeypatch.setattr(verifier, "CUT_AGAIN_S", 60.0)
     scene.begin(ONE)
     scene.probers.now.answer({"10.0.0.1": seen()})
     scene.expect_admitted(ONE)
@@ -728,8 +728,9 @@ def test_an_endpoint_that_is_itself_again_is_not_cut_once_more(
     scene.probers.now.answer({"10.0.0.1": seen()})
     scene.expect_admitted(ONE)
 
-    threading.Event().wait(1.0)
+    scene.tell(verifier._CutAgain())
 
+    scene.settle()
     assert len(scene.leaves.taken_out) == 1
 
 
@@ -833,11 +834,14 @@ def test_no_more_are_probed_at_once_than_may_be(scene: VerifierScene) -> None:
 def test_a_leaf_that_expires_is_forgotten_by_haproxy_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifier, "EXPIRY_S", 0.05)
     made = VerifierScene(tmp_path, VerifyUpstream.BOTH)
+    now = time.time
     with playing(made):
         made.begin(ONE)
-        made.probers.now.answer({"10.0.0.1": Seen(PeerCertificate("A", (WEB,), int(time.time()) + 2))})
+        made.probers.now.answer({"10.0.0.1": Seen(PeerCertificate("A", (WEB,), int(time.time()) + 3600))})
         made.expect_admitted(ONE)
         assert made.leaves.loaded == {"A": WEB}
+
+        monkeypatch.setattr(time, "time", lambda: now() + 3600.0)
 
         eventually(lambda: made.leaves.loaded == {}, "it is forgotten")
 
@@ -879,14 +883,17 @@ def test_credentials_that_cannot_be_used_leave_the_old_ones(
     assert scene.generation() == 1
 
 
-def test_two_that_are_taken_out_one_after_the_other_are_both_cut_once_more(scene: VerifierScene) -> None:
+def test_two_that_are_taken_out_one_after_the_other_are_both_cut_once_more(
+    scene: VerifierScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "CUT_AGAIN_S", 3.0)
     scene.begin(ONE, TWO)
     scene.probers.now.answer({one.address: seen() for one in (ONE, TWO)})
     scene.expect_admitted(ONE, TWO)
     scene.tell(SnapshotChanged(here(*(replace(one, weight=2) for one in (ONE, TWO)), version=2)))
     eventually(lambda: len(scene.asked()) == 2, "probed again")
     scene.probers.now.answer({ONE.address: seen(EVIL)})
-    eventually(lambda: len(scene.leaves.taken_out) == 1, "the first")
+    eventually(lambda: len(scene.leaves.taken_out) >= 1, "the first")
     scene.probers.now.answer({TWO.address: seen(EVIL)})
     eventually(lambda: len(scene.leaves.taken_out) >= 4, "each is taken out once more")
     assert sorted(a for a, _, _ in scene.leaves.taken_out) == [ONE.address] * 2 + [TWO.address] * 2
