@@ -450,6 +450,10 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, _Server)
         self.fake = self.server.fake
         self.server.connections.add(self.connection)
+        if self.fake._closing:
+            # `end` may have looked before; it waits for us.
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     def finish(self) -> None:
         assert isinstance(self.server, _Server)

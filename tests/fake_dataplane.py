@@ -55,6 +55,7 @@ class FakeDataplane:
         self.posts: list[str] = []
         self._reload, self._check, self.delayed = reload, check, delayed
         self._reloads: dict[str, dict[str, Any]] = {}
+        self._later: list[threading.Timer] = []
         self._last_good = self.config.read_text(encoding="utf-8")
         fake = self
 
@@ -69,6 +70,9 @@ class FakeDataplane:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+        for timer in self._later:
+            timer.cancel()
+            timer.join(5)
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: str) -> tuple[int, dict[str, str], str]:
         """Status, headers and body for one request."""
@@ -119,7 +123,8 @@ class FakeDataplane:
         forced = query.get("force_reload") == ["true"] and not self.delayed
         if not forced:
             self._reloads[RELOAD_ID] = {"id": RELOAD_ID, "status": "in_progress"}
-            threading.Timer(0.1, self._late).start()
+            self._later.append(threading.Timer(0.1, self._late))
+            self._later[-1].start()
             return 202, {"Reload-Id": RELOAD_ID}, text
         self._carry_out()
         return 201, {}, text

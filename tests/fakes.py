@@ -5,6 +5,7 @@ Each is held against the real thing by a test of `tests/integration`, which its 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
@@ -533,8 +534,9 @@ class FakePool:
             found = [self._events.get(timeout=timeout_s)]
         except queue.Empty:
             return ()
-        while not self._events.empty():
-            found.append(self._events.get())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._events.get_nowait())
         for failure in found:
             if isinstance(failure, Exception):
                 raise failure
@@ -815,6 +817,8 @@ class FakeProber:
         self.running = False
         self._deliver = deliver
         self._startable = startable
+        # The actor asks while a test answers.
+        self._asking = threading.Lock()
 
     def start(self) -> None:
         if not self._startable:
@@ -825,12 +829,14 @@ class FakeProber:
         self.running = False
 
     def ask(self, peers: Iterable[Peer], context: object) -> None:
-        self.asked.extend(peers)
+        with self._asking:
+            self.asked.extend(peers)
 
     def answer(self, outcomes: Mapping[str, Outcome]) -> None:
         """End the probes of these addresses."""
-        ended = [peer for peer in self.asked if peer.address in outcomes]
-        self.asked = [peer for peer in self.asked if peer.address not in outcomes]
+        with self._asking:
+            ended = [peer for peer in self.asked if peer.address in outcomes]
+            self.asked = [peer for peer in self.asked if peer.address not in outcomes]
         if self.running and ended:
             self._deliver(tuple(Probed(peer, outcomes[peer.address]) for peer in ended))
 
