@@ -157,9 +157,10 @@ class Probe(Actor):
 
 @dataclass
 class Theatre:
-    """A tree of probes, with everything a test asks of it."""
+    """A tree of probes, with everything a test asks of it; `skipped_s` is how far its clock was set on."""
 
     stage: Stage
+    skipped_s: float = 0.0
     exits: list[TreeExit] = field(default_factory=list)
     exited: threading.Event = field(default_factory=threading.Event)
     tree: Tree = field(init=False)
@@ -170,8 +171,16 @@ class Theatre:
             intensity=Intensity(max_restarts, 60.0),
             on_exit=self._on_exit,
             jitter=lambda: 0.0,
+            clock=lambda: time.monotonic() + self.skipped_s,
         )
         return self.tree
+
+    def skip(self, seconds: float) -> None:
+        """Set the clock on, and have the timers see that."""
+        self.skipped_s += seconds
+        changed = self.tree._services.timers._changed
+        with changed:
+            changed.notify()
 
     def probe(self, name: str, **kwargs: object) -> ChildSpec:
         return ChildSpec(name, Probe, {"stage": self.stage}, **kwargs)  # type: ignore[arg-type] # pass-through

@@ -79,11 +79,13 @@ def test_a_timer_fires_once(theatre: Theatre) -> None:
 
 def test_a_newer_timer_takes_the_place_of_one_with_the_same_key(theatre: Theatre) -> None:
     theatre.open(theatre.probe("a"))
-    theatre.tree.tell("a", Later(0.3, "old", key="k"))
-    theatre.tree.tell("a", Later(0.01, "new", key="k"))
-    theatre.tree.tell("a", Later(0.4, "end"))
+    theatre.tree.tell("a", Later(3.0, "old", key="k"))
+    theatre.tree.tell("a", Later(2.0, "new", key="k"))
+    theatre.tree.tell("a", Later(4.0, "end"))
+    assert theatre.tree.ask_actor("a", Echo("armed"), DEADLINE_S) == "armed"
+    theatre.skip(5.0)
     theatre.stage.wait("a", 1, "end")
-    assert [event[2] for event in theatre.stage.of("a")] == ["setup", "new", "end"]
+    assert [event[2] for event in theatre.stage.of("a")] == ["setup", "armed", "new", "end"]
 
 
 def test_a_cancelled_timer_does_not_fire(theatre: Theatre) -> None:
@@ -113,9 +115,11 @@ def test_a_timer_cancelled_while_its_message_is_queued_does_not_fire(theatre: Th
 
 def test_a_timer_of_an_old_generation_does_not_fire_in_the_new_one(theatre: Theatre) -> None:
     theatre.open(theatre.probe("a"))
-    theatre.tree.tell("a", Later(0.3, "old"))
+    theatre.tree.tell("a", Later(60.0, "old"))
     assert theatre.tree.restart("a", DEADLINE_S) == 2
-    theatre.tree.tell("a", Later(0.4, "new"))
+    theatre.tree.tell("a", Later(61.0, "new"))
+    assert theatre.tree.ask_actor("a", Echo("armed"), DEADLINE_S) == "armed"
+    theatre.skip(62.0)
     theatre.stage.wait("a", 2, "new")
     assert "old" not in [event[2] for event in theatre.stage.of("a")]
 

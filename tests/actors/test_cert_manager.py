@@ -152,8 +152,8 @@ def test_a_refusal_that_lasts_is_logged_once(
     scene.tell(offered(AUTHORITY.leaf(service_uri("web"), days=-1)))
 
     # Over more than a second, so that the time is another one.
-    eventually(lambda: len(told()) == 4, "it is looked at again and again")
-    assert told() == ["WARNING", "DEBUG", "DEBUG", "DEBUG"]
+    eventually(lambda: len(told()) >= 4, "it is looked at again and again")
+    assert told()[:4] == ["WARNING", "DEBUG", "DEBUG", "DEBUG"]
 
 
 def test_credentials_that_cannot_be_written_are_not_used_until_they_can(

@@ -31,15 +31,18 @@ def timers() -> Iterator[Timers]:
         yield timers
     finally:
         timers.stop()
-        assert not actor_threads()
+        eventually(lambda: not actor_threads(), "its thread's end")
 
 
-def test_messages_come_in_the_order_of_their_times(timers: Timers) -> None:
-    book = Recorder()
-    address = Address("a", 1, book)
+def test_messages_come_in_the_order_of_their_times() -> None:
+    now_s = [0.0]
+    timers, book = Timers(lambda: now_s[0]), Recorder()
     for delay_s in (0.3, 0.1, 0.2):
-        timers.schedule(delay_s, address, delay_s)
+        timers.schedule(delay_s, Address("a", 1, book), delay_s)
+    now_s[0] = 1.0
+    timers.start()
     eventually(lambda: len(book.told) == 3, "three messages")
+    timers.stop()
     assert book.told == [0.1, 0.2, 0.3]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
@@ -131,7 +132,8 @@ def test_a_demand_that_haproxy_heard_of_first_is_waited_for_once(
     started_s = time.monotonic()
     for _ in range(20):
         assert haproxy.ask(ES256.token(), "token-other") == NO
-    assert 0.3 <= time.monotonic() - started_s < 3.0
+    # Each of them would be six seconds.
+    assert 0.3 <= time.monotonic() - started_s < 6.0
 
 
 def test_a_refusal_is_told_of_so_many_in_a_second_and_quotes_no_token(scene: TokenScene, haproxy: HAProxy) -> None:
@@ -254,8 +256,9 @@ def test_a_thread_that_dies_is_started_again(scene: TokenScene, monkeypatch: pyt
 
     # Looked at in each turn.
     monkeypatch.setattr(scene.server._listener, "lost", lost)
-    time.sleep(1.5 * LOOK_S)
-    assert 1 <= len(turns) < 10, "it waits for what comes, although its predecessor left the bell ringing"
+    waits = "it waits for what comes, although its predecessor left the bell ringing"
+    eventually(lambda: any(b - a > LOOK_S / 2 for a, b in itertools.pairwise(tuple(turns))), waits)
+    assert len(turns) < 10, waits
 
 
 def test_a_socket_that_somebody_removed_is_bound_anew_and_who_is_connected_goes_on(scene: TokenScene) -> None:
