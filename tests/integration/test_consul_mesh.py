@@ -30,7 +30,8 @@ from tests.tokens import entry, signer
 
 pytestmark = pytest.mark.integration
 T = TypeVar("T")
-DEADLINE_S = 20.0
+# An agent whose first sync failed syncs again after 15 to 30 s; until then the catalogue has nothing.
+DEADLINE_S = 60.0
 
 
 class Shell:
