@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import ssl
 import stat
@@ -14,6 +13,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ from tests.consul_agent import DevAgent
 from tests.consul_http import service_with_sidecar
 from tests.fake_consul import FakeConsul, Fault
 from tests.pki import Authority, service_uri
-from tests.ports import free_ports
+from tests.ports import free_port, free_ports
 from tests.status_builders import status
 
 pytestmark = pytest.mark.integration
@@ -115,12 +116,16 @@ def test_an_agent_whose_connections_are_all_in_use_is_told_as_such(base: Path) -
     most = 5
     with DevAgent(f"limits {{ http_max_conns_per_client = {most} }}") as crowded, contextlib.ExitStack() as others:
         host, _, port = crowded.http_addr.rpartition(":")
-        held: list[socket.socket] = []
-        # The agent may still count a connection that its start was waited for with, and refuse one of these.
-        while len(held) < most:
-            held.append(others.enter_context(socket.create_connection((host, int(port)))))
-            refused = select.select(held, [], [], 0.5 if len(held) == most else 0.0)[0]
-            held = [connection for connection in held if connection not in refused]
+        places = 0
+        # The agent may still count a connection that its start was waited for with, and refuse one of these. Whoever
+        # was answered has a place.
+        while places < most:
+            other = others.enter_context(contextlib.closing(HTTPConnection(host, int(port), timeout=15)))
+            with contextlib.suppress(HTTPException, OSError):
+                other.request("GET", "/v1/status/leader")
+                answer = other.getresponse()
+                answer.read()
+                places += answer.status == HTTPStatus.OK
         finding = found(crowded, "", base)["agent"]
     assert finding.level is Level.FAILED
     assert "raise limits.http_max_conns_per_client" in finding.text
@@ -238,8 +243,10 @@ def test_that_consul_has_the_proxy_in_maintenance_mode_is_told(
     client = ConsulClient(consul_settings(http_addr=agent.http_addr, token=token))
     with contextlib.closing(client):
         client.maintenance("web-sidecar-proxy", on=True, reason=reason)
-        told = found(agent, token, base)["maintenance"]
-        client.maintenance("web-sidecar-proxy", on=False, reason="")
+        try:
+            told = found(agent, token, base)["maintenance"]
+        finally:
+            client.maintenance("web-sidecar-proxy", on=False, reason="")
 
     assert told.level is Level.WARNING
     assert told.text.endswith(f": {reason}")
@@ -269,9 +276,8 @@ def test_a_haproxy_that_cannot_serve_and_a_missing_data_plane_api_are_told(agent
 
 
 def test_a_taken_port_is_told_with_its_owner_and_ours_is_fine() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        listener = Listener("upstream db", "127.0.0.1", server.getsockname()[1])
-
+    listener = Listener("upstream db", "127.0.0.1", free_port())
+    with socket.create_server((listener.address, listener.port)):
         taken, ours = check_port(listener, None, 0), check_port(listener, None, os.getpid())
 
     assert taken.level is Level.FAILED

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,13 +141,17 @@ def test_an_unread_request_to_a_stopped_zygote_ends_with_that_zygote(pool: Worke
     events_until(pool, lambda seen: any(isinstance(event, WorkerReady) for event in seen))
 
 
-def killed_as_hung(pool: WorkerPool, seen: list[PoolEvent]) -> tuple[str, ...]:
-    """What was killed at the third look."""
+def killed_as_hung(pool: WorkerPool, hung: int, seen: list[PoolEvent]) -> tuple[str, ...]:
+    """What was killed at the third look; all but the worker of that index answered the looks before."""
+    sound = [slot for slot in pool._slots if slot.index != hung]
+
+    def answered() -> bool:
+        seen.extend(pool.poll(0.1))
+        return all(slot._unanswered == 0 for slot in sound)
+
     for _ in range(2):
         assert pool.replace_hung(2) == ()
-        deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline:
-            seen += pool.poll(0.1)
+        wait_for("the others answer", answered)
     return pool.replace_hung(2)
 
 
@@ -156,7 +159,7 @@ def test_a_worker_that_hangs_is_killed_and_others_are_left_alone(pool: WorkerPoo
     hung, sound = (worker.pid for worker in pool.workers())
     os.kill(hung, signal.SIGSTOP)
     seen: list[PoolEvent] = []
-    assert killed_as_hung(pool, seen) == (f"worker 1 (process {hung})",)
+    assert killed_as_hung(pool, 0, seen) == (f"worker 1 (process {hung})",)
     events_until(pool, lambda news: WorkerExited(0, hung, -signal.SIGKILL) in news, seen)
     pool.respawn(0)
     events_until(pool, lambda news: any(isinstance(one, WorkerReady) and one.index == 0 for one in news))
@@ -194,7 +197,7 @@ def test_a_zygote_that_hangs_is_killed_when_a_worker_waits_for_it(pool: WorkerPo
     events_until(pool, lambda seen: any(isinstance(one, WorkerExited) for one in seen))
     pool.respawn(0)
     seen: list[PoolEvent] = []
-    assert killed_as_hung(pool, seen) == (f"zygote (process {zygote})",)
+    assert killed_as_hung(pool, 0, seen) == (f"zygote (process {zygote})",)
     events_until(pool, lambda news: any(isinstance(one, ZygoteExited) for one in news), seen)
     pool.respawn_zygote()
     pool.respawn(0)
