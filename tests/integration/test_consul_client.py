@@ -349,7 +349,7 @@ def test_an_answer_that_is_too_slow_is_unavailable(
     fake: FakeConsul, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hcc.consul.client.ANSWER_TIMEOUT_S", 0.1)
-    fake.fail("ca/roots", Fault("delay", seconds=0.5))
+    fake.fail("ca/roots", Fault("delay", seconds=2.0))
     with pytest.raises(ConsulUnavailableError, match="timed out"):
         connect(consul_settings(http_addr=fake.http_addr)).roots()
 

@@ -13,10 +13,12 @@ from h2.events import ResponseReceived
 
 from hcc.haproxy.render import render
 from hcc.haproxy.room import UPSTREAM_REQUESTS
+from hcc.haproxy.stats import RowKind
+from hcc.haproxy.stats_reader import SUMMARY, StatsReader
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import DEADLINE_S, Stage, http_answer, read_http, stage
+from tests.haproxy_stage import DEADLINE_S, Stage, http_answer, read_http, stage, wait_until
 from tests.integration.test_both_sides import GET, Http2End, Http2Server, both, http2_client
 from tests.pki import service_uri
 from tests.ports import free_port
@@ -49,6 +51,8 @@ def test_an_upstream_that_hangs_takes_no_descriptors_of_others(made: Stage) -> N
         first, second = (_client(to_hung, stack) for _ in range(2))
         for _ in range(ASKED):
             first.ask()
+        # Of two that wait to be read HAProxy takes some of each by turns.
+        wait_until(lambda: _counted(made) == ASKED, "all of the first one's are there")
         streams = [second.ask() for _ in range(ASKED)]
         beyond = 2 * ASKED - UPSTREAM_REQUESTS
         second.wait(ResponseReceived, *streams[-beyond:])
@@ -88,6 +92,12 @@ def test_callers_together_take_no_more_of_an_application_than_there_are_descript
         client.flush()
         client.wait(ResponseReceived, *streams)
         assert _statuses(client) == [b"200"] * 4
+
+
+def _counted(made: Stage) -> int:
+    """The most requests that a frontend has had."""
+    rows = StatsReader(made.layout.stats_socket, SUMMARY).read().rows
+    return max(row.requests for row in rows if row.kind is RowKind.FRONTEND)
 
 
 def _client(port: int, stack: contextlib.ExitStack) -> Http2End:

@@ -52,7 +52,7 @@ def serving(path: Path) -> Iterator[tuple[threading.Thread, Channel, int]]:
 def test_a_worker_that_is_alone_goes_on_for_a_while_and_then_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "ALONE_S", 0.5)
+    monkeypatch.setattr(worker, "ALONE_S", 3.0)
     path = tmp_path / "w.sock"
     with serving(path) as (thread, channel, alive):
         channel.send(ControlMessage(Topic.POLICY, encode_policy(POLICY)))

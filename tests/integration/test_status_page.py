@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from hcc.actors.page import headers, page
 from hcc.actors.web import Response, serve_tcp
 from hcc.settings import ListenAddress
 from tests.chromium import Chromium
+from tests.ports import free_port
 from tests.status_builders import endpoint_status, status, upstream_status
 
 pytestmark = pytest.mark.integration
@@ -61,9 +61,7 @@ def answer(method: str, path: str, query: str, accept: str) -> Response:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     server = serve_tcp(ListenAddress("127.0.0.1", port), answer)
     yield f"http://127.0.0.1:{port}/"
     server.close()
@@ -99,13 +97,17 @@ def test_a_hostile_name_runs_nothing_and_the_page_breaks_no_rule_of_its_own(brow
 
 def test_whatever_got_into_the_page_nevertheless_the_browser_would_not_run(browser: Chromium, url: str) -> None:
     browser.open(url)
-    browser.evaluate("void document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">')")
-    browser.evaluate(
-        "void document.body.append(Object.assign(document.createElement('script'), {text: 'document.title=2'}))"
-    )
-    assert browser.evaluate("document.title").startswith("<script>")
-    assert any("Content Security Policy" in line for line in browser.log)
-    browser.log.clear()
+    try:
+        browser.evaluate(
+            "void document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">')"
+        )
+        browser.evaluate(
+            "void document.body.append(Object.assign(document.createElement('script'), {text: 'document.title=2'}))"
+        )
+        assert browser.evaluate("document.title").startswith("<script>")
+        assert any("Content Security Policy" in line for line in browser.log)
+    finally:
+        browser.log.clear()
 
 
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Chromium, url: str) -> None:
@@ -126,15 +128,19 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Chromium
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_runs_out_of_a_narrow_or_a_wide_window(browser: Chromium, url: str, width: int) -> None:
     browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-    browser.open(url)
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    browser.ask("Emulation.clearDeviceMetricsOverride")
+    try:
+        browser.open(url)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        browser.ask("Emulation.clearDeviceMetricsOverride")
 
 
 def test_the_page_is_whole_without_script(browser: Chromium, url: str) -> None:
     browser.open(url)
     seen = browser.screenshot()
     browser.ask("Emulation.setScriptExecutionDisabled", value=True)
-    browser.open(url)
-    assert browser.screenshot() == seen
-    browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+    try:
+        browser.open(url)
+        assert browser.screenshot() == seen
+    finally:
+        browser.ask("Emulation.setScriptExecutionDisabled", value=False)
