@@ -682,7 +682,7 @@ def test_a_program_that_is_no_haproxy_is_refused() -> None:
 def test_a_wrapper_that_hangs_is_given_up_with_whoever_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starter: str
 ) -> None:
-    monkeypatch.setattr(binary, "PROBE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(binary, "PROBE_TIMEOUT_S", 5.0)
     wrapper = tmp_path / "haproxy"
     wrapper.write_text(f"#!/bin/sh\n{starter}sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' &\nwait\n")
     wrapper.chmod(0o755)
@@ -762,8 +762,14 @@ class Upgraded:
         other.replace(self.path)
 
 
-def test_what_takes_its_place_while_it_is_asked_is_seen_later(tmp_path: Path) -> None:
-    upgraded = Upgraded(tmp_path)
+@pytest.fixture
+def upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Upgraded:
+    """One that may take its time to answer."""
+    monkeypatch.setattr(binary, "LOOK_TIMEOUT_S", 20.0)
+    return Upgraded(tmp_path)
+
+
+def test_what_takes_its_place_while_it_is_asked_is_seen_later(upgraded: Upgraded) -> None:
     # No script, which its interpreter would open only now.
     upgraded.path.unlink()
     upgraded.path.symlink_to(BINARIES["2.8"]())
@@ -777,10 +783,9 @@ def test_what_takes_its_place_while_it_is_asked_is_seen_later(tmp_path: Path) ->
 
 
 def test_a_program_is_replaced_when_another_one_can_do_something_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    upgraded: Upgraded, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    upgraded = Upgraded(tmp_path)
     program = upgraded.program
     assert program.replacement() is None
     upgraded.put(upgraded.saying("2.8.9"))
@@ -799,10 +804,10 @@ def test_a_program_is_replaced_when_another_one_can_do_something_else(
 
 
 def test_a_program_that_cannot_be_asked_yet_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    upgraded: Upgraded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(binary, "PAUSE_FACTOR", 0.0)
-    upgraded, library = Upgraded(tmp_path), tmp_path / "library"
+    library = tmp_path / "library"
     upgraded.put(upgraded.saying("3.4.", f"[ -e {library} ] || exit 127"))
     for _ in range(3):
         assert upgraded.program.replacement() is None
@@ -814,9 +819,8 @@ def test_a_program_that_cannot_be_asked_yet_is_asked_again(
 
 
 def test_a_program_for_which_no_file_is_left_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    upgraded: Upgraded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upgraded = Upgraded(tmp_path)
     upgraded.put(upgraded.saying("3.4."))
 
     def none_left(*_: object, **__: object) -> None:
@@ -830,9 +834,9 @@ def test_a_program_for_which_no_file_is_left_is_asked_again(
 
 
 def test_a_program_that_says_that_it_cannot_serve_is_asked_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    upgraded: Upgraded, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upgraded, asked = Upgraded(tmp_path), tmp_path / "asked"
+    asked = tmp_path / "asked"
     upgraded.put(upgraded.saying("1.8.", f"echo >>{asked}"))
     for _ in range(3):
         assert upgraded.program.replacement() is None
@@ -841,13 +845,13 @@ def test_a_program_that_says_that_it_cannot_serve_is_asked_once(
 
 
 def test_a_program_that_hangs_does_not_hold_up_whoever_looks_at_it_all_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upgraded: Upgraded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upgraded, asked = Upgraded(tmp_path), tmp_path / "asked"
+    asked = tmp_path / "asked"
     monkeypatch.setattr(binary, "PAUSE_FACTOR", 1000.0)
     upgraded.put(f"#!/bin/sh\necho >> {asked}\nexec sleep 60\n")
     with monkeypatch.context() as soon:
-        soon.setattr(binary, "LOOK_TIMEOUT_S", 1.0)
+        soon.setattr(binary, "LOOK_TIMEOUT_S", 5.0)
         for _ in range(3):
             assert upgraded.program.replacement() is None
     assert asked.read_text() == "\n"
