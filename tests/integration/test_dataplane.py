@@ -297,7 +297,8 @@ def test_a_new_ca_needs_no_reload_from_2_8(there: DataplaneStage) -> None:
     at_run_time = there.capabilities.has(Feature.CA_UPDATE)
     assert applied.reloaded is not at_run_time
     assert (there.worker() == worker) is at_run_time
-    assert greeting(port) == "newcomer"
+    # It has no more than those 100 ms for its handshake.
+    wait_until(lambda: greeting(port) == "newcomer", "it gets through")
     assert there.file_says(there.rendered(wanted))
     assert not there.plan(there.rendered(wanted))
 
