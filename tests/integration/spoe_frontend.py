@@ -20,7 +20,8 @@ from tests.spoe_certificates import Authority, Leaf
 from tests.spop_frames import ARGUMENTS
 
 GREETING = b"hello from the app\n"
-PROCESSING_TIMEOUT_MS = 500
+# Long, as a worker may wait for a core.
+PROCESSING_TIMEOUT_MS = 5_000
 
 _CONFIG = """
 global
@@ -52,7 +53,7 @@ spoe-agent agent
   messages caller
   option var-prefix hcc
   option set-on-error error
-  timeout hello 500ms
+  timeout hello {processing_ms}ms
   timeout idle 5m
   timeout processing {processing_ms}ms
   use-backend spoe_agents
@@ -156,14 +157,20 @@ def http_answers(tls: ssl.SSLSocket, requests: int) -> list[str]:
 
 @contextmanager
 def running_frontend(
-    binary: str, mode: str, directory: Path, authority: Authority, sockets: tuple[str, ...], threads: int = 1
+    binary: str,
+    mode: str,
+    directory: Path,
+    authority: Authority,
+    sockets: tuple[str, ...],
+    threads: int = 1,
+    processing_ms: int = PROCESSING_TIMEOUT_MS,
 ) -> Iterator[Frontend]:
     """HAProxy in front of an application, asking the agents at these sockets."""
     directory.mkdir()
     authority.service("server").write_pem(directory / "server.pem")
     authority.write_pem(directory / "roots.pem")
     lines = [f"  server w{number} unix@{path} check inter 1s pool-low-conn 64" for number, path in enumerate(sockets)]
-    spoe = _SPOE_CONFIG.format(mode=mode, processing_ms=PROCESSING_TIMEOUT_MS, arguments=ARGUMENTS)
+    spoe = _SPOE_CONFIG.format(mode=mode, processing_ms=processing_ms, arguments=ARGUMENTS)
     (directory / "spoe.cfg").write_text(spoe)
     with running_app(mode) as app_port, socket.create_server(("127.0.0.1", 0)) as listener:
         config = _CONFIG.format(

@@ -18,6 +18,7 @@ from hcc.spoe.pool import WorkerPool
 from tests import binaries
 from tests.integration.spoe_frontend import (
     GREETING,
+    PROCESSING_TIMEOUT_MS,
     Frontend,
     events_until,
     http_answers,
@@ -81,11 +82,24 @@ def pool(tmp_path: Path) -> Iterator[WorkerPool]:
         made.close(0)
 
 
+@pytest.fixture
+def processing_ms() -> int:
+    """How long HAProxy waits for an answer."""
+    return PROCESSING_TIMEOUT_MS
+
+
+# Where none comes, so that it is not waited for long.
+no_answer = pytest.mark.parametrize("processing_ms", [500])
+
+
 @pytest.fixture(params=[f"{branch}-{mode}" for branch in BINARIES for mode in ("tcp", "http")])
-def frontend(request: pytest.FixtureRequest, tmp_path: Path, pool: WorkerPool) -> Iterator[Frontend]:
+def frontend(
+    request: pytest.FixtureRequest, tmp_path: Path, pool: WorkerPool, processing_ms: int
+) -> Iterator[Frontend]:
     branch, mode = request.param.split("-")
     sockets = tuple(state.socket_path for state in pool.workers())
-    with running_frontend(BINARIES[branch](), mode, tmp_path / "haproxy", MESH, sockets) as made:
+    binary, directory = BINARIES[branch](), tmp_path / "haproxy"
+    with running_frontend(binary, mode, directory, MESH, sockets, processing_ms=processing_ms) as made:
         yield made
 
 
@@ -138,6 +152,7 @@ def test_a_killed_worker_costs_nothing_when_it_is_started_again(pool: WorkerPool
         keeper.join()
 
 
+@no_answer
 def test_the_other_worker_answers_for_one_that_stays_dead(pool: WorkerPool, frontend: Frontend) -> None:
     apply(pool, policy(1, "web"))
     assert frontend.ask(WEB) == "allowed"
@@ -152,6 +167,7 @@ def test_the_other_worker_answers_for_one_that_stays_dead(pool: WorkerPool, fron
     assert frontend.ask(WEB) == "allowed"
 
 
+@no_answer
 def test_with_all_workers_gone_nobody_comes_in(pool: WorkerPool, frontend: Frontend) -> None:
     apply(pool, policy(1, "web"))
     assert frontend.ask(WEB) == "allowed"

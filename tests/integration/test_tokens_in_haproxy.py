@@ -121,7 +121,8 @@ def one(connection: http.client.HTTPConnection, path: str, *lines: str) -> tuple
 
 
 @contextlib.contextmanager
-def running(branch: str, directory: Path, by: Policy) -> Iterator[Gate]:
+def running(branch: str, directory: Path, by: Policy, processing_timeout_ms: int = 5_000) -> Iterator[Gate]:
+    """The time is for a thread of the test's own process, which may wait for a core."""
     (rules,) = rule_sets(by)
     maps = directory / "rules.map"
     maps.write_text(map_file(rule_entries((rules,), ())))
@@ -135,6 +136,7 @@ def running(branch: str, directory: Path, by: Policy) -> Iterator[Gate]:
         str(maps),
         token_socket=str(directory / "t.sock"),
         token_places=token_places(by),
+        processing_timeout_ms=processing_timeout_ms,
     )
     agent = spoe_agent(TOKENS, asked, "5m", "token", TOKEN_AGENT)
     question = token_question(asked.token_places, "caller=str(a|b|web) method=method path=path")
@@ -215,7 +217,7 @@ def test_each_request_of_a_kept_connection_is_decided_by_itself(branch: str, tmp
 def test_without_an_answer_in_time_it_is_denied_and_others_are_not_held_up(branch: str, tmp_path: Path) -> None:
     good = f"Authorization: Bearer {ES256.token()}"
     by = wanted()
-    with running(branch, tmp_path, by) as gate:
+    with running(branch, tmp_path, by, 2_000) as gate:
         with gate.served():
             assert gate.ask("/pay", good)[0] == 200
         before = time.monotonic()
