@@ -30,7 +30,8 @@ from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.plan import Actual, Install, Plan, plan
 from hcc.haproxy.process import HAProxyProcess
 from hcc.haproxy.render import Rendered, render
-from hcc.haproxy.runtime import RuntimeSocket, RuntimeSocketError
+from hcc.haproxy.replies import ReplyError, parse_info
+from hcc.haproxy.runtime import MasterSocket, RuntimeSocket, RuntimeSocketError, lives
 from hcc.mesh.secret import Secret
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
@@ -242,18 +243,27 @@ class Stage:
     def worker(self) -> int:
         return self.process.wait_ready(timeout_s=DEADLINE_S)
 
-    def reload_by_signal(self) -> int:
-        """What somebody else's reload does, once the new worker runs; the process id of the one that stops."""
-        before = self.worker()
-        # The worker may be there before its master has started: what that hears then is not known.
+    def wait_master(self) -> None:
+        """Return when it answers. Its worker may be there before it has started; what it hears then is not known."""
         master = RuntimeSocket(self.layout.master_socket)
         wait_until(lambda: _answers(master), "the master's answer")
+
+    def reload_by_signal(self) -> int:
+        """What somebody else's reload does, once only the new worker is asked; the process id of the one that stops."""
+        before = self.worker()
+        self.wait_master()
         os.kill(self.process.pid, signal.SIGUSR2)
         try:
             wait_until(lambda: self.worker() != before, "a new worker")
         except AssertionError as exc:
             raise AssertionError(f"{exc}; HAProxy says:\n{Path(self.layout.log).read_text()[-2000:]}") from exc
+        wait_until(lambda: not lives(before) or self._stops(before), "the old worker takes no more questions")
         return before
+
+    def _stops(self, worker: int) -> bool:
+        with contextlib.suppress(RuntimeSocketError, ReplyError):
+            return parse_info(MasterSocket(self.layout.master_socket).of_worker(worker, "show info")).stopping
+        return False
 
     def _kept(self, server: Server) -> Server:
         self.servers.append(server)

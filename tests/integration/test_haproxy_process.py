@@ -79,13 +79,18 @@ def test_haproxy_accepts_every_example_without_a_warning(there: Stage, name: str
     assert "ALERT" not in said.stderr + said.stdout
 
 
+def wait_silent(there: Stage, name: str) -> None:
+    """Return when this one alone is silent: the other one may wait for a core, and answers at last."""
+    wait_until(lambda: there.process.look(0.3).silent == name, f"the {name} alone is silent")
+
+
 def test_a_process_that_takes_questions_and_does_not_answer_is_told_apart(there: Stage) -> None:
     serve(there)
     assert there.process.look(DEADLINE_S).silent == ""
     for name, pid in (("worker", there.worker()), ("master", there.process.pid)):
         os.kill(pid, signal.SIGSTOP)
         try:
-            assert there.process.look(0.3).silent == name
+            wait_silent(there, name)
         finally:
             os.kill(pid, signal.SIGCONT)
     assert there.process.look(DEADLINE_S).silent == ""
@@ -115,7 +120,7 @@ def test_a_process_that_hangs_is_silent_also_when_it_takes_no_more_questions(the
             with pytest.raises(SilentError, match="does not answer"):
                 exchange(path, b"show proc\n", 0.005)
 
-        assert there.process.look(0.3).silent == hangs
+        wait_silent(there, hangs)
         assert there.control.running()
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -185,6 +190,7 @@ def loading(there: Stage, begin: Callable[[], object]) -> Iterator[None]:
 def test_a_master_that_loads_for_a_reload_is_adopted_however_long_that_takes(there: Stage) -> None:
     port = serve(there)
     worker, master = there.worker(), there.process.pid
+    there.wait_master()
 
     with loading(there, lambda: os.kill(master, signal.SIGUSR2)):
         there.process.release()
@@ -290,6 +296,7 @@ def test_a_lost_pid_file_does_not_hide_a_running_master(there: Stage) -> None:
     serve(there)
     master = there.process.pid
 
+    there.wait_master()
     # Such a one does not listen, up to 3.0.
     with loading(there, lambda: os.kill(master, signal.SIGUSR2)):
         there.process.release()
@@ -514,6 +521,7 @@ def test_a_graceful_stop_that_a_reload_swallows_is_seen_when_it_is_over(there: S
         f"frontend slow\n  mode tcp\n  bind unix@{slow}.sock\n  tcp-request connection reject if {{ src -f {slow} }}\n"
     )
     write_private(there.layout.config, text + held)
+    there.wait_master()
     os.kill(there.process.pid, signal.SIGUSR2)
     loading: list[int] = []
     wait_until(lambda: opened_by_a_reader(slow, loading), "the reload")

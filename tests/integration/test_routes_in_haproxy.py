@@ -494,7 +494,7 @@ def test_a_route_s_own_time_is_waited_for_an_answer_where_haproxy_can(branch: st
     upstream = listener((EVERY_REQUEST, SHARES))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lines = lines_of(Changes(timeout_ms=100), able, silent.getsockname()[1])
-        lines = f"  timeout server 1s\n{lines}"
+        lines = f"  timeout server 60s\n{lines}"
         with running(branch, upstream, [lines, lines], tmp_path) as sock:
             sock.settimeout(10 if able.has(Feature.SET_TIMEOUT) else 0.5)
             if able.has(Feature.SET_TIMEOUT):
