@@ -269,7 +269,11 @@ def test_workers_that_stop_go_by_new_verdicts_too_as_far_as_they_know_the_caller
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_worker_that_stops_and_hangs_is_told_of_and_keeps_no_other_waiting(real: Subject, first: bool) -> None:
+def test_a_worker_that_stops_and_hangs_is_told_of_and_keeps_no_other_waiting(
+    real: Subject, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is left for the other one is no matter of how fast it is.
+    monkeypatch.setattr(stopping, "ROUND_S", 30.0)
     with two_stopping(real) as (maps, *old):
         hung, other = old if first else reversed(old)
         os.kill(hung, signal.SIGSTOP)
@@ -294,7 +298,8 @@ def test_where_time_is_over_those_that_were_not_told_come_first_in_the_next_roun
         for hung in old:
             os.kill(hung, signal.SIGSTOP)
         try:
-            monkeypatch.setattr(stopping, "ROUND_S", 1.0)
+            # Less than the one that hangs is waited for.
+            monkeypatch.setattr(stopping, "ROUND_S", 0.95 * stopping.TIMEOUT_S)
             _, failure = maps.tell_stopping(WANTED, (), None)
             (unreached,) = (pid for pid in old if f"worker {pid}: no time is left" in str(failure))
             os.kill(unreached, signal.SIGCONT)
