@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader,
 from hcc.mesh.snapshot import Protocol
 from tests.binaries import HAPROXY_BRANCHES
 from tests.builders import endpoint, proxy, snapshot, upstream, upstream_state
-from tests.haproxy_stage import HttpServer, Stage, http_answer, stage, wait_until
+from tests.haproxy_stage import DEADLINE_S, HttpServer, Stage, http_answer, stage, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
@@ -60,17 +61,23 @@ def served(stats: Stats, address: str) -> int:
 class StallingServer(HttpServer):
     """Answers the first request of each connection, and no other one."""
 
+    def __init__(self, name: str, tls: ssl.SSLContext | None = None) -> None:
+        self.stalls = threading.Event()
+        super().__init__(name, tls)
+
     def talk(self, connection: socket.socket) -> None:
         heard = connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         while heard:
             heard = connection.recv(65536)
+            if heard:
+                self.stalls.set()
 
 
 @pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
 def test_a_server_is_doubted_that_hangs_on_a_connection_that_is_there_until_haproxy_gives_up(branch: str) -> None:
     with stage(branch) as scene:
-        port = connected_to_stalling(scene, read_timeout_ms=300)
+        port = connected_to_stalling(scene, read_timeout_ms=3_000)
         counts = looked(scene)
         assert http_answer(port)[0] == 504
         wait_doubted(scene, counts)
@@ -82,7 +89,9 @@ def test_a_server_is_doubted_that_hangs_on_a_connection_that_is_there_until_the_
     with stage(branch) as scene:
         port = connected_to_stalling(scene)
         counts = looked(scene)
-        give_up(port, after_s=0.3)
+        (peer,) = scene.servers
+        assert isinstance(peer, StallingServer)
+        give_up(port, peer.stalls)
         wait_doubted(scene, counts)
 
 
@@ -113,11 +122,11 @@ def wait_doubted(scene: Stage, counts: BackendCounts) -> None:
     wait_until(lambda: places in dict(counts.look(lambda _: True).quiet).values(), "the server is doubted")
 
 
-def give_up(port: int, *, after_s: float) -> None:
-    """A client that asks, and leaves."""
+def give_up(port: int, stalls: threading.Event) -> None:
+    """A client that asks, and leaves once its request has come to the server."""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        time.sleep(after_s)
+        assert stalls.wait(DEADLINE_S)
 
 
 class Hanging:
