@@ -36,6 +36,7 @@ from hcc.actors.restart import Intensity
 from hcc.actors.spoe_pool import SPOEPool
 from hcc.actors.tree import start_tree
 from hcc.haproxy.caller_maps import CallerMaps
+from hcc.haproxy.render import render
 from hcc.mesh.intentions import Intention, Policy
 from hcc.mesh.snapshot import Protocol
 from hcc.metrics import Metrics
@@ -54,6 +55,8 @@ CUT = "502"
 # What a few of them get from 3.0 on. Tried with `shutdown sessions server` under load: 3 of 21,781 requests on
 # 3.0.11, 22 of 16,729 on 3.2.26; none of 19,884 on 2.6.12, none of 22,119 on 2.8.25.
 CUT_SINCE_3_0 = "500"
+# How long HAProxy waits for a worker's answer: longer than usual, as one may wait for a core.
+PROCESSING_MS = 3_000
 # Callers with a server line of their own, where HAProxy can have those; the reconciler is not here to make them.
 LINES = ("db:dc1", "web:dc1")
 
@@ -62,7 +65,13 @@ class Gate:
     """The listener; `ask` comes in with a certificate and tells what happened."""
 
     def __init__(
-        self, made: Stage, protocol: Protocol, pool: WorkerPool, appname_header: str, app_port: int = 0
+        self,
+        made: Stage,
+        protocol: Protocol,
+        pool: WorkerPool,
+        appname_header: str,
+        app_port: int = 0,
+        processing_ms: int = PROCESSING_MS,
     ) -> None:
         self.stage = made
         self.pool = pool
@@ -73,6 +82,7 @@ class Gate:
         local = app_port or made.app(http=self._http).port
         self._proxy = proxy(protocol=protocol, bind_port=self.port, local_port=local, appname_header=appname_header)
         self._version = 0
+        self._processing_ms = processing_ms
         self.policy = Policy("server", TRUST_DOMAIN, (), default_allow=None, http=self._http)
         made.authorities.append(MESH)  # type: ignore[arg-type]  # what is asked of one it has
         ears = (ADMIN, CONSUL_WATCHER, CONFIG_RECONCILER)
@@ -177,7 +187,11 @@ class Gate:
 
     def _converge(self) -> None:
         here = snapshot(proxy_=self._proxy, policy_=self.policy)
-        self.stage.converge(self.stage.rendered(here, intentions=Enforcement.ENFORCE, callers=LINES))
+        wanted = self.stage.rendered(here, intentions=Enforcement.ENFORCE, callers=LINES).desired
+        assert wanted.authorisation is not None
+        patient = replace(wanted.authorisation, processing_timeout_ms=self._processing_ms)
+        made = self.stage
+        made.converge(render(replace(wanted, authorisation=patient), made.capabilities, made.control.servers()))
 
 
 def _greeted(tls: ssl.SSLSocket) -> str:
@@ -193,6 +207,7 @@ def gate(
     *,
     appname_header: str = "",
     app_port: int = 0,
+    processing_ms: int = PROCESSING_MS,
 ) -> Iterator[Gate]:
     """A gate that lets nobody in yet, and remembers these certificates from before; to an application of its own."""
     with stage(branch) as made:
@@ -200,7 +215,7 @@ def gate(
         pool = WorkerPool((made.layout.agent_socket(1), made.layout.agent_socket(2)))
         pool.start()
         try:
-            opened = Gate(made, protocol, pool, appname_header, app_port)
+            opened = Gate(made, protocol, pool, appname_header, app_port, processing_ms)
             try:
                 opened.open()
                 yield opened
