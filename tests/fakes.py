@@ -256,8 +256,11 @@ class FakeWatcher:
     `tests/integration/test_watcher_contract.py` holds it against the real Watcher.
     """
 
-    def __init__(self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None]) -> None:
+    def __init__(
+        self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None], *, startable: bool = True
+    ) -> None:
         self.key = key
+        self._startable = startable
         self.running = False
         self.hurried = False
         self._deliver = deliver
@@ -265,6 +268,9 @@ class FakeWatcher:
         self._failing: Exception | None = None
 
     def start(self) -> None:
+        if not self._startable:
+            # As `threading.Thread.start`.
+            raise RuntimeError("can't start new thread")
         self.running = True
 
     def stop(self) -> None:
@@ -300,9 +306,11 @@ class FakeWatchers:
 
     def __init__(self) -> None:
         self.made: list[FakeWatcher] = []
+        # Of which there are no threads.
+        self.unstartable: tuple[type[WatchKey], ...] = ()
 
     def make(self, key: WatchKey, deliver: Callable[[WatchKey, WatchEvent], None]) -> FakeWatcher:
-        watcher = FakeWatcher(key, deliver)
+        watcher = FakeWatcher(key, deliver, startable=not isinstance(key, self.unstartable))
         self.made.append(watcher)
         return watcher
 

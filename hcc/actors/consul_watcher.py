@@ -38,9 +38,10 @@ from hcc.consul.answers import IntentionList
 from hcc.consul.assembly import State, snapshot, updated, wanted
 from hcc.consul.credentials import TokenSource
 from hcc.consul.errors import ConsulPermissionError
-from hcc.consul.keys import WatchKey
+from hcc.consul.keys import ChainWatch, EndpointsWatch, QueryWatch, WatchKey
 from hcc.consul.watch import Watcher, WatchEvent, WatchFailed, WatchValue
 from hcc.errors import SettingError
+from hcc.log import LastingProblem
 from hcc.mesh.intentions import Policy
 from hcc.mesh.remembered import forget_gone
 from hcc.mesh.snapshot import Snapshot
@@ -66,6 +67,9 @@ KEEP_POLICY_WITHIN_S = 0.5
 KEEP_SHARE = 0.1
 # How long the end waits for a disk.
 KEEP_AT_END_S = 3.0
+# Until watches are started that there was no thread for.
+FOLLOW_AGAIN_S = 1.0
+_OF_UPSTREAMS = (ChainWatch, EndpointsWatch, QueryWatch)
 # An agent names the server that it could not reach: with each try another one, and the port of its own side.
 _NUMBERS = re.compile(r"[0-9a-f.:]*[0-9][0-9a-f.:]*")
 
@@ -165,6 +169,11 @@ class _Keep:
     """To itself: time to keep the answers."""
 
 
+@dataclass(frozen=True, slots=True)
+class _FollowAgain:
+    """To itself: start the watches that there was no thread for."""
+
+
 class ConsulWatcher(Actor):
     """Owns the watches and what they said."""
 
@@ -176,6 +185,7 @@ class ConsulWatcher(Actor):
         self._metrics = metrics
         self._watchers: dict[WatchKey, Watcher] = {}
         self._failing: dict[WatchKey, Exception] = {}
+        self._scarcity = LastingProblem(_log)
         self._told: Snapshot | None = None
         # When the answers are to be kept, by `time.monotonic`.
         self._keep_at_s = float("inf")
@@ -210,6 +220,8 @@ class ConsulWatcher(Actor):
                 self._tell_changes(at_last=True)
             case _Keep():
                 self._keep()
+            case _FollowAgain():
+                self._follow()
 
     def teardown(self, reason: StopReason) -> None:  # noqa: ARG002 (Actor's signature)
         """End all watches; each interrupts its own request. What was not kept yet is kept now."""
@@ -289,16 +301,25 @@ class ConsulWatcher(Actor):
         return told is not None and told.leaf is not None and not keeper.has(self._page.state)
 
     def _follow(self) -> None:
-        """Run exactly the watches that are wanted now."""
+        """Run exactly the watches that are wanted now; where no thread is left, those that run, and others later."""
         keys = wanted(self._page.state)
         self._keep_only(keys)
-        missing = sorted(keys - self._watchers.keys(), key=repr)
+        # Who may call us first, should there not be threads for all.
+        missing = sorted(keys - self._watchers.keys(), key=lambda key: (isinstance(key, _OF_UPSTREAMS), repr(key)))
         new = {key: self._make_watcher(key, self._deliver) for key in missing}
         self._watchers |= new
         # Before they start: a successor must find all that run.
         self._page.watchers = tuple(self._watchers.values())
-        for watcher in new.values():
-            watcher.start()
+        for number, watcher in enumerate(new.values()):
+            try:
+                watcher.start()
+            except RuntimeError as exc:
+                self._keep_only(keys - set(missing[number:]))
+                text = f"no thread to ask Consul in ({exc}); questions that are asked go on, others are tried again"
+                self._scarcity.say(text)
+                self.after(FOLLOW_AGAIN_S, _FollowAgain(), key="follow")
+                return
+        self._scarcity.over()
 
     def _keep_only(self, keep: frozenset[WatchKey]) -> None:
         for key in [key for key in self._watchers if key not in keep]:

@@ -37,24 +37,32 @@ class Writer:
         self._control = control
         self._owner = owner
         self._thread: threading.Thread | None = None
+        self._busy = False
 
     @property
     def busy(self) -> bool:
         """From `start` until the owner has heard `Written` and says `over`."""
-        return self._thread is not None
+        return self._busy
 
     def start(self, steps: Plan) -> None:
-        self._thread = threading.Thread(target=self._write, args=(steps,), name="config-writer", daemon=True)
-        self._thread.start()
+        self._busy = True
+        thread = threading.Thread(target=self._write, args=(steps,), name="config-writer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # No thread is left: its owner waits for the disk.
+            self._write(steps)
+        else:
+            self._thread = thread
 
     def over(self) -> None:
-        self._thread = None
+        self._thread, self._busy = None, False
 
     def finish(self) -> None:
         """Wait for what is being written; nobody asks what came of it."""
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
+        self.over()
 
     def _write(self, steps: Plan) -> None:
         began_s = time.monotonic()

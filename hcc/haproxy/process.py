@@ -322,10 +322,10 @@ class HAProxyProcess:
 
     def keep_record(self) -> None:
         """Have the master noted for the next hcc again, where somebody removed the pid file."""
-        # One that names a process is another hcc's, which was started after somebody removed the directory.
-        if self._pid and recorded_pid(self._layout.pid_file) is None:
-            # That there is no room was told when it was first noted.
-            with contextlib.suppress(OSError):
+        # That there is no room was told when it was first noted; nor may there be a descriptor to look with.
+        with contextlib.suppress(OSError):
+            # One that names a process is another hcc's, which was started after somebody removed the directory.
+            if self._pid and recorded_pid(self._layout.pid_file) is None:
                 _note(self._layout.pid_file, self._pid)
 
     def trim_log(self) -> None:

@@ -1059,6 +1059,26 @@ def test_what_did_not_take_effect_is_found_out_soon_and_counts_as_drift(scene: R
     assert len(scene.control.actual.servers[0][1]) == 2
 
 
+def test_without_a_thread_to_write_in_its_owner_writes(scene: ReconcilerScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.run(with_endpoints(ONE, version=1))
+    start = threading.Thread.start
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name == "config-writer":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))
+
+    eventually(partial(_has_written, scene), "what was done is written down")
+    # And once more, as it is over.
+    scene.tell(SnapshotChanged(with_endpoints(ONE, version=3)))
+    eventually(lambda: scene.reported().snapshot_version == 3, "the next change")
+    eventually(lambda: scene.kinds() == [WriteConfig], "that is written down")
+    assert scene.tree.actors(10.0)[-1].generation == 1
+
+
 def test_what_is_not_written_down_yet_is_at_the_end(scene: ReconcilerScene) -> None:
     scene.run(with_endpoints(ONE, version=1))
     scene.tell(SnapshotChanged(with_endpoints(ONE, TWO)))

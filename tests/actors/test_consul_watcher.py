@@ -25,12 +25,13 @@ from hcc.actors.messages import (
 )
 from hcc.actors.readiness import ConsulFacts
 from hcc.consul.abilities import Lack
-from hcc.consul.answers import Answer, IntentionList, MeshEntry, Registration
+from hcc.consul.answers import Answer, ChainOverride, IntentionList, MeshEntry, Registration
 from hcc.consul.assembly import State
 from hcc.consul.credentials import TokenSource
 from hcc.consul.environment import consul_settings
 from hcc.consul.errors import ConsulPermissionError, ConsulStatusError, ConsulUnavailableError
 from hcc.consul.keys import (
+    ChainWatch,
     IntentionsWatch,
     LeafWatch,
     MeshWatch,
@@ -48,7 +49,7 @@ from hcc.mesh.token_providers import TokenProviders
 from hcc.metrics import Metrics
 from tests.actors.scene import Scene, playing
 from tests.actors.stage import DEADLINE_S, eventually
-from tests.builders import TRUST_DOMAIN, leaf, proxy, roots
+from tests.builders import TRUST_DOMAIN, leaf, proxy, roots, upstream
 from tests.fakes import FakeWatcher, FakeWatchers
 
 PROXY = ProxyWatch("server-sidecar-proxy")
@@ -133,6 +134,27 @@ def scene(tmp_path: Path) -> Iterator[WatcherScene]:
     made = WatcherScene(tmp_path / "token")
     with playing(made):
         yield made
+
+
+def test_what_runs_goes_on_where_there_is_no_thread_for_more_and_the_rest_follows(
+    scene: WatcherScene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consul_watcher, "FOLLOW_AGAIN_S", 0.05)
+    scene.answer_all()
+    before = scene.watchers.running()
+    scene.watchers.unstartable = (ChainWatch,)
+
+    scene.watchers.say(PROXY, Registration(proxy(upstreams=[upstream("db")]), "dc1", overrides=(ChainOverride(),)))
+    eventually(lambda: "no thread to ask Consul in" in caplog.text, "a word about it")
+    assert scene.watchers.running() == before
+    scene.watchers.say(INTENTIONS, IntentionList((), default_allow=False))
+    scene.expect(SPOE_POOL, PolicyChanged, lambda told: told.policy.default_allow is False)
+
+    scene.watchers.unstartable = ()
+    eventually(lambda: any(isinstance(key, ChainWatch) for key in scene.watchers.running()), "the chain is asked for")
+    assert scene.watchers.running() > before
+    assert caplog.text.count("no thread to ask Consul in") == 1
+    assert scene.tree.actors(DEADLINE_S)[-1].generation == 1
 
 
 def test_each_answer_leads_to_the_next_questions_and_to_a_snapshot(scene: WatcherScene) -> None:

@@ -236,6 +236,21 @@ def test_an_adopted_master_can_be_reloaded(there: Stage) -> None:
     assert greeting(port) == "another"
 
 
+def test_the_record_is_not_looked_at_where_no_descriptor_is_left(there: Stage) -> None:
+    serve(there)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as one:
+        lowest_free = one.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        there.process.keep_record()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    Path(there.layout.pid_file).unlink()
+    there.process.keep_record()
+    assert Path(there.layout.pid_file).exists()
+
+
 def limited(there: Stage, tmp_path: Path, descriptors: int) -> Rendered:
     """HAProxy that was launched where nobody may have more file descriptors; what it runs."""
     program = tmp_path / "haproxy"
