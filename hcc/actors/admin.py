@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -218,7 +219,9 @@ class Admin(Actor):
 
     def _ask_version(self) -> None:
         # It changes when the agent is replaced; until it is known it is asked for more often.
-        _in_background("consul-version", self._sources.consul.refresh)
+        # Where no thread is left for that, it is asked for the next time.
+        with suppress(RuntimeError):
+            _in_background("consul-version", self._sources.consul.refresh)
         self.after(VERSION_S if self._sources.consul.text else VERSION_UNKNOWN_S, _AskVersion(), key="version")
 
     def _note_readiness(self) -> None:

@@ -194,6 +194,24 @@ def test_ready_names_what_is_missing_until_nothing_is(scene: AdminScene) -> None
     eventually(lambda: scene.get("/ready")[:2] == (200, "ready\n"), "readiness")
 
 
+def test_without_a_thread_to_ask_for_consuls_version_in_it_goes_on(
+    scene: AdminScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def none_left(thread: threading.Thread) -> None:
+        if thread.name == "consul-version":
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    scene.tell(admin._AskVersion())
+    scene.settle()
+    assert refused.is_set()
+    assert scene.tree.actors(10.0)[-1].generation == 1
+
+
 def test_draining_is_not_ready(scene: AdminScene) -> None:
     for facts in READY:
         scene.tell(FactsReported(facts))
