@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 4
 MIN ?= 10
 BIN := .venv/bin
-# Whatever the shell says: a run of the suite starts hcc 700 times, and to compile it takes longer than to start it.
+# Whatever the shell says: a run of the suite starts hcc 700 times, and to compile it each time takes two thirds more.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -60,21 +61,15 @@ def agent(line: str) -> Iterator[ConsulHttp]:
 
 @pytest.fixture
 def client(agent: ConsulHttp) -> Iterator[ConsulClient]:
-    made = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=WAIT_S)
-    try:
+    with closing(ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=WAIT_S)) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def patient(agent: ConsulHttp) -> Iterator[ConsulClient]:
     """For questions that a change is to answer, not the end of their time."""
-    made = ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=PATIENT_S)
-    try:
+    with closing(ConsulClient(consul_settings(http_addr=agent.http_addr), wait_s=PATIENT_S)) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
