@@ -49,7 +49,7 @@ def status() -> Status:
         ),
         readiness=ReadinessStatus(ready=True, missing=(), warnings=("upstream db: its chain asks for more",)),
         versions=VersionsStatus("1.0.0", "3.11.2", "2.6.12", "OpenSSL 3.0.17", "direct", "1.20.1"),
-        haproxy=HAProxyStatus(running=True, pid=4712, uptime_s=3500.0, connections=5, problem=""),
+        haproxy=HAProxyStatus(running=True, pid=4712, uptime_s=3500.0, connections=5, max_connections=500, problem=""),
         upstreams=(upstream_status(), UpstreamStatus("db", "dc2", "tcp", "127.0.0.1:9192", False, None, ())),
         callers=(
             CallerStatus("shop", "allow", True, "intention shop => web", None, 0, 4),

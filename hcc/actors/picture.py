@@ -174,6 +174,7 @@ def _haproxy(facts: Facts, observed: Observed) -> HAProxyStatus:
         pid=facts.haproxy.pid,
         uptime_s=float(process.uptime_s) if process else None,
         connections=process.connections if process else None,
+        max_connections=process.max_connections if process else None,
         problem=observed.stats_problem,
     )
 

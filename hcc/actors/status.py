@@ -109,6 +109,7 @@ class HAProxyStatus:
         pid: of the master, 0 when none runs.
         uptime_s: of the worker: since the start or the last reload.
         connections: open now.
+        max_connections: how many it takes.
         problem: why it did not say how it does, empty when it did.
     """
 
@@ -116,6 +117,7 @@ class HAProxyStatus:
     pid: int
     uptime_s: float | None
     connections: int | None
+    max_connections: int | None
     problem: str
 
 

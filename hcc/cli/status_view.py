@@ -70,7 +70,8 @@ def _haproxy(status: Status) -> Text:
     if haproxy.problem:
         return styled(f"HAProxy runs, but: {haproxy.problem}", _SO_SO)
     uptime = duration(haproxy.uptime_s) if haproxy.uptime_s is not None else "?"
-    return Text(f"HAProxy process {haproxy.pid}, worker up {uptime}, {_number(haproxy.connections)} connections")
+    connections = f"{_number(haproxy.connections)} of {_number(haproxy.max_connections)} connections"
+    return Text(f"HAProxy process {haproxy.pid}, worker up {uptime}, {connections}")
 
 
 def _parts(status: Status) -> Iterator[Table]:

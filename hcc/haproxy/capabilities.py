@@ -46,6 +46,7 @@ class Feature(Enum):
     IDLE_PURGE = auto()
     SERVER_CERTIFICATE = auto()
     HTTP_RETURN = auto()
+    DENY_HEADERS = auto()
     SHUT_IS_LISTED = auto()
     KEEPALIVE_TIMES = auto()
     MAP_TRANSACTION = auto()
@@ -78,6 +79,7 @@ SINCE: dict[Feature, Version] = {
     Feature.SERVER_CERTIFICATE: Version(2, 2),  # sample `ssl_s_der`: what a server showed; section 6.2
     # `http-request return` and `http-error`, both with a text of ours (configuration.txt of 2.2, section 4.2).
     Feature.HTTP_RETURN: Version(2, 2),
+    Feature.DENY_HEADERS: Version(2, 2),  # `hdr` with `http-request deny`; tried
     # A frontend that was shut is gone from `show stat` in 2.2.9, and `STOP` in 2.6.12 and newer, where one that is
     # paused is `PAUSED` (tried). In between that is a guess: a paused one taken for shut is repaired, too.
     Feature.SHUT_IS_LISTED: Version(2, 3),

@@ -27,6 +27,7 @@ LOOK_TIMEOUT_S = 3.0
 DROPS: dict[int, frozenset[Feature]] = {
     1: frozenset((
         Feature.POOL_LOW_CONN,  # server keyword, measured on 1.2.5
+        Feature.DENY_HEADERS,  # of `http-request deny ... hdr`, the latter (1.2.5)
         Feature.NORMALIZE_URI,  # http-request rule newer than it, which it moves behind all others (1.2.5)
         Feature.NO_SNI_AUTO,  # server keyword newer than it; all that it does not know are dropped (1.2.5)
     )),
@@ -34,6 +35,7 @@ DROPS: dict[int, frozenset[Feature]] = {
 # Of these there is a spelling without, at the cost named; what is not here cannot be done without.
 SPARED = frozenset((
     Feature.POOL_LOW_CONN,  # slower authorisation on HAProxy 3.1 and newer
+    Feature.DENY_HEADERS,  # callers that are denied keep http/1.1 connections, however many there are
     Feature.NORMALIZE_URI,  # under layer-7 permissions a path that is not in its normal form is refused
 ))  # fmt: skip
 _LONG = re.compile(r"--([a-z][a-z-]+)")

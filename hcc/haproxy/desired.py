@@ -50,7 +50,7 @@ from hcc.haproxy.names import (
     upstream_name,
 )
 from hcc.haproxy.owners import protocol_of
-from hcc.haproxy.room import UPSTREAM_REQUESTS, Room, room
+from hcc.haproxy.room import UPSTREAM_REQUESTS, Entry, Room, entry, room
 from hcc.haproxy.servers import servers
 from hcc.haproxy.sight import Sight, sight_for
 from hcc.mesh.caller import CLIENT_CERT_HEADER
@@ -191,12 +191,13 @@ def desired(
     app = _app(snapshot.proxy, callers) if public else None
     found = _room(options, app, parts, exposed)
     process = replace(options.process, max_connections=found.connections, max_requests=found.requests)
+    share = entry(found.connections, len(parts), len(exposed))
     wanted = Desired(
         options=process,
-        public=public,
+        public=_bounded_public(public, found, share, problems) if public else None,
         app=_bounded(app, options, found) if app else None,
         upstreams=tuple(_bounded_upstream(part, found, problems) for part in parts),
-        exposed=tuple(_bounded_exposed(one, options, found) for one in exposed),
+        exposed=tuple(_bounded_exposed(one, options, found, share) for one in exposed),
         backends=tuple(_unless_awaited(backend, probing=vetted.probing) for part in parts for backend in part.backends),
         authorisation=_authorisation(public, options, snapshot.policy, sight),
         certificates=(certificates.leaf,) if certificates.leaf else (),
@@ -228,12 +229,25 @@ def _bounded(app: AppBackend, options: Options, found: Room) -> AppBackend:
     return replace(app, most_connections=most, most_together=2 * most)
 
 
-def _bounded_exposed(listener: ExposedListener, options: Options, found: Room) -> ExposedListener:
+def _bounded_public(public: PublicListener, found: Room, share: Entry, problems: list[Problem]) -> PublicListener:
+    """The public listener with the limit of its registration, or where that is more or none, with its share."""
+    registered = public.max_connections
+    limit = min((most for most in (registered, share.public) if most), default=0)
+    if limit < registered:
+        text = (
+            f"max_inbound_connections is {limit}, not {registered}: HAProxy takes {found.connections} connections,"
+            " and keeps some for upstreams and exposed paths"
+        )
+        problems.append(Problem("public listener", text))
+    return replace(public, max_connections=limit, crowded_at=(limit or found.connections) // 2)
+
+
+def _bounded_exposed(listener: ExposedListener, options: Options, found: Room, share: Entry) -> ExposedListener:
     most = found.share(_most_of_one(options)) if any(one.h2 for one in listener.apps) else 0
     bounded = (
         replace(path, app=replace(path.app, most_connections=most)) if path.app.h2 else path for path in listener.paths
     )
-    return replace(listener, paths=tuple(bounded))
+    return replace(listener, paths=tuple(bounded), max_connections=share.exposed)
 
 
 def _bounded_upstream(part: _Part, found: Room, problems: list[Problem]) -> UpstreamListener:

@@ -93,7 +93,8 @@ class PublicListener:
     Args:
         ticket_keys: name of the file of `TicketKeys`.
         authorised: whether SPOE is asked and a refusal enforced.
-        max_connections: connections beyond it are closed at once.
+        max_connections: connections beyond it are closed at once; 0 for as many as HAProxy takes.
+        crowded_at: connections above which http/1.1 callers that are denied may keep none; 0 for never.
         appname_header: request header that carries the caller's service name (http), empty for none.
         client_cert_by: our own SPIFFE URI where X-Forwarded-Client-Cert is to be set, empty for nowhere.
     """
@@ -107,6 +108,7 @@ class PublicListener:
     client_timeout_ms: int
     authorised: bool = True
     max_connections: int = 0
+    crowded_at: int = 0
     forward_for: bool = False
     appname_header: str = ""
     client_cert_by: str = ""
@@ -297,6 +299,7 @@ class ExposedListener:
 
     Args:
         paths: each once, of http alone.
+        max_connections: connections beyond it are closed at once; 0 for as many as HAProxy takes.
         unsaid: headers by which the application is told who calls; here nobody may say so.
     """
 
@@ -305,6 +308,7 @@ class ExposedListener:
     client_timeout_ms: int
     paths: tuple[PathTo, ...]
     unsaid: tuple[str, ...] = ()
+    max_connections: int = 0
 
     @property
     def apps(self) -> tuple[AppBackend, ...]:

@@ -11,6 +11,7 @@ from hcc.haproxy.render_lines import (
     backend_mode,
     bind_address,
     client_timeout,
+    connection_limit,
     frontend_mode,
     kept_alive,
     no_h2,
@@ -32,6 +33,7 @@ def exposed_listener(listener: ExposedListener, capabilities: Capabilities, log:
     yield from watched("cli", capabilities)
     if not any(app.h2 for app in listener.apps):
         yield from no_h2(capabilities)
+    yield from connection_limit(listener.max_connections)
     yield from kept_alive()
     yield from log
     yield NO_TUNNEL

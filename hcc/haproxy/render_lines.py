@@ -27,6 +27,12 @@ def client_timeout(milliseconds: int) -> Iterator[str]:
     yield f"  timeout client {words.milliseconds(milliseconds)}"
 
 
+def connection_limit(limit: int) -> Iterator[str]:
+    """What closes connections to a frontend beyond so many, before anything is read; 0 for no limit."""
+    if limit:
+        yield f"  tcp-request connection reject if {{ fe_conn gt {words.number(limit)} }}"
+
+
 def no_h2(capabilities: Capabilities) -> Iterator[str]:
     """What keeps HAProxy from speaking HTTP/2 with whoever begins so.
 

@@ -66,7 +66,7 @@ def test_everything_an_operator_asks_first_is_there() -> None:
         "failed 1 min 30 s ago, 2 s: structure differs line 3: no",
         "endpoints db.dc2 failing never HTTP 500: no path to datacenter",
         "Admin running 1 min 2 1 0 RuntimeError: boom",
-        "2.6.12, OpenSSL 3.0.17, process 4712, worker 58 min 20 s old, 5 connections",
+        "2.6.12, OpenSSL 3.0.17, process 4712, worker 58 min 20 s old, 5 of 500 connections",
     ):
         assert text in shown
 

@@ -661,6 +661,37 @@ def test_limits_and_header_options_are_carried_over() -> None:
 
 
 @pytest.mark.parametrize(
+    ("registered", "calls", "limit", "crowded_at"),
+    [(0, True, 7_200, 3_600), (0, False, 0, 4_000), (500, True, 500, 250), (9_000, False, 9_000, 4_500)],
+)
+def test_connections_of_callers_leave_some_for_the_applications_own_calls(
+    registered: int, calls: bool, limit: int, crowded_at: int
+) -> None:
+    states = [upstream_state()] if calls else []
+    found = result(*states, proxy_=proxy(max_inbound_connections=registered))
+    public = found.desired.public
+    assert public is not None
+    assert (public.max_connections, public.crowded_at) == (limit, crowded_at)
+    assert found.problems == ()
+
+
+def test_more_inbound_connections_than_leave_some_for_upstreams_are_a_problem() -> None:
+    found = result(upstream_state(), proxy_=proxy(max_inbound_connections=9_000))
+    assert found.desired.public is not None
+    assert found.desired.public.max_connections == 7_200
+    (problem,) = map(str, found.problems)
+    assert problem.startswith("public listener: max_inbound_connections is 7200, not 9000: HAProxy takes 8000")
+
+
+def test_connections_to_exposed_paths_leave_those_of_others() -> None:
+    exposed = (ExposedPath("/health", 8081, 21500), ExposedPath("/metrics", 9102, 21501))
+    found = result(upstream_state(), proxy_=proxy(exposed=exposed)).desired
+    assert [one.max_connections for one in found.exposed] == [400, 400]
+    assert found.public is not None
+    assert found.public.max_connections == 6_400
+
+
+@pytest.mark.parametrize(
     ("protocol", "hides", "told"),
     [
         (Protocol.HTTP, False, True),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hcc.haproxy.room import FDS_PER_CONNECTION, FEWEST_CONNECTIONS, SPARE_FDS, Room, room
+from hcc.haproxy.room import FDS_PER_CONNECTION, FEWEST_CONNECTIONS, SPARE_FDS, Entry, Room, entry, room
 
 
 @given(
@@ -37,3 +37,17 @@ def test_requests_get_a_third_where_there_are_too_few() -> None:
 
 def test_nobody_is_left_without_any() -> None:
     assert room(64, 1, 10_000, 8_000).share(1_000) == 1
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "exposed", "expected"),
+    [
+        (0, 0, Entry(0, 0)),
+        (7, 0, Entry(9_000, 0)),
+        (0, 1, Entry(9_000, 1_000)),
+        (1, 4, Entry(8_000, 250)),
+        (1, 2_000, Entry(8_000, 1)),
+    ],
+)
+def test_others_keep_their_tenth_of_the_connections(upstreams: int, exposed: int, expected: Entry) -> None:
+    assert entry(10_000, upstreams, exposed) == expected
