@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from hcc.haproxy.capabilities import Capabilities, Version
-from hcc.haproxy.desired import Certificates, Options, Result
+from hcc.haproxy.desired import Result
 from hcc.haproxy.desired import desired as desired_of
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.model import CaFile, CertificateFile, GlobalOptions
 from hcc.haproxy.render import Rendered, render
 from hcc.mesh.chain import Chain, Node, NodeType, Route, Split, Target

@@ -19,8 +19,8 @@ from hcc.haproxy.binary import probe
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import capabilities_of
 from hcc.haproxy.control import Applied, Control
-from hcc.haproxy.desired import Certificates, Options
 from hcc.haproxy.desired import desired as desired_of
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.direct import DirectControl
 from hcc.haproxy.execution import SocketControl
 from hcc.haproxy.files import private_directory, write_private

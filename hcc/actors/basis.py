@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hcc.haproxy.desired import Certificates, Options, Result, desired
+from hcc.haproxy.desired import Result, desired
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.review import Review
 from hcc.haproxy.sight import Sight, sight_for
 from hcc.mesh.judgement import Judgement

@@ -47,7 +47,8 @@ from hcc.errors import HccError
 from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Feature
 from hcc.haproxy.control import Applied, Control, ControlError, Taken
-from hcc.haproxy.desired import Certificates, Options, Result
+from hcc.haproxy.desired import Result
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.model import ActualListener, Desired, DesiredError, Listening
 from hcc.haproxy.names import APP
 from hcc.haproxy.plan import (

@@ -61,7 +61,7 @@ from hcc.haproxy.backend_counts import BackendCounts
 from hcc.haproxy.binary import Program
 from hcc.haproxy.caller_maps import CallerMaps
 from hcc.haproxy.capabilities import Feature
-from hcc.haproxy.desired import Options
+from hcc.haproxy.desired_terms import Options
 from hcc.haproxy.files import remove
 from hcc.haproxy.layout import MOST_AGENTS
 from hcc.haproxy.leaf_map import LeafMap

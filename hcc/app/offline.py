@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hcc.errors import SettingError
 from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.control import ApplyError
-from hcc.haproxy.desired import Certificates, Options, Result, desired
+from hcc.haproxy.desired import Result, desired
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.direct import check
 from hcc.haproxy.files import write_private
 from hcc.haproxy.layout import Layout, layout

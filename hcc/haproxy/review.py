@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hcc.errors import HccError, SettingError
-from hcc.haproxy.desired import Options
+from hcc.haproxy.desired_terms import Options
 from hcc.mesh.chain import ChainError, check_chain
 from hcc.mesh.json_form import JsonFormError, from_json, to_json
 from hcc.mesh.snapshot import Snapshot

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hcc.haproxy.capabilities import Capabilities
-from hcc.haproxy.desired import Problem, Result
+from hcc.haproxy.desired import Result
+from hcc.haproxy.desired_terms import Problem
 from hcc.haproxy.model import Desired, DesiredError
 from hcc.haproxy.render import render
 from hcc.haproxy.words import WordError

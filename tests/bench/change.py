@@ -21,7 +21,8 @@ from hcc.consul.assembly import State, endpoints_watch, snapshot, updated
 from hcc.consul.entries import Reading, read
 from hcc.consul.keys import ChainWatch, LeafWatch, ProxyWatch, RootsWatch
 from hcc.haproxy.capabilities import Capabilities
-from hcc.haproxy.desired import Options, desired
+from hcc.haproxy.desired import desired
+from hcc.haproxy.desired_terms import Options
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.plan import changes, fits_what_runs, plan
 from hcc.haproxy.render import render

@@ -14,7 +14,8 @@ from hcc.haproxy.capabilities import Version, capabilities
 from hcc.haproxy.dataplane import DataplaneControl
 from hcc.haproxy.dataplane_client import AGAIN_TIMEOUT_S, DataplaneClient, DataplaneError
 from hcc.haproxy.dataplane_text import USER, differences, version_of, with_user
-from hcc.haproxy.desired import Certificates, Options, desired
+from hcc.haproxy.desired import desired
+from hcc.haproxy.desired_terms import Certificates, Options
 from hcc.haproxy.layout import Layout, layout
 from hcc.haproxy.model import GlobalOptions
 from hcc.haproxy.plan import Install, Plan, WriteConfig, plan

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hcc.actors.basis import Basis
-from hcc.haproxy.desired import Certificates, desired
+from hcc.haproxy.desired import desired
+from hcc.haproxy.desired_terms import Certificates
 from hcc.mesh.peer_book import UNVETTED, Admission, Vetted, peer_of
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement

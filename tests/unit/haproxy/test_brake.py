@@ -6,7 +6,8 @@ import pytest
 
 from hcc.haproxy.brake import braked, is_astray, is_guessed
 from hcc.haproxy.capabilities import Version, capabilities
-from hcc.haproxy.desired import Certificates, desired
+from hcc.haproxy.desired import desired
+from hcc.haproxy.desired_terms import Certificates
 from hcc.haproxy.model import ActualServers, Desired, Server, WayChanges
 from hcc.haproxy.render import render
 from hcc.mesh.chain import Route, Split

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from hcc.haproxy.desired import MAX_IDENTITIES, Certificates, Options, Result, desired
+from hcc.haproxy.desired import Result, desired
+from hcc.haproxy.desired_terms import Certificates, Options
+from hcc.haproxy.desired_upstreams import MAX_IDENTITIES
 from hcc.haproxy.model import Mode, PeerCheck, TcpBind, Timeouts, UnixBind, WayChanges, WayTo
 from hcc.haproxy.room import UPSTREAM_REQUESTS
 from hcc.mesh.chain import LoadBalancer, Route, Split, Target
