@@ -287,7 +287,7 @@ def certificates(
 
 def options(*, directory: str = "/run/hcc", intentions: Enforcement = Enforcement.ENFORCE, workers: int = 2) -> Options:
     return Options(
-        process=GlobalOptions(stats_socket=f"{directory}/stats.sock", spoe_directory=directory),
+        process=GlobalOptions(stats_socket=f"{directory}/stats.sock", state_directory=directory),
         agent_sockets=tuple(f"{directory}/spoe-{number}.sock" for number in range(1, workers + 1)),
         identities=f"{directory}/identities.map",
         verdicts=f"{directory}/verdicts.map",

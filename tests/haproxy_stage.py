@@ -206,7 +206,7 @@ class Stage:
         options = Options(
             process=GlobalOptions(
                 stats_socket=self.layout.stats_socket,
-                spoe_directory=self.directory,
+                state_directory=self.directory,
                 hard_stop_after_ms=10_000,
                 max_connections=500,
                 access_log=access_log,

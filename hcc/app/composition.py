@@ -322,7 +322,7 @@ class Composition:
         capabilities = self._parts.haproxy.control.capabilities
         process = GlobalOptions(
             stats_socket=layout.stats_socket,
-            spoe_directory=layout.directory,
+            state_directory=layout.directory,
             hard_stop_after_ms=HARD_STOP_AFTER_MS,
             threads=max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // CORES_PER_THREAD)),
             max_connections=MAX_CONNECTIONS,

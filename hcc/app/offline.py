@@ -95,7 +95,7 @@ def _moved(options: Options, place: Layout) -> Options:
     """The same with all files in another directory."""
     return replace(
         options,
-        process=replace(options.process, stats_socket=place.stats_socket, spoe_directory=place.directory),
+        process=replace(options.process, stats_socket=place.stats_socket, state_directory=place.directory),
         agent_sockets=tuple(place.agent_socket(number) for number in range(1, len(options.agent_sockets) + 1)),
         identities=place.identities,
         verdicts=place.verdicts,

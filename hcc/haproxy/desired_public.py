@@ -54,7 +54,7 @@ def public_listener(
     """The listener, as registered; None where there is none, or not yet all that it needs."""
     proxy = snapshot.proxy
     bind = _public_bind(proxy)
-    complaint = _public_complaint(proxy, bind, options.process.spoe_directory)
+    complaint = _public_complaint(proxy, bind, options.process.state_directory)
     if complaint:
         problems.append(Problem("public listener", complaint))
     limits = possible((snapshot.tls or LEFT_TO_PROXIES).incoming, "TLS.Incoming", problems)

@@ -397,7 +397,7 @@ class GlobalOptions:
 
     Args:
         stats_socket: path of the runtime socket.
-        spoe_directory: where the files beside haproxy.cfg go, named after their content.
+        state_directory: where the files beside haproxy.cfg go, named after their content.
         hard_stop_after_ms: how long a draining process may live.
         max_connections: how many it takes at once, on all listeners together.
         max_requests: over HTTP/2, to all servers together; there is a descriptor for each besides those of connections.
@@ -406,7 +406,7 @@ class GlobalOptions:
     """
 
     stats_socket: str
-    spoe_directory: str
+    state_directory: str
     hard_stop_after_ms: int = 30_000
     threads: int = 1
     max_connections: int = 8_000

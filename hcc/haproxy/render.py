@@ -123,7 +123,7 @@ def _joined(lines: Iterator[str]) -> str:
 
 
 def _files(desired: Desired, capabilities: Capabilities) -> dict[str, SideFile]:
-    directory = desired.options.spoe_directory
+    directory = desired.options.state_directory
     asked = desired.authorisation
     texts = {
         SPOE: _joined(spoe_file(asked, capabilities)) if asked else "",

@@ -34,5 +34,5 @@ def write_ticket_keys(file: TicketKeys) -> None:
 def remove_old_side_files(rendered: Rendered) -> None:
     """Remove those of earlier texts, once nobody starts with these any more."""
     kept = {file.path for file in rendered.files}
-    found = Path(rendered.desired.options.spoe_directory).glob(f"*{SIDE_FILE}")
+    found = Path(rendered.desired.options.state_directory).glob(f"*{SIDE_FILE}")
     remove(*(str(path) for path in found if str(path) not in kept))

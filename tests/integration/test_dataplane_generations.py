@@ -52,7 +52,7 @@ class Scene:
         wanted = snapshot(
             *(upstream_state(upstream("web", port)) for port in ports), proxy_=proxy(local_port=0 if ports else 8181)
         )
-        process = GlobalOptions(stats_socket=self.layout.stats_socket, spoe_directory=self.layout.directory)
+        process = GlobalOptions(stats_socket=self.layout.stats_socket, state_directory=self.layout.directory)
         maps = (self.layout.identities, self.layout.verdicts, self.layout.rules)
         keys = self.layout.ticket_keys, Secret("of a test")
         options = Options(process, (self.layout.agent_socket(1),), *maps, *keys, intentions)

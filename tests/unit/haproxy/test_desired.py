@@ -35,7 +35,7 @@ from tests.builders import (
     upstream_state,
 )
 
-STATE = options().process.spoe_directory
+STATE = options().process.state_directory
 
 
 @pytest.mark.parametrize(
