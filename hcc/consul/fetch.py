@@ -11,7 +11,13 @@ from hcc.consul.answers import Answer, IntentionList
 from hcc.consul.client import ConsulClient
 from hcc.consul.decode import answer, intentions, probe
 from hcc.consul.entries import Reading, read
-from hcc.consul.errors import ConsulAnswerError, ConsulPermissionError, ConsulStatusError
+from hcc.consul.errors import (
+    ConsulAnswerError,
+    ConsulError,
+    ConsulPermissionError,
+    ConsulStatusError,
+    ConsulUnavailableError,
+)
 from hcc.consul.fields import fields
 from hcc.consul.keys import (
     ChainWatch,
@@ -59,6 +65,7 @@ class Position:
         index, hash: for the next blocking question.
         lacks: of the agent, None before it was asked; of intentions only, as what follows.
         default: what the default policy was found to be, by a list in which nobody names everyone.
+        last_default: what it was found to be last, by whatever list; kept when a question failed.
         unprobed: the default policy is to be asked for before the next question.
         reading: of instances only.
     """
@@ -67,6 +74,7 @@ class Position:
     hash: str = ""
     lacks: frozenset[Lack] | None = None
     default: bool | None = None
+    last_default: bool | None = None
     unprobed: Unprobed | None = None
     reading: Reading = field(default_factory=Reading)
 
@@ -78,12 +86,15 @@ class Fetched:
     Args:
         poll_s: the next question cannot block, so ask it no sooner.
         cut_off_s: the agent has it from its cache, and lost its servers so long ago (whole seconds); None: from them.
+        lacking: why the default policy is that of before, although another list may have come with another; None: it
+            is not.
     """
 
     value: Answer
     position: Position
     poll_s: float = 0.0
     cut_off_s: int | None = None
+    lacking: ConsulError | None = None
 
 
 def fetch(
@@ -189,7 +200,10 @@ def _fetched(key: WatchKey, value: Answer, result: Result, position: Position) -
 def _fetch_intentions(
     client: ConsulClient, key: IntentionsWatch, position: Position, pause: Callable[[float], object]
 ) -> Fetched:
-    """A changed list is told with the default as it was; the probe, 1 to 2 ms, is made before the next question."""
+    """A changed list is told with the default as it was; the probe, 1 to 2 ms, is made before the next question.
+
+    Where the probe fails, too: what was denied since must not wait until both questions succeed in a row.
+    """
     if position.unprobed is not None:
         told = position.unprobed.told
         checked = _probed(client, key, told, position.unprobed.header, position.index, pause)
@@ -200,8 +214,13 @@ def _fetch_intentions(
     value = IntentionList(intentions(result.data), position.default, lacks)
     if position.default is not None and index is not None and not any(map(names_everyone, value.intentions)):
         unprobed = Unprobed(value, result.default_policy)
-        return Fetched(value, Position(index, lacks=lacks, default=position.default, unprobed=unprobed))
-    return _probed(client, key, value, result.default_policy, index, pause)
+        return Fetched(value, replace(position, index=index, lacks=lacks, unprobed=unprobed))
+    try:
+        return _probed(client, key, value, result.default_policy, index, pause)
+    except (ConsulStatusError, ConsulUnavailableError) as exc:
+        if position.last_default is None:
+            raise
+        return Fetched(replace(value, default_allow=position.last_default), position, lacking=exc)
 
 
 def _probed(
@@ -218,9 +237,9 @@ def _probed(
     if not is_certain:
         return Fetched(value, Position(lacks=value.lacks), UNCERTAIN_S)
     if index is None:
-        return Fetched(value, Position(lacks=value.lacks), POLL_S)
+        return Fetched(value, Position(lacks=value.lacks, last_default=default), POLL_S)
     known = None if any(map(names_everyone, value.intentions)) else default
-    return Fetched(value, Position(index, lacks=value.lacks, default=known))
+    return Fetched(value, Position(index, lacks=value.lacks, default=known, last_default=default))
 
 
 def _matched(

@@ -20,7 +20,7 @@ HEARD_S = 0.01
 # Answers for nothing: this many at once, then pauses that double from this one.
 FREE_WAKEUPS = 2
 FIRST_IDLE_PAUSE_S = 0.1
-# Of intentions, however often those of others change: a denial must not be later than this.
+# Of intentions, however often those of others change, or questions fail: a denial must not be later than this.
 MAX_INTENTIONS_PAUSE_S = 1.0
 # A query that was held this long was no sign of churn.
 QUIET_S = 1.0

@@ -194,6 +194,9 @@ class Watcher:
             fetched = self._fetched(client)
             if (error := self._why_nothing_new(fetched)) is not None:
                 return self._failed(error)
+            if fetched.lacking is not None:
+                self._told_in_part(fetched.value)
+                return self._failed(fetched.lacking)
             held_s = self._clock() - asked_at
             return self._arrived(fetched if held_s >= client.wait_s else self._in_this_history(fetched), held_s)
         except InterruptedPollError:
@@ -277,6 +280,14 @@ class Watcher:
             self._tell(WatchValue(value, fetched.position.index, now, recovered))
         return pause_s
 
+    def _told_in_part(self, value: Answer) -> None:
+        """Tell what is new of an answer to which another one was lacking; that has failed all the same."""
+        with self._telling:
+            self.last_answer_at = now = self._clock()
+            if value != self._value:
+                self._answer = self._value = value
+                self._tell(WatchValue(value, 0, now))
+
     def _pause_s(self, poll_s: float, held_s: float, now: float, *, is_news: bool) -> float:
         """The seconds to wait after an answer, by the pace so far."""
         if poll_s:
@@ -307,14 +318,14 @@ class Watcher:
         self._error = error if isinstance(error, HccError) else None
         self._away, self._refused = _is_outage(error), isinstance(error, ConsulPermissionError)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
-        self._position = Position()
+        self._position = Position(last_default=self._position.last_default)
         if self._refused and self._has_new_token():
             self._pace = Pace()
         self._pace, retry_s = after_failure(
             self._pace,
             self._jitter(),
             retry_after_s=error.retry_after_s if isinstance(error, ConsulStatusError) else 0.0,
-            limit_s=_longest_retry_s(error),
+            limit_s=_longest_retry_s(self.key, error),
         )
         self._tell(WatchFailed(error, retry_s, since))
         return retry_s
@@ -338,7 +349,9 @@ def _is_outage(error: Exception) -> bool:
     )
 
 
-def _longest_retry_s(error: Exception) -> float:
+def _longest_retry_s(key: WatchKey, error: Exception) -> float:
+    if isinstance(key, IntentionsWatch) and _is_outage(error):
+        return MAX_INTENTIONS_PAUSE_S
     match error:
         case ConsulNotFoundError():
             return MAX_NOT_FOUND_RETRY_S

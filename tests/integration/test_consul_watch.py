@@ -230,6 +230,41 @@ def test_a_changed_list_does_not_wait_for_the_default_policy_that_is_known(fake:
     observed.failure(ConsulStatusError)
 
 
+@pytest.mark.parametrize("everyone", [True, False])
+def test_a_changed_list_is_told_though_the_default_policy_cannot_be_asked_for(
+    fake: FakeConsul, watch: Watch, *, everyone: bool
+) -> None:
+    if everyone:
+        # It hides the default policy.
+        fake.deny("*", "web")
+    observed = watch(INTENTIONS)
+    observed.value(IntentionList)
+    fake.fail("connect/authorize", Fault("status", code=500), times=1000)
+    for number, source in enumerate(("client", "db"), start=1 + everyone):
+        fake.deny(source, "web")
+        changed = observed.recovery().value
+        assert isinstance(changed, IntentionList)
+        assert (len(changed.intentions), changed.default_allow) == (number, True)
+        observed.failure(ConsulStatusError)
+        # Now nothing is known but what was last, and it is asked anew each time.
+        observed.failure(ConsulStatusError)
+
+
+def test_where_the_default_policy_was_never_known_no_list_is_told_without_it(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("connect/authorize", Fault("status", code=500), times=3)
+    observed = watch(INTENTIONS)
+    for _ in range(3):
+        observed.failure(ConsulStatusError)
+    assert observed.value(IntentionList).default_allow is True
+
+
+def test_what_cannot_be_asked_of_intentions_is_asked_again_within_a_second(fake: FakeConsul, watch: Watch) -> None:
+    fake.fail("intentions/match", Fault("status", code=500), times=3)
+    observed = watch(INTENTIONS, jitter=lambda: 0.6)
+    # Of anything else up to 2 s after the third.
+    assert max(observed.failure(ConsulStatusError).retry_s for _ in range(3)) < 1.0
+
+
 def test_a_default_policy_that_changed_with_the_list_is_told_right_after_it(fake: FakeConsul, watch: Watch) -> None:
     observed = watch(INTENTIONS)
     observed.value(IntentionList)
@@ -325,6 +360,8 @@ def test_an_agent_that_is_busy_has_not_said_how_it_is_configured(fake: FakeConsu
     assert observed.value(IntentionList).default_allow is True
     fake.fail("agent/self", Fault("status", code=429), times=1)
     fake.deny("*", "web")
+    changed = observed.value(IntentionList)
+    assert ([one.source for one in changed.intentions], changed.default_allow) == (["*"], True)
     observed.failure(ConsulStatusError)
     assert observed.value(IntentionList).default_allow is True
 
