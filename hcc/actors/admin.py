@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -219,9 +218,7 @@ class Admin(Actor):
 
     def _ask_version(self) -> None:
         # It changes when the agent is replaced; until it is known it is asked for more often.
-        # Where no thread is left for that, it is asked for the next time.
-        with suppress(RuntimeError):
-            _in_background("consul-version", self._sources.consul.refresh)
+        _in_background("consul-version", self._sources.consul.refresh)
         self.after(VERSION_S if self._sources.consul.text else VERSION_UNKNOWN_S, _AskVersion(), key="version")
 
     def _note_readiness(self) -> None:
@@ -353,8 +350,11 @@ def _with(facts: readiness.Facts, news: object) -> readiness.Facts:
     return replace(facts, **{_PLACES[type(news)]: news})  # type: ignore[arg-type]  # the table says that it fits
 
 
-def _in_background(name: str, call: Callable[[], None]) -> threading.Thread:
-    """Call Consul in a thread of its own: a handler must not wait for an agent that does not answer."""
+def _in_background(name: str, call: Callable[[], None]) -> threading.Thread | None:
+    """Call Consul in a thread of its own: a handler must not wait for an agent that does not answer.
+
+    None where no thread is left: it is not called then, but the next time.
+    """
 
     def run() -> None:
         try:
@@ -363,7 +363,11 @@ def _in_background(name: str, call: Callable[[], None]) -> threading.Thread:
             _log.warning("%s: %s", name, exc)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        _log.warning("%s: no thread to ask Consul in (%s)", name, exc)
+        return None
     return thread
 
 

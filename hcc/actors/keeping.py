@@ -47,14 +47,12 @@ class Keeper:
         return state is self._wanted
 
     def keep(self, state: State) -> None:
-        """Have these stored; returns at once."""
+        """Have these stored; returns at once, unless no thread is left."""
         with self._changed:
-            if self._thread is None:
-                # First: where none is left the next one who keeps something tries again.
-                thread = threading.Thread(target=self._run, name="answers-keeper", daemon=True)
-                thread.start()
-                self._thread = thread
             self._wanted = state
+            # Without a thread its owner waits for the disk.
+            if self._thread is None and not self._started() and self._stored(state):
+                self._kept = state
             self._changed.notify_all()
 
     def finish(self, timeout_s: float) -> None:
@@ -65,14 +63,21 @@ class Keeper:
             self._changed.wait_for(lambda: self._wanted is self._kept, timeout_s)
             self._finishing = False
 
+    def _started(self) -> bool:
+        thread = threading.Thread(target=self._run, name="answers-keeper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted is not self._kept)
                 state = self._wanted
-            began_s = time.thread_time()
             is_stored = self._stored(state)
-            self.busy_s = time.thread_time() - began_s
             with self._changed:
                 if is_stored:
                     self._kept = state
@@ -83,8 +88,11 @@ class Keeper:
                     self._changed.wait_for(lambda: self._finishing, AGAIN_S)
 
     def _stored(self, state: State) -> bool:
+        began_s = time.thread_time()
         try:
             return self._store(state)
         except Exception:  # noqa: BLE001 - a bug of ours must not end the thread unseen: nothing would be kept any more
             _log.exception("Consul's answers cannot be kept")
             return False
+        finally:
+            self.busy_s = time.thread_time() - began_s

@@ -38,6 +38,7 @@ from hcc.actors.readiness import HAProxyFacts
 from hcc.haproxy.control import ControlError
 from hcc.haproxy.dataplane_process import DataplaneProcess
 from hcc.haproxy.process import LOST, Closing, HAProxyProcess, NotReadyError
+from hcc.log import LastingProblem
 from hcc.metrics import Metrics
 
 # So long a start or a reload may take: thousands of servers on half a processor take it beyond any heartbeat.
@@ -59,6 +60,8 @@ QUIET_CHECK_S = 0.25
 # HAProxy and the Data Plane API are asked this often.
 PROBE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
+# A process that no thread watches is looked at this often.
+LOOK_AGAIN_S = 1.0
 # HAProxy hangs when it has been silent so many times, 4 s each: a certificate that 10,000 servers use keeps it busy for
 # 5 s, and a reload with these its master.
 HAPROXY_MISSES = 4
@@ -77,6 +80,15 @@ class _Ended:
     """From the watching thread: the master with that process id is gone."""
 
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class _LookAgain:
+    """To itself: see whether a process is gone that no thread watches; `ended` is what it is told then."""
+
+    process: HAProxyProcess | DataplaneProcess
+    pid: int
+    ended: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +194,7 @@ class ProcessSupervisor(Actor):
         self._dataplane_answered = False
         self._dataplane_misses = 0
         self._quiet = Quiet()
+        self._scarcity = LastingProblem(_log)
         # Whether the time to drain was not enough.
         self._forced = False
         # Readable when this actor ends; who watches a process for it ends then, too.
@@ -217,6 +230,8 @@ class ProcessSupervisor(Actor):
                 self._about_start(message)
             case _Ended(pid):
                 self._ended(pid)
+            case _LookAgain(process, pid, ended):
+                self._look_again(process, pid, ended)
             case _Stable():
                 self._back_off.reset()
             case _Probe() | Reloading():
@@ -520,6 +535,26 @@ class ProcessSupervisor(Actor):
 
     def _watch(self, process: HAProxyProcess | DataplaneProcess, ended: object) -> None:
         """Send that message to ourselves when the process is gone."""
+        try:
+            self._start_watch(process, ended)
+        except RuntimeError as exc:
+            self._scarcity.say(f"no thread to watch a process in ({exc}); it is looked at every {LOOK_AGAIN_S:g} s")
+            self.after(LOOK_AGAIN_S, _LookAgain(process, process.pid, ended), key=f"look {type(process).__name__}")
+        else:
+            self._scarcity.over()
+
+    def _look_again(self, process: HAProxyProcess | DataplaneProcess, pid: int, ended: object) -> None:
+        """Find out without a thread whether it is gone; watch it once there is one."""
+        if process.pid != pid:
+            return
+        poll = select.poll()
+        poll.register(process.fileno(), select.POLLIN)
+        if poll.poll(0):
+            self.address.tell(ended)
+        else:
+            self._watch(process, ended)
+
+    def _start_watch(self, process: HAProxyProcess | DataplaneProcess, ended: object) -> None:
         address = self.address
         with ExitStack() as failed:
             # Descriptors of its own, so that the actor may close the others at any time.

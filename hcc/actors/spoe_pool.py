@@ -46,6 +46,8 @@ POLL_S = 5.0
 GATHER_S = 0.02
 # Workers and zygote are asked for a sign of life this often; a worker that gave none so many times is replaced.
 LOOK_S = 1.0
+# Until the reading thread is started that there was no room for.
+READ_AGAIN_S = 1.0
 MISSES = 3
 # Callers wait for what died.
 MAX_DELAY_S = 5.0
@@ -82,6 +84,11 @@ class _Ended:
     """From the reading thread: it cannot go on."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadAgain:
+    """To itself: start the reading thread that there was no room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,7 @@ class SPOEPool(Actor):
         self._destination = ""
         self._report_due = False
         self._socket_problem = LastingProblem(_log)
+        self._scarcity = LastingProblem(_log)
         self._stopping = threading.Event()
         self._reader: threading.Thread | None = None
 
@@ -157,7 +165,7 @@ class SPOEPool(Actor):
                 self._note_denial(source, reason)
             case _Calls(calls):
                 self.tell(AUTHORISER, CallersMet(calls))
-            case _Respawn() | _RespawnZygote() | _Look() | _Ended():
+            case _Respawn() | _RespawnZygote() | _Look() | _ReadAgain() | _Ended():
                 self._mend(message)
             case _Stable():
                 self._back_off.reset()
@@ -174,7 +182,7 @@ class SPOEPool(Actor):
         if self._reader is not None:
             self._reader.join(timeout=2)
 
-    def _mend(self, message: _Respawn | _RespawnZygote | _Look | _Ended) -> None:
+    def _mend(self, message: _Respawn | _RespawnZygote | _Look | _ReadAgain | _Ended) -> None:
         match message:
             case _Ended(reason):
                 raise SPOEPoolError(reason)
@@ -182,6 +190,8 @@ class SPOEPool(Actor):
                 self._respawn(index)
             case _RespawnZygote():
                 self._respawn_zygote()
+            case _ReadAgain():
+                self._read()
             case _Look():
                 for name in self._pool.replace_hung(MISSES):
                     _log.error("SPOE %s does not answer: killed", name)
@@ -305,8 +315,16 @@ class SPOEPool(Actor):
                         return
                     stopping.wait(GATHER_S)
 
-        self._reader = threading.Thread(target=read, name="spoe-events", daemon=True)
-        self._reader.start()
+        reader = threading.Thread(target=read, name="spoe-events", daemon=True)
+        try:
+            reader.start()
+        except RuntimeError as exc:
+            # Workers decide meanwhile, by what they know.
+            self._scarcity.say(f"no thread to hear the SPOE workers in ({exc}); it is tried again")
+            self.after(READ_AGAIN_S, _ReadAgain(), key="read")
+        else:
+            self._scarcity.over()
+            self._reader = reader
 
 
 def _key(index: int) -> str:

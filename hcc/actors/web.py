@@ -227,6 +227,9 @@ class WebServer:
 
     Args:
         path: of its unix socket, empty on TCP.
+
+    Raises:
+        ListenError: no thread is left to answer in.
     """
 
     def __init__(self, server: _Server, name: str, path: str = "") -> None:
@@ -238,7 +241,10 @@ class WebServer:
             self._closing = os.eventfd(0)
             failed.callback(os.close, self._closing)
             self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as exc:
+                raise ListenError(f"cannot answer on {path or name}: {exc}") from exc
             failed.pop_all()
 
     def lost(self) -> bool:
@@ -265,7 +271,7 @@ def serve_tcp(address: ListenAddress, answer: Answer) -> WebServer:
     """A server on a TCP address.
 
     Raises:
-        ListenError: the address is taken or is not ours.
+        ListenError: the address is taken or is not ours, or no thread is left.
     """
     host = address.host or ("::" if socket.has_dualstack_ipv6() else "")
     kind = _TcpServer6 if ":" in host else _Server
@@ -279,7 +285,7 @@ def serve_unix(path: Path, answer: Answer) -> WebServer:
     """A server on a unix socket of mode 0600; what was left at `path` is replaced.
 
     Raises:
-        ListenError: the path cannot be bound.
+        ListenError: the path cannot be bound, or no thread is left.
     """
     try:
         path.unlink(missing_ok=True)

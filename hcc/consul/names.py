@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from hcc.consul.answers import Answer, Instance, Registration
 from hcc.consul.options import is_ip
+from hcc.log import LastingProblem
 
 # An answer that names hosts is told this much later at most.
 PATIENCE_S = 1.0
@@ -69,6 +70,7 @@ class Names:
         # Whom `ask` waits for: its caller tells of them.
         self._awaited: frozenset[str] = frozenset()
         self._threads = 0
+        self._scarcity = LastingProblem(log, logging.WARNING)
         self._bug: Exception | None = None
         self._stopped = False
 
@@ -84,9 +86,15 @@ class Names:
             self._asked.update(new)
             self._waiting.extend(_Question(name, whose, else_) for name in new)
             while self._threads < min(MAX_THREADS, len(self._asked)):
-                threading.Thread(target=self._work, name="names", daemon=True).start()
+                try:
+                    threading.Thread(target=self._work, name="names", daemon=True).start()
+                except RuntimeError as exc:
+                    # With the next answer it may be another matter, and what was known stays.
+                    self._scarcity.say(f"no thread to look host names up in ({exc}); it is tried again")
+                    break
                 self._threads += 1
-            self._awaited = awaited = names - self._failing - self._slow
+                self._scarcity.over()
+            self._awaited = awaited = names - self._failing - self._slow if self._threads else frozenset()
             self._lock.wait_for(lambda: self._stopped or not awaited & self._asked, PATIENCE_S)
             self._slow |= awaited & self._asked
             self._awaited = frozenset()

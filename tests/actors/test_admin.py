@@ -36,7 +36,7 @@ from hcc.actors.readiness import (
 )
 from hcc.actors.sources import Sources
 from hcc.actors.status import from_json
-from hcc.actors.web import Response, serve_unix
+from hcc.actors.web import ListenError, Response, serve_unix
 from hcc.cli import restart
 from hcc.cli.control import ControlError, ask, find_control_socket
 from hcc.consul.agent_version import AgentVersion
@@ -210,6 +210,26 @@ def test_without_a_thread_to_ask_for_consuls_version_in_it_goes_on(
     scene.settle()
     assert refused.is_set()
     assert scene.tree.actors(10.0)[-1].generation == 1
+
+
+def test_without_a_thread_to_register_in_it_goes_on_and_registers_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "RENEW_S", 0.05)
+    start, refused = threading.Thread.start, threading.Event()
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "stats-service" and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    consul = StatsAgent()
+    with playing(AdminScene(tmp_path, consul.port, consul.service())) as scene:
+        eventually(lambda: bool(consul.told), "its metrics are registered")
+        assert refused.is_set()
+        assert scene.generation() == 1
 
 
 def test_draining_is_not_ready(scene: AdminScene) -> None:
@@ -458,7 +478,7 @@ def test_a_server_that_no_thread_could_be_started_for_leaves_nothing_open(
     monkeypatch.setattr(threading.Thread, "start", refuse)
     before = len(list(Path("/proc/self/fd").iterdir()))
 
-    with pytest.raises(RuntimeError, match="new thread"):
+    with pytest.raises(ListenError, match="new thread"):
         serve_unix(tmp_path / "control.sock", lambda *_: Response(200, b""))
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before

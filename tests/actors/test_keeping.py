@@ -56,6 +56,24 @@ def test_one_is_stored_after_the_other_and_of_those_that_come_meanwhile_the_newe
     assert disk.tried == disk.taken == [1, 9]
 
 
+def test_without_a_thread_its_owner_stores_and_later_ones_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk = Disk()
+    disk.may.set()
+    keeper = Keeper(disk.store, EMPTY)
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", refuse)
+        keeper.keep(state(1))
+        assert disk.taken == [1]
+        keeper.keep(state(2))
+        assert disk.taken == [1, 2]
+    keeper.keep(state(3))
+    keeper.finish(DEADLINE_S)
+    assert disk.taken == [1, 2, 3]
+
+
 def fail() -> bool:
     raise TypeError("no JSON form")
 

@@ -10,7 +10,6 @@ import pytest
 
 from hcc.actors import process_supervisor
 from hcc.actors.draining import Draining
-from hcc.actors.lifecycle import ActorFailedError
 from hcc.actors.messages import (
     ADMIN,
     AUTHORISER,
@@ -252,6 +251,7 @@ def test_a_restarted_actor_goes_on_with_the_running_haproxy_and_sees_its_death()
 
 
 def test_a_watch_that_no_thread_could_be_started_for_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "LOOK_AGAIN_S", 0.02)
     start, refused = threading.Thread.start, threading.Event()
 
     def refuse_once(thread: threading.Thread) -> None:
@@ -269,11 +269,29 @@ def test_a_watch_that_no_thread_could_be_started_for_leaves_nothing_open(monkeyp
         monkeypatch.setattr(threading.Thread, "start", refuse_once)
         there.heard[CONFIG_RECONCILER].clear()
 
-        with pytest.raises(ActorFailedError, match="new thread"):
-            there.restart()
+        there.restart()
 
+        assert refused.is_set()
         there.expect(CONFIG_RECONCILER, HAProxyUp)
         eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, "as many files as before")
+
+
+def test_a_process_that_no_thread_can_watch_is_started_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_supervisor, "LOOK_AGAIN_S", 0.02)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "process-watch":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with scene(FakeProcess()) as there:
+        there.tell(ConfigurationInstalled())
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1001)
+        there.process.die()
+        there.expect(CONFIG_RECONCILER, HAProxyUp, lambda up: up.pid == 1002)
+        assert there.generation() == 1
 
 
 def test_an_actor_restarted_while_haproxy_is_down_asks_whether_there_is_something_to_start() -> None:

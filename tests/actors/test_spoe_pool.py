@@ -67,6 +67,28 @@ def test_a_pool_that_cannot_be_listened_to_restarts_the_actor_which_goes_on(scen
     eventually(lambda: 1 in scene.pool.respawned, "it hears what happens, or sees it")
 
 
+def test_workers_that_no_thread_can_be_started_to_hear_are_heard_once_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spoe_pool, "READ_AGAIN_S", 0.02)
+    start = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def refuse_twice(thread: threading.Thread) -> None:
+        if thread.name == "spoe-events" and len(refused) < 2:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_twice)
+    with playing(PoolScene()) as scene:
+        assert isinstance(scene, PoolScene)
+        scene.pool.happen(Denied(0, "web", "no"))
+        eventually(lambda: [service for service, _ in scene.callers()] == ["web"], "the denial is heard")
+        assert len(refused) == 2
+        assert scene.generation() == 1
+
+
 def test_a_dead_worker_is_started_again_at_once(scene: PoolScene) -> None:
     scene.tell(PolicyChanged(policy(version=5)))
     scene.knows(5, 2, 2)
