@@ -35,6 +35,7 @@ def stats_row(kind: RowKind, name: str, server: str = "", *, connect_s: float | 
         bytes_out=1000,
         denied=3,
         denied_responses=1,
+        failed_handshakes=9,
         connect_errors=2,
         response_errors=4,
         client_aborts=8,

@@ -53,6 +53,14 @@ _FRONT = (
     _Family(CounterMetricFamily, "response_bytes", "Bytes to clients.", lambda row: row.bytes_out),
     _Family(GaugeMetricFamily, "open_connections", "Open connections of clients.", lambda row: row.open_sessions),
 )
+_PUBLIC = (
+    _Family(
+        CounterMetricFamily,
+        "failed_handshakes",
+        "TLS handshakes of clients that failed, and connections closed before one (not before HAProxy 2.6).",
+        lambda row: row.failed_handshakes,
+    ),
+)
 _FRONT_HTTP = (_Family(CounterMetricFamily, "requests", "Requests of clients.", lambda row: row.requests),)
 _BACK = (
     _Family(CounterMetricFamily, "connect_errors", "Failed connections to servers.", lambda row: row.connect_errors),
@@ -210,6 +218,8 @@ def _add(side: _Side, row: Row, labels: Labels, *, http: bool) -> None:
         side.add(_FRONT + _FRONT_HTTP if http else _FRONT, row, labels)
         if http:
             side.add_responses(row, labels)
+        if row.proxy == PUBLIC:
+            side.add(_PUBLIC, row, labels)
     elif row.kind is RowKind.BACKEND:
         side.add(_BACK + _BACK_HTTP if http else _BACK, row, labels)
 

@@ -49,6 +49,7 @@ class Row:
         bytes_in, bytes_out: from and to the client.
         denied: connections and requests that our rules refused (frontend).
         denied_responses: answers that our rules did not let through.
+        failed_handshakes: of TLS, with clients or servers; None where HAProxy does not count (2.2).
         connect_errors, response_errors: on the way to servers.
         client_aborts: clients that gave up; of http not all, the others are among the `responses` as `other`.
         active_servers: those that get traffic (backend).
@@ -69,6 +70,7 @@ class Row:
     bytes_out: int
     denied: int
     denied_responses: int
+    failed_handshakes: int | None
     connect_errors: int
     response_errors: int
     client_aborts: int
@@ -179,6 +181,7 @@ class _Table:
         lacking = len(at)
         self._names = [at[name] for name in ("type", "pxname", "svname", "status")]
         self._address, self._mode = at.get("addr", lacking), at.get("mode", lacking)
+        self._handshakes = at.get("ssl_failed_handshake", lacking)
         self._numbers = [at.get(name, lacking) for name in _NUMBERS]
         self._responses = [(code, at.get(f"hrsp_{code}", lacking)) for code in _CODES]
         self._averages = [at.get(name, lacking) for name in ("ctime", "rtime")]
@@ -206,6 +209,7 @@ class _Table:
             bytes_out=numbers["bout"],
             denied=numbers["dreq"] + numbers["dcon"] + numbers["dses"],
             denied_responses=numbers["dresp"],
+            failed_handshakes=int(failed) if (failed := fields[self._handshakes]) else None,
             connect_errors=numbers["econ"],
             response_errors=numbers["eresp"],
             client_aborts=numbers["cli_abrt"],

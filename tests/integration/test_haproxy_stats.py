@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hcc.haproxy.backend_counts import BackendCounts
+from hcc.haproxy.names import PUBLIC
 from hcc.haproxy.owners import Owners
 from hcc.haproxy.stats import RowKind, Stats
 from hcc.haproxy.stats_reader import BACKENDS, EVERYTHING, SUMMARY, StatsReader, StatsUnavailableError, servers_of
@@ -52,6 +54,28 @@ def test_what_went_through_is_counted_for_upstream_and_endpoint(branch: str) -> 
         assert [row.proxy for row in summary.rows if row.kind is RowKind.SERVER] == ["app"]
         assert served(everything, f"127.0.0.1:{peer.port}") == REQUESTS
         assert everything.process.max_connections == 500
+
+
+@pytest.mark.parametrize("branch", HAPROXY_BRANCHES)
+def test_handshakes_that_fail_are_counted_where_haproxy_counts_them(branch: str) -> None:
+    with stage(branch) as scene:
+        public = free_port()
+        scene.converge(scene.rendered(snapshot(proxy_=proxy(bind_port=public, local_port=scene.app().port))))
+
+        def failed() -> int | None:
+            rows = StatsReader(scene.layout.stats_socket, SUMMARY).read().rows
+            return next(row.failed_handshakes for row in rows if (row.kind, row.proxy) == (RowKind.FRONTEND, PUBLIC))
+
+        context = scene.context(ssl.PROTOCOL_TLS_CLIENT, None)
+        for _ in range(3):
+            # Without a certificate.
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", public), DEADLINE_S) as plain,
+                context.wrap_socket(plain) as client,
+            ):
+                client.recv(1)
+        wait_until(lambda: failed() == (None if branch == "2.2" else 3), "three were counted")
 
 
 def served(stats: Stats, address: str) -> int:

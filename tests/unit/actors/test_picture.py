@@ -43,7 +43,7 @@ API = upstream("api")
 
 def row(kind: RowKind, proxy_: str, server: str = "", address: str = "", status: str = "UP", sessions: int = 0) -> Row:
     return Row(
-        kind, proxy_, server, address, status, True, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None, None
+        kind, proxy_, server, address, status, True, sessions, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None, None
     )
 
 

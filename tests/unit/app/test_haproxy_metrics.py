@@ -128,10 +128,17 @@ def test_the_public_listener_and_each_caller_are_counted() -> None:
 
     assert value(metrics, "hcc_inbound_requests_total", **ours) == 20
     assert value(metrics, "hcc_inbound_denied_total", **ours) == 3
+    assert value(metrics, "hcc_inbound_failed_handshakes_total", **ours) == 9
     assert value(metrics, "hcc_inbound_response_errors_total", **ours) == 4
     assert value(metrics, "hcc_caller_sessions_total", source="shop", **ours) == 10
     assert value(metrics, "hcc_caller_responses_total", source="shop", **ours, code="2xx") == 5
     assert value(metrics, "hcc_caller_open_sessions", source="app", **ours) is None
+
+
+def test_failed_handshakes_are_not_shown_where_haproxy_does_not_count_them() -> None:
+    public = replace(row(RowKind.FRONTEND, "public"), failed_handshakes=None)
+    ours = {"destination": "server", "datacenter": "dc1", "protocol": "tcp"}
+    assert value(scraped(snapshot(), public), "hcc_inbound_failed_handshakes_total", **ours) is None
 
 
 def test_each_endpoint_is_shown_where_haproxy_was_asked_for_them() -> None:
