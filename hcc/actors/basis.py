@@ -92,6 +92,15 @@ class Basis:
         return self.admission.version < self.snapshot.version or self.admission.probing
 
     @property
+    def unknown(self) -> int:
+        """Of about how many endpoints it is not known yet who they are."""
+        if not self.probing or self.admission is None or self.snapshot is None:
+            return 0
+        targets = (target for state in self.snapshot.upstreams for leg in state.legs for target in leg.targets)
+        known = len(self.admission.admitted) + len(self.admission.failed)
+        return max(0, sum(len(target.endpoints) for target in targets) - known)
+
+    @property
     def vetted(self) -> Vetted:
         """Which endpoints may get traffic."""
         if not self.probes or self.admission is None:

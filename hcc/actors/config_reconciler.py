@@ -74,6 +74,8 @@ from hcc.settings import Enforcement
 
 # Endpoints that are new are probed before they get traffic; what comes of it within this is applied together with them.
 PROBE_S = 0.01
+# So much longer for each of them: to add thousands takes seconds, and who is admitted meanwhile waits for that.
+PROBE_EACH_S, MOST_PROBE_S = 0.0001, 0.25
 # At the start Consul's answers arrive within this of each other; one start of HAProxy then serves them all.
 FIRST_GRACE_S = 0.25
 # So much longer where a target for failover would serve only because nobody has said yet who is in the first one, which
@@ -294,7 +296,7 @@ class ConfigReconciler(Actor):
         elif not self._waited:
             wait = self._grace_s
         if self._being_probed():
-            wait = max(wait, PROBE_S)
+            wait = max(wait, min(PROBE_S + self._basis.unknown * PROBE_EACH_S, MOST_PROBE_S))
         if wait <= 0:
             self._reconcile()
         elif not self._gathering:

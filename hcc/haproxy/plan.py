@@ -444,7 +444,10 @@ def _listener_operations(rendered: Rendered, actual: Actual) -> Iterator[Listene
 
 
 def _server_operations(rendered: Rendered, actual: Actual) -> Iterator[ServerOperation]:
-    """Added first, deleted last, so that no backend is without servers in between."""
+    """Added first, deleted last, so that no backend is without servers in between.
+
+    Who may not serve yet is added last of all: with thousands that takes seconds.
+    """
     running = dict(actual.servers)
     groups: dict[int, list[ServerOperation]] = {}
     for change in (*_caller_operations(rendered, running), *_fixed_operations(rendered, running)):
@@ -462,6 +465,8 @@ _ORDER = (AddServer, AddCaller, SetServerAddress, SetServerWeight, SetServerStat
 
 def _turn(operation: ServerOperation) -> int:
     """Smaller is earlier; who comes into service goes before who leaves it."""
+    if isinstance(operation, AddServer) and not operation.server.enabled:
+        return 2 * len(_ORDER)
     leaves = isinstance(operation, SetServerState) and not operation.ready
     return 2 * _ORDER.index(type(operation)) + leaves
 

@@ -1283,11 +1283,13 @@ def test_an_endpoint_waits_in_maintenance_until_it_is_admitted(probing: Reconcil
     assert probing.changes()[-1] == [SetServerState]
 
 
+@pytest.mark.parametrize("times", [{"PROBE_S": 5.0, "PROBE_EACH_S": 0.0}, {"PROBE_S": 0.0, "PROBE_EACH_S": 5.0}])
 def test_an_endpoint_that_is_probed_quickly_comes_into_service_by_one_plan(
-    probing: ReconcilerScene, monkeypatch: pytest.MonkeyPatch
+    probing: ReconcilerScene, monkeypatch: pytest.MonkeyPatch, times: dict[str, float]
 ) -> None:
     # Quickly: also on a machine that is slow.
-    monkeypatch.setattr(config_reconciler, "PROBE_S", 5.0)
+    for name, seconds in {**times, "MOST_PROBE_S": 5.0}.items():
+        monkeypatch.setattr(config_reconciler, name, seconds)
     probing.tell(admitting(ONE, version=1))
     probing.run(with_endpoints(ONE, version=1))
     before = len(probing.changes())

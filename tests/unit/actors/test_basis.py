@@ -10,7 +10,7 @@ from hcc.haproxy.desired_terms import Certificates
 from hcc.mesh.peer_book import UNVETTED, Admission, Vetted, peer_of
 from hcc.mesh.snapshot import Snapshot
 from hcc.settings import Enforcement
-from tests.builders import certificates, endpoint, options, proxy, service_uri, snapshot
+from tests.builders import certificates, endpoint, options, proxy, service_uri, snapshot, upstream_state
 from tests.haproxy_examples import examples
 
 ENDPOINT = endpoint(identity=service_uri("web"))
@@ -55,6 +55,17 @@ def without_policy(version: int = 2) -> Snapshot:
 def test_what_a_haproxy_that_ran_before_us_must_not_be_changed_without(known: Basis, lacks: str) -> None:
     assert known.lacks == lacks
     assert known.decides is (known.snapshot is not None and not lacks)
+
+
+def test_how_many_endpoints_are_unknown_is_what_is_neither_admitted_nor_failed() -> None:
+    endpoints = [endpoint(f"10.0.0.{number}", identity=service_uri("web")) for number in range(1, 6)]
+    here = replace(snapshot(upstream_state(endpoints=endpoints)), version=2)
+    first, second, third, *_ = map(peer_of, endpoints)
+    some = Admission(2, frozenset((first, second)), probing=True, failed=frozenset((third,)))
+    basis = Basis(options(), probes=True, snapshot=here, admission=some)
+    assert basis.unknown == 2
+    assert replace(basis, admission=replace(some, probing=False)).unknown == 0
+    assert replace(basis, admission=None).unknown == replace(basis, probes=False).unknown == 0
 
 
 def test_where_endpoints_are_probed_nothing_is_decided_before_the_first_admission() -> None:

@@ -99,6 +99,12 @@ def test_what_runs_as_wanted_needs_nothing() -> None:
             [endpoint("10.0.0.2", weight=3), endpoint("10.0.0.3", health=Health.CRITICAL), endpoint("10.0.0.4")],
             [AddServer, SetServerWeight, SetServerState, DeleteServer],
         ),
+        # Who may not serve yet comes after all that do.
+        (
+            [endpoint("10.0.0.1")],
+            [endpoint("10.0.0.2", health=Health.CRITICAL), endpoint("10.0.0.3")],
+            [AddServer, DeleteServer, AddServer],
+        ),
     ],
 )
 def test_endpoints_are_followed_at_run_time_and_the_file_after_them(
