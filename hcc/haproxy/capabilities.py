@@ -64,6 +64,7 @@ class Feature(Enum):
     RELOAD_ANSWER = auto()
     STREAMS_TO_SERVERS = auto()
     RECEIVE_BUFFER = auto()
+    SPOE_CONNECTIONS = auto()
     NO_SNI_AUTO = auto()
     H2C_UPGRADE_IS_DROPPED = auto()
     LARGE_PAYLOAD = auto()
@@ -111,6 +112,9 @@ SINCE: dict[Feature, Version] = {
     # Global keywords `tune.h2.be.max-concurrent-streams` and `tune.h2.be.rxbuf` (tried; of 3.1 by its manual).
     Feature.STREAMS_TO_SERVERS: Version(2, 8),
     Feature.RECEIVE_BUFFER: Version(3, 1),
+    # Each question to an SPOE agent that is under way has a connection of its own; before, some twenty share one, which
+    # counts for `maxconn` as long as it is idle, too (tried on 3.0.11, 3.2.26 and 3.4.7).
+    Feature.SPOE_CONNECTIONS: Version(3, 1),
     Feature.NO_SNI_AUTO: Version(3, 3),  # server keyword `no-sni-auto`, needed since SNI is automatic; 6.1
     Feature.LARGE_PAYLOAD: Version(3, 4),  # command-line payload up to 128 KiB; section 5
 }

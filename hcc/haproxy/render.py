@@ -187,7 +187,7 @@ def _sections(desired: Desired, capabilities: Capabilities, files: Mapping[str, 
             yield from refusals()
         yield from workers(asked, capabilities)
         if asks_for_tokens(asked, capabilities):
-            yield from token_backend(asked)
+            yield from token_backend(asked, capabilities)
     yield from _keeper(desired, capabilities)
     for listener in desired.upstreams:
         log = access_log.upstream(listener.mode, listener.label) if logs else ()

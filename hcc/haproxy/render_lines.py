@@ -10,6 +10,8 @@ from hcc.haproxy.model import Bind, Mode, TcpBind, Timeouts
 
 KEEP_ALIVE_MS = 3_600_000
 REQUEST_MS = 60_000
+# Under way at each SPOE agent, which answers them one by one; others wait for their turn.
+MOST_QUESTIONS = 64
 # Connections that nothing goes over: asked about well before a firewall that forgets idle ones after a minute does so,
 # and given up after two and a half, so that they outlive what sessions with data outlive, a network that fails a while.
 _ASK_IDLE_S, _ASK_AGAIN_S, _ASK_TIMES = 30, 15, 8
@@ -70,6 +72,14 @@ def backend_mode(mode: Mode) -> Iterator[str]:
     yield f"  mode {mode.value}"
     if mode is Mode.TCP:
         yield "  no option abortonclose"
+
+
+def question_limit(capabilities: Capabilities) -> str:
+    """What bounds the questions under way at the server of an SPOE agent.
+
+    Who asks for thousands of requests at once over HTTP/2 must not have the descriptors of everybody's connections.
+    """
+    return f" maxconn {words.number(MOST_QUESTIONS)}" if capabilities.has(Feature.SPOE_CONNECTIONS) else ""
 
 
 def timeout_lines(timeouts: Timeouts) -> Iterator[str]:

@@ -8,7 +8,7 @@ from hcc.haproxy import words
 from hcc.haproxy.capabilities import Capabilities, Feature
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.names import TOKEN_AGENT
-from hcc.haproxy.render_lines import backend_mode
+from hcc.haproxy.render_lines import backend_mode, question_limit
 from hcc.haproxy.render_rules import refused
 from hcc.haproxy.render_tokens import TOKENS, token_question
 from hcc.mesh.rules import ALLOW, NAME_PREFIX
@@ -77,8 +77,9 @@ def workers(authorisation: Authorisation, capabilities: Capabilities) -> Iterato
     yield "  option spop-check"
     # A worker stands in for another, so none is down unless all are: once one is back, it decides.
     pool = " pool-low-conn 64" if capabilities.has(Feature.POOL_LOW_CONN) else ""
+    most = question_limit(capabilities)
     for number, path in enumerate(authorisation.sockets, start=1):
-        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 5s downinter 200ms rise 1{pool}"
+        yield f"  server {agent_name(number)} unix@{words.path(path)} check inter 5s downinter 200ms rise 1{pool}{most}"
 
 
 def agent_name(number: int) -> str:

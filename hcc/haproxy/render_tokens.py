@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hcc.haproxy import words
+from hcc.haproxy.capabilities import Capabilities
 from hcc.haproxy.model import Authorisation, Mode
 from hcc.haproxy.names import TOKEN_AGENT
-from hcc.haproxy.render_lines import backend_mode
+from hcc.haproxy.render_lines import backend_mode, question_limit
 from hcc.haproxy.render_rules import SAID
 from hcc.mesh.intentions import Policy, demands_of
 from hcc.mesh.token_demands import TOKEN_PREFIX
@@ -53,14 +54,14 @@ def token_lines(authorisation: Authorisation) -> Iterator[str]:
             yield f"{rule} del-header {words.header(place.name)} if {{ var({STRIP}) -m sub ,{place.name}, }}"
 
 
-def token_backend(authorisation: Authorisation) -> Iterator[str]:
+def token_backend(authorisation: Authorisation, capabilities: Capabilities) -> Iterator[str]:
     """Who answers. Not checked: where nobody answers, the question itself finds out."""
     yield ""
     yield f"backend {TOKEN_AGENT}"
     yield from backend_mode(Mode.TCP)
     yield "  timeout connect 1000ms"
     yield "  timeout server 5m"
-    yield f"  server {TOKEN_SERVER} unix@{words.path(authorisation.token_socket)}"
+    yield f"  server {TOKEN_SERVER} unix@{words.path(authorisation.token_socket)}{question_limit(capabilities)}"
 
 
 def _asked_name(place: TokenPlace) -> str:

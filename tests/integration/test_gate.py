@@ -27,6 +27,10 @@ from h2.exceptions import ProtocolError
 from hcc.actors.backoff import BackOff
 from hcc.actors.messages import SPOE_POOL, PolicyChanged
 from hcc.haproxy.capabilities import Feature, Version
+from hcc.haproxy.names import AGENTS, PUBLIC
+from hcc.haproxy.render_lines import MOST_QUESTIONS
+from hcc.haproxy.stats import Row, RowKind
+from hcc.haproxy.stats_reader import EVERYTHING, StatsReader
 from hcc.mesh.caller import Remembered
 from hcc.mesh.caller_book import MAX_REMEMBERED
 from hcc.mesh.identity import ServiceIdentity
@@ -446,6 +450,27 @@ class Patient(Http2Server):
     def talk(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ProtocolError):
             super().talk(connection)
+
+
+@pytest.mark.parametrize("branch", ["3.2", "3.4"])
+def test_questions_about_one_caller_do_not_take_all_of_haproxys_descriptors(branch: str) -> None:
+    with gate(branch, Protocol("http2")) as opened, http2_end(opened, "evil") as client:
+        opened.decide_by(WEB)
+        opened.wait_whole()
+
+        def rows() -> tuple[Row, ...]:
+            return StatsReader(opened.stage.layout.stats_socket, EVERYTHING).read().rows
+
+        def asked() -> int:
+            return sum(row.open_sessions for row in rows() if row.kind is RowKind.SERVER and row.proxy == AGENTS)
+
+        for worker in opened.pool.workers():
+            os.kill(worker.pid, signal.SIGSTOP)
+        streams = [client.ask() for _ in range(4 * MOST_QUESTIONS)]
+        wait_until(lambda: sum(row.requests for row in rows() if row.proxy == PUBLIC) == len(streams), "all are there")
+        wait_until(lambda: asked() >= 2 * MOST_QUESTIONS, "as many questions as there may be")
+        assert asked() == 2 * MOST_QUESTIONS
+        client.wait(ResponseReceived, *streams)
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ def running(branch: str, directory: Path, by: Policy, processing_timeout_ms: int
             rules="\n".join(rule_lines(asked, "txn.verdict", able)),
             refused=refused(asked, "txn.verdict"),
             tokens="\n".join(token_lines(asked)),
-            agent="\n".join(token_backend(asked)),
+            agent="\n".join(token_backend(asked, able)),
             experimental="expose-experimental-directives" if needs_experimental(asked, able) else "",
         )
         (directory / "haproxy.cfg").write_text(text)
