@@ -33,7 +33,15 @@ from hcc.consul.keys import (
     WatchKey,
 )
 from hcc.consul.pacing import next_index
-from hcc.consul.policy import Probe, configured_default, is_outdated, names_everyone, probe_uri, probed_default
+from hcc.consul.policy import (
+    Probe,
+    configured_default,
+    is_outdated,
+    may_stand,
+    names_everyone,
+    probe_uri,
+    probed_default,
+)
 from hcc.consul.response import Result
 from hcc.mesh.intentions import Intention
 
@@ -65,7 +73,7 @@ class Position:
         index, hash: for the next blocking question.
         lacks: of the agent, None before it was asked; of intentions only, as what follows.
         default: what the default policy was found to be, by a list in which nobody names everyone.
-        last_default: what it was found to be last, by whatever list; kept when a question failed.
+        certain: the last list of which it was found out, whatever is in that; kept when a question failed.
         unprobed: the default policy is to be asked for before the next question.
         reading: of instances only.
     """
@@ -74,7 +82,7 @@ class Position:
     hash: str = ""
     lacks: frozenset[Lack] | None = None
     default: bool | None = None
-    last_default: bool | None = None
+    certain: IntentionList | None = None
     unprobed: Unprobed | None = None
     reading: Reading = field(default_factory=Reading)
 
@@ -202,7 +210,8 @@ def _fetch_intentions(
 ) -> Fetched:
     """A changed list is told with the default as it was; the probe, 1 to 2 ms, is made before the next question.
 
-    Where the probe fails, too: what was denied since must not wait until both questions succeed in a row.
+    Where the probe fails, too, if that lets in nobody by mistake: what was denied since must not wait until both
+    questions succeed in a row.
     """
     if position.unprobed is not None:
         told = position.unprobed.told
@@ -218,9 +227,10 @@ def _fetch_intentions(
     try:
         return _probed(client, key, value, result.default_policy, index, pause)
     except (ConsulStatusError, ConsulUnavailableError) as exc:
-        if position.last_default is None:
+        last = position.certain
+        if last is None or not may_stand(last.default_allow, last.intentions, value.intentions):
             raise
-        return Fetched(replace(value, default_allow=position.last_default), position, lacking=exc)
+        return Fetched(replace(value, default_allow=last.default_allow), position, lacking=exc)
 
 
 def _probed(
@@ -237,9 +247,9 @@ def _probed(
     if not is_certain:
         return Fetched(value, Position(lacks=value.lacks), UNCERTAIN_S)
     if index is None:
-        return Fetched(value, Position(lacks=value.lacks, last_default=default), POLL_S)
+        return Fetched(value, Position(lacks=value.lacks, certain=value), POLL_S)
     known = None if any(map(names_everyone, value.intentions)) else default
-    return Fetched(value, Position(index, lacks=value.lacks, default=known, last_default=default))
+    return Fetched(value, Position(index, lacks=value.lacks, default=known, certain=value))
 
 
 def _matched(

@@ -10,6 +10,7 @@ Source: reference/consul.md section 6.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hcc.mesh.identity import ServiceIdentity
@@ -70,6 +71,29 @@ def configured_default(configured: str | None, header: str) -> bool | None:
 def names_everyone(intention: Intention) -> bool:
     """Whether it matches every caller of this cluster, the impossible one too."""
     return intention.source == WILDCARD and not intention.peer
+
+
+def may_stand(default_allow: bool | None, before: Sequence[Intention], now: Sequence[Intention]) -> bool:
+    """Whether a default policy that was true of one list lets nobody in by another one whom it did not let in before.
+
+    It may be another one meanwhile. One that denies lets nobody in. One that allows decides about no more than it did
+    where nobody's intention is gone, and those that leave something to it, as permissions and tokens do, are as they
+    were.
+
+    Args:
+        default_allow: what it was; None where that is not known.
+        before: the list that it was true of.
+        now: the list of now.
+    """
+    if not default_allow:
+        return default_allow is not None
+    gone = {_whose(one) for one in before} - {_whose(one) for one in now}
+    leaving = (one for one in now if one.action is Action.PERMISSIONS or one.jwt is not None)
+    return not gone and all(one in before for one in leaving)
+
+
+def _whose(intention: Intention) -> tuple[str, ...]:
+    return (intention.source, intention.source_namespace, intention.source_partition, intention.peer)
 
 
 def _allows(intention: Intention) -> bool:

@@ -318,7 +318,7 @@ class Watcher:
         self._error = error if isinstance(error, HccError) else None
         self._away, self._refused = _is_outage(error), isinstance(error, ConsulPermissionError)
         # Whatever comes next is asked for at once: after an error the indexes may be of another agent.
-        self._position = Position(last_default=self._position.last_default)
+        self._position = Position(certain=self._position.certain)
         if self._refused and self._has_new_token():
             self._pace = Pace()
         self._pace, retry_s = after_failure(

@@ -250,6 +250,21 @@ def test_a_changed_list_is_told_though_the_default_policy_cannot_be_asked_for(
         observed.failure(ConsulStatusError)
 
 
+def test_a_list_that_leaves_more_to_the_default_policy_waits_until_that_can_be_asked_for(
+    fake: FakeConsul, watch: Watch
+) -> None:
+    fake.deny("*", "web")
+    observed = watch(INTENTIONS)
+    assert observed.value(IntentionList).default_allow is True
+    fake.fail("connect/authorize", Fault("status", code=500), times=3)
+    # Another one by now.
+    fake.default_policy = "deny"
+    fake.delete_intention("*", "web")
+    for _ in range(3):
+        observed.failure(ConsulStatusError)
+    assert observed.value(IntentionList) == IntentionList((), False)
+
+
 def test_where_the_default_policy_was_never_known_no_list_is_told_without_it(fake: FakeConsul, watch: Watch) -> None:
     fake.fail("connect/authorize", Fault("status", code=500), times=3)
     observed = watch(INTENTIONS)

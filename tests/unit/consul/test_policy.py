@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from hcc.consul.policy import Probe, configured_default, is_outdated, probe_uri, probed_default
+from hcc.consul.policy import Probe, configured_default, is_outdated, may_stand, probe_uri, probed_default
 from hcc.mesh.identity import parse_service_uri
 from hcc.mesh.intentions import Action, Intention
-from hcc.mesh.permissions import Permission
+from hcc.mesh.permissions import JwtProvider, Permission
 
 ALLOW_ALL = Intention("*", Action.ALLOW, 8)
 DENY_ALL = Intention("*", Action.DENY, 8)
@@ -54,3 +54,42 @@ def test_a_probe_answered_by_a_wildcard_that_changed_is_not_believed(now: Intent
 
 def test_a_wildcard_from_a_peer_does_not_answer_for_us() -> None:
     assert is_outdated(Probe(True, by_intention=True), (Intention("*", Action.ALLOW, 8, peer="east"),))
+
+
+WEB, NO_WEB, DB = Intention("web", Action.ALLOW, 9), Intention("web", Action.DENY, 9), Intention("db", Action.ALLOW, 9)
+RULED = Intention("web", Action.PERMISSIONS, 9, (Permission(False),))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ([], [WEB]),
+        ([WEB], [NO_WEB]),
+        ([WEB], [NO_WEB, DB]),
+        ([RULED], [WEB]),
+        ([RULED], [RULED, DB]),
+    ],
+)
+def test_a_default_that_allows_may_stand_where_it_decides_about_no_more(
+    before: list[Intention], now: list[Intention]
+) -> None:
+    assert may_stand(True, before, now)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ([WEB, DB], [WEB]),
+        ([WEB], [RULED]),
+        ([RULED], [Intention("web", Action.PERMISSIONS, 9, ())]),
+        ([NO_WEB], [Intention("web", Action.ALLOW, 9, jwt=(JwtProvider("okta"),))]),
+        # Of another cluster: not the same caller.
+        ([Intention("web", Action.DENY, 9, peer="east")], [WEB]),
+    ],
+)
+def test_a_default_that_allows_may_not_stand_where_it_decides_about_more(
+    before: list[Intention], now: list[Intention]
+) -> None:
+    assert not may_stand(True, before, now)
+    assert may_stand(False, before, now)
+    assert not may_stand(None, before, now)
